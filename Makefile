@@ -1,0 +1,36 @@
+# The staged pipeline. Every target makes its own environment where there is none (scripts/with_env.sh).
+#   make data && make init && make pretrain                      configs/tiny.yaml, no GPU
+#   make data init pretrain CONFIG=configs/phi2.yaml ARGS="budget.max_gpu_hours=24"
+CONFIG ?= configs/tiny.yaml
+ARGS ?=
+HORNBOOK = scripts/with_env.sh -m pipeline
+DEV = scripts/with_env.sh --dev
+
+.PHONY: help data init pretrain sample report test test-fast check format env
+.NOTPARALLEL:
+
+help:
+	@echo 'make data init pretrain [CONFIG=configs/tiny.yaml] [ARGS="key=value --dry-run"]   the pipeline'
+	@echo 'make sample report                                                               text and page of a run'
+	@echo 'make test | test-fast | check | format                                           for who changes the code'
+
+data init pretrain sample report:
+	@$(HORNBOOK) $@ $(CONFIG) $(ARGS)
+
+test:
+	@$(DEV) -m pytest -q $(ARGS)
+
+test-fast:
+	@$(DEV) -m pytest -q -m "not slow" $(ARGS)
+
+check:
+	@$(DEV) -m ruff check .
+	@$(DEV) -m ruff format --check .
+	@$(DEV) -m pyright
+
+format:
+	@$(DEV) -m ruff check --fix .
+	@$(DEV) -m ruff format .
+
+env:
+	@$(DEV) -c 'import sys; print(sys.executable)'

@@ -1,0 +1,1 @@
+"""The recipes: one file per verb, then the parts they share."""

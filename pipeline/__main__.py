@@ -1,0 +1,172 @@
+"""The `hornbook` command: a verb, a config, overrides. Stages are imported only when they run, so that `--help`
+answers at once. Exit codes: 0 done or up to date; 2 config or input is wrong; 75 stopped by a signal, run again
+to go on; 1 anything else.
+"""
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from pipeline.errors import DONE, FAILED, STOPPED, WRONG_INPUT, Busy, Stopped, UserError
+
+STAGES = ("data", "init", "pretrain")
+TABLES = ("filters", "sources", "growth", "optimizers", "decays", "keys")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one verb and leaves the process with its exit code (never returns)."""
+    arguments = _parser().parse_intermixed_args(argv)
+    code = _guarded(arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Interpreter teardown of torch takes up to a second that no cap could account for; everything is on disk.
+    os._exit(code)
+
+
+def _guarded(arguments: argparse.Namespace) -> int:
+    try:
+        if arguments.verb in STAGES and not arguments.dry_run:
+            from pipeline import signals
+
+            signals.install()
+        arguments.run(arguments)
+        return DONE
+    except UserError as error:
+        print(f"hornbook: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    except Busy as error:
+        print(f"hornbook: {error}", file=sys.stderr)
+        return FAILED
+    except (Stopped, KeyboardInterrupt) as stop:
+        print(
+            f"hornbook: stopped ({str(stop) or 'SIGINT'}); what is done is saved, the same command goes on", flush=True
+        )
+        return STOPPED
+    except BrokenPipeError:
+        return FAILED
+    except Exception:
+        traceback.print_exc()
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hornbook",
+        description="The best small language model that one GPU and a number of GPU-hours can buy.",
+        epilog="A stage: hornbook pretrain configs/tiny.yaml budget.max_gpu_hours=0.1. "
+        "Keys and their meaning: hornbook list keys.",
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="verb", required=True)
+    _add_stage(verbs, "data", "text in, filtered, deduplicated and tokenized shards out")
+    _add_stage(verbs, "init", "grow the model from a smaller one, and prove what it keeps")
+    _add_stage(verbs, "pretrain", "train inside the GPU-hour cap; always ends annealed")
+    sample = _add_verb(verbs, "sample", _sample, "stream text from a trained model")
+    sample.add_argument("--prompt", help="text to continue; default: sample.prompts of the config")
+    sample.add_argument("--max-new-tokens", type=int, help="default: sample.max_new_tokens")
+    sample.add_argument("--temperature", type=float, help="default: sample.temperature; 0 = always the likeliest")
+    _add_verb(verbs, "report", _report, "write the experiment's report.html again and say where it lies")
+    where = verbs.add_parser("where", help="print the folder of a stage")
+    where.add_argument("stage", choices=STAGES)
+    _add_config(where)
+    where.set_defaults(run=_where)
+    grow = verbs.add_parser("grow", help="grow a model folder with no experiment around it")
+    grow.add_argument("source", help="Hugging Face folder of a Phi model, or a hub name")
+    grow.add_argument("target", help="folder to write the grown model to")
+    grow.add_argument("overrides", nargs="*", metavar="key=value", help="model.hidden_size=2560 ... init.method=exact")
+    grow.add_argument("--text", help="file of text to measure the logits on")
+    grow.set_defaults(run=_grow)
+    table = verbs.add_parser("list", help="print a table of names with what they do")
+    table.add_argument("table", choices=TABLES)
+    table.set_defaults(run=_list)
+    return parser
+
+
+def _add_stage(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, help: str) -> None:
+    stage = _add_verb(verbs, name, _stage, help)
+    stage.add_argument("--dry-run", action="store_true", help="say what would run, what is done, what it would cost")
+    stage.add_argument("--json", action="store_true", help="with --dry-run: as JSON")
+    stage.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
+
+
+def _add_verb(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, run: Callable, help: str
+) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(name, help=help, description=help)
+    _add_config(verb)
+    verb.set_defaults(run=run)
+    return verb
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="one YAML file = one experiment, such as configs/tiny.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="laid over the file")
+
+
+def _stage(arguments: argparse.Namespace) -> None:
+    from pipeline import config as configs
+
+    config = configs.load(arguments.config, arguments.overrides)
+    command = " ".join([arguments.config, *arguments.overrides])
+    if arguments.print_config:
+        print(configs.to_yaml(config), end="")
+    elif arguments.dry_run:
+        from pipeline.dryrun import describe, show
+
+        facts = describe(config, arguments.verb)
+        print(json.dumps(facts, indent=1) if arguments.json else show(facts))
+    elif arguments.verb == "data":
+        from pipeline import data
+
+        data.run(config, command)
+    elif arguments.verb == "init":
+        from pipeline import initialize
+
+        initialize.run(config, command)
+    else:
+        from pipeline import pretrain
+
+        pretrain.run(config, command)
+
+
+def _sample(arguments: argparse.Namespace) -> None:
+    from pipeline import config as configs
+    from pipeline import sample
+
+    config = configs.load(arguments.config, arguments.overrides)
+    for key in ("max_new_tokens", "temperature"):
+        if getattr(arguments, key) is not None:
+            setattr(config.sample, key, getattr(arguments, key))
+    sample.run(config, arguments.config, prompt=arguments.prompt)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from pipeline import config as configs
+    from pipeline import report
+
+    print(report.write(configs.load(arguments.config, arguments.overrides)))
+
+
+def _where(arguments: argparse.Namespace) -> None:
+    from pipeline import config as configs
+    from pipeline.dryrun import step_of
+
+    print(step_of(configs.load(arguments.config, arguments.overrides), arguments.stage).path)
+
+
+def _grow(arguments: argparse.Namespace) -> None:
+    from pipeline import grow
+
+    grow.run(arguments.source, arguments.target, arguments.overrides, text_path=arguments.text)
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    from pipeline.tables import show
+
+    print(show(arguments.table))
+
+
+if __name__ == "__main__":
+    main()

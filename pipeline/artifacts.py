@@ -1,0 +1,233 @@
+"""Steps that are built once: a folder named by the fingerprint of config, inputs and code version.
+
+A `Step` says what it reads; its folder `artifacts/<step>/<12 hex>` follows from that alone, before anything runs.
+`build` returns the folder if its manifest says that it is finished, else builds the inputs, takes the lock, calls
+`make` and writes the manifest last. So a stale result can never be used and a half-made one is never taken for
+a whole one. Folders are never overwritten by another config: another config is another folder.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache, cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipeline.locks import FolderLock
+
+MANIFEST = "manifest.json"
+LOG_FOLDER = "logs"  # scratch of the libraries a step uses; never an output
+
+
+def root() -> Path:
+    """Where `artifacts/` and `runs/` live: HORNBOOK_ROOT, else the working folder."""
+    return Path(os.environ.get("HORNBOOK_ROOT") or ".").expanduser()
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What `make` gets: where to write, and where its inputs are."""
+
+    path: Path
+    inputs: Mapping[str, Path] = field(default_factory=dict)
+
+    def input(self, name: str) -> Path:
+        return self.inputs[name]
+
+    @property
+    def logs(self) -> Path:
+        return self.path / LOG_FOLDER
+
+
+@dataclass(frozen=True)
+class Step:
+    """One cached step: `make(folder) -> facts` writes its outputs under `folder.path`; facts go to the manifest.
+
+    `name`: the folder under `artifacts/`. `version`: raised whenever the output changes for the same input.
+    `config`: the identity keys that the step reads, as plain JSON values. `inputs`: name -> another step, or the
+    content hash of something outside `artifacts/`. `libraries`: distributions whose version decides the output.
+    `reports`: globs of outputs that are for reading only and stay out of `content_hash`.
+    """
+
+    name: str
+    version: int
+    make: Callable[[Folder], dict[str, Any]]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, "Step | str"] = field(default_factory=dict)
+    libraries: Sequence[str] = ()
+    reports: Sequence[str] = ("report.html", "*.report.json")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """12 hex digits over name, version, config, inputs' fingerprints and library versions."""
+        identity = {
+            "step": self.name,
+            "version": self.version,
+            "config": self.config,
+            "inputs": {k: v.fingerprint if isinstance(v, Step) else v for k, v in self.inputs.items()},
+            "libraries": {name: metadata.version(name) for name in self.libraries},
+        }
+        return hash_json(identity)[:12]
+
+    @property
+    def path(self) -> Path:
+        return root() / "artifacts" / self.name / self.fingerprint
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / MANIFEST).is_file()
+
+    def chain(self) -> list["Step"]:
+        """Every step this one needs, each once, in the order they run; itself last."""
+        found: dict[str, Step] = {}
+        for value in self.inputs.values():
+            if isinstance(value, Step):
+                found.update({s.fingerprint: s for s in value.chain()})
+        found[self.fingerprint] = self
+        return list(found.values())
+
+
+def build(step: Step, *, experiment: str, announce: Callable[[Step], None] = lambda step: None) -> dict[str, Any]:
+    """Makes `step` and whatever it needs, unless it is there already, and returns its manifest.
+
+    Waits while another process makes the same folder. Raises what `make` raises; the folder is then unfinished
+    and the next call goes on with it.
+    """
+    if step.finished:
+        return read_manifest(step.path)
+    for value in step.inputs.values():
+        if isinstance(value, Step):
+            build(value, experiment=experiment, announce=announce)
+    step.path.mkdir(parents=True, exist_ok=True)
+    with FolderLock(step.path, wait=True):
+        if step.finished:  # the process we waited for made it
+            return read_manifest(step.path)
+        announce(step)
+        inputs = {k: v.path for k, v in step.inputs.items() if isinstance(v, Step)}
+        started = time.time()
+        facts = step.make(Folder(step.path, inputs))
+        return write_manifest(step, experiment=experiment, started=started, facts=facts)
+
+
+def write_manifest(
+    step: Step, *, experiment: str, started: float, facts: dict[str, Any], device: str = "cpu", gpu_hours: float = 0.0
+) -> dict[str, Any]:
+    """Hashes the outputs under `step.path` and writes its manifest: from here on the step is finished."""
+    outputs = hash_outputs(step.path)
+    finished = time.time()
+    manifest = {
+        "stage": step.name,
+        "name": experiment,
+        "fingerprint": step.fingerprint,
+        "content_hash": content_hash(outputs, step.reports),
+        "config": step.config,
+        "version": step.version,
+        "inputs": {k: _describe_input(v) for k, v in step.inputs.items()},
+        "outputs": outputs,
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "finished": datetime.fromtimestamp(finished, UTC).isoformat(timespec="seconds"),
+        "seconds": round(finished - started, 2),
+        "gpu_hours": gpu_hours,
+        "device": device,
+        **code_state(),
+        "versions": {name: metadata.version(name) for name in step.libraries},
+        **facts,
+    }
+    write_json(step.path / MANIFEST, manifest)
+    return manifest
+
+
+def _describe_input(value: "Step | str") -> dict[str, str]:
+    if isinstance(value, Step):
+        return {"path": f"artifacts/{value.name}/{value.fingerprint}", "fingerprint": value.fingerprint}
+    return {"fingerprint": value}
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+
+
+def hash_outputs(folder: Path) -> dict[str, dict[str, Any]]:
+    """`{relative path: {bytes, sha256}}` of every file under `folder` but its manifest, lock, logs and links."""
+    outputs = {}
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        hidden = any(part.startswith(".") or part == LOG_FOLDER for part in relative.parts)
+        if path.is_file() and not path.is_symlink() and not hidden and relative.name != MANIFEST:
+            outputs[relative.as_posix()] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+    return outputs
+
+
+def content_hash(outputs: Mapping[str, Mapping[str, Any]], reports: Sequence[str] = ()) -> str:
+    """One hash over what later stages read: names and hashes of the outputs, reports left out."""
+    kept = {p: o["sha256"] for p, o in outputs.items() if not any(Path(p).match(glob) for glob in reports)}
+    return hash_json(kept)
+
+
+def hash_json(value: Any) -> str:
+    """SHA-256 of a JSON value, the same for any key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_files(paths: Sequence[Path], base: Path) -> str:
+    """Content hash of many input files by path relative to `base`; a file whose size and time are known
+    is not read again, so that 50 GB of input cost seconds the second time."""
+    known_path = root() / "artifacts" / ".input-hashes.json"
+    known: dict[str, list] = _read_json_or(known_path, {})
+    result, changed = {}, False
+    for path in paths:
+        stat = path.stat()
+        key, state = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
+        if known.get(key, [None, None, ""])[:2] != state:
+            known[key] = [*state, hash_file(path)]
+            changed = True
+        result[path.relative_to(base).as_posix()] = known[key][2]
+    if changed:
+        write_json(known_path, known)
+    return hash_json(result)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes and syncs `path` through a temporary name in the same folder: whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(value, file, ensure_ascii=False, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _read_json_or(path: Path, default: Any) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a lost cache costs time, never a result
+        return default
+
+
+@cache
+def code_state() -> dict[str, Any]:
+    """`{commit, dirty}` of the checkout that this code runs from; nulls where it is not a git checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    status = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}

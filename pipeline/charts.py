@@ -1,0 +1,109 @@
+"""Small SVG charts for reports: no library, no script, readable in light and dark (colours are CSS variables)."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 720, 300
+LEFT, RIGHT, TOP, BOTTOM = 56, 132, 14, 42
+MAX_POINTS = 400
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve: points in data units, a CSS colour variable such as `--a`, dots drawn when `marks`."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    colour: str
+    marks: bool = False
+
+
+def line_chart(lines: Sequence[Line], *, x_name: str, y_name: str, format_x: Callable[[float], str]) -> str:
+    """An SVG with labelled axes and the name of every curve at its end. Empty string where there is nothing to draw."""
+    lines = [Line(c.name, _thin(c.points), c.colour, c.marks) for c in lines if c.points]
+    if not lines:
+        return ""
+    xs = [x for c in lines for x, _ in c.points]
+    ys = [y for c in lines for _, y in c.points]
+    x_ticks, y_ticks = _ticks(0.0, max(xs)), _ticks(min(ys), _robust_top(ys))
+    x_end, y_low, y_high = max(max(xs), 1e-12), y_ticks[0], y_ticks[-1]
+
+    def place_x(x: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * x / x_end
+
+    def place_y(y: float) -> float:
+        return TOP + (HEIGHT - TOP - BOTTOM) * (y_high - min(y, y_high)) / (y_high - y_low)
+
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(y_name)} against {escape(x_name)}">']
+    for y in y_ticks:
+        parts.append(
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place_y(y):.1f}" y2="{place_y(y):.1f}"/>'
+        )
+        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{place_y(y) + 4:.1f}" text-anchor="end">{y:g}</text>')
+    for x in (t for t in x_ticks if t <= x_end):
+        parts.append(
+            f'<text class="tick" x="{place_x(x):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">'
+            f"{escape(format_x(x))}</text>"
+        )
+    middle_x, middle_y = (LEFT + WIDTH - RIGHT) / 2, HEIGHT / 2
+    parts.append(f'<text class="axis" x="{middle_x}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_name)}</text>')
+    turned = f'transform="rotate(-90 14 {middle_y})"'
+    parts.append(f'<text class="axis" x="14" y="{middle_y}" text-anchor="middle" {turned}>{escape(y_name)}</text>')
+    parts += _curves(lines, place_x, place_y)
+    return "".join([*parts, "</svg>"])
+
+
+def bar(share: float, colour: str = "--a") -> str:
+    """A horizontal bar for a table cell; `share` of its full width."""
+    width = 100 * min(1.0, max(0.0, share))
+    return f'<span class="bar"><span style="width:{width:.1f}%;background:var({colour})"></span></span>'
+
+
+def _curves(lines: Sequence[Line], place_x: Callable[[float], float], place_y: Callable[[float], float]) -> list[str]:
+    parts, label_ys = [], []
+    for curve in lines:
+        path = " ".join(f"{place_x(x):.1f},{place_y(y):.1f}" for x, y in curve.points)
+        parts.append(f'<polyline fill="none" stroke="var({curve.colour})" stroke-width="2" points="{path}"/>')
+        if curve.marks:
+            parts += [
+                f'<circle cx="{place_x(x):.1f}" cy="{place_y(y):.1f}" r="3.5" fill="var({curve.colour})"/>'
+                for x, y in curve.points
+            ]
+        x, y = curve.points[-1]
+        label_y = place_y(y) + 4
+        while any(abs(label_y - other) < 15 for other in label_ys):  # names never overlap
+            label_y -= 15
+        label_ys.append(label_y)
+        parts.append(
+            f'<text class="name" x="{place_x(x) + 8:.1f}" y="{label_y:.1f}" fill="var({curve.colour})">'
+            f"{escape(curve.name)} {y:.3f}</text>"
+        )
+    return parts
+
+
+def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Means over neighbours, so that a long run stays a small file; the last point is kept as it is."""
+    if len(points) <= MAX_POINTS:
+        return list(points)
+    size = math.ceil(len(points) / MAX_POINTS)
+    groups = [points[i : i + size] for i in range(0, len(points) - 1, size)]
+    means = [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
+    return [*means, points[-1]]
+
+
+def _robust_top(values: Sequence[float]) -> float:
+    """The first loss of a fresh model is several times the rest; the axis ends where most of the curve is."""
+    ordered = sorted(values)
+    return min(ordered[-1], ordered[0] + 2.5 * max(1e-9, ordered[len(ordered) * 3 // 4] - ordered[0]))
+
+
+def _ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers that cover low..high."""
+    span = max(high - low, abs(high) * 1e-3, 1e-9)
+    raw = span / about
+    magnitude = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [round(i * step, 12) for i in range(first, max(last, first + 1) + 1)]

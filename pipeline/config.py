@@ -1,0 +1,320 @@
+"""One YAML file is one experiment; `key=value` words on the command line override it.
+
+Defaults live here as typed dataclasses, OmegaConf merges file and overrides into them, and what stages get is the
+plain dataclass. Every key is one of three kinds (`kind` in its metadata): *identity* (in the fingerprint of the
+steps that read it), *extendable* (raising it reopens a finished run), *runtime* (never in a fingerprint).
+Named things (sources, filters) are mappings, so that `data.filters.quality=null` removes one; their options are
+checked against the signature of the class or function that takes them, by the stage that owns the table.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from model.config import ModelConfig
+from pipeline.errors import UserError
+
+IDENTITY, EXTENDABLE, RUNTIME = "identity", "extendable", "runtime"
+
+
+def _key(default: Any, help: str, kind: str = IDENTITY) -> Any:
+    metadata = {"help": help, "kind": kind}
+    if isinstance(default, dict | list):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class ValidationConfig:
+    share: float = _key(0.02, "share of groups (packages, domains) held out")
+    max_bytes: int = _key(2_000_000, "validation text per set is cut here, so that one evaluation stays cheap")
+    textbook_min_score: float = _key(0.7, "documents at or above this score form the second validation set")
+
+
+@dataclass
+class DataConfig:
+    sources: dict[str, Any] = _key({}, "name -> {type: ..., options of that source}; `hornbook list sources`")
+    filters: dict[str, Any] = _key({}, "name -> options; `hornbook list filters`; null removes one")
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    near_dedup_similarity: float = _key(0.8, "train documents at or above this Jaccard similarity are duplicates")
+    tokenizer_train_bytes: int = _key(24_000_000, "train text the tokenizer is trained on, taken before the cut")
+    tasks: int = _key(16, "shards of every step; decides the order of documents, so it is part of the result")
+    keep_dropped: str = _key("sample", "sample | all | none: dropped documents kept for reading", RUNTIME)
+    workers: int = _key(0, "processes at a time; 0 = one per core", RUNTIME)
+
+
+@dataclass
+class TokenizerConfig:
+    path: str | None = _key(None, "folder or tokenizer.json to use; null: the source model's, else train one")
+    vocab_size: int | None = _key(None, "size of a trained vocabulary; null: model.vocab_size")
+
+
+@dataclass
+class InitConfig:
+    method: str = _key("random", "growth method; `hornbook list growth`")
+    source: str | None = _key(None, "config of a smaller experiment, a Hugging Face folder or a hub name")
+    train_source: bool = _key(False, "train the source experiment first where it is not there", RUNTIME)
+    source_overrides: dict[str, Any] = _key({}, "overrides for the source experiment's config", RUNTIME)
+    options: dict[str, Any] = _key({}, "options of the method")
+    tolerance: float = _key(1e-5, "largest logit difference / largest logit a method that claims exactness may show")
+
+
+@dataclass
+class TrainConfig:
+    sequence_length: int = _key(256, "tokens per window")
+    global_batch_tokens: int = _key(8192, "tokens per optimizer step")
+    micro_batch: int = _key(0, "windows per forward pass; 0 = the whole step at once on a CPU, else 8", RUNTIME)
+    optimizer: str = _key("adamw", "`hornbook list optimizers`")
+    learning_rate: float = _key(3e-3, "peak")
+    beta1: float = _key(0.9, "decay of AdamW's first moment")
+    beta2: float = _key(0.95, "decay of AdamW's second moment")
+    weight_decay: float = _key(0.1, "on matrices only")
+    clip_norm: float = _key(1.0, "gradient norm is cut to this; 0 = never")
+    warmup_steps: int = _key(20, "linear warm-up")
+    decay: str = _key("linear", "shape of the decay; `hornbook list decays`")
+    decay_share: float = _key(0.3, "share of the steps that the learning rate falls to zero over")
+    mix: dict[str, float] | None = _key(None, "source -> share of tokens; null: in proportion to tokens")
+    precision: str = _key("auto", "auto | bf16-mixed | bf16-true | 32-true", RUNTIME)
+    activation_checkpointing: str = _key("none", "none | full: recompute each block in the backward pass", RUNTIME)
+    validate_every_share: float = _key(0.2, "validation each time this share of the budget is used", RUNTIME)
+    checkpoint_every_seconds: float = _key(60.0, "at most this much work is lost to a killed process", RUNTIME)
+    keep_checkpoints: int = _key(2, "newest ones kept, besides the one from before the decay", RUNTIME)
+    log_every_steps: int = _key(10, "steps between two rows of metrics", RUNTIME)
+    device: str = _key("auto", "auto | cpu | cuda | mps", RUNTIME)
+
+
+@dataclass
+class BudgetConfig:
+    max_gpu_hours: float | None = _key(None, "cap on pretrain, every second of every process", EXTENDABLE)
+    max_tokens: int | None = _key(None, "train on at most this many tokens", EXTENDABLE)
+    count_source: bool = _key(False, "charge the source's training to the cap too", RUNTIME)
+    gpu_hour_price: float | None = _key(None, "for the cost in reports", RUNTIME)
+
+
+@dataclass
+class TrackingConfig:
+    wandb: bool = _key(True, "mirror metrics to Weights & Biases; offline without a key", RUNTIME)
+    project: str = _key("hornbook", "W&B project; WANDB_PROJECT wins", RUNTIME)
+
+
+@dataclass
+class SampleConfig:
+    model: str | None = _key(None, "experiment config or model folder; null: this experiment's model", RUNTIME)
+    prompts: list[str] = _key(["def fibonacci(n):\n"], "continued at the end of pretraining", RUNTIME)
+    max_new_tokens: int = _key(96, "length of a sample", RUNTIME)
+    temperature: float = _key(0.7, "0 = always the likeliest token", RUNTIME)
+    top_k: int = _key(50, "choose among this many likeliest tokens; 0 = all", RUNTIME)
+
+
+@dataclass
+class Config:
+    name: str = _key(MISSING, "links and ledger live in runs/<name>", RUNTIME)
+    seed: int = _key(0, "of everything random")
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: ModelConfig = MISSING
+    init: InitConfig = field(default_factory=InitConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads, merges and checks one experiment. Raises `UserError` with the nearest right key, the file and the mend."""
+    values = merge(read_yaml(Path(path)), parse_overrides(overrides))
+    _resolve_source_path(values, Path(path))
+    return from_values(values, where=str(path))
+
+
+def from_values(values: Mapping[str, Any], where: str) -> Config:
+    """A checked `Config` from plain nested values; `where` names them in errors."""
+    try:
+        check_keys(values, Config, "", where)  # OmegaConf's own message does not name the nearest key
+        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(dict(values)))
+        config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise UserError(f"{where}: {_explain(error)}") from None
+    source = config.init.source
+    if config.tokenizer.path is None and source is not None and not source.endswith((".yaml", ".yml")):
+        config.tokenizer.path = source  # a model that was trained already knows one tokenizer only
+    validate(config, where)
+    return config
+
+
+def to_values(config: Any) -> dict[str, Any]:
+    """The resolved config as plain JSON values: what manifests, W&B and `runs/<name>/config.yaml` hold."""
+    return dataclasses.asdict(config)
+
+
+def to_yaml(config: Config) -> str:
+    return yaml.safe_dump(to_values(config), sort_keys=False, allow_unicode=True)
+
+
+def identity(section: Any) -> dict[str, Any]:
+    """The identity keys of one section (or the whole), for a fingerprint."""
+    result = {}
+    for f in dataclasses.fields(section):
+        value = getattr(section, f.name)
+        if dataclasses.is_dataclass(value):
+            result[f.name] = identity(value)
+        elif f.metadata.get("kind", IDENTITY) == IDENTITY:
+            result[f.name] = value
+    return result
+
+
+def key_kinds(cls: type = Config, prefix: str = "") -> dict[str, tuple[str, str]]:
+    """Dotted key -> (kind, help), for `hornbook list keys` and for nearest-name suggestions."""
+    found: dict[str, tuple[str, str]] = {}
+    for f in dataclasses.fields(cls):
+        inner = ModelConfig if f.name == "model" and cls is Config else f.type
+        if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+            found.update(key_kinds(inner, f"{prefix}{f.name}."))
+        else:
+            found[prefix + f.name] = (f.metadata.get("kind", IDENTITY), f.metadata.get("help", ""))
+    return found
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"config {path} {what}; expected a YAML file such as configs/tiny.yaml")
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException, OSError) as error:
+        raise UserError(f"config {path} is not readable YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"config {path} holds no sections; expected `name: ...`, `model: ...`, see configs/tiny.yaml")
+    return values  # type: ignore[return-value]
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if not equals or key.startswith("-") or not key:
+            raise UserError(f"'{word}' is not an override; expected key=value such as budget.max_gpu_hours=0.1")
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist(list(words)))  # type: ignore[return-value]
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"overrides {' '.join(words)}: {' '.join(str(error).split())}") from None
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, section by section; a null or a plain value replaces what was there."""
+    result = dict(base)
+    for key, value in over.items():
+        inner = result.get(key)
+        result[key] = merge(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
+    return result
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str:
+    """` (did you mean 'x'?)`, or nothing."""
+    close = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def check_keys(values: Any, cls: type, prefix: str, where: str) -> None:
+    """Raises `UserError` for the first key that the schema does not have."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}: '{prefix.rstrip('.')}' must be a section with keys, found {values!r}")
+    names = {f.name: f for f in dataclasses.fields(cls)}
+    for key, value in values.items():
+        if key not in names:
+            everywhere = [k for k in key_kinds() if k.rsplit(".", 1)[-1] == key]
+            hint = f" (did you mean '{everywhere[0]}'?)" if everywhere else nearest(str(key), names)
+            raise UserError(f"{where}: unknown key '{prefix}{key}'{hint}")
+        inner = ModelConfig if cls is Config and key == "model" else names[key].type
+        if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+            check_keys(value, inner, f"{prefix}{key}.", where)
+
+
+def validate(config: Config, where: str) -> None:
+    """Impossible shapes, values and pairs: one message each, before any work starts."""
+    try:
+        config.model.validate()
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+    for problem in _problems(config):
+        raise UserError(f"{where}: {problem}")
+
+
+def _problems(config: Config) -> Iterable[str]:
+    train, budget, data = config.train, config.budget, config.data
+    if not config.name.strip() or config.name.startswith(("/", ".")) or ".." in config.name.split("/"):
+        yield f"name is {config.name!r}; expected a word such as 'tiny' (it names a folder under runs/)"
+    if train.sequence_length < 2 or train.sequence_length > config.model.max_position_embeddings:
+        yield (
+            f"train.sequence_length is {train.sequence_length}; expected 2 to model.max_position_embeddings "
+            f"({config.model.max_position_embeddings})"
+        )
+    if train.global_batch_tokens <= 0 or train.global_batch_tokens % train.sequence_length:
+        yield (
+            f"train.global_batch_tokens is {train.global_batch_tokens}; expected a positive multiple of "
+            f"train.sequence_length ({train.sequence_length})"
+        )
+    elif train.micro_batch and (train.global_batch_tokens // train.sequence_length) % train.micro_batch:
+        yield (
+            f"train.micro_batch is {train.micro_batch} windows; expected a divisor of the step's "
+            f"{train.global_batch_tokens // train.sequence_length} windows, or 0"
+        )
+    for key, allowed in (
+        ("precision", ("auto", "bf16-mixed", "bf16-true", "32-true")),
+        ("activation_checkpointing", ("none", "full")),
+        ("device", ("auto", "cpu", "cuda", "mps")),
+    ):
+        if getattr(train, key) not in allowed:
+            yield f"train.{key} is '{getattr(train, key)}'; expected one of {', '.join(allowed)}"
+    for key in ("learning_rate", "checkpoint_every_seconds", "validate_every_share", "log_every_steps"):
+        if getattr(train, key) <= 0:
+            yield f"train.{key} is {getattr(train, key)}; expected more than 0"
+    if not 0 < train.decay_share < 1:
+        yield f"train.decay_share is {train.decay_share}; expected more than 0 and less than 1"
+    if train.keep_checkpoints < 2:
+        yield f"train.keep_checkpoints is {train.keep_checkpoints}; expected at least 2 (the newest may be damaged)"
+    if train.mix is not None and (
+        set(train.mix) - set(data.sources) or min(train.mix.values()) < 0 or not sum(train.mix.values())
+    ):
+        yield f"train.mix is {train.mix}; expected shares of at least 0 for names of data.sources {list(data.sources)}"
+    for key in ("max_gpu_hours", "max_tokens"):
+        value = getattr(budget, key)
+        if value is not None and value <= 0:
+            yield f"budget.{key} is {value}; expected more than 0"
+    if not 0 < data.validation.share < 0.5:
+        yield f"data.validation.share is {data.validation.share}; expected more than 0 and less than 0.5"
+    if data.keep_dropped not in ("sample", "all", "none"):
+        yield f"data.keep_dropped is '{data.keep_dropped}'; expected sample, all or none"
+    if data.tasks < 1:
+        yield f"data.tasks is {data.tasks}; expected at least 1"
+    vocab_size = config.tokenizer.vocab_size
+    if vocab_size is not None and vocab_size > config.model.vocab_size:
+        yield (
+            f"tokenizer.vocab_size ({vocab_size}) is larger than model.vocab_size ({config.model.vocab_size}): "
+            "the model would have no row for some tokens; raise model.vocab_size"
+        )
+
+
+def _resolve_source_path(values: dict[str, Any], config_path: Path) -> None:
+    """`init.source: tiny-source.yaml` is looked for beside the config that names it, then in the working folder."""
+    init = values.get("init")
+    source = init.get("source") if isinstance(init, Mapping) else None
+    if isinstance(source, str):
+        for candidate in (config_path.parent / source, Path(source)):
+            if candidate.exists():
+                values["init"] = {**values["init"], "source": str(candidate)}
+                return
+
+
+def _explain(error: OmegaConfBaseException) -> str:
+    key = getattr(error, "full_key", None) or ""
+    text = str(error).splitlines()[0]
+    if "Missing mandatory value" in text or "MissingMandatoryValue" in type(error).__name__:
+        return f"'{key}' has no value; it must be set, see configs/tiny.yaml"
+    return f"'{key}': {text}"

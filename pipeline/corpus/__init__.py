@@ -1,0 +1,1 @@
+"""Text in, token shards out: the parts of the data stage."""

@@ -1,0 +1,74 @@
+"""`--dry-run`: what a verb would run, what is done already, what it would cost. Nothing is computed or fetched."""
+
+from typing import Any
+
+from pipeline.artifacts import Step
+from pipeline.config import Config
+from pipeline.data import data_step
+from pipeline.errors import UserError
+
+
+def step_of(config: Config, stage: str) -> Step:
+    """The step of a stage. Raises `UserError` where its folder cannot be known yet (an untrained source)."""
+    if stage == "data":
+        return data_step(config)
+    if stage == "init":
+        from pipeline.initialize import init_step
+
+        return init_step(config)
+    from pipeline.pretrain import pretrain_step
+
+    return pretrain_step(config)
+
+
+def describe(config: Config, stage: str) -> dict[str, Any]:
+    """Facts of one config and the state of every stage up to `stage`, as plain JSON values."""
+    model, train, budget = config.model, config.train, config.budget
+    stages = ("data", "init", "pretrain")
+    needed = stages[: stages.index(stage) + 1]
+    hours, price = budget.max_gpu_hours, budget.gpu_hour_price
+    return {
+        "name": config.name,
+        "stage": stage,
+        "parameters": model.parameters,
+        "non_embedding_parameters": model.non_embedding_parameters,
+        "flops_per_token": model.flops_per_token(train.sequence_length),
+        "tokens_per_step": train.global_batch_tokens,
+        "sequence_length": train.sequence_length,
+        "max_gpu_hours": hours,
+        "max_tokens": budget.max_tokens,
+        "cost": hours * price if hours and price else None,
+        "source": config.init.source,
+        "stages": [_state(config, name) for name in needed],
+    }
+
+
+def _state(config: Config, stage: str) -> dict[str, Any]:
+    try:
+        step = step_of(config, stage)
+    except UserError as reason:
+        return {"stage": stage, "folder": None, "done": False, "steps": [], "why": str(reason)}
+    own = step.chain() if stage == "data" else [step]
+    steps = [{"step": s.name, "fingerprint": s.fingerprint, "done": s.finished} for s in own]
+    return {"stage": stage, "folder": str(step.path), "done": step.finished, "steps": steps, "why": None}
+
+
+def show(facts: dict[str, Any]) -> str:
+    lines = [
+        f"{facts['name']}: {facts['parameters']:,} parameters "
+        f"({facts['non_embedding_parameters']:,} without the input embedding)",
+        f"  {facts['tokens_per_step']:,} tokens per step in windows of {facts['sequence_length']:,}, "
+        f"{facts['flops_per_token'] / 1e9:.3g} GFLOP per token",
+    ]
+    cap = [f"{facts['max_gpu_hours']:g} GPU-hours"] if facts["max_gpu_hours"] else []
+    cap += [f"{facts['max_tokens']:,} tokens"] if facts["max_tokens"] else []
+    cost = f", {facts['cost']:,.2f} at budget.gpu_hour_price" if facts["cost"] is not None else ""
+    lines.append(f"  pretrain ends at {' or '.join(cap) or 'no limit'}{cost}")
+    for stage in facts["stages"]:
+        state = "done" if stage["done"] else "to do"
+        lines.append(f"  {stage['stage']:<9} {state:<6} {stage['folder'] or stage['why']}")
+        if len(stage["steps"]) > 1:
+            lines += [
+                f"      {s['step']:<22} {s['fingerprint']}  {'done' if s['done'] else 'to do'}" for s in stage["steps"]
+            ]
+    return "\n".join(lines)

@@ -1,0 +1,45 @@
+"""`runs/<experiment>/`: the only place where names live. Links to the stages' folders, the ledger, the config."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from pipeline import config as configs
+from pipeline.artifacts import root
+from pipeline.config import Config
+from pipeline.ledger import Ledger
+
+
+class Experiment:
+    """The named side of one config. Creating it touches nothing; `record` writes the resolved config."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.folder = root() / "runs" / config.name
+
+    @property
+    def ledger_path(self) -> Path:
+        return self.folder / "ledger.jsonl"
+
+    def ledger(self, stage: str, fingerprint: str, device: str = "cpu", devices: int = 1) -> Ledger:
+        return Ledger(self.ledger_path, stage=stage, fingerprint=fingerprint, device=device, devices=devices)
+
+    def record(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "config.yaml").write_text(configs.to_yaml(self.config), encoding="utf-8")
+
+    def link(self, stage: str, target: Path) -> Path:
+        """`runs/<name>/<stage>` -> the stage's folder, relative, so that the root can move."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        link = self.folder / stage
+        temporary = self.folder / f".{stage}.{os.getpid()}"
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        temporary.symlink_to(os.path.relpath(target.resolve(), self.folder.resolve()))
+        temporary.replace(link)
+        return link
+
+    def stage_folder(self, stage: str) -> Path | None:
+        """Where `runs/<name>/<stage>` leads, or None."""
+        link = self.folder / stage
+        return link.resolve() if link.exists() else None

@@ -1,0 +1,43 @@
+"""A model named by folder or hub name, as a local folder. Only safetensors, JSON and tokenizer files are fetched:
+nothing that could be executed. HF_HUB_OFFLINE and HF_HOME are obeyed by huggingface_hub itself."""
+
+from pathlib import Path
+
+from pipeline.artifacts import hash_files
+from pipeline.errors import UserError
+
+MODEL_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"]
+TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json"]
+
+
+def is_hub_name(name: str) -> bool:
+    """`organisation/model` that is no path on this machine."""
+    return not Path(name).exists() and name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
+def local_folder(name: str, key: str, patterns: list[str]) -> Path:
+    """The folder itself, or a download of `patterns` from the hub. Raises `UserError` naming `key`."""
+    if not is_hub_name(name):
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            raise UserError(f"{key} is '{name}', which is neither a folder here nor a hub name like microsoft/phi-1_5")
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise UserError(
+            f"{key} is '{name}' and the hub did not give it ({type(error).__name__}). "
+            "Put the model in a local folder (config.json, *.safetensors, tokenizer.json) and name that folder"
+        ) from None
+
+
+def content_of_model(name: str) -> str:
+    """What a fingerprint needs: a folder's content, or a hub name as it is written (`name@revision` to pin it)."""
+    if is_hub_name(name):
+        return f"hub:{name}"
+    folder = Path(name).expanduser()
+    files = [p for pattern in MODEL_FILES + TOKENIZER_FILES for p in sorted(folder.glob(pattern))]
+    return hash_files(files, folder)

@@ -1,0 +1,350 @@
+"""The init stage: the model that pretraining starts from, grown from a smaller one or fresh.
+
+In: the data stage (tokenizer, held-out text) and, for growth, a source model: a hornbook experiment (trained
+first where `init.train_source` allows it) or a Hugging Face Phi folder. Out: a Hugging Face folder in fp32.
+The gate measures source and grown model on the same held-out windows; a method that claims to preserve the
+function and does not, fails the stage.
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline import config as configs
+from pipeline.artifacts import Folder, Step, build, read_manifest
+from pipeline.config import Config, nearest
+from pipeline.data import data_step
+from pipeline.errors import STOPPED, Stopped, UserError
+from pipeline.experiment import Experiment
+from pipeline.hub import MODEL_FILES, content_of_model, local_folder
+from pipeline.progress import format_seconds
+
+GATE_WINDOWS = 32
+
+
+def init_step(config: Config) -> Step:
+    """The init stage as a cached step. Raises `UserError` where its source experiment is not trained yet."""
+    check_method(config)
+    source = config.init.source
+    inputs: dict[str, Step | str] = {"data": data_step(config)}
+    if source is not None:
+        inputs["source"] = _source_content(config)
+    identity = {
+        "model": dataclasses.asdict(config.model),
+        "init": {k: v for k, v in configs.identity(config.init).items() if k != "source"},
+        "seed": config.seed,
+        "sequence_length": config.train.sequence_length,
+    }
+    return Step(
+        "init",
+        1,
+        lambda folder: _make(config, folder),
+        identity,
+        inputs,
+        ("torch", "safetensors"),
+        reports=("README.md",),
+    )
+
+
+def run(config: Config, command: str) -> None:
+    """Trains the source where that is allowed and needed, then grows, measures and says what came out."""
+    check_method(config)
+    require_data(config, command)
+    experiment = Experiment(config)
+    experiment.record()
+    waited_from = time.monotonic()
+    if source_is_experiment(config):
+        _ensure_source(config, command)
+    waited_seconds = time.monotonic() - waited_from
+    step = init_step(config)
+    fresh = not step.finished
+    with experiment.ledger("init", step.fingerprint) as ledger:
+        ledger.waited_seconds = waited_seconds  # the source's own ledger has those seconds
+        manifest = build(step, experiment=config.name)
+    experiment.link("data", data_step(config).path)
+    experiment.link("init", step.path)
+    print(_last_lines(manifest, step.path, fresh, command), flush=True)
+    from pipeline import report
+
+    report.write(config)
+
+
+def check_method(config: Config) -> None:
+    """Unknown method or option, a source too many or too few: said before any work."""
+    from model.growth import GROWTH
+
+    method = GROWTH.get(config.init.method)
+    if method is None:
+        raise UserError(
+            f"init.method is '{config.init.method}'{nearest(config.init.method, GROWTH)}; "
+            f"expected one of {', '.join(GROWTH)}"
+        )
+    options = list(method.options)
+    for key in config.init.options:
+        if key not in options:
+            raise UserError(
+                f"init.options.{key}: method '{config.init.method}' has no such option{nearest(key, options)}; "
+                f"it takes {', '.join(options) or 'none'}"
+            )
+    if method.needs_source and config.init.source is None:
+        raise UserError(
+            f"init.method '{config.init.method}' grows a smaller model: set init.source, or init.method=random"
+        )
+    if not method.needs_source and config.init.source is not None:
+        raise UserError(
+            f"init.method is '{config.init.method}', which uses no source: set init.method=exact, or init.source=null"
+        )
+
+
+def require_data(config: Config, command: str) -> None:
+    if not data_step(config).finished:
+        raise UserError(f"the data of this config is not made yet; run: hornbook data {command}")
+
+
+def source_is_experiment(config: Config) -> bool:
+    return config.init.source is not None and config.init.source.endswith((".yaml", ".yml"))
+
+
+def source_config(config: Config) -> Config:
+    """The source experiment: its own file, with data, tokenizer and seed of the experiment that asks for it."""
+    path = Path(config.init.source or "")
+    values = configs.merge(configs.read_yaml(path), config.init.source_overrides)
+    asker = configs.to_values(config)
+    for key in ("data", "tokenizer", "seed"):
+        values[key] = asker[key]
+    return configs.from_values(values, where=str(path))
+
+
+def _source_content(config: Config) -> str:
+    """What the fingerprint holds of the source: the content of its weights, not its name or its hours."""
+    if not source_is_experiment(config):
+        return content_of_model(config.init.source or "")
+    from pipeline.pretrain import pretrain_step
+
+    step = pretrain_step(source_config(config))
+    if not step.finished:
+        raise UserError(
+            f"the source experiment {config.init.source} is not trained yet, so this stage's folder is not known; "
+            "run init first"
+        )
+    return read_manifest(step.path)["content_hash"]
+
+
+def _ensure_source(config: Config, command: str) -> None:
+    source = source_config(config)
+    source_command = f"runs/{source.name}/config.yaml"
+    hours = source.budget.max_gpu_hours
+    price = f"at most {hours:g} GPU-hours" if hours else f"{source.budget.max_tokens:,} tokens"
+    if _is_trained(source):
+        return
+    experiment = Experiment(source)
+    experiment.record()
+    path = experiment.folder / "config.yaml"
+    if not config.init.train_source:
+        raise UserError(
+            f"the source experiment '{source.name}' ({config.init.source}) is not trained yet; it costs {price}. "
+            f"Run: hornbook init {path} && hornbook pretrain {path}, or set init.train_source=true"
+        )
+    print(f"source '{source.name}' is not trained yet: training it first, {price}", flush=True)
+    for verb in ("init", "pretrain"):
+        _run_child(verb, path, source_command)
+
+
+def _is_trained(config: Config) -> bool:
+    if source_is_experiment(config) and not _is_trained(source_config(config)):
+        return False
+    from pipeline.pretrain import needs_training
+
+    return not needs_training(config)
+
+
+def _run_child(verb: str, path: Path, source_command: str) -> None:
+    """One stage of the source as its own process, with its own folder, lock and ledger. Signals are passed on."""
+    child = subprocess.Popen([sys.executable, "-P", "-m", "pipeline", verb, str(path)])
+    try:
+        code = child.wait()
+    except BaseException:
+        child.terminate()
+        child.wait()
+        raise
+    if code in (STOPPED, -15, -2, -10):
+        raise Stopped("SIGTERM")
+    if code != 0:
+        raise UserError(f"the source's stage failed (its message is above): hornbook {verb} {source_command}")
+
+
+def _make(config: Config, folder: Folder) -> dict[str, Any]:
+    from model.hf import load_config, open_state
+
+    source_folder = _source_folder(config)
+    source = (load_config(source_folder), open_state(source_folder)) if source_folder else None
+    _check_vocabulary(config, folder.input("data"), source[0] if source else None)
+    facts = grow_folder(config, source, folder.path, tokenizer_json=folder.input("data") / "tokenizer.json")
+    windows = _held_out_windows(config, folder.input("data"))
+    return {**facts, **measure(config, source_folder, folder.path, windows), **_source_facts(config)}
+
+
+def grow_folder(config: Config, source: Any, target: Path, tokenizer_json: Path | None) -> dict[str, Any]:
+    """Applies the method's rules and writes the grown model as a Hugging Face folder in fp32.
+
+    `source`: (ModelConfig, state by name), or None for a method that needs none. Raises `UserError` for what the
+    method cannot do, with the method's own reason.
+    """
+    from model.growth import GROWTH
+    from model.growth.rules import apply
+    from model.hf import save_folder
+
+    method = GROWTH[config.init.method]
+    source_config_, state = source if source else (None, {})
+    try:
+        rules = method(source_config_, config.model, **config.init.options)
+    except ValueError as error:
+        raise UserError(f"init.method '{config.init.method}': {error}") from None
+    grown = apply(rules, state, seed=config.seed)
+    eos = end_of_text(tokenizer_json) if tokenizer_json else "<|endoftext|>"
+    save_folder(target, grown, config.model, tokenizer_json=tokenizer_json, eos_token=eos, dtype="float32")
+    return {
+        "method": config.init.method,
+        "source": config.init.source,
+        "parameters": {
+            "source": source_config_.parameters if source_config_ else None,
+            "grown": config.model.parameters,
+        },
+    }
+
+
+def measure(config: Config, source_folder: Path | None, grown_folder: Path, windows: "HeldOut") -> dict[str, Any]:
+    """The gate: logits and loss of source and grown model on held-out windows, in fp32.
+
+    Raises `UserError` where a method that claims exactness moves a logit by more than `init.tolerance` of the
+    largest one.
+    """
+    import torch
+
+    from model.growth import GROWTH
+    from model.growth.gate import compare
+    from model.hf import load_network
+
+    grown = load_network(grown_folder, torch.float32)
+    claims = GROWTH[config.init.method].claims_exact
+    if source_folder is None:
+        with torch.no_grad():
+            loss_sum, count = grown.loss(windows.input_ids[:, :-1], windows.input_ids[:, 1:])
+        return {
+            "function_preserving": False,
+            "max_abs_logit_diff": None,
+            "max_rel_logit_diff": None,
+            "source_bits_per_byte": None,
+            "grown_bits_per_byte": windows.bits_per_byte(float(loss_sum / count)),
+        }
+    result = compare(load_network(source_folder, torch.float32), grown, windows.input_ids)
+    if claims and not result.max_rel_logit_diff <= config.init.tolerance:
+        raise UserError(
+            f"init.method '{config.init.method}' claims to keep the function, but logits moved by "
+            f"{result.max_rel_logit_diff:.1e} of the largest one (init.tolerance is {config.init.tolerance:.0e}); "
+            "the grown model is not used. If the source is fine, this is a defect of the method: please report it"
+        )
+    return {
+        "function_preserving": bool(claims),
+        "max_abs_logit_diff": result.max_abs_logit_diff,
+        "max_rel_logit_diff": result.max_rel_logit_diff,
+        "source_bits_per_byte": windows.bits_per_byte(result.source_loss),
+        "grown_bits_per_byte": windows.bits_per_byte(result.grown_loss),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Windows of held-out text: `input_ids` [B, T] (int64), and the bytes of one predicted token on average."""
+
+    input_ids: Any
+    bytes_per_token: float
+
+    def bits_per_byte(self, nats_per_token: float) -> float:
+        return nats_per_token / 0.6931471805599453 / self.bytes_per_token
+
+
+def _held_out_windows(config: Config, data: Path) -> HeldOut:
+    """The first windows of every validation source in turn, so that all kinds of text are in."""
+    import numpy as np
+    import torch
+
+    from pipeline.corpus.shards import TokenShards
+
+    shards = TokenShards.open(data)
+    general = [s for name, s in sorted(shards.val.items()) if name != "textbook"]
+    length = config.train.sequence_length
+    rows = [
+        np.asarray(s.tokens[i * length : (i + 1) * length], dtype=np.int64)
+        for i in range(GATE_WINDOWS)
+        for s in general
+        if (i + 1) * length <= s.n_tokens
+    ][:GATE_WINDOWS]
+    if not rows:
+        raise UserError(
+            f"held-out text is shorter than one window of {length} tokens; raise data.validation.share or add text"
+        )
+    byte_count = sum(s.n_bytes for s in general) / max(1, sum(s.n_tokens for s in general))
+    return HeldOut(torch.from_numpy(np.stack(rows)), byte_count)
+
+
+def _source_folder(config: Config) -> Path | None:
+    if config.init.source is None:
+        return None
+    if source_is_experiment(config):
+        from pipeline.pretrain import pretrain_step
+
+        return pretrain_step(source_config(config)).path / "model"
+    return local_folder(config.init.source, "init.source", MODEL_FILES)
+
+
+def _source_facts(config: Config) -> dict[str, Any]:
+    if config.init.source is None or not source_is_experiment(config):
+        return {"source_gpu_hours": None}
+    from pipeline.pretrain import pretrain_step
+
+    return {"source_gpu_hours": read_manifest(pretrain_step(source_config(config)).path).get("gpu_hours_total")}
+
+
+def _check_vocabulary(config: Config, data: Path, source: Any) -> None:
+    tokens = read_manifest(data)["vocab_size"]
+    if tokens > config.model.vocab_size:
+        raise UserError(
+            f"the tokenizer has {tokens} entries but model.vocab_size is {config.model.vocab_size}: the model would "
+            f"have no row for some tokens; set model.vocab_size={tokens} or more"
+        )
+    if source is not None and source.vocab_size != config.model.vocab_size:
+        raise UserError(
+            f"model.vocab_size is {config.model.vocab_size}, the source's is {source.vocab_size}; growth keeps the "
+            f"vocabulary: set model.vocab_size={source.vocab_size}"
+        )
+
+
+def end_of_text(tokenizer_json: Path) -> str:
+    """The text of the tokenizer's end-of-text token."""
+    added = json.loads(tokenizer_json.read_text(encoding="utf-8")).get("added_tokens", [])
+    names = [token["content"] for token in added if token.get("special")]
+    return next((n for n in names if "endoftext" in n), names[0] if names else "<|endoftext|>")
+
+
+def _last_lines(manifest: dict[str, Any], path: Path, fresh: bool, command: str) -> str:
+    parameters = manifest["parameters"]
+    lines = [f"init: {'done in ' + format_seconds(manifest['seconds']) if fresh else 'up to date'}"]
+    if parameters["source"]:
+        lines += [
+            f"  {manifest['method']}: {parameters['source'] / 1e6:.2f}M -> {parameters['grown'] / 1e6:.2f}M parameters",
+            f"  bits per byte on held-out text: source {manifest['source_bits_per_byte']:.4f}, "
+            f"grown {manifest['grown_bits_per_byte']:.4f}",
+            f"  largest logit difference {manifest['max_abs_logit_diff']:.1e} "
+            f"({manifest['max_rel_logit_diff']:.1e} of the largest logit)",
+        ]
+    else:
+        lines.append(
+            f"  {manifest['method']}: {parameters['grown'] / 1e6:.2f}M parameters, "
+            f"{manifest['grown_bits_per_byte']:.3f} bits per byte before any training"
+        )
+    return "\n".join([*lines, f"  model: {path}", f"  next: hornbook pretrain {command}"])

@@ -1,0 +1,144 @@
+"""The experiment's ledger: every second of every process of every stage, appended and synced.
+
+`runs/<experiment>/ledger.jsonl` gets a line at start, at least every five seconds, and at exit. `seconds` counts
+from the start of the *process* (imports included) and only grows within one life, so a stage's spent time is the
+sum over lives of the largest value, and a life that was killed loses at most one heartbeat.
+"""
+
+import json
+import os
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+HEARTBEAT_SECONDS = 5.0
+
+
+def process_age_seconds() -> float:
+    """Seconds since this process was started by the kernel; since import where there is no /proc."""
+    return time.monotonic() - _PROCESS_START
+
+
+def _process_start() -> float:
+    try:
+        with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
+            ticks = int(file.read().rsplit(")", 1)[1].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        return time.monotonic() - max(0.0, age)
+    except (OSError, ValueError, IndexError, AttributeError):
+        return time.monotonic()
+
+
+_PROCESS_START = _process_start()
+
+
+class Ledger:
+    """One process's entry in the ledger. `with Ledger(...) as ledger:` around a stage's work.
+
+    `fingerprint` may be empty for a stage whose folder is not known yet. `devices` multiplies: two devices for an
+    hour are two device-hours. On a CPU the same accounting counts device-hours of the machine.
+    """
+
+    def __init__(self, path: Path, *, stage: str, fingerprint: str, device: str, devices: int = 1):
+        self.path, self.stage, self.fingerprint = path, stage, fingerprint
+        self.device, self.devices = device, devices
+        self.life = 0
+        self.waited_seconds = 0.0
+        """Seconds of this process that another process's ledger already has: left out here."""
+        self._earlier_seconds = 0.0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._write_lock = threading.Lock()
+
+    def __enter__(self) -> "Ledger":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _end_torn_line(self.path)
+        lives = _lives(self.path, self.stage, self.fingerprint)
+        self.life = len(lives) + 1
+        self._earlier_seconds = sum(lives.values())
+        self.write()
+        self._thread = threading.Thread(target=self._beat, name="ledger", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        self.write()
+
+    def write(self) -> None:
+        """Appends and syncs one line now."""
+        line = {
+            "stage": self.stage,
+            "fingerprint": self.fingerprint,
+            "life": self.life,
+            "device": self.device,
+            "devices": self.devices,
+            "pid": os.getpid(),
+            "job": os.environ.get("SLURM_JOB_ID"),
+            "seconds": round(self._own_seconds, 3),
+        }
+        with self._write_lock, open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    @property
+    def spent_seconds(self) -> float:
+        """Device-seconds of this stage so far: earlier lives and this one."""
+        return self._earlier_seconds + self._own_seconds * self.devices
+
+    @property
+    def _own_seconds(self) -> float:
+        return process_age_seconds() - self.waited_seconds
+
+    @property
+    def earlier_seconds(self) -> float:
+        """Device-seconds of earlier lives alone."""
+        return self._earlier_seconds
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            self.write()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Every line that is whole; a line torn by a kill is passed over (the next heartbeat repeats its meaning)."""
+    lines = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                continue
+    return lines
+
+
+def spent_hours(path: Path) -> dict[str, float]:
+    """Device-hours by stage over all lives and fingerprints of one experiment."""
+    totals: dict[str, float] = defaultdict(float)
+    for stage, fingerprint in {(line["stage"], line["fingerprint"]) for line in read(path)}:
+        totals[stage] += sum(_lives(path, stage, fingerprint).values()) / 3600
+    return dict(totals)
+
+
+def _end_torn_line(path: Path) -> None:
+    """A line cut by a kill is ended, so that ours starts on a line of its own."""
+    if path.is_file() and path.stat().st_size:
+        with open(path, "rb+") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+
+
+def _lives(path: Path, stage: str, fingerprint: str) -> dict[int, float]:
+    """Life -> device-seconds, each at its last heartbeat."""
+    seconds: dict[int, float] = {}
+    for line in read(path):
+        if line["stage"] == stage and line["fingerprint"] == fingerprint:
+            spent = line["seconds"] * line["devices"]
+            seconds[line["life"]] = max(seconds.get(line["life"], 0.0), spent)
+    return seconds

@@ -1,0 +1,64 @@
+"""One writer per folder: a lock that the kernel drops when its owner dies, with the owner's name inside."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import Busy
+
+POLL_SECONDS = 0.5
+
+
+class FolderLock:
+    """`with FolderLock(folder, wait=True):` holds `folder/.lock`.
+
+    `wait=True`: another owner is waited for, said once (two experiments that share a data section).
+    `wait=False`: raises `Busy` naming the owner (two trainers on one run).
+    """
+
+    def __init__(self, folder: Path, *, wait: bool):
+        self.path = folder / ".lock"
+        self.wait = wait
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> "FolderLock":
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        said = False
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                owner = self._owner()
+                if not self.wait:
+                    os.close(descriptor)
+                    raise Busy(
+                        f"{self.path.parent} is being written by {owner}. Two processes must never train one run: "
+                        "wait for it to end, or stop it."
+                    ) from None
+                if not said:
+                    print(f"waiting for {owner}, which is making {self.path.parent}", flush=True)
+                    said = True
+                time.sleep(POLL_SECONDS)
+        me: dict[str, Any] = {"pid": os.getpid(), "host": socket.gethostname(), "job": os.environ.get("SLURM_JOB_ID")}
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(me).encode(), 0)
+        self._descriptor = descriptor
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _owner(self) -> str:
+        with contextlib.suppress(OSError, ValueError):
+            owner = json.loads(self.path.read_text())
+            job = f", Slurm job {owner['job']}" if owner.get("job") else ""
+            return f"process {owner['pid']} on {owner['host']}{job}"
+        return "another process"

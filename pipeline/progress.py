@@ -1,0 +1,70 @@
+"""Progress with remaining time: a bar on a terminal, a quiet line every few seconds elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LINE_EVERY_SECONDS = 15.0
+
+
+class Progress:
+    """Counts towards `total` (units of the caller's choice); `advance(n, "loss 3.21")` after each piece of work."""
+
+    def __init__(self, description: str, total: float | None, unit: str = ""):
+        self.description, self.total, self.unit = description, total, unit
+        self._done, self._started = 0.0, time.monotonic()
+        self._last_line = self._started
+        self._bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, desc=description, unit=unit, unit_scale=True, dynamic_ncols=True, leave=False)
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        self.to(self._done + amount, note)
+
+    def to(self, done: float, note: str = "") -> None:
+        amount, self._done = done - self._done, done
+        if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(amount)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= LINE_EVERY_SECONDS:
+            self._last_line = now
+            print(f"  {self.description}: {self._share(now)} {note}".rstrip(), flush=True)
+
+    def _share(self, now: float) -> str:
+        if not self.total or self._done <= 0:
+            return f"{self._done:,.0f} {self.unit}"
+        left = (now - self._started) * (self.total - self._done) / self._done
+        return f"{100 * self._done / self.total:.0f}%, {format_seconds(max(0.0, left))} left"
+
+    def write(self, line: str) -> None:
+        """Prints a line without tearing the bar."""
+        if self._bar is not None:
+            self._bar.write(line)
+        else:
+            print(line, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+@contextmanager
+def progress(description: str, total: float | None, unit: str = "") -> Iterator[Progress]:
+    bar = Progress(description, total, unit)
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+def format_seconds(seconds: float) -> str:
+    """`42 s`, `3 min 05 s`, `7 h 12 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

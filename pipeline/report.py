@@ -1,0 +1,240 @@
+"""`report.html`: one self-contained page per experiment, written again after every stage.
+
+In: the manifests, `metrics.jsonl`, the decisions and the ledger of one experiment. Out: `runs/<name>/report.html`
+and a copy in the folder of the newest stage. No network, no script; light and dark; reads on a phone and on paper.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from pipeline import ledger
+from pipeline.artifacts import MANIFEST, read_manifest
+from pipeline.charts import Line, bar, line_chart
+from pipeline.config import Config
+from pipeline.experiment import Experiment
+from pipeline.progress import format_seconds
+
+STAGES = ("data", "init", "pretrain")
+
+
+def write(config: Config) -> Path:
+    """Writes the page of what is finished so far and returns its path."""
+    experiment = Experiment(config)
+    folders = {s: f for s in STAGES if (f := experiment.stage_folder(s)) and (f / MANIFEST).is_file()}
+    page = render(config, folders, experiment.ledger_path)
+    experiment.folder.mkdir(parents=True, exist_ok=True)
+    targets = [experiment.folder, *list(folders.values())[-1:]]
+    for folder in targets:
+        part = folder / ".report.html.part"
+        part.write_text(page, encoding="utf-8")
+        part.replace(folder / "report.html")
+    return experiment.folder / "report.html"
+
+
+def render(config: Config, folders: Mapping[str, Path], ledger_path: Path) -> str:
+    """The whole page as HTML, from the folders of the finished stages."""
+    manifests = {stage: read_manifest(folder) for stage, folder in folders.items()}
+    data, init, pretrain = (manifests.get(stage) for stage in STAGES)
+    metrics = _read_lines(folders["pretrain"] / "metrics.jsonl") if pretrain else []
+    sections = [
+        _summary(data, init, pretrain),
+        _curves(metrics, pretrain) if pretrain else "",
+        _growth(init, pretrain) if init else "",
+        _funnel(data) if data else "",
+        _hours(config, ledger_path, init, pretrain),
+        _samples(pretrain) if pretrain else "",
+        _identity(manifests),
+    ]
+    title = escape(config.name)
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>hornbook: {title}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
+        f"<body><main><h1>{title}</h1>{''.join(sections)}</main></body></html>\n"
+    )
+
+
+def _summary(data: dict | None, init: dict | None, pretrain: dict | None) -> str:
+    tiles = []
+    if pretrain:
+        before, after = pretrain["initial_bits_per_byte"], pretrain["bits_per_byte"]
+        general = _general(after)
+        tiles.append((f"{general:.3f}", f"bits per byte on held-out text, from {_general(before):.3f} at the start"))
+        cap = pretrain["max_gpu_hours"]
+        of_cap = f" of {cap:g} ({100 * pretrain['gpu_hours_total'] / cap:.1f}%)" if cap else ""
+        tiles.append((f"{pretrain['gpu_hours_total']:.4f}", f"device-hours used{of_cap}"))
+        tiles.append((_short(pretrain["tokens_seen"]), f"tokens at {pretrain['tokens_per_second']:,.0f} per second"))
+        state = "annealed" if pretrain["annealed"] else "NOT annealed: the cap ended before the decay"
+        tiles.append((state.split(":")[0], f"stopped by {pretrain['stopped_by']}; {state}"))
+    elif init:
+        tiles.append((f"{init['grown_bits_per_byte']:.3f}", "bits per byte before pretraining"))
+    if data:
+        tiles.append((_short(data["tokens"]["train"]), f"training tokens from {data['documents']['kept']:,} documents"))
+    if init and init.get("max_rel_logit_diff") is not None:
+        tiles.append((f"{init['max_rel_logit_diff']:.0e}", "largest change of a logit by growth, relative"))
+    cells = "".join(f'<div class="tile"><b>{escape(a)}</b><span>{escape(b)}</span></div>' for a, b in tiles)
+    return f'<div class="tiles">{cells}</div>'
+
+
+def _curves(metrics: Sequence[Mapping[str, Any]], pretrain: Mapping[str, Any]) -> str:
+    def curve(key: str, x: str) -> list[tuple[float, float]]:
+        return [(row[x], row[key]) for row in metrics if row.get(key) is not None and row.get(x) is not None]
+
+    sets = [name for name in pretrain["bits_per_byte"] if name != "all"]
+    colours = ["--a", "--b", "--c", "--d"]
+    validation = [Line("all", curve("val/bits_per_byte", "budget/tokens"), "--ink", marks=True)]
+    validation += [
+        Line(name, curve(f"val/{name}/bits_per_byte", "budget/tokens"), colours[i % len(colours)], marks=True)
+        for i, name in enumerate(sets)
+    ]
+    train = [Line("train", curve("train/loss", "budget/tokens"), "--a")]
+    rate = [Line("rate", curve("train/lr", "budget/gpu_hours"), "--b")]
+    charts = [
+        ("Training loss", line_chart(train, x_name="tokens", y_name="nats per token", format_x=_short)),
+        ("Held-out text", line_chart(validation, x_name="tokens", y_name="bits per byte", format_x=_short)),
+        ("Learning rate", line_chart(rate, x_name="device-hours", y_name="learning rate", format_x=lambda x: f"{x:g}")),
+    ]
+    return "<h2>Pretraining</h2>" + "".join(f"<figure><figcaption>{n}</figcaption>{c}</figure>" for n, c in charts if c)
+
+
+def _growth(init: Mapping[str, Any], pretrain: Mapping[str, Any] | None) -> str:
+    parameters = init["parameters"]
+    rows = []
+    if parameters["source"]:
+        rows.append(("source", parameters["source"], init["source_bits_per_byte"], "trained earlier"))
+    rows.append(("after init", parameters["grown"], init["grown_bits_per_byte"], _kept(init)))
+    if pretrain:
+        rows.append(("after pretraining", parameters["grown"], _general(pretrain["bits_per_byte"]), ""))
+    worst = max(row[2] for row in rows)
+    body = "".join(
+        f"<tr><td>{escape(name)}<td class=n>{count:,}<td class=n>{bits:.4f}<td>{bar(bits / worst)}<td>{escape(note)}"
+        for name, count, bits, note in rows
+    )
+    note = "The first two are measured on the same few held-out windows, the last one on all held-out text."
+    return (
+        f"<h2>Initialization: {escape(init['method'])}</h2><table><tr><th>model<th class=n>parameters"
+        f"<th class=n>bits per byte<th><th>{body}</table><p class=note>{note}</p>"
+    )
+
+
+def _kept(init: Mapping[str, Any]) -> str:
+    if init["max_abs_logit_diff"] is None:
+        return "fresh weights"
+    return f"largest logit difference {init['max_abs_logit_diff']:.1e}"
+
+
+def _funnel(data: Mapping[str, Any]) -> str:
+    documents = data["documents"]
+    top = max(1, documents["read"])
+    steps = "".join(
+        f"<tr><td>{escape(str(row['step']))}<td class=n>{row['documents']:,}<td class=n>{row['bytes'] / 1e6:,.1f}"
+        f"<td>{bar(row['documents'] / top)}"
+        for row in data["funnel"]
+    )
+    dropped = sorted(documents["dropped"].items(), key=lambda item: -item[1])
+    reasons = "".join(
+        f"<tr><td>{escape(name)}<td class=n>{count:,}<td>{bar(count / top, '--b')}" for name, count in dropped if count
+    )
+    sources = "".join(
+        f"<tr><td>{escape(name)}<td class=n>{s['documents']:,}<td class=n>{s['tokens']:,}"
+        f"<td>{escape(_licence(s['license']))}"
+        for name, s in data["sources"].items()
+    )
+    total = (
+        f"{documents['read']:,} read = {documents['kept']:,} kept + {sum(documents['dropped'].values()):,} dropped + "
+        f"{documents['unreadable']:,} unreadable. {data['bytes_per_token']:.2f} bytes per token, vocabulary "
+        f"{data['vocab_size']:,}."
+    )
+    auc = (data.get("classifier") or {}).get("auc")
+    scorer = f" The quality scorer's AUC is {auc:.3f} on weak labels of unseen packages." if auc is not None else ""
+    return (
+        f"<h2>Data</h2><p>{escape(total + scorer)}</p>"
+        f"<table><tr><th>after step<th class=n>documents<th class=n>MB<th>{steps}</table>"
+        f"<h3>Why documents were dropped</h3><table><tr><th>rule<th class=n>documents<th>{reasons}</table>"
+        "<h3>What is trained on</h3><table><tr><th>source<th class=n>documents<th class=n>tokens<th>licences"
+        f"{sources}</table>"
+    )
+
+
+def _licence(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {v:,}" for k, v in sorted(value.items(), key=lambda item: -item[1]))
+    return str(value)
+
+
+def _hours(config: Config, ledger_path: Path, init: dict | None, pretrain: dict | None) -> str:
+    hours = ledger.spent_hours(ledger_path)
+    if not hours:
+        return ""
+    rows = [(stage, hours[stage]) for stage in STAGES if stage in hours]
+    if init and init.get("source_gpu_hours"):
+        rows.insert(0, ("source, pretrain", init["source_gpu_hours"]))
+    price, total = config.budget.gpu_hour_price, sum(h for _, h in rows)
+    body = "".join(
+        f"<tr><td>{escape(stage)}<td class=n>{h:.4f}<td class=n>{format_seconds(3600 * h)}<td>{bar(h / total)}"
+        for stage, h in rows
+    )
+    cost = f", {total * price:,.2f} at {price:g} an hour" if price else ""
+    lives = f" Pretraining took {pretrain['lives']} process(es)." if pretrain else ""
+    return (
+        f"<h2>Hours</h2><table><tr><th>stage<th class=n>device-hours<th class=n>time<th>{body}</table>"
+        f"<p class=note>{total:.4f} device-hours in all{cost}.{lives} Every second of every process is counted, "
+        "imports included.</p>"
+    )
+
+
+def _samples(pretrain: Mapping[str, Any]) -> str:
+    blocks = "".join(f"<pre><b>{escape(s['prompt'])}</b>{escape(s['text'])}</pre>" for s in pretrain.get("samples", []))
+    return f"<h2>Samples</h2>{blocks}" if blocks else ""
+
+
+def _identity(manifests: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(stage)}<td><code>{m['fingerprint']}</code><td><code>{m['content_hash'][:12]}</code>"
+        f"<td>{escape(m['finished'])}"
+        f"<td><code>{escape((m['commit'] or 'no git')[:10])}{'+' if m['dirty'] else ''}</code>"
+        for stage, m in manifests.items()
+    )
+    return f"<h2>Identity</h2><table><tr><th>stage<th>fingerprint<th>content<th>finished<th>commit{rows}</table>"
+
+
+def _general(bits: Mapping[str, float]) -> float:
+    return bits["all"]
+
+
+def _short(number: float) -> str:
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:g}"
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+STYLE = """
+:root{--paper:#fdfcf9;--ink:#26221c;--dim:#7a7266;--rule:#e4dfd4;--a:#9c4a1a;--b:#2f6f73;--c:#7a5ea8;--d:#6b7d1e}
+@media(prefers-color-scheme:dark){:root{--paper:#1b1917;--ink:#ece6da;--dim:#a39a8a;--rule:#3a352e;--a:#e08a4f;
+--b:#6dbcc0;--c:#b79fe0;--d:#b5c95a}}
+body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
+main{max-width:760px;margin:0 auto;padding:24px 20px 64px}
+h1{font-size:30px;margin:8px 0 16px}h2{font-size:20px;margin:36px 0 8px;border-bottom:1px solid var(--rule)}
+h3{font-size:16px;margin:20px 0 4px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(210px,1fr));gap:12px}
+.tile{border:1px solid var(--rule);border-radius:8px;padding:12px 14px}
+.tile b{display:block;font-size:24px}.tile span,.note{color:var(--dim);font-size:14px}
+table{border-collapse:collapse;width:100%;font-size:14px}th{text-align:left;font-weight:600;color:var(--dim)}
+td,th{padding:4px 8px 4px 0;border-bottom:1px solid var(--rule);vertical-align:baseline}.n{text-align:right}
+td.n{font-variant-numeric:tabular-nums}
+.bar{display:inline-block;width:150px;height:9px;background:var(--rule);border-radius:4px;overflow:hidden}
+.bar span{display:block;height:100%}
+figure{margin:12px 0}figcaption{font-weight:600}svg{width:100%;height:auto}
+.grid{stroke:var(--rule)}.tick,.axis,.name{font:12px system-ui,sans-serif}.tick,.axis{fill:var(--dim)}
+pre{white-space:pre-wrap;overflow-wrap:anywhere;border:1px solid var(--rule);border-radius:8px;padding:12px;
+font-size:13px}pre b{color:var(--a)}code{font-size:13px}
+@media(max-width:520px){.bar{width:70px}td,th{padding-right:5px;font-size:13px}}
+@media print{.tile,pre{break-inside:avoid}}
+"""

@@ -1,0 +1,48 @@
+"""One owner of SIGTERM, SIGINT and SIGUSR1.
+
+Two manners, chosen by the stage. Stages whose work is cut into small finished steps (data, init) stop at once:
+the handler raises `Stopped`. Training first reaches the end of its step and saves: the handler sets a flag that
+the loop looks at (`stop_requested`). A second signal always stops at once.
+"""
+
+import signal
+from types import FrameType
+
+from pipeline.errors import Stopped
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+_received: list[int] = []
+_deferred = False
+
+
+def install() -> None:
+    """Takes over the three signals for this process. Call once, from the main thread, before long work."""
+    for number in SIGNALS:
+        signal.signal(number, _handle)
+
+
+def defer(deferred: bool) -> None:
+    """`True`: a first signal only sets the flag. `False`: it raises, now if one came in the meantime."""
+    global _deferred
+    _deferred = deferred
+    if not deferred and _received:
+        raise Stopped(signal.Signals(_received[0]).name)
+
+
+def stop_requested() -> str | None:
+    """The name of the signal that asked this process to stop, or None."""
+    return signal.Signals(_received[0]).name if _received else None
+
+
+def release_in_worker() -> None:
+    """For worker processes: the parent decides when they end."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    _received.append(number)
+    if not _deferred or len(_received) > 1:
+        raise Stopped(signal.Signals(number).name)

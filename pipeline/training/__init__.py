@@ -1,0 +1,1 @@
+"""The parts of pretraining: batches, budget, module, callbacks, checkpoints, tracking."""

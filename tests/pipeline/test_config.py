@@ -1,0 +1,97 @@
+"""A config is one file, checked before any work: the message names the key and the nearest right one."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import config as configs
+from pipeline.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ROOT / "configs" / "tiny.yaml"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_config_is_parsed(path):
+    if "model" not in configs.read_yaml(path):
+        pytest.skip("a table, not an experiment")
+    config = configs.load(path)
+    assert config.name == path.stem
+    again = configs.from_values(configs.to_values(config), where="round trip")
+    assert configs.to_values(again) == configs.to_values(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.lerning_rate=1", ["train.lerning_rate", "learning_rate"]),
+        ("hidden_size=128", ["hidden_size", "model.hidden_size"]),
+        ("trian.seed=1", ["trian", "train"]),
+        ("train=3", ["train", "section"]),
+        ("model.hidden_size=241", ["hidden_size=241", "num_attention_heads"]),
+        ("model.partial_rotary_factor=0.125", ["partial_rotary_factor", "rotary"]),
+        ("model.num_key_value_heads=4", ["num_key_value_heads"]),
+        ("budget.max_gpu_hours=24h", ["budget.max_gpu_hours", "24h"]),
+        ("budget.max_gpu_hours=0", ["budget.max_gpu_hours", "more than 0"]),
+        ("train.sequence_length=100000", ["sequence_length", "max_position_embeddings"]),
+        ("train.global_batch_tokens=1000", ["global_batch_tokens", "multiple"]),
+        ("train.micro_batch=5", ["micro_batch", "divisor"]),
+        ("train.precision=fp8", ["train.precision", "bf16-mixed"]),
+        ("tokenizer.vocab_size=999999", ["tokenizer.vocab_size", "model.vocab_size"]),
+        ("train.mix.nowhere=1", ["train.mix", "data.sources"]),
+        ("name=../escape", ["name"]),
+        ("no-equals-sign", ["key=value"]),
+    ],
+)
+def test_a_wrong_override_is_one_message_that_names_the_mend(override, words):
+    with pytest.raises(UserError) as error:
+        configs.load(TINY, [override])
+    for word in words:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["", "- a\n- b\n", "a: [1\n", "name: x\n\tb: 1\n", "\xff\xfe"])
+def test_a_file_that_is_no_experiment_is_refused(tmp_path, content):
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=r"bad\.yaml"):
+        configs.load(path)
+
+
+def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        configs.load(tmp_path / "nowhere.yaml")
+    with pytest.raises(UserError, match="is a folder"):
+        configs.load(tmp_path)
+
+
+def test_a_missing_shape_is_named(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text("name: small\nmodel:\n  hidden_size: 8\n")
+    with pytest.raises(UserError, match=r"model\."):
+        configs.load(path)
+
+
+def test_named_things_are_mappings_that_an_override_changes_or_removes():
+    config = configs.load(TINY, ["data.filters.quality.min_score=0.9", "data.filters.length=null"])
+    assert config.data.filters["quality"]["min_score"] == 0.9
+    assert config.data.filters["length"] is None
+    assert config.data.filters["licence"] is not None
+
+
+def test_runtime_and_extendable_keys_never_reach_a_fingerprint():
+    base = configs.load(TINY)
+    other = configs.load(TINY, ["train.precision=32-true", "budget.max_gpu_hours=9", "data.workers=7", "name=x"])
+    assert configs.identity(base) == configs.identity(other)
+    assert configs.identity(base) != configs.identity(configs.load(TINY, ["train.learning_rate=0.1"]))
+
+
+def test_the_source_config_is_found_beside_the_config_that_names_it(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert Path(configs.load(TINY).init.source or "").is_file()
+
+
+def test_a_source_model_brings_its_tokenizer():
+    config = configs.load(TINY, ["init.source=some/model"])
+    assert config.tokenizer.path == "some/model"

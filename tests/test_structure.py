@@ -1,0 +1,79 @@
+"""The rules of the house that a machine can check: who imports whom, file sizes, whose `model` it is."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("pipeline", "model", "data_filters")
+FORBIDDEN = {
+    "model": {"pipeline", "data_filters", "lightning", "datatrove", "wandb", "datasets", "tests", "scripts"},
+    "data_filters": {"pipeline", "model", "torch", "lightning", "wandb", "tests", "scripts"},
+    "pipeline": {"tests", "scripts"},
+}
+
+
+def _files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def _imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_run_one_way(package):
+    for path in _files(package):
+        assert not _imports(path) & FORBIDDEN[package], path
+
+
+def test_nobody_imports_a_bare_package_that_a_variable_could_shadow():
+    for package in (*PACKAGES, "tests", "scripts"):
+        for path in _files(package):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    assert not {a.name for a in node.names} & {"model", "pipeline"}, path
+
+
+def test_every_package_folder_is_listed_for_installation():
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    found = {
+        str(init.parent.relative_to(ROOT)).replace("/", ".")
+        for package in PACKAGES
+        for init in (ROOT / package).rglob("__init__.py")
+    }
+    assert listed == found
+
+
+def test_no_file_is_long_and_none_is_called_utils():
+    for package in (*PACKAGES, "tests", "scripts"):
+        for path in _files(package):
+            assert len(path.read_text(encoding="utf-8").splitlines()) <= 500, path
+            assert path.stem not in {"utils", "misc", "helpers", "common"}, path
+
+
+def test_the_modules_are_ours_even_beside_files_of_the_same_name(tmp_path):
+    for name in PACKAGES:
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module was imported')")
+    code = "import model, pipeline, data_filters; print(model.__file__, pipeline.__file__, data_filters.__file__)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert all(Path(word).is_relative_to(ROOT) for word in done.stdout.split())
+
+
+def test_the_constraints_pin_every_dependency():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    assert {re.split(r"[\[><=,]", name)[0].lower() for name in wanted} <= pinned
