@@ -1,0 +1,1 @@
+"""The network: plain PyTorch. It knows no trainer and no files of text."""

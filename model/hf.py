@@ -1,0 +1,215 @@
+"""Model folders in Hugging Face's form: written so that `AutoModelForCausalLM` loads them, read without transformers.
+
+In: tensors by name (a state dict, or an iterator that makes them one at a time), a config, a tokenizer. Out: a folder
+with config.json, generation_config.json, model.safetensors and the tokenizer. The writer streams: names, shapes and
+dtype are known from the config, so the header goes first and each tensor follows as it comes, through a temporary name,
+so that an interrupted writer leaves no half model. Only safetensors are read: a pickle can run a stranger's code.
+"""
+
+import json
+import math
+import os
+import shutil
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.transformer import Transformer
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # ours: safetensors'
+IGNORED_TENSORS = ("rotary_emb.inv_freq",)  # derived from the config; old exports stored it
+
+
+class UnreadableModel(ValueError):
+    """A folder does not hold a model that hornbook can read; the message says why and what to do."""
+
+
+def save_folder(
+    path: Path,
+    state_dict: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]],
+    config: ModelConfig,
+    tokenizer_json: Path | None,
+    eos_token: str,
+    dtype: str = "float32",
+) -> None:
+    """Writes the folder, except for its README. `dtype` is one of `DTYPES`.
+
+    An iterator must yield the tensors of `config.tensor_shapes()` in that order. `eos_token` must be in the tokenizer;
+    it also serves as beginning of text, as in Phi. Raises ValueError for tensors that do not fit the config.
+    """
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    eos = token_id(tokenizer_json, eos_token) if tokenizer_json else None
+    if eos is not None and eos >= config.vocab_size:
+        raise ValueError(f"{eos_token!r} has id {eos}, outside model.vocab_size={config.vocab_size}; raise that size.")
+    _write_json(path / "config.json", config.to_hf(bos_token_id=eos, eos_token_id=eos, dtype=dtype))
+    ids = {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos}
+    _write_json(path / "generation_config.json", ids)
+    if tokenizer_json:
+        _save_tokenizer(path, tokenizer_json, eos_token, config.max_position_embeddings)
+    tensors = _in_order(state_dict, config) if isinstance(state_dict, Mapping) else state_dict
+    write_safetensors(path / WEIGHTS, tensors, config.tensor_shapes(), dtype)
+
+
+def write_safetensors(
+    path: Path, tensors: Iterable[tuple[str, Tensor]], shapes: Mapping[str, tuple[int, ...]], dtype: str
+) -> None:
+    """Streams tensors, in the order of `shapes`, into one safetensors file; only one tensor is in memory at a time."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; it must be one of: {', '.join(DTYPES)}.")
+    torch_dtype = getattr(torch, dtype)
+    partial = path.with_name(path.name + ".partial")
+    names = iter(shapes)
+    with partial.open("wb") as file:
+        file.write(_header(shapes, dtype, torch_dtype.itemsize))
+        for name, tensor in tensors:
+            expected = next(names, None)
+            if name != expected or tuple(tensor.shape) != shapes[name]:
+                wanted = f"{expected!r} {shapes.get(expected or '')}"
+                raise ValueError(f"cannot write {path.name}: expected {wanted}, got {name!r} {tuple(tensor.shape)}.")
+            _write_tensor(file, tensor.detach().to("cpu", torch_dtype))
+        if (missing := next(names, None)) is not None:
+            raise ValueError(f"cannot write {path.name}: the tensors ended before {missing!r}.")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _write_tensor(file: Any, tensor: Tensor) -> None:
+    file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _header(shapes: Mapping[str, tuple[int, ...]], dtype: str, itemsize: int) -> bytes:
+    content: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + math.prod(shape) * itemsize
+        content[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(content, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format wants the data aligned
+    return struct.pack("<Q", len(text)) + text
+
+
+def _in_order(state_dict: Mapping[Any, Tensor], config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+    shapes = config.tensor_shapes()
+    _check_names(set(state_dict), shapes, "the state dict")
+    return ((name, state_dict[name]) for name in shapes)
+
+
+def _save_tokenizer(path: Path, tokenizer_json: Path, eos_token: str, max_length: int) -> None:
+    if Path(tokenizer_json).resolve() != (path / "tokenizer.json").resolve():
+        shutil.copyfile(tokenizer_json, path / "tokenizer.json")
+    # Not transformers 5's own "TokenizersBackend", which transformers 4 and llama.cpp's converter cannot load.
+    content = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_length}
+    content |= {"bos_token": eos_token, "eos_token": eos_token, "pad_token": eos_token, "unk_token": eos_token}
+    _write_json(path / "tokenizer_config.json", content | {"clean_up_tokenization_spaces": False})
+
+
+def token_id(tokenizer_json: Path, token: str) -> int:
+    """The id of `token` in a tokenizer.json. Raises ValueError if it has none."""
+    content = json.loads(Path(tokenizer_json).read_text(encoding="utf-8"))
+    added = {entry["content"]: entry["id"] for entry in content.get("added_tokens", [])}
+    found = added.get(token, content.get("model", {}).get("vocab", {}).get(token))
+    if found is None:
+        raise ValueError(f"{tokenizer_json} has no token {token!r}; name the tokenizer's own end-of-text token.")
+    return int(found)
+
+
+def load_config(folder: Path) -> ModelConfig:
+    """The shape of the model in `folder`. Raises `UnreadableModel` or `ImpossibleShape`."""
+    file = Path(folder) / "config.json"
+    if not file.is_file():
+        raise UnreadableModel(f"{folder} has no config.json, so it is no model folder; check the path.")
+    try:
+        return ModelConfig.from_hf(json.loads(file.read_text(encoding="utf-8")))
+    except json.JSONDecodeError as error:
+        raise UnreadableModel(f"{file} is not readable as JSON ({error}); write or download it again.") from error
+
+
+class SafetensorsState(Mapping[str, Tensor]):
+    """Tensor names to tensors, memory-mapped: reading a name costs its pages, and nothing is kept."""
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        """`files`: for each tensor name the file that holds it."""
+        self._files = dict(files)
+        self._open: dict[Path, Any] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        file = self._files[name]
+        if file not in self._open:
+            self._open[file] = safe_open(file, framework="pt", device="cpu")
+        return self._open[file].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+def open_state(folder: Path) -> SafetensorsState:
+    """The tensors of `folder`, from one file or from the shards of an index, in the dtypes in which they are stored."""
+    folder = Path(folder)
+    if (folder / WEIGHTS).is_file():
+        try:
+            with safe_open(folder / WEIGHTS, framework="pt") as file:
+                names = list(file.keys())
+        except Exception as error:  # safetensors raises its own, undocumented kinds
+            raise UnreadableModel(f"{folder / WEIGHTS} is damaged ({error}); write or download it again.") from error
+        files = dict.fromkeys(names, folder / WEIGHTS)
+    elif (folder / INDEX).is_file():
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        files = {name: folder / shard for name, shard in index.items()}
+        missing = sorted({file.name for file in files.values() if not file.is_file()})
+        if missing:
+            raise UnreadableModel(f"{folder} lacks {', '.join(missing)}, which {INDEX} names; download it again.")
+    else:
+        raise UnreadableModel(_why_no_weights(folder))
+    return SafetensorsState({name: file for name, file in files.items() if not name.endswith(IGNORED_TENSORS)})
+
+
+def _why_no_weights(folder: Path) -> str:
+    pickles = sorted(file.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(kind))
+    if not pickles:
+        return f"{folder} has neither {WEIGHTS} nor {INDEX}; check the path."
+    return (
+        f"{folder} holds its weights as a pickle ({pickles[0]}), which can run code when it is read, so hornbook "
+        f"does not; take the safetensors revision of that model, or convert it once in a sandbox with "
+        f"`AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)`."
+    )
+
+
+def load_network(folder: Path, dtype: torch.dtype = torch.float32) -> Transformer:
+    """The network in `folder`, on the CPU, in `dtype`. Raises `UnreadableModel` where tensors and config disagree."""
+    config, state = load_config(folder), open_state(folder)
+    _check_names(set(state), config.tensor_shapes(), str(folder))
+    with torch.device("meta"):
+        network = Transformer(config)
+    loaded = {}
+    for name, shape in config.tensor_shapes().items():
+        tensor = state[name]
+        if tuple(tensor.shape) != shape:
+            raise UnreadableModel(f"{folder}: {name} has shape {tuple(tensor.shape)}, but its config says {shape}.")
+        loaded[name] = tensor.to(dtype, copy=True)  # a copy of its own: the mapped file must never be trained on
+    network.load_state_dict(loaded, assign=True)
+    return network
+
+
+def _check_names(found: set[str], shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    missing, extra = sorted(set(shapes) - found), sorted(found - set(shapes))
+    if missing or extra:
+        parts = [f"lacks {len(missing)} tensors, first {missing[0]!r}"] if missing else []
+        parts += [f"has {len(extra)} that the config does not, first {extra[0]!r}"] if extra else []
+        raise UnreadableModel(f"{where} does not fit its config: it {' and '.join(parts)}.")
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

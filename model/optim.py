@@ -1,0 +1,193 @@
+"""Optimizers, and the fp32 master weights of a network that computes in bf16.
+
+In: a network with gradients. Out: updated weights and the gradient's norm. One class serves the three precisions:
+"bf16-mixed" (bf16 weights and gradients, fp32 masters and sums), "bf16-true" (bf16 only: updates below about 2^-9 of a
+weight are lost), "32-true" (fp32 only). Nothing here waits for a GPU: the norm is returned as a tensor.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import AdamW, Optimizer
+
+PRECISIONS = {"bf16-mixed": torch.bfloat16, "bf16-true": torch.bfloat16, "32-true": torch.float32}
+FUSED_DEVICES = ("cuda", "cpu", "mps")
+
+
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: the matrices of Linear layers (the head included) decay, everything else does not.
+
+    Biases and norms are offsets and scales, where a pull to 0 changes the function without regularizing it. The
+    embedding is a matrix by form only: a row sees a gradient when its token occurs, and would decay at every step, so
+    that rare tokens shrink towards 0.
+    """
+    linear = {id(module.weight) for module in network.modules() if isinstance(module, nn.Linear)}
+    parameters = list(network.parameters())
+    return [
+        {"params": [p for p in parameters if id(p) in linear], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) not in linear], "weight_decay": 0.0},
+    ]
+
+
+def adamw(
+    groups: list[dict[str, Any]], learning_rate: float, beta1: float = 0.9, beta2: float = 0.95, eps: float = 1e-8
+) -> Optimizer:
+    """AdamW (arXiv 1711.05101), fused into one kernel where the device has it. beta2 0.95: short runs, large steps."""
+    device = groups[0]["params"][0].device.type
+    return AdamW(groups, lr=learning_rate, betas=(beta1, beta2), eps=eps, fused=device in FUSED_DEVICES or None)
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adamw": adamw}
+
+
+class MasterWeights:
+    """Drives any torch optimizer for a network in any of the three precisions.
+
+    `MasterWeights(network, lambda groups: OPTIMIZERS["adamw"](groups, learning_rate=1e-3), precision="bf16-mixed")`
+    casts the network in place (give it in fp32 and on its device: its values become the masters). Per micro-batch:
+    `backward()`, then `accumulate()`. Per optimizer step: `set_learning_rate`, then `step(clip_norm)`.
+    `optimizer` is the torch optimizer inside (over the masters), for those who need its `param_groups`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        make_optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+        precision: str = "bf16-mixed",
+        weight_decay: float = 0.1,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"train.precision is {precision!r}; it must be one of: {', '.join(PRECISIONS)}.")
+        self.precision = precision
+        self.names = [name for name, _ in network.named_parameters()]
+        self.weights = list(network.parameters())
+        groups = parameter_groups(network, weight_decay)
+        self.masters = self._make_masters()
+        master_of = {id(w): m for w, m in zip(self.weights, self.masters, strict=True)}
+        for group in groups:
+            group["params"] = [master_of[id(weight)] for weight in group["params"]]
+        self.optimizer = make_optimizer(groups)
+
+    def _make_masters(self) -> list[nn.Parameter]:
+        dtype = PRECISIONS[self.precision]
+        masters = []
+        for weight in self.weights:
+            if self.precision == "bf16-mixed":
+                masters.append(nn.Parameter(weight.detach().float()))  # fp32 already: the same memory, no copy
+            weight.data = weight.data.to(dtype)
+        return masters or self.weights
+
+    @property
+    def has_masters(self) -> bool:
+        """Whether fp32 copies exist beside the network's own weights."""
+        return self.masters is not self.weights
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Sets the rate of all parameter groups for the next step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+
+    def accumulate(self) -> None:
+        """Moves the network's bf16 gradients of one micro-batch into fp32 sums and frees them.
+
+        Without masters autograd's own accumulation is used, in the weights' dtype. After the last micro-batch the call
+        may be left out: `step` does it.
+        """
+        if not self.has_masters:
+            return
+        for weight, master in zip(self.weights, self.masters, strict=True):
+            if weight.grad is None:
+                continue
+            if master.grad is None:
+                master.grad = weight.grad.float()
+            else:
+                master.grad += weight.grad
+            weight.grad = None
+
+    @torch.no_grad()
+    def step(self, clip_norm: float | None = None) -> Tensor:
+        """One optimizer step; returns the gradient's norm before clipping, as an fp32 tensor on the device.
+
+        A norm that is not finite leaves weights, masters and optimizer state untouched: check the returned norm when
+        you next look at numbers anyway. Gradients are freed in either case.
+        """
+        self.accumulate()
+        updated = [master for master in self.masters if master.grad is not None]
+        norm = _global_norm([master.grad for master in updated if master.grad is not None])
+        if clip_norm is not None:
+            clip_grads_with_norm_(updated, clip_norm, norm)
+        self._step_if_finite(norm)
+        if self.has_masters:
+            torch._foreach_copy_(self.weights, self.masters)  # pyright: ignore  (one launch for many tensors)
+        self.zero_grad()
+        return norm
+
+    def _step_if_finite(self, norm: Tensor) -> None:
+        finite = torch.isfinite(norm)
+        if getattr(self.optimizer, "_step_supports_amp_scaling", False):
+            # Fused kernels read this flag on the device, as they do for torch's GradScaler: no host sync.
+            self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+            self.optimizer.step()
+        elif finite:
+            self.optimizer.step()
+
+    def zero_grad(self) -> None:
+        """Frees all gradients, also those of micro-batches that were not stepped."""
+        for tensor in (*self.weights, *self.masters):
+            tensor.grad = None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Flat names to tensors, without copies: "master/<parameter>" and "<state>/<parameter>" (exp_avg, step, ...).
+
+        Hyperparameters are not in it: they come from the config and the schedule. Fits safetensors as well as
+        torch.load(weights_only=True).
+        """
+        state = {f"master/{name}": tensor for name, tensor in self._named_masters().items()}
+        for name, master in zip(self.names, self.masters, strict=True):
+            state |= {f"{key}/{name}": value for key, value in self.optimizer.state.get(master, {}).items()}
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores masters, the network's weights and the optimizer's state. Raises ValueError where names differ."""
+        per_name = _by_parameter(state, self.names)
+        for name, weight, master in zip(self.names, self.weights, self.masters, strict=True):
+            master.copy_(per_name[name].pop("master"))
+            if self.has_masters:
+                weight.copy_(master)
+        name_of = {id(master): name for name, master in zip(self.names, self.masters, strict=True)}
+        order = [name_of[id(p)] for group in self.optimizer.param_groups for p in group["params"]]
+        own = self.optimizer.state_dict()
+        own["state"] = {index: per_name[name] for index, name in enumerate(order) if per_name[name]}
+        self.optimizer.load_state_dict(own)
+
+    def master_state_dict(self) -> dict[str, Tensor]:
+        """Parameter names to fp32 tensors, for export and checkpoints: masters where they exist, else the weights."""
+        return {name: tensor.float() for name, tensor in self._named_masters().items()}
+
+    def _named_masters(self) -> dict[str, Tensor]:
+        return {name: master.detach() for name, master in zip(self.names, self.masters, strict=True)}
+
+
+def _global_norm(gradients: list[Tensor]) -> Tensor:
+    if all(gradient.dtype == torch.float32 for gradient in gradients):
+        return get_total_norm(gradients)
+    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
+    return torch.linalg.vector_norm(torch.stack(norms))
+
+
+def _by_parameter(state: Mapping[str, Tensor], names: list[str]) -> dict[str, dict[str, Tensor]]:
+    """{"exp_avg/lm_head.bias": t} as {"lm_head.bias": {"exp_avg": t}}, checked against the network's names."""
+    per_name: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+    for key, tensor in state.items():
+        kind, _, name = key.partition("/")
+        if name not in per_name:
+            raise ValueError(f"the optimizer state has {key!r}, but the network has no parameter {name!r}.")
+        per_name[name][kind] = tensor
+    missing = [name for name, found in per_name.items() if "master" not in found]
+    if missing:
+        raise ValueError(f"the optimizer state lacks {len(missing)} parameters of the network, first {missing[0]!r}.")
+    return per_name

@@ -1,0 +1,74 @@
+"""Learning-rate multipliers: pure functions of the step, given the decisions that were recorded about the decay.
+
+In: a step number and the decay's segments. Out: a multiplier of the peak learning rate in [0, 1]. Warmup, stable,
+decay (WSD; MiniCPM, arXiv 2404.06395): the stable phase does not depend on the end, so the clock decides only when the
+decay starts and where it ends, and each such decision is written down as a `DecaySegment` before it is used.
+A resumed run reads the segments back and continues on the same curve.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+def linear(progress: float) -> float:
+    """1 - progress."""
+    return 1.0 - progress
+
+
+def one_minus_sqrt(progress: float) -> float:
+    """1 - sqrt(progress): steep at first, long at low rates (Haegele et al. 2024, arXiv 2405.18392)."""
+    return 1.0 - math.sqrt(progress)
+
+
+def cosine(progress: float) -> float:
+    """Half a cosine: flat at both ends."""
+    return 0.5 + 0.5 * math.cos(math.pi * progress)
+
+
+DECAYS: dict[str, Callable[[float], float]] = {"linear": linear, "one_minus_sqrt": one_minus_sqrt, "cosine": cosine}
+
+
+@dataclass(frozen=True)
+class DecaySegment:
+    """One decision: at the start of `step` the decay has come to `progress`, and it reaches 1 at `end_step`.
+
+    The first segment starts the decay (progress 0). Later ones move its end, when the speed turned out different;
+    they start at the progress reached so far. `end_step` is the first step that is no longer taken.
+    """
+
+    step: int
+    end_step: int
+    progress: float = 0.0
+
+
+def warmup_multiplier(step: int, warmup_steps: int) -> float:
+    """(step + 1) / warmup_steps, at most 1: the first step already learns, step warmup_steps - 1 runs at the peak."""
+    return min(1.0, (step + 1) / warmup_steps) if warmup_steps > 0 else 1.0
+
+
+def decay_progress(step: float, segments: Sequence[DecaySegment]) -> float:
+    """How far the decay has come at `step`, in [0, 1]: piecewise linear, 0 before the first segment.
+
+    The last segment whose step has come rules. Progress never falls, whatever a later segment recorded.
+    """
+    progress = 0.0
+    ordered = sorted(segments, key=lambda segment: segment.step)
+    for index, segment in enumerate(ordered):
+        if segment.step > step:
+            break
+        until = min(step, ordered[index + 1].step) if index + 1 < len(ordered) else step
+        start = max(progress, segment.progress)
+        length = segment.end_step - segment.step
+        progress = 1.0 if until >= segment.end_step else start + (1.0 - start) * (until - segment.step) / length
+    return min(progress, 1.0)
+
+
+def wsd(step: int, warmup_steps: int, segments: Sequence[DecaySegment], shape: str = "linear") -> float:
+    """Multiplier of the learning rate for the 0-based optimizer step `step`.
+
+    The decay is read in the middle of a step: the last step (end_step - 1) then has a small rate (linear: 0.5 / steps
+    of the decay, so below 1 % from 50 steps on) and is not wasted at exactly 0. From end_step on it is 0.
+    """
+    ruling = [segment for segment in segments if segment.step <= step]
+    return min(warmup_multiplier(step, warmup_steps), DECAYS[shape](decay_progress(step + 0.5, ruling)))

@@ -1,0 +1,152 @@
+"""The Phi decoder in plain PyTorch; its state dict has exactly the names of transformers' PhiForCausalLM.
+
+In: token ids. Out: logits, hidden states, a summed loss, or generated ids. A block adds attention and MLP of the same
+normalized input to the stream in parallel (Phi-1.5, arXiv 2309.05463); every Linear has a bias, the head included.
+No dropout: pretraining sees its text about once.
+Letters: B batch, T tokens, D hidden, H query heads, G key-value heads, K head size, R half the rotary size, F
+feed-forward, V vocabulary, N = B x T.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from model.attention import causal_attention, decode_attention
+from model.config import ModelConfig
+from model.generation import KeyValueCache, generate
+from model.initialization import initial_tensor
+from model.loss import chunked_cross_entropy
+from model.rotary import rotary_tables, rotate
+
+ACTIVATION_CHECKPOINTING = ("none", "full")
+Rotary = tuple[Tensor, Tensor]  # cos_TR, sin_TR
+
+
+class Transformer(nn.Module):
+    """A Phi causal language model. Works in fp64, fp32 and bf16, and on the meta device.
+
+    `activation_checkpointing`: "none" keeps all activations, "full" keeps each block's input and recomputes the rest.
+    `attention_kernel`: "auto" (by device and length) or a name in `model.attention.ATTENTION`.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config.validate()
+        self.model = Decoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.activation_checkpointing = "none"
+        self.attention_kernel = "auto"
+
+    generate = generate
+
+    def forward(self, input_ids_BT: Tensor) -> Tensor:
+        """logits_BTV. Builds them in full: for training and validation use `loss`."""
+        return self.lm_head(self.hidden(input_ids_BT))
+
+    def hidden(self, input_ids_BT: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """h_BTD after the final LayerNorm. With a cache the ids continue what it holds, and are added to it."""
+        x_BTD = self.model.embed_tokens(input_ids_BT)
+        start = cache.length if cache else 0
+        rotary = rotary_tables(self.config, start, start + input_ids_BT.shape[1], like=x_BTD)
+        for index, block in enumerate(self.model.layers):
+            if cache is not None:
+                x_BTD = block(x_BTD, rotary, self.attention_kernel, cache, index)
+            elif self._recompute():
+                x_BTD = checkpoint(block, x_BTD, rotary, self.attention_kernel, use_reentrant=False)
+            else:
+                x_BTD = block(x_BTD, rotary, self.attention_kernel)
+        return self.model.final_layernorm(x_BTD)
+
+    def loss(self, input_ids_BT: Tensor, labels_BT: Tensor, chunk_tokens: int | None = None) -> tuple[Tensor, Tensor]:
+        """Summed cross entropy in nats (fp32 scalar) and the number of labels it sums (int64 scalar, on the device).
+
+        Labels are already shifted: labels[b, t] is the token that follows input_ids[b, t]; -100 is not counted.
+        """
+        h_ND = self.hidden(input_ids_BT).flatten(0, 1)
+        return chunked_cross_entropy(h_ND, self.lm_head.weight, self.lm_head.bias, labels_BT.flatten(), chunk_tokens)
+
+    @torch.no_grad()
+    def initialize(self, seed: int) -> "Transformer":
+        """Fresh weights, the same for the same seed on every device (see `model.initialization`); returns itself."""
+        for name, parameter in self.named_parameters():
+            parameter.copy_(initial_tensor(name, tuple(parameter.shape), self.config, seed))
+        return self
+
+    def _recompute(self) -> bool:
+        if self.activation_checkpointing not in ACTIVATION_CHECKPOINTING:
+            raise ValueError(
+                f"activation_checkpointing is {self.activation_checkpointing!r}; "
+                f"it must be one of: {', '.join(ACTIVATION_CHECKPOINTING)}."
+            )
+        return self.activation_checkpointing == "full" and torch.is_grad_enabled()
+
+
+class Decoder(nn.Module):
+    """Holds the tensors that transformers names `model.*`; `Transformer.hidden` runs them."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.final_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)) + mlp(norm(x))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = Attention(config)
+        self.mlp = MLP(config)
+
+    def forward(
+        self, x_BTD: Tensor, rotary: Rotary, kernel: str, cache: KeyValueCache | None = None, index: int = 0
+    ) -> Tensor:
+        n_BTD = self.input_layernorm(x_BTD)
+        return x_BTD + self.self_attn(n_BTD, rotary, kernel, cache, index) + self.mlp(n_BTD)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with partial rotary embedding and, if asked for, normalized queries and keys."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_size = config.num_attention_heads, config.kv_heads, config.head_size
+        self.q_proj = nn.Linear(config.hidden_size, self.heads * self.head_size)
+        self.k_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_size)
+        self.v_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_size)
+        self.dense = nn.Linear(self.heads * self.head_size, config.hidden_size)
+        self.qk_layernorm = config.qk_layernorm
+        if config.qk_layernorm:
+            self.q_layernorm = nn.LayerNorm(self.head_size, eps=config.layer_norm_eps)
+            self.k_layernorm = nn.LayerNorm(self.head_size, eps=config.layer_norm_eps)
+
+    def forward(self, n_BTD: Tensor, rotary: Rotary, kernel: str, cache: KeyValueCache | None, index: int) -> Tensor:
+        q_BTHK = self.q_proj(n_BTD).unflatten(-1, (self.heads, self.head_size))
+        k_BTGK = self.k_proj(n_BTD).unflatten(-1, (self.kv_heads, self.head_size))
+        v_BGTK = self.v_proj(n_BTD).unflatten(-1, (self.kv_heads, self.head_size)).transpose(1, 2)
+        if self.qk_layernorm:
+            q_BTHK, k_BTGK = self.q_layernorm(q_BTHK), self.k_layernorm(k_BTGK)
+        q_BHTK = rotate(q_BTHK.transpose(1, 2), *rotary)
+        k_BGTK = rotate(k_BTGK.transpose(1, 2), *rotary)
+        if cache is not None:
+            k_BGTK, v_BGTK = cache.append(index, k_BGTK, v_BGTK)
+        if q_BHTK.shape[2] == 1:
+            o_BHTK = decode_attention(q_BHTK, k_BGTK, v_BGTK)
+        else:
+            o_BHTK = causal_attention(q_BHTK, k_BGTK, v_BGTK, kernel)
+        return self.dense(o_BHTK.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """fc2(gelu(fc1 x)). torch's one fused tanh GELU: transformers' gelu_new keeps three more tensors of this width."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, n_BTD: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(n_BTD), approximate="tanh"))

@@ -1,0 +1,49 @@
+"""Shared by the tests of `model`: networks with every tensor off its start value, and transformers' Phi beside them."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import PhiConfig, PhiForCausalLM
+
+from model.config import ModelConfig
+from model.transformer import Transformer
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def network_of() -> Callable[..., Transformer]:
+    """Builds a network whose gains, biases and stream mean all matter, as if it had been trained."""
+
+    def build(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.float64) -> Transformer:
+        network = Transformer(config).to(torch.float64)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in network.named_parameters():
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                start, spread = (1.0, 0.3) if "norm.weight" in name else (0.0, 0.3)
+                if parameter.ndim == 2:  # a small embedding with an offset: LayerNorm's eps and centring then count
+                    start, spread = (0.01, 0.02) if "embed" in name else (0.0, parameter.shape[1] ** -0.5)
+                parameter.copy_(start + spread * noise)
+        return network.to(dtype)
+
+    return build
+
+
+@pytest.fixture
+def phi_of() -> Callable[[Transformer], PhiForCausalLM]:
+    """The same weights in transformers' Phi."""
+
+    def convert(network: Transformer, attention: str = "sdpa") -> PhiForCausalLM:
+        reference = PhiForCausalLM._from_config(
+            PhiConfig.from_dict(network.config.to_hf()), attn_implementation=attention, dtype=torch.float32
+        )
+        reference = reference.to(network.lm_head.weight.dtype).eval()
+        reference.load_state_dict(network.state_dict())
+        return reference
+
+    return convert

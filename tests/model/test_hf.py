@@ -1,0 +1,153 @@
+"""Model folders: transformers loads them and agrees; one file, shards and half precision are read, the rest refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from model.config import ImpossibleShape, ModelConfig
+from model.hf import UnreadableModel, load_config, load_network, open_state, save_folder, token_id
+
+END = "<|endoftext|>"
+CONFIG = ModelConfig(320, 40, 80, 2, 4, num_key_value_heads=2, partial_rotary_factor=0.6, max_position_embeddings=64)
+
+
+@pytest.fixture
+def tokenizer_json(tmp_path: Path) -> Path:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(["def add(a, b):\n    return a + b\n"] * 20, trainer)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path / "tokenizer.json"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tokenizer_json: Path, network_of) -> Path:
+    path = tmp_path / "model"
+    save_folder(path, network_of(CONFIG, dtype=torch.float32).state_dict(), CONFIG, tokenizer_json, END, "float32")
+    return path
+
+
+def test_transformers_loads_the_folder_and_computes_the_same_logits(folder: Path) -> None:
+    ours, theirs = load_network(folder), AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    assert type(theirs).__name__ == "PhiForCausalLM"
+    assert theirs.dtype == torch.float32
+    ids = torch.randint(0, 300, (2, 30), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_transformers_tokenizes_and_generates_from_the_folder(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    text = "def add(a, b): return a"
+    prompt = tokenizer(text, return_tensors="pt")
+    assert tokenizer.decode(prompt["input_ids"][0]) == text
+    assert tokenizer.eos_token == END
+    assert tokenizer.eos_token_id == theirs.config.eos_token_id == 0
+    written = theirs.generate(**prompt, max_new_tokens=8, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+    ours = list(load_network(folder).generate(prompt["input_ids"][0], 8, temperature=0, eos_token_id=0))
+    assert ours == [token for token in written.tolist() if token != 0]
+
+
+def test_the_folder_holds_what_users_of_the_hub_expect(folder: Path) -> None:
+    names = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert {file.name for file in folder.iterdir()} == names
+    assert json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert load_config(folder) == CONFIG
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_tensors_are_stored_and_read_in_their_dtype(dtype: str, tmp_path: Path, network_of) -> None:
+    state = network_of(CONFIG, dtype=torch.float32).state_dict()
+    save_folder(tmp_path / "m", iter(state_in_order(state)), CONFIG, None, END, dtype)
+    read, theirs = open_state(tmp_path / "m"), load_file(tmp_path / "m" / "model.safetensors")
+    assert set(read) == set(theirs) == set(state)
+    for name, tensor in state.items():
+        assert read[name].dtype == getattr(torch, dtype)
+        assert torch.equal(read[name], tensor.to(getattr(torch, dtype)))
+        assert torch.equal(read[name], theirs[name])
+    assert load_network(tmp_path / "m", torch.bfloat16).lm_head.weight.dtype == torch.bfloat16
+
+
+def state_in_order(state: dict[str, torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
+    return [(name, state[name]) for name in CONFIG.tensor_shapes()]
+
+
+def test_training_a_loaded_network_leaves_its_file_alone(folder: Path) -> None:
+    before = (folder / "model.safetensors").read_bytes()
+    network = load_network(folder)
+    with torch.no_grad():
+        network.lm_head.weight.zero_()
+    assert network.lm_head.weight.requires_grad
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
+def test_shards_with_an_index_are_read(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    index = {}
+    for number, names in enumerate((sorted(state)[:10], sorted(state)[10:])):
+        save_file({name: state[name] for name in names}, folder / f"model-{number}.safetensors")
+        index |= dict.fromkeys(names, f"model-{number}.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    loaded = load_network(folder).state_dict()
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+    (folder / "model-1.safetensors").unlink()
+    with pytest.raises(UnreadableModel, match=r"lacks model-1.safetensors"):
+        open_state(folder)
+
+
+def test_a_pickle_checkpoint_is_refused_with_the_way_out(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UnreadableModel, match=r"pytorch_model.bin.*safetensors revision.*save_pretrained"):
+        open_state(folder)
+
+
+def test_another_family_is_refused_by_name(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(ImpossibleShape, match=r"'llama'"):
+        load_network(folder)
+
+
+def test_damaged_and_missing_files_are_named(folder: Path, tmp_path: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UnreadableModel, match=r"model.safetensors is damaged"):
+        open_state(folder)
+    with pytest.raises(UnreadableModel, match=r"no config.json"):
+        load_config(tmp_path / "nowhere")
+
+
+def test_tensors_that_do_not_fit_the_config_are_named(folder: Path) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {"num_hidden_layers": 3}))
+    with pytest.raises(UnreadableModel, match=r"lacks 14 tensors, first 'model.layers.2"):
+        load_network(folder)
+    (folder / "config.json").write_text(json.dumps(content | {"intermediate_size": 81}))
+    with pytest.raises(UnreadableModel, match=r"model.layers.0.mlp.fc1.weight has shape"):
+        load_network(folder)
+
+
+def test_an_interrupted_writer_leaves_no_model(tmp_path: Path, network_of) -> None:
+    tensors = state_in_order(network_of(CONFIG).state_dict())
+    with pytest.raises(ValueError, match=r"ended before 'lm_head.bias'"):
+        save_folder(tmp_path / "m", tensors[:-1], CONFIG, None, END, "float32")
+    with pytest.raises(ValueError, match=r"expected 'model.embed_tokens.weight'"):
+        save_folder(tmp_path / "m", tensors[1:], CONFIG, None, END, "float32")
+    with pytest.raises(UnreadableModel, match=r"neither"):
+        open_state(tmp_path / "m")
+
+
+def test_an_end_of_text_that_the_tokenizer_lacks_is_refused(tmp_path: Path, tokenizer_json: Path, network_of) -> None:
+    assert token_id(tokenizer_json, END) == 0
+    with pytest.raises(ValueError, match=r"no token '</s>'"):
+        save_folder(tmp_path / "m", network_of(CONFIG).state_dict(), CONFIG, tokenizer_json, "</s>", "float32")

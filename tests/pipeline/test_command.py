@@ -1,0 +1,118 @@
+"""The command a person types: quick help, one message per mistake, exit codes that scripts rely on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline import signals
+from pipeline.errors import STOPPED, WRONG_INPUT, Stopped
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = str(ROOT / "configs" / "tiny.yaml")
+
+
+def hornbook(*words: str, root: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "pipeline", *words],
+        cwd=root,
+        env={**os.environ, "HORNBOOK_ROOT": str(root), "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_help_loads_no_heavy_library():
+    code = "import sys; from pipeline.__main__ import _parser; _parser().format_help(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "lightning", "datatrove", "wandb", "omegaconf", "numpy"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("words", [["--help"], ["pretrain", "--help"], ["data", "--help"], ["list", "--help"]])
+def test_every_level_has_help(words, tmp_path):
+    done = hornbook(*words, root=tmp_path)
+    assert done.returncode == 0
+    assert "hornbook" in done.stdout
+
+
+@pytest.mark.parametrize("table", ["filters", "sources", "growth", "optimizers", "decays", "keys"])
+def test_every_table_of_names_is_printed(table, tmp_path):
+    done = hornbook("list", table, root=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) >= 2
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["data", "nowhere.yaml"], "does not exist"),
+        (["data", TINY, "train.lerning_rate=1"], "learning_rate"),
+        (["data", TINY, "data.sources.python_library.type=nothing"], "python_library"),
+        (["data", TINY, "data.sources.extra.type=jsonl", "data.sources.extra.path=nowhere.jsonl"], "nowhere.jsonl"),
+        (["data", TINY, "data.filters.lenght.min_characters=3"], "length"),
+        (["data", TINY, "data.filters.length.min_charakters=3"], "min_characters"),
+        (["init", TINY], "hornbook data"),
+        (["pretrain", TINY], "hornbook"),
+        (["init", TINY, "init.method=exakt"], "exact"),
+        (["init", TINY, "init.options.noize=1"], "noize"),
+        (["init", TINY, "init.method=random"], "init.source"),
+        (["sample", TINY], "pretrain"),
+        (["where", "init", TINY], "not trained"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(words, expected, tmp_path):
+    done = hornbook(*words, root=tmp_path)
+    assert done.returncode == WRONG_INPUT, done.stderr
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("config", ["tiny", "phi1", "phi2"])
+def test_a_dry_run_says_parameters_tokens_and_stages_without_a_network(config, tmp_path):
+    done = hornbook("pretrain", str(ROOT / "configs" / f"{config}.yaml"), "--dry-run", root=tmp_path, HF_HUB_OFFLINE="1")
+    assert done.returncode == 0, done.stderr
+    for word in ("parameters", "tokens per step", "data", "init", "pretrain", "to do"):
+        assert word in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_resolved_config_is_printed_and_can_be_used_again(tmp_path):
+    printed = hornbook("data", TINY, "seed=7", "--print-config", root=tmp_path).stdout
+    (tmp_path / "again.yaml").write_text(printed)
+    assert hornbook("data", "again.yaml", "--print-config", root=tmp_path).stdout == printed
+    assert "seed: 7" in printed
+
+
+def test_a_signal_stops_at_once_or_is_deferred_to_the_end_of_the_step():
+    code = (
+        "import os, signal, sys\nfrom pipeline import signals\nfrom pipeline.errors import Stopped\n"
+        "signals.install()\nsignals.defer(True)\nos.kill(os.getpid(), signal.SIGTERM)\n"
+        "assert signals.stop_requested() == 'SIGTERM'\n"
+        "try:\n    signals.defer(False)\nexcept Stopped as stop:\n    assert str(stop) == 'SIGTERM'\nelse:\n    sys.exit(3)\n"
+    )
+    assert subprocess.run([sys.executable, "-P", "-c", code]).returncode == 0
+
+
+def test_a_stage_stopped_by_a_signal_exits_with_75(tmp_path):
+    environment = {**os.environ, "HORNBOOK_ROOT": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-P", "-m", "pipeline", "data", TINY]
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("artifacts/*/*/.lock")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == STOPPED, err
+    assert "the same command goes on" in out
+
+
+def test_signals_are_the_three_that_schedulers_and_people_send():
+    assert set(signals.SIGNALS) == {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
+    assert issubclass(Stopped, BaseException)
+    assert not issubclass(Stopped, Exception)
