@@ -18,12 +18,26 @@ TABLES = ("filters", "sources", "growth", "optimizers", "decays", "keys")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one verb and leaves the process with its exit code (never returns)."""
-    arguments = _parser().parse_intermixed_args(argv)
-    code = _guarded(arguments)
+    # Before torch is imported: threads that spin while they wait make a step 2 to 20 times slower on a machine whose
+    # cores something else uses too; sleeping ones cost microseconds.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    code = _guarded(_parse(argv))
     sys.stdout.flush()
     sys.stderr.flush()
     # Interpreter teardown of torch takes up to a second that no cap could account for; everything is on disk.
     os._exit(code)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Overrides may stand before and after flags, which argparse alone does not allow under a verb."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    overrides = [word for word in rest if "=" in word and not word.startswith("-")]
+    if len(overrides) < len(rest) or (rest and not hasattr(arguments, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(word for word in rest if word not in overrides) or rest[0]}")
+    if rest:
+        arguments.overrides = [*arguments.overrides, *overrides]
+    return arguments
 
 
 def _guarded(arguments: argparse.Namespace) -> int:

@@ -23,6 +23,10 @@ def step_of(config: Config, stage: str) -> Step:
 
 def describe(config: Config, stage: str) -> dict[str, Any]:
     """Facts of one config and the state of every stage up to `stage`, as plain JSON values."""
+    if stage != "data":
+        from pipeline.initialize import check_method
+
+        check_method(config)
     model, train, budget = config.model, config.train, config.budget
     stages = ("data", "init", "pretrain")
     needed = stages[: stages.index(stage) + 1]
@@ -49,8 +53,13 @@ def _state(config: Config, stage: str) -> dict[str, Any]:
     except UserError as reason:
         return {"stage": stage, "folder": None, "done": False, "steps": [], "why": str(reason)}
     own = step.chain() if stage == "data" else [step]
+    done = step.finished
+    if stage == "pretrain":
+        from pipeline.training.identity import finished_manifest
+
+        done = finished_manifest(step, config.budget) is not None  # a raised cap reopens a finished run
     steps = [{"step": s.name, "fingerprint": s.fingerprint, "done": s.finished} for s in own]
-    return {"stage": stage, "folder": str(step.path), "done": step.finished, "steps": steps, "why": None}
+    return {"stage": stage, "folder": str(step.path), "done": done, "steps": steps, "why": None}
 
 
 def show(facts: dict[str, Any]) -> str:

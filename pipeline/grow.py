@@ -49,14 +49,20 @@ def _config(source_folder: Path, source: str, overrides: Sequence[str]) -> Confi
         shape = dataclasses.asdict(load_config(source_folder))
     except (ValueError, OSError) as error:
         raise UserError(f"source {source}: {error}") from None
-    values = {"name": "grow", "model": shape, "init": {"method": "exact", "source": source}}
+    windows = {"sequence_length": _window(shape["max_position_embeddings"])}
+    windows["global_batch_tokens"] = windows["sequence_length"]
+    values = {"name": "grow", "model": shape, "init": {"method": "exact", "source": source}, "train": windows}
     return configs.from_values(configs.merge(values, configs.parse_overrides(overrides)), where="grow")
+
+
+def _window(max_position_embeddings: int) -> int:
+    return min(256, max_position_embeddings)
 
 
 def _windows(config: Config, tokenizer_json: Path, text_path: str | None) -> HeldOut:
     import torch
 
-    length = min(256, config.model.max_position_embeddings)
+    length = _window(config.model.max_position_embeddings)
     if text_path is None:
         generator = torch.Generator().manual_seed(config.seed)
         ids = torch.randint(0, config.model.vocab_size, (GATE_WINDOWS, length), generator=generator)

@@ -22,13 +22,13 @@ from pipeline.errors import STOPPED, Stopped, UserError
 from pipeline.experiment import Experiment
 from pipeline.hub import MODEL_FILES, content_of_model, local_folder
 from pipeline.progress import format_seconds
+from pipeline.training.identity import finished_manifest, pretrain_step
 
 GATE_WINDOWS = 32
 
 
 def init_step(config: Config) -> Step:
-    """The init stage as a cached step. Raises `UserError` where its source experiment is not trained yet."""
-    check_method(config)
+    """The init stage as a cached step; imports no torch. Raises `UserError` where its source is not trained yet."""
     source = config.init.source
     inputs: dict[str, Step | str] = {"data": data_step(config)}
     if source is not None:
@@ -123,8 +123,6 @@ def _source_content(config: Config) -> str:
     """What the fingerprint holds of the source: the content of its weights, not its name or its hours."""
     if not source_is_experiment(config):
         return content_of_model(config.init.source or "")
-    from pipeline.pretrain import pretrain_step
-
     step = pretrain_step(source_config(config))
     if not step.finished:
         raise UserError(
@@ -157,9 +155,7 @@ def _ensure_source(config: Config, command: str) -> None:
 def _is_trained(config: Config) -> bool:
     if source_is_experiment(config) and not _is_trained(source_config(config)):
         return False
-    from pipeline.pretrain import needs_training
-
-    return not needs_training(config)
+    return finished_manifest(pretrain_step(config), config.budget) is not None
 
 
 def _run_child(verb: str, path: Path, source_command: str) -> None:
@@ -180,6 +176,7 @@ def _run_child(verb: str, path: Path, source_command: str) -> None:
 def _make(config: Config, folder: Folder) -> dict[str, Any]:
     from model.hf import load_config, open_state
 
+    check_method(config)
     source_folder = _source_folder(config)
     source = (load_config(source_folder), open_state(source_folder)) if source_folder else None
     _check_vocabulary(config, folder.input("data"), source[0] if source else None)
@@ -296,8 +293,6 @@ def _source_folder(config: Config) -> Path | None:
     if config.init.source is None:
         return None
     if source_is_experiment(config):
-        from pipeline.pretrain import pretrain_step
-
         return pretrain_step(source_config(config)).path / "model"
     return local_folder(config.init.source, "init.source", MODEL_FILES)
 
@@ -305,8 +300,6 @@ def _source_folder(config: Config) -> Path | None:
 def _source_facts(config: Config) -> dict[str, Any]:
     if config.init.source is None or not source_is_experiment(config):
         return {"source_gpu_hours": None}
-    from pipeline.pretrain import pretrain_step
-
     return {"source_gpu_hours": read_manifest(pretrain_step(source_config(config)).path).get("gpu_hours_total")}
 
 

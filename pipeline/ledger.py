@@ -125,6 +125,11 @@ def spent_hours(path: Path) -> dict[str, float]:
     return dict(totals)
 
 
+def spent_seconds(path: Path, stage: str, fingerprint: str) -> float:
+    """Device-seconds of one stage's folder over all lives so far."""
+    return sum(_lives(path, stage, fingerprint).values())
+
+
 def _end_torn_line(path: Path) -> None:
     """A line cut by a kill is ended, so that ours starts on a line of its own."""
     if path.is_file() and path.stat().st_size:

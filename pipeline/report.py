@@ -59,9 +59,8 @@ def render(config: Config, folders: Mapping[str, Path], ledger_path: Path) -> st
 def _summary(data: dict | None, init: dict | None, pretrain: dict | None) -> str:
     tiles = []
     if pretrain:
-        before, after = pretrain["initial_bits_per_byte"], pretrain["bits_per_byte"]
-        general = _general(after)
-        tiles.append((f"{general:.3f}", f"bits per byte on held-out text, from {_general(before):.3f} at the start"))
+        before, after = pretrain["initial_val_bits_per_byte"], pretrain["val_bits_per_byte"]
+        tiles.append((f"{after:.3f}", f"bits per byte on held-out text, from {before:.3f} at the start"))
         cap = pretrain["max_gpu_hours"]
         of_cap = f" of {cap:g} ({100 * pretrain['gpu_hours_total'] / cap:.1f}%)" if cap else ""
         tiles.append((f"{pretrain['gpu_hours_total']:.4f}", f"device-hours used{of_cap}"))
@@ -82,7 +81,7 @@ def _curves(metrics: Sequence[Mapping[str, Any]], pretrain: Mapping[str, Any]) -
     def curve(key: str, x: str) -> list[tuple[float, float]]:
         return [(row[x], row[key]) for row in metrics if row.get(key) is not None and row.get(x) is not None]
 
-    sets = [name for name in pretrain["bits_per_byte"] if name != "all"]
+    sets = list(pretrain["bits_per_byte"])
     colours = ["--a", "--b", "--c", "--d"]
     validation = [Line("all", curve("val/bits_per_byte", "budget/tokens"), "--ink", marks=True)]
     validation += [
@@ -106,7 +105,7 @@ def _growth(init: Mapping[str, Any], pretrain: Mapping[str, Any] | None) -> str:
         rows.append(("source", parameters["source"], init["source_bits_per_byte"], "trained earlier"))
     rows.append(("after init", parameters["grown"], init["grown_bits_per_byte"], _kept(init)))
     if pretrain:
-        rows.append(("after pretraining", parameters["grown"], _general(pretrain["bits_per_byte"]), ""))
+        rows.append(("after pretraining", parameters["grown"], pretrain["val_bits_per_byte"], ""))
     worst = max(row[2] for row in rows)
     body = "".join(
         f"<tr><td>{escape(name)}<td class=n>{count:,}<td class=n>{bits:.4f}<td>{bar(bits / worst)}<td>{escape(note)}"
@@ -129,8 +128,8 @@ def _funnel(data: Mapping[str, Any]) -> str:
     documents = data["documents"]
     top = max(1, documents["read"])
     steps = "".join(
-        f"<tr><td>{escape(str(row['step']))}<td class=n>{row['documents']:,}<td class=n>{row['bytes'] / 1e6:,.1f}"
-        f"<td>{bar(row['documents'] / top)}"
+        f"<tr><td>{escape(row['step'].replace('_', ' '))}<td class=n>{row['documents']:,}"
+        f"<td class=n>{_megabytes(row.get('bytes'))}<td>{bar(row['documents'] / top)}"
         for row in data["funnel"]
     )
     dropped = sorted(documents["dropped"].items(), key=lambda item: -item[1])
@@ -139,7 +138,7 @@ def _funnel(data: Mapping[str, Any]) -> str:
     )
     sources = "".join(
         f"<tr><td>{escape(name)}<td class=n>{s['documents']:,}<td class=n>{s['tokens']:,}"
-        f"<td>{escape(_licence(s['license']))}"
+        f"<td>{escape(_licences(s['licenses']))}"
         for name, s in data["sources"].items()
     )
     total = (
@@ -147,8 +146,8 @@ def _funnel(data: Mapping[str, Any]) -> str:
         f"{documents['unreadable']:,} unreadable. {data['bytes_per_token']:.2f} bytes per token, vocabulary "
         f"{data['vocab_size']:,}."
     )
-    auc = (data.get("classifier") or {}).get("auc")
-    scorer = f" The quality scorer's AUC is {auc:.3f} on weak labels of unseen packages." if auc is not None else ""
+    classifier = data["classifier"]
+    scorer = f" Quality scorer: AUC {classifier['auc']:.3f}. {classifier['note']}." if classifier["auc"] else ""
     return (
         f"<h2>Data</h2><p>{escape(total + scorer)}</p>"
         f"<table><tr><th>after step<th class=n>documents<th class=n>MB<th>{steps}</table>"
@@ -158,10 +157,12 @@ def _funnel(data: Mapping[str, Any]) -> str:
     )
 
 
-def _licence(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k} {v:,}" for k, v in sorted(value.items(), key=lambda item: -item[1]))
-    return str(value)
+def _megabytes(count: int | None) -> str:
+    return "" if count is None else f"{count / 1e6:,.1f}"
+
+
+def _licences(documents: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {n:,}" for name, n in sorted(documents.items(), key=lambda item: -item[1]))
 
 
 def _hours(config: Config, ledger_path: Path, init: dict | None, pretrain: dict | None) -> str:
@@ -198,10 +199,6 @@ def _identity(manifests: Mapping[str, Mapping[str, Any]]) -> str:
         for stage, m in manifests.items()
     )
     return f"<h2>Identity</h2><table><tr><th>stage<th>fingerprint<th>content<th>finished<th>commit{rows}</table>"
-
-
-def _general(bits: Mapping[str, float]) -> float:
-    return bits["all"]
 
 
 def _short(number: float) -> str:

@@ -14,12 +14,21 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 _received: list[int] = []
 _deferred = False
+_installed = False
 
 
 def install() -> None:
     """Takes over the three signals for this process. Call once, from the main thread, before long work."""
+    global _installed
+    _installed = True
     for number in SIGNALS:
         signal.signal(number, _handle)
+
+
+def take_back() -> None:
+    """After a library put handlers of its own in place (Lightning wraps SIGTERM): ours again, if they were."""
+    if _installed:
+        install()
 
 
 def defer(deferred: bool) -> None:

@@ -112,7 +112,20 @@ def test_the_manifest_says_where_things_come_from():
     step = _step(calls, "second", inputs={"first": first, "outside": "cafe"})
     build(step, experiment="e")
     manifest = read_manifest(step.path)
-    assert manifest["inputs"]["first"] == {"path": f"artifacts/first/{first.fingerprint}", "fingerprint": first.fingerprint}
+    assert manifest["inputs"]["first"] == {
+        "path": f"artifacts/first/{first.fingerprint}",
+        "fingerprint": first.fingerprint,
+    }
     assert manifest["inputs"]["outside"] == {"fingerprint": "cafe"}
-    assert {"stage", "name", "fingerprint", "content_hash", "config", "outputs", "started", "finished", "seconds"} <= set(manifest)
+    assert {
+        "stage",
+        "name",
+        "fingerprint",
+        "content_hash",
+        "config",
+        "outputs",
+        "started",
+        "finished",
+        "seconds",
+    } <= set(manifest)
     assert {"gpu_hours", "device", "commit", "dirty", "versions"} <= set(manifest)

@@ -75,7 +75,9 @@ def test_a_mistake_is_one_message_and_exit_code_2(words, expected, tmp_path):
 
 @pytest.mark.parametrize("config", ["tiny", "phi1", "phi2"])
 def test_a_dry_run_says_parameters_tokens_and_stages_without_a_network(config, tmp_path):
-    done = hornbook("pretrain", str(ROOT / "configs" / f"{config}.yaml"), "--dry-run", root=tmp_path, HF_HUB_OFFLINE="1")
+    done = hornbook(
+        "pretrain", str(ROOT / "configs" / f"{config}.yaml"), "--dry-run", root=tmp_path, HF_HUB_OFFLINE="1"
+    )
     assert done.returncode == 0, done.stderr
     for word in ("parameters", "tokens per step", "data", "init", "pretrain", "to do"):
         assert word in done.stdout
@@ -94,7 +96,8 @@ def test_a_signal_stops_at_once_or_is_deferred_to_the_end_of_the_step():
         "import os, signal, sys\nfrom pipeline import signals\nfrom pipeline.errors import Stopped\n"
         "signals.install()\nsignals.defer(True)\nos.kill(os.getpid(), signal.SIGTERM)\n"
         "assert signals.stop_requested() == 'SIGTERM'\n"
-        "try:\n    signals.defer(False)\nexcept Stopped as stop:\n    assert str(stop) == 'SIGTERM'\nelse:\n    sys.exit(3)\n"
+        "try:\n    signals.defer(False)\nexcept Stopped as stop:\n    assert str(stop) == 'SIGTERM'\n"
+        "else:\n    sys.exit(3)\n"
     )
     assert subprocess.run([sys.executable, "-P", "-c", code]).returncode == 0
 

@@ -1,0 +1,294 @@
+"""The GPU-hour cap: when the decay starts and ends, and what may still be spent before it. Plain Python, no torch.
+
+In: a clock that counts every second of every process of the run (the ledger's), a cap, durations measured in this
+run. Out: decisions. The stable phase does not depend on the end, so the clock decides one thing: after step s the
+decay of n = s * c / (1 - c) steps starts as soon as those steps and the reserve (last validation, checkpoint, export,
+sample, tracking, exit) fill what is left. During the decay the end moves, on record and with progress never falling:
+nearer whenever the prediction would overrun, to the measured speed each time the remaining steps have halved.
+`max_tokens` fixes the end in steps instead; whichever comes first. Lightning's Timer and its peers fail at this
+(started late, forgot killed lives, ended at full learning rate); the design follows those findings.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import islice
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.training.decisions import Decisions
+
+EXIT_SLACK_SECONDS = 0.6  # manifest, last ledger line, process exit
+EXIT_SLACK_SHARE = 0.002  # of the cap: machines that run for a day also stall for a minute
+MARGIN = 1.15  # measured durations of single events (validation, save) vary by about this much
+ANNEALED_MIN_SHARE = 0.05  # a decay over a smaller share of the steps is a stop, not an annealing
+EVENTS = ("validation", "checkpoint", "export", "sample", "tracking")
+
+
+class Verdict(Enum):
+    """What to do after a step."""
+
+    GO_ON = "go on"
+    DECAY = "the decay starts here: keep a checkpoint from before it"
+    FINISH = "the last step is done"
+
+
+@dataclass
+class Plan:
+    """The limits of one run. `cap_seconds` in device-seconds, None = no cap; `max_steps` from `budget.max_tokens`.
+
+    `decay_share`: share of the steps. `checkpoint_every_seconds`, `validate_every_share`: the periodic events that
+    are charged to the prediction and skipped where they would eat the reserve.
+    """
+
+    cap_seconds: float | None
+    max_steps: int | None
+    decay_share: float
+    checkpoint_every_seconds: float = 60.0
+    validate_every_share: float = 0.2
+    max_gpu_hours: float | None = None
+    max_tokens: int | None = None
+
+
+@dataclass
+class Measured:
+    """Durations in seconds of this run. Estimates hold until the first measurement of a kind."""
+
+    steps: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
+    events: dict[str, float] = field(default_factory=dict)
+    measured: set[str] = field(default_factory=set)
+    inherited_step: float | None = None
+    steps_this_life: int = 0
+    _mean: float = 0.0
+    _slow: float = 0.0
+
+    def step(self, seconds: float) -> None:
+        self.steps_this_life += 1
+        if self.steps_this_life == 2 and len(self.steps) == 1:
+            self.steps.clear()  # the first step of a life warms up caches, allocators, kernels: no forecast
+        self.steps.append(seconds)
+        newest_first = list(islice(reversed(self.steps), max(50, self.steps_this_life // 5)))
+        last = newest_first[: max(20, self.steps_this_life // 5)]
+        self._mean = sum(last) / len(last)
+        slowest = sorted(newest_first[:50])[-2:]
+        self._slow = slowest[0] if len(self.steps) >= 10 else slowest[-1]
+
+    def event(self, kind: str, seconds: float) -> None:
+        """The slowest of a kind counts: events are few, and an overrun is worse than a second left over."""
+        earlier = self.events.get(kind, 0.0) if kind in self.measured else 0.0
+        self.events[kind] = max(earlier, seconds)
+        self.measured.add(kind)
+
+    def estimate(self, kind: str, seconds: float) -> None:
+        if kind not in self.measured:
+            self.events[kind] = seconds
+
+    def step_seconds(self) -> float:
+        """Mean over the last fifth of the steps of this life, at least 20: stalls count by their share."""
+        if len(self.steps) < 3 and self.inherited_step is not None:
+            return self.inherited_step
+        return self._mean
+
+    def slow_step_seconds(self) -> float:
+        """The second slowest of the last 50 steps (the slowest of fewer than 10): one stall is no rule."""
+        return self._slow if self.steps else self.inherited_step or 0.0
+
+    def expected(self, kind: str) -> float:
+        return self.events.get(kind, 0.0) * MARGIN
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step_seconds": self.step_seconds(), "events": {k: self.events[k] for k in sorted(self.measured)}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.inherited_step = state["step_seconds"] or None
+        for kind, seconds in state["events"].items():
+            self.event(kind, seconds)
+
+
+class Budget:
+    """Decides after every step. `spent`: device-seconds of all lives so far, from process starts on.
+
+    Call `decide(step)` once when `step` steps are done; do what the `Verdict` says; ask `may_spend` before every
+    periodic event; feed `measured`.
+    """
+
+    def __init__(self, plan: Plan, spent: Callable[[], float], decisions: Decisions):
+        self.plan, self.spent, self.decisions = plan, spent, decisions
+        self.measured = Measured()
+        self._review_at = 0  # remaining steps at which the end is adjusted next
+
+    def begin(self, step: int) -> None:
+        """Once per life, `step` steps done: with `max_tokens` the decay's place is on record from the start."""
+        last, decays = self.plan.max_steps, self.decisions.decays()
+        if last is None or (decays and decays[-1]["end_step"] <= last):
+            return
+        if self._segment(step) is None:
+            start = max(step, last - max(1, round(last * self.plan.decay_share)))
+            self._record(start, end_step=max(last, start), progress=0.0, reason="max_tokens")
+        else:  # max_tokens was lowered while the decay ran
+            self._record(step, max(last, step), self.decisions.progress(step), "max_tokens")
+
+    def remaining_seconds(self) -> float:
+        return math.inf if self.plan.cap_seconds is None else self.plan.cap_seconds - self.spent()
+
+    def reserve_seconds(self) -> float:
+        """What must be left when the last step ends, plus two slow steps against surprises."""
+        ends = sum(self.measured.expected(kind) for kind in EVENTS)
+        slack = EXIT_SLACK_SECONDS + EXIT_SLACK_SHARE * (self.plan.cap_seconds or 0.0)
+        return ends + 2 * self.measured.slow_step_seconds() + slack
+
+    def check_start(self, first_step_seconds: float) -> None:
+        """Raises `UserError` where not even one step and one export fit; for a run that has no checkpoint yet."""
+        needed = self.reserve_seconds() + first_step_seconds
+        if self.remaining_seconds() < needed:
+            spent, cap = self.spent(), self.plan.cap_seconds or 0.0
+            parts = ", ".join(f"{kind} {self.measured.expected(kind):.1f}" for kind in EVENTS)
+            raise UserError(
+                f"budget.max_gpu_hours={self.plan.max_gpu_hours:g} is {cap:.1f} s; {spent:.1f} s are spent on starting "
+                f"up and one step with everything after it needs {needed:.1f} s more (step {first_step_seconds:.1f}, "
+                f"{parts}, exit {EXIT_SLACK_SECONDS:.1f}); expected at least budget.max_gpu_hours="
+                f"{math.ceil(1.2 * (spent + needed)) / 3600:.4f}"
+            )
+
+    def decide(self, step: int) -> Verdict:
+        """The verdict when `step` steps are done. Anything the clock decides is on disk when this returns."""
+        segment = self._segment(step)
+        if segment is None:
+            self._start_decay_if_due(step)
+            segment = self._segment(step)
+        else:
+            self._adjust_end(step)
+        if step >= self.end_step(step):
+            return Verdict.FINISH
+        return Verdict.DECAY if step == self._decay_start() else Verdict.GO_ON
+
+    def end_step(self, step: int) -> float:
+        """The first step that is not taken, as far as it is known when `step` steps are done."""
+        segment = self._segment(step)
+        return math.inf if segment is None else segment["end_step"]
+
+    def too_late(self, step: int) -> bool:
+        """At the start of a life that goes on from `step`: whether not even one step fits before the reserve."""
+        if step >= self.end_step(step):
+            return False  # trained to the end already; only the export is missing
+        return self.remaining_seconds() < self.reserve_seconds() + self.measured.step_seconds()
+
+    def may_spend(self, kind: str, step: int) -> bool:
+        """Whether a periodic event fits without shortening the decay below its share."""
+        left = self._steps_left(step) * self.measured.step_seconds()
+        return left + self.measured.expected(kind) + self.reserve_seconds() <= self.remaining_seconds()
+
+    def fraction(self, step: int) -> float:
+        """Share of the budget used, by whichever limit is nearer its end."""
+        shares = [0.0]
+        if self.plan.cap_seconds is not None:
+            shares.append(self.spent() / self.plan.cap_seconds)
+        if self.plan.max_steps is not None:
+            shares.append(step / self.plan.max_steps)
+        return min(1.0, max(shares))
+
+    def annealed(self, step: int) -> bool:
+        """Whether the learning rate fell to its end over a decay worth the name (see ANNEALED_MIN_SHARE)."""
+        start = self._decay_start()
+        if start is None or self.decisions.progress(step) < 1.0:
+            return False
+        return step - start >= ANNEALED_MIN_SHARE * step or step - start >= self._planned_length(start)
+
+    def stopped_by(self, step: int) -> str:
+        return "tokens" if self.plan.max_steps is not None and step >= self.plan.max_steps else "gpu_hours"
+
+    def first_decay(self) -> dict[str, Any] | None:
+        """The record that started the decay, with the forecast made then."""
+        decays = self.decisions.decays()
+        return decays[0] if decays else None
+
+    def _planned_length(self, step: int) -> int:
+        """Steps of a decay that follows `step` stable ones, so that it is `decay_share` of all."""
+        share = self.plan.decay_share
+        return max(1, round(step * share / (1 - share)))
+
+    def _decay_start(self) -> int | None:
+        decays = self.decisions.decays()
+        return decays[0]["step"] if decays else None
+
+    def _segment(self, step: int) -> dict[str, Any] | None:
+        """The decay record that rules after `step` steps."""
+        return next((r for r in reversed(self.decisions.decays()) if r["step"] <= step), None)
+
+    def _steps_left(self, step: int) -> int:
+        segment = self._segment(step)
+        return self._planned_length(step) if segment is None else max(0, segment["end_step"] - step)
+
+    def _start_decay_if_due(self, step: int) -> None:
+        if step == 0:
+            return
+        length = self._planned_length(step)
+        # One more stable step makes the decay longer by c / (1 - c) steps as well.
+        one_more = (1 + self.plan.decay_share / (1 - self.plan.decay_share)) * self.measured.step_seconds()
+        before = self.measured.expected("checkpoint")  # the one from before the decay
+        available = self.remaining_seconds() - self.reserve_seconds() - before
+        predicted = length * self.measured.step_seconds()
+        predicted += self._periodic_seconds(predicted)
+        if predicted + one_more / 2 < available:
+            return
+        length = max(1, min(length, self._steps_that_fit(available)))
+        if self.plan.max_steps is not None:
+            length = min(length, self.plan.max_steps - step)
+        self._record(step, step + length, 0.0, "max_gpu_hours")
+
+    def _adjust_end(self, step: int) -> None:
+        """Nearer whenever it would overrun; both ways each time the remaining steps have halved."""
+        segment = self._segment(step)
+        left = 0 if segment is None else segment["end_step"] - step
+        if left <= 0 or self.plan.cap_seconds is None:
+            return
+        available = self.remaining_seconds() - self.reserve_seconds()
+        fitting = max(1, self._steps_that_fit(available))
+        if self._review_at == 0:
+            self._review_at = left // 2
+        reviewing = left <= self._review_at
+        if reviewing:
+            self._review_at = left // 2
+        if self.plan.max_steps is not None:
+            fitting = min(fitting, self.plan.max_steps - step)
+        # Far from the end one percent is noise that a review will settle; near it every step counts. The two slow
+        # steps of the reserve cover what is let pass here.
+        longer = reviewing and fitting > left + max(1, left // 50)
+        if fitting < left - max(left // 100, 1 if left > 8 else 0) or longer:
+            progress = self.decisions.progress(step)
+            self._record(step, step + fitting, progress, "slower" if fitting < left else "faster")
+
+    def _steps_that_fit(self, available: float) -> int:
+        each = self.measured.step_seconds()
+        return math.floor((available - self._periodic_seconds(available)) / each) if each > 0 else 10**9
+
+    def _periodic_seconds(self, duration: float) -> float:
+        """What validations and saves will cost during the next `duration` seconds."""
+        if not math.isfinite(duration) or duration <= 0 or self.plan.cap_seconds is None:
+            return 0.0
+        save = self.measured.expected("checkpoint")
+        saves = duration // (self.plan.checkpoint_every_seconds + save)
+        used = self.spent() / self.plan.cap_seconds
+        last = min(used + duration / self.plan.cap_seconds, 1 - 1e-9)
+        every = self.plan.validate_every_share
+        validations = max(0, math.floor(last / every) - math.floor(used / every))
+        return saves * save + validations * self.measured.expected("validation")
+
+    def _record(self, step: int, end_step: int, progress: float, reason: str) -> None:
+        finite = math.isfinite(self.remaining_seconds())
+        self.decisions.add(
+            "decay",
+            step,
+            end_step=end_step,
+            progress=progress,
+            reason=reason,
+            bound_by="tokens" if end_step == self.plan.max_steps else "gpu_hours",
+            max_gpu_hours=self.plan.max_gpu_hours,
+            max_tokens=self.plan.max_tokens,
+            step_seconds=round(self.measured.step_seconds(), 6),
+            reserve_seconds=round(self.reserve_seconds(), 3),
+            remaining_seconds=round(self.remaining_seconds(), 3) if finite else None,
+        )
+        self._review_at = (end_step - step) // 2

@@ -1,0 +1,355 @@
+"""What happens between two steps: the clock, validation, checkpoints, signals, metrics, in one fixed order.
+
+In: Lightning's hooks. Out: rows of metrics, decisions, checkpoints, and the end of the run. One callback and not
+five, because the order is the contract: a step's validation belongs into the step's row, the row must be on disk
+before the checkpoint of that step, and the decay's decision before the learning rate that follows from it.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from pipeline import signals
+from pipeline.config import Config, TrainConfig
+from pipeline.errors import UserError
+from pipeline.ledger import Ledger, process_age_seconds
+from pipeline.progress import Progress, format_seconds
+from pipeline.training.batches import TokenBatches
+from pipeline.training.budget import Budget, Verdict
+from pipeline.training.checkpoint import Checkpoints, State
+from pipeline.training.devices import Machine
+from pipeline.training.module import PretrainModule
+from pipeline.training.tracking import Metrics, WandbMirror
+from pipeline.training.validation import Validation
+
+MAX_SKIPPED_IN_A_ROW = 10
+SAVE_BYTES_PER_SECOND = 200e6  # written, synced and hashed; a slow disk, until this run has measured its own
+SAMPLE_MIN_SECONDS, SAMPLE_MAX_SECONDS, SAMPLE_CAP_SHARE = 0.5, 10.0, 0.01
+
+
+class Diverged(RuntimeError):
+    """Too many steps in a row had a gradient that is not finite."""
+
+
+@dataclass
+class Parts:
+    """What the control works with; built by the recipe in pipeline/pretrain.py."""
+
+    train: TrainConfig
+    machine: Machine
+    batches: TokenBatches
+    validation: Validation
+    budget: Budget
+    checkpoints: Checkpoints
+    metrics: Metrics
+    ledger: Ledger
+    flops_per_token: int
+
+
+class Control(Callback):
+    """Runs the hooks of one life. After `fit`: `stopped` names a signal, `finished` says that the last step is done."""
+
+    def __init__(self, parts: Parts, module: PretrainModule):
+        self.parts, self.module = parts, module
+        self.stopped: str | None = None
+        self.finished = False
+        self.skipped = 0
+        self.last_bits_per_byte: dict[str, float] = {}
+        self.initial_bits_per_byte: dict[str, float] = {}
+        self.validated_at = -1
+        self.final_row: dict[str, Any] = {}  # of the last step; `finish` adds its validation and writes it
+        self.start_seconds = 0.0
+        self._skipped_in_a_row = 0
+        self._pending_norm: Any = None  # of the step before: read one step late, so that the device never idles
+        self._rate = _Rate()
+        self._saved_at_seconds = time.monotonic()
+        self._validations_due = 0
+        self._progress: Progress | None = None
+
+    # ---- Lightning's hooks
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        signals.take_back()
+        parts, step = self.parts, self.module.step
+        self._progress = Progress("pretrain", 1.0)
+        parts.budget.begin(step)
+        if step == 0:
+            self._first_validation()
+        else:
+            self._after_decision(parts.budget.decide(step), trainer)
+        self._validations_due = math.floor(parts.budget.fraction(step) / parts.train.validate_every_share)
+        self._use_decisions()
+        self._stop_if_asked(trainer)
+        self.start_seconds = process_age_seconds()
+        self._rate.restart()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> int | None:
+        return -1 if trainer.should_stop else None  # a stop that was decided before the first step of this life
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        parts, step = self.parts, self.module.step
+        self._check_previous_norm(step)
+        parts.budget.measured.step(self._rate.lap())
+        verdict = parts.budget.decide(step)
+        row = self._train_row(step) if step % parts.train.log_every_steps == 0 or verdict != Verdict.GO_ON else {}
+        if verdict == Verdict.FINISH:
+            self.final_row = row
+        else:
+            if self._validation_is_due(step):
+                row = {**(row or self._train_row(step)), **self.validate()}
+            if row:
+                parts.metrics.log_metrics(row, step)
+                self._show(step, row)
+        self._after_decision(verdict, trainer)
+        self._stop_if_asked(trainer)
+        if not trainer.should_stop and self._checkpoint_is_due(step):
+            self.save()
+        self._use_decisions()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close_progress()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close_progress()
+
+    # ---- acts, each timed for the budget
+
+    def validate(self, give_up: Callable[[], bool] = lambda: False) -> dict[str, float]:
+        """Bits per byte of every set under their metric names; empty where a signal came or `give_up` became true."""
+        result = self.parts.validation.run(self.module.network, lambda: signals.stop_requested() or give_up())
+        if result is None:
+            return {}
+        self._spent_on("validation", self.parts.validation.seconds)
+        self.last_bits_per_byte, self.validated_at = result, self.module.step
+        return self.parts.validation.metrics(result)
+
+    def save(self) -> None:
+        """A checkpoint of the state after the newest step, unless there is one already."""
+        parts, started = self.parts, time.monotonic()
+        self._check_previous_norm(self.module.step, newest=True)
+        parts.metrics.sync()
+        state = self.state()
+        if state.step not in parts.checkpoints.steps():
+            parts.checkpoints.save(state)
+            seconds = time.monotonic() - started
+            self._spent_on("checkpoint", seconds)
+            # An export is a third of the bytes (weights without Adam's two moments), hashed once more.
+            parts.budget.measured.estimate("export", seconds / 2 + 0.1)
+        self._saved_at_seconds = time.monotonic()
+
+    def budget_row(self) -> dict[str, float]:
+        """What is used of the budget after the newest step."""
+        step = self.module.step
+        return {
+            "budget/gpu_hours": self.parts.ledger.spent_seconds / 3600,
+            "budget/tokens": step * self.parts.train.global_batch_tokens,
+            "budget/fraction": self.parts.budget.fraction(step),
+        }
+
+    def state(self) -> State:
+        """Everything that a later life needs, at the end of a step."""
+        optimizer = {k: v for k, v in self.module.optimizer.state_dict().items() if not k.startswith("master/")}
+        values = {
+            "measured": self.parts.budget.measured.state_dict(),
+            "skipped": self.skipped,
+            "initial_bits_per_byte": self.initial_bits_per_byte,
+            "validated": {"step": self.validated_at, "bits_per_byte": self.last_bits_per_byte},
+            "final_row": self.final_row,
+            "rate": self._rate.state_dict(),
+        }
+        step = self.module.step
+        sequence_index = step * self.parts.batches.batch_sequences
+        return State(step, sequence_index, self.module.optimizer.master_state_dict(), optimizer, values)
+
+    def load(self, state: State) -> None:
+        """Puts weights, optimizer, position and measurements of a checkpoint in place."""
+        weights = {f"master/{name}": tensor for name, tensor in state.weights.items()}
+        self.module.optimizer.load_state_dict({**weights, **state.optimizer})
+        self.module.step = self.parts.batches.start_step = state.step
+        self.parts.budget.measured.load_state_dict(state.values["measured"])
+        self.skipped = state.values["skipped"]
+        self.initial_bits_per_byte = state.values["initial_bits_per_byte"]
+        self.validated_at = state.values["validated"]["step"]
+        self.last_bits_per_byte = state.values["validated"]["bits_per_byte"]
+        self.final_row = state.values["final_row"]
+        self._rate.load_state_dict(state.values["rate"])
+
+    def estimate_ends(self, config: Config, mirror: WandbMirror | None) -> None:
+        """What the end of the run costs, until it is measured: from bytes, and from the limits set for it."""
+        measured, parameters = self.parts.budget.measured, self.module.network.config.parameters
+        state_bytes = 4 * parameters * 3  # fp32 weights and Adam's two moments
+        measured.estimate("checkpoint", 0.1 + state_bytes / SAVE_BYTES_PER_SECOND)
+        measured.estimate("export", 0.1 + state_bytes / 2 / SAVE_BYTES_PER_SECOND)
+        if config.sample.prompts:
+            measured.estimate("sample", sample_seconds(self.parts.budget.plan.cap_seconds))
+        if mirror is not None:
+            measured.estimate("tracking", mirror.limit_finish(self.parts.budget.plan.cap_seconds))
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Over the training steps of all lives that a checkpoint kept, validation and saves left out."""
+        return self._rate.mean() * self.parts.train.global_batch_tokens
+
+    @property
+    def mfu(self) -> float | None:
+        return self._mfu(self.tokens_per_second)
+
+    # ---- details
+
+    def _spent_on(self, kind: str, seconds: float) -> None:
+        self.parts.budget.measured.event(kind, seconds)
+        self._rate.leave_out(seconds)
+
+    def _first_validation(self) -> None:
+        """Right after init or growth; it also measures what the last validation will cost."""
+        parts, budget = self.parts, self.parts.budget
+        enough = budget.remaining_seconds() / 2  # the last validation takes as long as this one
+        too_slow = math.isfinite(enough)
+        metrics = self.validate(lambda: too_slow and budget.remaining_seconds() < enough)
+        self.initial_bits_per_byte = dict(self.last_bits_per_byte)
+        if metrics:
+            parts.metrics.log_metrics({**metrics, **self.budget_row()}, 0)
+            self._show(0, metrics)
+        elif not signals.stop_requested():
+            raise UserError(
+                f"one validation of {parts.validation.predicted_tokens:,} tokens takes more than half of what is left "
+                f"of the cap ({2 * enough:.0f} s): raise budget.max_gpu_hours or lower data.validation.max_bytes"
+            )
+        step_tokens, validated = parts.train.global_batch_tokens, parts.validation.predicted_tokens
+        # A step is three times the work per token; a validation of few tokens is mostly warming up and says nothing.
+        budget.check_start(3 * parts.validation.seconds / validated * step_tokens if validated > step_tokens else 0.0)
+
+    def _after_decision(self, verdict: Verdict, trainer: Trainer) -> None:
+        if verdict == Verdict.DECAY:
+            self.save()
+            record = self.parts.budget.first_decay() or {}
+            steps = record["end_step"] - record["step"]
+            self._say(f"  decay starts at step {record['step']:,}: {steps:,} steps to the end ({record['reason']})")
+        elif verdict == Verdict.FINISH:
+            self.finished = trainer.should_stop = True
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        name = signals.stop_requested()
+        if name and not self.finished:
+            self.save()
+            self.stopped = name
+            trainer.should_stop = True
+
+    def _use_decisions(self) -> None:
+        self.module.segments = self.parts.budget.decisions.segments()
+
+    def _validation_is_due(self, step: int) -> bool:
+        due = math.floor(self.parts.budget.fraction(step) / self.parts.train.validate_every_share)
+        if due <= self._validations_due:
+            return False
+        self._validations_due = due
+        return self.parts.budget.may_spend("validation", step)
+
+    def _checkpoint_is_due(self, step: int) -> bool:
+        waited = time.monotonic() - self._saved_at_seconds
+        if waited < self.parts.train.checkpoint_every_seconds:
+            return False
+        return self.parts.budget.may_spend("checkpoint", step)
+
+    def _check_previous_norm(self, step: int, newest: bool = False) -> None:
+        """Looks at the gradient norm of the step before (`newest`: of this one) and counts what was skipped."""
+        pending, self._pending_norm = self._pending_norm, None if newest else self.module.last_grad_norm
+        for norm, at in ((pending, step - 1), (self.module.last_grad_norm if newest else None, step)):
+            if norm is None or math.isfinite(float(norm)):
+                self._skipped_in_a_row = 0 if norm is not None else self._skipped_in_a_row
+                continue
+            self.skipped += 1
+            self._skipped_in_a_row += 1
+            self.parts.budget.decisions.add("skip", at, reason="the gradient norm is not finite")
+            if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+                raise Diverged(
+                    f"{MAX_SKIPPED_IN_A_ROW} steps in a row up to step {at} had a gradient that is not finite; the "
+                    "last checkpoint is from before. Lower train.learning_rate or train.clip_norm, or set "
+                    "train.precision=32-true"
+                )
+
+    def _train_row(self, step: int) -> dict[str, float]:
+        per_second = self._rate.recent() * self.parts.train.global_batch_tokens
+        row: dict[str, Any] = {
+            "train/loss": float(self.module.last_loss),
+            "train/lr": self.module.optimizer.optimizer.param_groups[0]["lr"],
+            "train/grad_norm": float(self.module.last_grad_norm),
+            "perf/tokens_per_second": round(per_second, 1),
+            "perf/mfu": self._mfu(per_second),
+            "perf/peak_memory_bytes": self.parts.machine.peak_memory_bytes(),
+            **self.budget_row(),
+        }
+        return row
+
+    def _mfu(self, tokens_per_second: float) -> float | None:
+        peak = self.parts.machine.peak_flops
+        return None if not peak else tokens_per_second * self.parts.flops_per_token / peak
+
+    def _show(self, step: int, row: dict[str, Any]) -> None:
+        if "val/bits_per_byte" in row:
+            per_set = ", ".join(f"{k.split('/')[1]} {v:.4f}" for k, v in row.items() if k.count("/") == 2)
+            self._say(f"  step {step:,}: {row['val/bits_per_byte']:.4f} bits per byte ({per_set})")
+        if self._progress is not None and "train/loss" in row:
+            remaining = self.parts.budget.remaining_seconds()
+            left = f", {format_seconds(max(0.0, remaining))} of the cap left" if math.isfinite(remaining) else ""
+            note = f"step {step:,}, loss {row['train/loss']:.3f}, {row['perf/tokens_per_second']:,.0f} tokens/s{left}"
+            self._progress.to(row["budget/fraction"], note)
+
+    def _say(self, line: str) -> None:
+        if self._progress is not None:
+            self._progress.write(line)
+
+    def _close_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.close()
+            self._progress = None
+
+
+def sample_seconds(cap_seconds: float | None) -> float:
+    """How long samples may be written at the end: a share of the cap, within bounds."""
+    share = SAMPLE_CAP_SHARE * cap_seconds if cap_seconds is not None else SAMPLE_MAX_SECONDS
+    return min(SAMPLE_MAX_SECONDS, max(SAMPLE_MIN_SECONDS, share))
+
+
+class _Rate:
+    """Steps per second: over all, and since the last `recent()`. Validation and saves are left out."""
+
+    def __init__(self) -> None:
+        self.seconds, self.steps = 0.0, 0
+        self._recent_seconds, self._recent_steps, self._recent_value = 0.0, 0, 0.0
+        self._from = time.monotonic()
+
+    def restart(self) -> None:
+        self._from = time.monotonic()
+
+    def leave_out(self, seconds: float) -> None:
+        self._from += seconds
+
+    def lap(self) -> float:
+        """Ends a step; the seconds since the step before ended, waiting for the batch and bookkeeping included."""
+        now = time.monotonic()
+        seconds, self._from = now - self._from, now
+        self.seconds, self.steps = self.seconds + seconds, self.steps + 1
+        self._recent_seconds, self._recent_steps = self._recent_seconds + seconds, self._recent_steps + 1
+        return seconds
+
+    def recent(self) -> float:
+        if self._recent_seconds > 0:
+            self._recent_value = self._recent_steps / self._recent_seconds
+            self._recent_seconds, self._recent_steps = 0.0, 0
+        return self._recent_value
+
+    def mean(self) -> float:
+        return self.steps / self.seconds if self.seconds > 0 else 0.0
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.seconds, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seconds, self.steps = state["seconds"], int(state["steps"])

@@ -1,0 +1,213 @@
+"""Checkpoints that are whole or not there: `checkpoints/step-00000120/`.
+
+In: weights, optimizer state, random states and the position in the data at the end of an optimizer step. Out: a
+folder of `model.safetensors` (fp32 masters where they exist), `trainer.pt` (tensors and plain values only) and
+`checkpoint.json` (their sizes and SHA-256). Written under a temporary name in the same folder (a TMPDIR elsewhere
+would make the rename a copy), synced, renamed, folder synced. Loaded: the newest whose hashes fit, else the one
+before, loudly. Nothing is unpickled before its hash fits, and then only with weights_only.
+"""
+
+import json
+import os
+import random
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.artifacts import hash_file, hash_json, write_json
+from pipeline.errors import UserError
+from pipeline.training.decisions import Decisions
+
+WEIGHTS, TRAINER, INDEX = "model.safetensors", "trainer.pt", "checkpoint.json"
+NAME = re.compile(r"step-(\d{8})")
+UNSAFE_SWITCH = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+FREE_SPACE_FACTOR = 2  # of the bytes of one checkpoint, free before it is written
+
+
+@dataclass(frozen=True)
+class State:
+    """What a checkpoint holds. `optimizer`: flat names to tensors, without the weights; `values`: plain values."""
+
+    step: int
+    sequence_index: int
+    weights: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    values: Mapping[str, Any]
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self.weights.items()
+        yield from self.optimizer.items()
+
+
+class NotFinite(RuntimeError):
+    """A state with an infinite or undefined number must never replace a good one."""
+
+
+class Checkpoints:
+    """The checkpoints of one run: saves, prunes, and loads the newest that is whole.
+
+    `keep`: how many newest ones stay, besides the one from before the decay. `say`: where warnings go.
+    Raises `UserError` where the environment would let `torch.load` run code.
+    """
+
+    def __init__(self, folder: Path, keep: int, decisions: Decisions, say: Callable[[str], None] = print):
+        if os.environ.get(UNSAFE_SWITCH, "").lower() in ("1", "y", "yes", "true"):
+            raise UserError(f"{UNSAFE_SWITCH} is set: a checkpoint could then run code; unset it")
+        self.folder, self.keep, self.decisions, self.say = folder, keep, decisions, say
+        for orphan in folder.glob(".step-*.part"):  # of a process that was killed inside a save
+            shutil.rmtree(orphan, ignore_errors=True)
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
+    def steps(self) -> list[int]:
+        """Steps of all checkpoints of this branch, newest first; not yet known to be whole."""
+        found = [int(m[1]) for p in self.folder.glob("step-*") if (m := NAME.fullmatch(p.name))]
+        return sorted((step for step in found if self._of_this_branch(step)), reverse=True)
+
+    def save(self, state: State) -> Path:
+        """Writes, syncs, hashes, renames, prunes. Raises `NotFinite` or `UserError` (disk) before it writes."""
+        _check_finite(state)
+        self._check_free_space(state)
+        final = self.path(state.step)
+        part = self.folder / f".{final.name}.{os.getpid()}.part"
+        part.mkdir(parents=True)
+        save_file({name: t.detach().cpu().contiguous() for name, t in state.weights.items()}, part / WEIGHTS)
+        trainer = {"step": state.step, "sequence_index": state.sequence_index, "values": dict(state.values)}
+        optimizer = {name: tensor.detach().cpu() for name, tensor in state.optimizer.items()}
+        torch.save({**trainer, "optimizer": optimizer, "random": random_state()}, part / TRAINER)
+        index: dict[str, Any] = {
+            "step": state.step,
+            "sequence_index": state.sequence_index,
+            "branch": self.decisions.branch,
+        }
+        index["files"] = {name: _seal(part / name) for name in (WEIGHTS, TRAINER)}
+        write_json(part / INDEX, {**index, "sha256": hash_json(index)})
+        _sync_folder(part)
+        if final.exists():  # a damaged or abandoned one of the same step
+            final.rename(part.with_suffix(".old"))
+        part.rename(final)
+        _sync_folder(self.folder)
+        shutil.rmtree(part.with_suffix(".old"), ignore_errors=True)
+        self.prune()
+        return final
+
+    def load(self) -> State | None:
+        """The newest checkpoint that is whole, or None. A damaged one is named and set aside."""
+        for step in self.steps():
+            path = self.path(step)
+            problem = self.damage(path)
+            if problem is None:
+                return self._read(path)
+            self.say(f"WARNING: checkpoint {path} is damaged ({problem}); going on from the one before it")
+            path.rename(path.with_name(path.name + ".damaged"))
+        return None
+
+    def damage(self, path: Path) -> str | None:
+        """What is wrong with a checkpoint's files, or None: sizes first, then hashes."""
+        try:
+            index = json.loads((path / INDEX).read_text(encoding="utf-8"))
+            sealed = index.pop("sha256")
+            if hash_json(index) != sealed:
+                return f"{INDEX} does not fit its own hash"
+            for name, expected in index["files"].items():
+                size = (path / name).stat().st_size
+                if size != expected["bytes"]:
+                    return f"{name} has {size:,} bytes, expected {expected['bytes']:,}"
+                if hash_file(path / name) != expected["sha256"]:
+                    return f"{name} does not fit its hash"
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return f"{type(error).__name__}: {error}"
+        return None
+
+    def _read(self, path: Path) -> State:
+        trainer = torch.load(path / TRAINER, map_location="cpu", weights_only=True)
+        weights = load_file(path / WEIGHTS)
+        restore_random_state(trainer["random"])
+        return State(trainer["step"], trainer["sequence_index"], weights, trainer["optimizer"], trainer["values"])
+
+    def prune(self) -> None:
+        """Keeps the newest ones and the one from before the decay; removes older ones and those of other branches."""
+        decays = self.decisions.decays()
+        kept = set(self.steps()[: self.keep])
+        if decays:
+            kept.add(decays[0]["step"])
+        for path in self.folder.glob("step-*"):
+            match = NAME.fullmatch(path.name)
+            if match is None or int(match[1]) not in kept:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _of_this_branch(self, step: int) -> bool:
+        """A checkpoint of a branch that was left counts only up to the step at which the run was extended."""
+        try:
+            branch = json.loads((self.path(step) / INDEX).read_text(encoding="utf-8"))["branch"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return True  # damaged: let `load` say so
+        return all(step <= extension["step"] for extension in self.decisions.extensions[branch:])
+
+    def _check_free_space(self, state: State) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        needed = FREE_SPACE_FACTOR * sum(t.numel() * t.element_size() for _, t in state.tensors())
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise UserError(
+                f"{self.folder} has {free / 1e9:.2f} GB free, a checkpoint needs {needed / 1e9:.2f} GB; earlier ones "
+                "are intact: make room (train.keep_checkpoints) and run the same command again"
+            )
+
+
+def random_state() -> dict[str, Any]:
+    """Python, NumPy, torch and CUDA generators as tensors and plain values (NumPy arrays cannot be loaded safely)."""
+    version, internal, gauss = random.getstate()
+    numpy_state: Any = np.random.get_state(legacy=False)
+    state: dict[str, Any] = {
+        "python": [version, torch.tensor(internal, dtype=torch.int64), gauss],
+        "numpy": [
+            torch.from_numpy(numpy_state["state"]["key"].astype(np.int64)),
+            int(numpy_state["state"]["pos"]),
+            int(numpy_state["has_gauss"]),
+            float(numpy_state["gauss"]),
+        ],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal.tolist()), gauss))
+    key, position, has_gauss, cached = state["numpy"]
+    np.random.set_state(("MT19937", key.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _check_finite(state: State) -> None:
+    for name, tensor in state.tensors():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise NotFinite(f"{name} holds a number that is not finite after step {state.step}; nothing was saved")
+
+
+def _seal(path: Path) -> dict[str, Any]:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+    return {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,79 @@
+"""What the clock and the machine decided, on disk before it is used: `decisions.jsonl` of one pretraining.
+
+In: records as they are made. Out: the decay segments, extensions and skips in force, so that a resumed run takes the
+same learning rate at every step, and a record from which a run can be repeated. One JSON object per line: `kind`,
+`step` (steps done when it was decided), `time`, and what the kind needs. Kinds: life, decay, extend, skip, emergency,
+finish. A later decay record replaces earlier ones from its step on.
+"""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from model.schedules import DecaySegment, decay_progress
+
+
+class Decisions:
+    """The record of one run. `add` returns after the line is synced; a line torn by a kill is dropped on opening."""
+
+    def __init__(self, path: Path | None):
+        self.path = path
+        self.records: list[dict[str, Any]] = _read(path) if path else []
+        self._decays = self._in_force()
+
+    def add(self, kind: str, step: int, **values: Any) -> dict[str, Any]:
+        record = {"kind": kind, "step": step, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **values}
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        self.records.append(record)
+        self._decays = self._in_force()
+        return record
+
+    @property
+    def branch(self) -> int:
+        """How often the run was extended; a checkpoint of an earlier branch counts up to the extension's step only."""
+        return len(self.extensions)
+
+    @property
+    def extensions(self) -> list[dict[str, Any]]:
+        return [record for record in self.records if record["kind"] == "extend"]
+
+    def decays(self) -> list[dict[str, Any]]:
+        """The decay records in force, by step: those after the last extension, less the replaced ones."""
+        return self._decays
+
+    def _in_force(self) -> list[dict[str, Any]]:
+        last = max((i for i, r in enumerate(self.records) if r["kind"] == "extend"), default=-1)
+        kept: list[dict[str, Any]] = []
+        for record in self.records[last + 1 :]:
+            if record["kind"] == "decay":
+                kept = [k for k in kept if k["step"] < record["step"]] + [record]
+        return kept
+
+    def segments(self) -> list[DecaySegment]:
+        return [DecaySegment(r["step"], r["end_step"], r["progress"]) for r in self.decays()]
+
+    def progress(self, step: int) -> float:
+        """How far the decay has come when `step` steps are done; 0 before it starts."""
+        return decay_progress(step, [s for s in self.segments() if s.step <= step])
+
+    def count(self, kind: str) -> int:
+        return sum(record["kind"] == kind for record in self.records)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) != len(content):
+        with open(path, "r+b") as file:  # what was never fully written was never used either
+            file.truncate(len(whole))
+            os.fsync(file.fileno())
+    return [json.loads(line) for line in whole.splitlines() if line.strip()]

@@ -1,0 +1,155 @@
+"""Where a run computes and in which numbers, chosen from the machine and said once with the reason.
+
+In: `train.device`, `train.precision`. Out: a `Machine`: torch device, precision, peak FLOP/s for MFU. On a CPU two
+settings make most of the difference (1.2x to 1.7x and 1.6x of a step on a machine with AVX-512): glibc must keep big
+blocks instead of returning them to the kernel, and matrix products must be bf16 where the CPU has instructions for it.
+"""
+
+import ctypes
+import platform
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from pipeline.config import TrainConfig
+from pipeline.errors import UserError
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+GEMM_SIZE = 1024  # large enough for the peak, small enough for 0.1 s on one core
+GPU_TABLE = Path(__file__).resolve().parents[2] / "configs" / "gpus.yaml"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """`peak_flops`: dense bf16 (or fp32) FLOP/s of the table or measured, None where neither is known."""
+
+    device: torch.device
+    name: str
+    precision: str
+    reason: str
+    peak_flops: float | None
+    peak_source: str
+
+    def peak_memory_bytes(self) -> int:
+        """Most memory held so far: of the card, or of this process on a CPU."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        # Linux counts in KiB, macOS in bytes.
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+    def describe(self) -> str:
+        peak = f", {self.peak_flops / 1e12:.3g} TFLOP/s ({self.peak_source})" if self.peak_flops else ""
+        return f"{self.name}, {self.precision}: {self.reason}{peak}"
+
+
+def choose(train: TrainConfig) -> Machine:
+    """The device and precision of this run. Raises `UserError` where the device asked for is not there."""
+    kind = _device_kind(train.device)
+    device = torch.device(kind, 0) if kind == "cuda" else torch.device(kind)
+    torch.set_float32_matmul_precision("high" if kind == "cuda" else "medium")
+    name = torch.cuda.get_device_name(device) if kind == "cuda" else f"{cpu_name()} ({torch.get_num_threads()} threads)"
+    precision, reason = _precision(train.precision, kind)
+    if kind == "cpu":
+        kept = keep_big_blocks()
+        reason += "; glibc keeps big blocks" if kept else "; allocator as it comes (no glibc)"
+    peak, source = _peak_flops(kind, name, precision)
+    return Machine(device, name, precision, reason, peak, source)
+
+
+def _device_kind(wanted: str) -> str:
+    found = [kind for kind, there in (("cuda", _has_cuda()), ("mps", torch.backends.mps.is_available())) if there]
+    found.append("cpu")
+    if wanted == "auto":
+        return "cuda" if "cuda" in found else "cpu"  # mps only when asked for: untested there
+    if wanted not in found:
+        raise UserError(f"train.device is '{wanted}', this machine has {', '.join(found)}; set train.device=auto")
+    return wanted
+
+
+def _has_cuda() -> bool:
+    return torch.cuda.is_available()
+
+
+def _precision(wanted: str, kind: str) -> tuple[str, str]:
+    if wanted != "auto":
+        return wanted, "as train.precision says"
+    if kind == "cuda" and torch.cuda.is_bf16_supported():
+        return "bf16-mixed", "the card has bf16; weights, sums and optimizer stay fp32"
+    flags = cpu_flags() & {"avx512_bf16", "amx_bf16"}
+    if kind == "cpu" and flags:
+        return "bf16-mixed", f"the CPU has {', '.join(sorted(flags))}; weights, sums and optimizer stay fp32"
+    return "32-true", "no fast bf16 here"
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets that /proc/cpuinfo names; none where there is no such file."""
+    for line in _cpuinfo():
+        if line.startswith("flags"):
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+@cache
+def cpu_name() -> str:
+    for line in _cpuinfo():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+
+
+def keep_big_blocks() -> bool:
+    """Tells glibc not to return big blocks to the kernel: page faults cost 1.2x to 1.7x of a step otherwise.
+
+    Both thresholds are needed; either alone did nothing. False where the C library is another.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    return bool(libc.mallopt(M_MMAP_THRESHOLD, 2**30) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def gpu_table() -> dict[str, dict[str, Any]]:
+    """configs/gpus.yaml: card -> memory, peak FLOP/s, bandwidth, price."""
+    return yaml.safe_load(GPU_TABLE.read_text(encoding="utf-8"))
+
+
+def find_card(name: str) -> dict[str, Any] | None:
+    """The table's entry for the name that the driver reports ("NVIDIA H100 80GB HBM3"), or None."""
+    for card in gpu_table().values():
+        if all(word.lower() in name.lower() for word in card["match"]):
+            return card
+    return None
+
+
+def _peak_flops(kind: str, name: str, precision: str) -> tuple[float | None, str]:
+    if kind == "cuda":
+        card = find_card(name)
+        return (card["bf16_dense_tflops"] * 1e12, "configs/gpus.yaml") if card else (None, "not in configs/gpus.yaml")
+    if kind == "cpu":
+        return measure_gemm(torch.float32 if precision == "32-true" else torch.bfloat16), "measured matrix product"
+    return None, "unknown"
+
+
+def measure_gemm(dtype: torch.dtype) -> float:
+    """FLOP/s of a square matrix product, the best of what fits into 0.1 s."""
+    a, b = (torch.randn(GEMM_SIZE, GEMM_SIZE).to(dtype) for _ in range(2))
+    torch.mm(a, b)
+    best, started = float("inf"), time.perf_counter()
+    while time.perf_counter() - started < 0.1:
+        before = time.perf_counter()
+        torch.mm(a, b)
+        best = min(best, time.perf_counter() - before)
+    return 2 * GEMM_SIZE**3 / best

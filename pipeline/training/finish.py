@@ -1,0 +1,174 @@
+"""The end of a run, inside the cap: last validation, last checkpoint, the model folder, samples, facts.
+
+In: a network after its last step. Out: `model/` (a Hugging Face folder that loads without our code) and the facts of
+the manifest. The folder is swapped in whole: whoever reads the model of an earlier cap has one at any moment.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from model.hf import save_folder
+from pipeline import signals
+from pipeline.config import Config
+from pipeline.corpus.shards import TokenShards
+from pipeline.errors import Stopped
+from pipeline.training.callbacks import Control, sample_seconds
+from pipeline.training.generation import Writer
+
+FLOAT32_MAX_BYTES = 2**30  # larger models are exported in bf16: half the download, nothing lost in use
+
+
+def finish(control: Control, config: Config, folder: Path, tokens: TokenShards) -> dict[str, Any]:
+    """Everything after the last step but the manifest; returns its facts.
+
+    Raises `Stopped` where a signal comes during the validation: the checkpoint then says that only the end is left.
+    """
+    parts, module = control.parts, control.module
+    left_at_end = parts.budget.remaining_seconds()
+    trained_to_end = module.step >= parts.budget.end_step(module.step)
+    fits = trained_to_end or parts.budget.may_spend("validation", module.step)
+    if control.validated_at != module.step and fits:
+        metrics = control.validate()
+        name = signals.stop_requested()
+        if name and not metrics:
+            control.save()
+            raise Stopped(name)
+        parts.metrics.log_metrics({**(control.final_row or control.budget_row()), **metrics}, module.step)
+    if trained_to_end:
+        control.save()
+    export(control, config, folder, tokens)
+    samples = write_samples(control, config, tokens)
+    facts = make_facts(control, samples, left_at_end)
+    write_card(folder / "model" / "README.md", config, control, facts)
+    return facts
+
+
+def export(control: Control, config: Config, folder: Path, tokens: TokenShards) -> None:
+    """Writes `model/` under a temporary name and swaps it in."""
+    started = time.monotonic()
+    shape = control.module.network.config
+    weights = {name: tensor.detach().cpu() for name, tensor in control.module.optimizer.master_state_dict().items()}
+    dtype = "float32" if shape.parameters * 4 <= FLOAT32_MAX_BYTES else "bfloat16"
+    part, old, final = folder / ".model.part", folder / ".model.old", folder / "model"
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    part.mkdir(parents=True)
+    eos_token = Tokenizer.from_file(str(tokens.tokenizer_path)).id_to_token(tokens.eos_token_id) or ""
+    save_folder(part, weights, shape, tokens.tokenizer_path, eos_token, dtype=dtype)
+    for path in [*part.iterdir(), part]:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    if final.exists():
+        final.rename(old)
+    part.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+    control.parts.budget.measured.event("export", time.monotonic() - started)
+
+
+def write_samples(control: Control, config: Config, tokens: TokenShards) -> list[dict[str, str]]:
+    """Continues `sample.prompts`, and stops in mid-sentence where the time set aside for it is over."""
+    writer = Writer(
+        control.module.network,
+        Tokenizer.from_file(str(tokens.tokenizer_path)),
+        tokens.eos_token_id,
+        temperature=config.sample.temperature,
+        top_k=config.sample.top_k,
+        seed=config.seed,
+    )
+    deadline = time.monotonic() + sample_seconds(control.parts.budget.plan.cap_seconds)
+    samples = []
+    for prompt in config.sample.prompts:
+        text = ""
+        for piece in writer.stream(prompt, config.sample.max_new_tokens):
+            text += piece
+            if time.monotonic() > deadline:
+                break
+        samples.append({"prompt": prompt, "text": text})
+    return samples
+
+
+def make_facts(control: Control, samples: list[dict[str, str]], left_at_end: float) -> dict[str, Any]:
+    """The manifest's facts, under the names of the contract."""
+    parts, step = control.parts, control.module.step
+    budget = parts.budget
+    return {
+        "tokens_seen": step * parts.train.global_batch_tokens,
+        "steps": step,
+        "skipped_steps": control.skipped,
+        "epochs": {k: round(v, 4) for k, v in parts.batches.epochs(step * parts.batches.batch_sequences).items()},
+        "max_gpu_hours": budget.plan.max_gpu_hours,
+        "max_tokens": budget.plan.max_tokens,
+        "stopped_by": budget.stopped_by(step),
+        "annealed": budget.annealed(step),
+        "bits_per_byte": control.last_bits_per_byte,
+        "val_bits_per_byte": parts.validation.overall(control.last_bits_per_byte),
+        "initial_bits_per_byte": control.initial_bits_per_byte,
+        "initial_val_bits_per_byte": parts.validation.overall(control.initial_bits_per_byte),
+        "tokens_per_second": round(control.tokens_per_second, 1),
+        "mfu": control.mfu,
+        "mfu_peak": {"flops": parts.machine.peak_flops, "source": parts.machine.peak_source},
+        "precision": parts.machine.precision,
+        "peak_memory_bytes": parts.machine.peak_memory_bytes(),
+        "lives": parts.ledger.life,
+        "start_seconds": round(control.start_seconds, 2),
+        "forecast": _forecast(control, left_at_end),
+        "samples": samples,
+        "model": "model",
+    }
+
+
+def _forecast(control: Control, left_at_end: float) -> dict[str, Any]:
+    """What was predicted when the decay was decided, against what happened."""
+    budget, step = control.parts.budget, control.module.step
+    record = budget.first_decay()
+    if record is None:
+        return {}
+    finite = budget.plan.cap_seconds is not None
+    return {
+        "decided_at_step": record["step"],
+        "predicted": {k: record[k] for k in ("step_seconds", "reserve_seconds", "end_step")},
+        "actual": {
+            "step_seconds": round(budget.measured.step_seconds(), 6),
+            "end_seconds": round(left_at_end - budget.remaining_seconds(), 3) if finite else None,
+            "end_step": step,
+            "left_seconds": round(budget.remaining_seconds(), 3) if finite else None,
+        },
+    }
+
+
+def write_card(path: Path, config: Config, control: Control, facts: Mapping[str, Any]) -> None:
+    """The model folder's README: what it is, what it was trained on, how good it is. Facts only."""
+    shape = control.module.network.config
+    hours = control.parts.ledger.spent_seconds / 3600
+    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in facts["bits_per_byte"].items())
+    annealed = (
+        "" if facts["annealed"] else "\n**Not annealed**: the run was cut off before its learning rate decayed.\n"
+    )
+    path.write_text(
+        f"""---
+library_name: transformers
+pipeline_tag: text-generation
+---
+# {config.name}
+
+A Phi-architecture language model of {shape.parameters:,} parameters, pretrained with hornbook on one device.
+{annealed}
+- {facts["tokens_seen"]:,} tokens in {facts["steps"]:,} steps, windows of {config.train.sequence_length} tokens
+- {hours:.3f} device-hours on {control.parts.machine.name}, {facts["precision"]}
+- epochs: {", ".join(f"{k} {v:.2f}" for k, v in facts["epochs"].items())}
+
+| held-out set | bits per byte |
+|---|---|
+{scores}
+
+A base model: it continues text, it was not taught to follow instructions or to be safe.
+""",
+        encoding="utf-8",
+    )

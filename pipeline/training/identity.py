@@ -1,0 +1,64 @@
+"""What a pretraining is: its step, its folder, and whether a raised cap reopens it. Imports no torch.
+
+In: a config. Out: the `Step` whose fingerprint names the folder, and answers that `where`, `--dry-run` and the start
+of `run` need before anything heavy is loaded.
+"""
+
+from typing import Any
+
+from pipeline import config as configs
+from pipeline.artifacts import Folder, Step, read_manifest
+from pipeline.config import BudgetConfig, Config
+from pipeline.training.decisions import Decisions
+
+VERSION = 1  # raised when the same config, data and init train differently
+
+# content_hash is over model/ alone: checkpoints, metrics and decisions carry the times of one machine.
+REPORTS = ("report.html", "*.report.json", "model/README.md")
+
+
+def pretrain_step(config: Config) -> Step:
+    """The pretraining of a config. Raises `UserError` where its init cannot be known yet (an untrained source)."""
+    return Step(
+        "pretrain",
+        VERSION,
+        _run_instead,
+        config={"train": configs.identity(config.train), "seed": config.seed},
+        inputs=input_steps(config),
+        libraries=("torch", "lightning"),
+        reports=REPORTS,
+    )
+
+
+def input_steps(config: Config) -> dict[str, Step | str]:
+    """What pretraining reads: the token shards and the network it starts from."""
+    from pipeline.data import data_step
+    from pipeline.initialize import init_step
+
+    return {"data": data_step(config), "init": init_step(config)}
+
+
+def _run_instead(folder: Folder) -> dict[str, Any]:
+    raise TypeError("pretraining has a cap and many lives, which `build` knows nothing of: call pipeline.pretrain.run")
+
+
+def finished_manifest(step: Step, budget: BudgetConfig) -> dict[str, Any] | None:
+    """The manifest of a finished run whose limits this budget does not raise; else None (there is work to do)."""
+    if not step.finished:
+        return None
+    manifest = read_manifest(step.path)
+    limit = "max_tokens" if manifest["stopped_by"] == "tokens" else "max_gpu_hours"
+    return None if _larger(getattr(budget, limit), manifest[limit]) else manifest
+
+
+def raised_decay(decisions: Decisions, budget: BudgetConfig) -> dict[str, Any] | None:
+    """The first record of a decay that was planned for a smaller limit than this budget's, or None."""
+    decays = decisions.decays()
+    if not decays:
+        return None
+    limit = "max_tokens" if decays[-1]["bound_by"] == "tokens" else "max_gpu_hours"
+    return decays[0] if _larger(getattr(budget, limit), decays[-1][limit]) else None
+
+
+def _larger(new: float | None, old: float | None) -> bool:
+    return old is not None and (new is None or new > old)

@@ -1,0 +1,117 @@
+"""The `hornbook` command over small real inputs: token shards of a few standard-library modules and a tiny network.
+
+`python pretrain_driver.py CONFIG [key=value ...]` is `hornbook pretrain` with the data and init stages
+replaced by steps that make such folders in a second, through the same writers. Tests import `config_file` and
+`install` from here, and run it as a process where signals and exit codes matter.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+CONFIG = """
+name: small
+seed: 3
+model: {vocab_size: 512, hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2, num_attention_heads: 4,
+        max_position_embeddings: 128}
+train: {sequence_length: 64, global_batch_tokens: 512, warmup_steps: 5, log_every_steps: 1, device: cpu,
+        learning_rate: 2.0e-3, validate_every_share: 0.25, checkpoint_every_seconds: 3}
+tracking: {wandb: false}
+sample: {prompts: ["def "], max_new_tokens: 8}
+"""
+MODULES = {"code": ("json.decoder", "textwrap", "heapq", "bisect"), "more": ("shlex", "fnmatch")}
+
+
+def config_file(folder: Path) -> Path:
+    path = folder / "small.yaml"
+    path.write_text(CONFIG, encoding="utf-8")
+    return path
+
+
+def install() -> None:
+    """From here on `pretrain_step` reads the small inputs."""
+    from pipeline.training import identity
+
+    identity.input_steps = input_steps
+
+
+def input_steps(config):
+    from pipeline.artifacts import Step
+
+    data = Step("data", 1, make_data, {"seed": config.seed, "vocab_size": config.model.vocab_size})
+    init = Step("init", 1, lambda folder: make_init(folder, config), {"seed": config.seed}, {"data": data})
+    return {"data": data, "init": init}
+
+
+def make_inputs(config) -> None:
+    from pipeline.artifacts import build
+
+    build(input_steps(config)["init"], experiment=config.name)
+
+
+def make_data(folder) -> dict:
+    import importlib
+    import inspect
+
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    from pipeline.corpus.shards import write_token_set
+
+    texts = {name: [inspect.getsource(importlib.import_module(m)) for m in names] for name, names in MODULES.items()}
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=512, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet)
+    tokenizer.train_from_iterator([t for ts in texts.values() for t in ts], trainer)
+    tokenizer.save(str(folder.path / "tokenizer.json"))
+    dtype = np.dtype("<u2")
+    for name, documents in texts.items():
+        rows = [(np.array([*tokenizer.encode(t).ids, 0]), len(t.encode()), 0.5) for t in documents]
+        write_token_set(folder.path / f"tokens/train-{name}", rows, dtype)
+        short = documents[-1][:2000]
+        row = (np.array([*tokenizer.encode(short).ids, 0]), len(short.encode()), 0.9)
+        write_token_set(folder.path / f"tokens/val-{name}", [row], dtype)
+    return {"token_dtype": "<u2", "vocab_size": 512, "eos_token_id": 0}
+
+
+def make_init(folder, config) -> dict:
+    from model.hf import save_folder
+    from model.transformer import Transformer
+
+    network = Transformer(config.model).initialize(config.seed)
+    tokenizer_json = folder.input("data") / "tokenizer.json"
+    save_folder(folder.path, network.state_dict(), config.model, tokenizer_json, "<|endoftext|>")
+    return {"source_gpu_hours": None}
+
+
+def main(config_path: str, *overrides: str) -> int:
+    """`hornbook pretrain` with its exit codes."""
+    from pipeline import config, pretrain, signals
+    from pipeline.errors import DONE, FAILED, STOPPED, WRONG_INPUT, Busy, Stopped, UserError
+
+    install()
+    signals.install()
+    if os.environ.get("WITHOUT_TORCH"):
+        sys.modules["torch"] = None  # type: ignore[assignment]  # importing it is now an error
+    try:
+        pretrain.run(config.load(config_path, overrides), config_path)
+        return DONE
+    except UserError as error:
+        print(f"hornbook: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    except Busy as error:
+        print(f"hornbook: {error}", file=sys.stderr)
+        return FAILED
+    except Stopped as stop:
+        print(f"hornbook: stopped ({stop})")
+        return STOPPED
+
+
+if __name__ == "__main__":
+    code = main(*sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

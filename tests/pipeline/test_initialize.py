@@ -1,0 +1,190 @@
+"""The init stage: what the small model knew is still there, or the stage fails and says why."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import config as configs
+from pipeline import grow, initialize
+from pipeline.artifacts import Step, build
+from pipeline.errors import UserError
+from pipeline.experiment import Experiment
+
+SMALL = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
+LARGE = {**SMALL, "hidden_size": 40, "intermediate_size": 160, "num_hidden_layers": 4, "partial_rotary_factor": 0.4}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A Hugging Face folder of a small random Phi whose gains and biases are not the trivial ones."""
+    import torch
+
+    from model.config import ModelConfig
+    from model.hf import save_folder
+    from model.transformer import Transformer
+
+    shape = ModelConfig(vocab_size=512, max_position_embeddings=64, **SMALL)
+    network = Transformer(shape).initialize(7)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in network.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    folder = tmp_path / "source"
+    folder.mkdir()
+    save_folder(folder, network.state_dict(), shape, None, "<|endoftext|>")
+    return folder
+
+
+@pytest.fixture
+def data(monkeypatch, tmp_path) -> Step:
+    """Real token shards of a few standard-library modules in place of the data stage."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("driver", Path(__file__).parent / "pretrain_driver.py")
+    assert spec is not None
+    assert spec.loader is not None
+    driver = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(driver)
+    monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "root"))
+    step = Step("data", 1, driver.make_data)
+    for module in ("pipeline.initialize", "pipeline.data"):
+        monkeypatch.setattr(f"{module}.data_step", lambda config: step)
+    return step
+
+
+def _config(init: dict, shape: dict | None = None, **sections) -> configs.Config:
+    model = {"vocab_size": 512, "max_position_embeddings": 64, **(shape or LARGE)}
+    train = {"sequence_length": 64, "global_batch_tokens": 256}
+    values = {"name": "test", "model": model, "init": init, "train": train, **sections}
+    return configs.from_values(values, where="test")
+
+
+def _build(config: configs.Config) -> dict:
+    return build(initialize.init_step(config), experiment="test")
+
+
+def test_exact_growth_keeps_the_function_and_the_manifest_says_so(source, data):
+    manifest = _build(_config({"method": "exact", "source": str(source)}))
+    assert manifest["function_preserving"] is True
+    assert manifest["max_rel_logit_diff"] <= 1e-5
+    assert manifest["grown_bits_per_byte"] == pytest.approx(manifest["source_bits_per_byte"], abs=1e-4)
+    assert manifest["parameters"]["grown"] > manifest["parameters"]["source"]
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(manifest["outputs"])
+
+
+def test_growth_gives_the_same_bytes_twice(source, data, monkeypatch, tmp_path):
+    config = _config({"method": "exact", "source": str(source)})
+    first = _build(config)["content_hash"]
+    monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "second"))
+    assert _build(config)["content_hash"] == first
+
+
+def test_a_method_that_claims_exactness_and_misses_its_tolerance_fails_the_stage(source, data):
+    config = _config({"method": "exact", "source": str(source), "tolerance": 1e-30})
+    with pytest.raises(UserError, match="claims to keep the function"):
+        _build(config)
+    assert not initialize.init_step(config).finished
+
+
+def test_fresh_weights_claim_nothing_and_are_measured_all_the_same(data):
+    manifest = _build(_config({"method": "random"}))
+    assert manifest["function_preserving"] is False
+    assert manifest["max_abs_logit_diff"] is None
+    assert 2.0 < manifest["grown_bits_per_byte"] < 10.0
+
+
+def test_another_source_content_is_another_folder(source, data):
+    config = _config({"method": "exact", "source": str(source)})
+    before = initialize.init_step(config).fingerprint
+    weights = source / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert initialize.init_step(config).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("init", "shape", "words"),
+    [
+        ({"method": "exact"}, LARGE, "init.source"),
+        ({"method": "exakt", "source": "x"}, LARGE, "did you mean 'exact'"),
+        ({"method": "exact", "source": "./nowhere"}, LARGE, "neither a folder"),
+        ({"method": "exact", "options": {"noize": 1}}, LARGE, "noize"),
+    ],
+)
+def test_a_wrong_init_section_is_refused_by_name(data, init, shape, words):
+    with pytest.raises(UserError, match=words.replace(".", r"\.")):
+        _build(_config(init, shape))
+
+
+def test_what_cannot_be_exact_is_refused_by_name(source, data):
+    smaller = {**LARGE, "hidden_size": 24, "head_dim": 8, "partial_rotary_factor": 0.5}
+    with pytest.raises(UserError, match="hidden_size"):
+        _build(_config({"method": "exact", "source": str(source)}, smaller))
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused_with_both_numbers(data):
+    with pytest.raises(UserError, match=r"512.*model\.vocab_size is 300"):
+        _build(_config({"method": "random"}, {**LARGE, "vocab_size": 300}))
+
+
+def test_growth_keeps_the_vocabulary(source, data):
+    with pytest.raises(UserError, match=r"model\.vocab_size=512"):
+        _build(_config({"method": "exact", "source": str(source)}, {**LARGE, "vocab_size": 600}))
+
+
+def test_missing_data_is_said_with_the_command(data):
+    with pytest.raises(UserError, match=r"hornbook data my\.yaml"):
+        initialize.run(_config({"method": "random"}), "my.yaml")
+
+
+def test_a_missing_source_experiment_is_said_with_its_price(data, tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text("name: small\nmodel: {vocab_size: 512, hidden_size: 32, intermediate_size: 64, "
+                    "num_hidden_layers: 2, num_attention_heads: 4}\nbudget: {max_gpu_hours: 0.5}\n")  # fmt: skip
+    build(data, experiment="test")
+    with pytest.raises(UserError, match=r"at most 0\.5 GPU-hours.*init\.train_source=true"):
+        initialize.run(_config({"method": "exact", "source": str(path)}), "my.yaml")
+
+
+def test_a_source_experiment_inherits_data_tokenizer_and_seed(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text("name: small\nseed: 9\nmodel: {vocab_size: 512, hidden_size: 32, intermediate_size: 64, "
+                    "num_hidden_layers: 2, num_attention_heads: 4}\nbudget: {max_gpu_hours: 0.5}\n")  # fmt: skip
+    asker = _config(
+        {"method": "exact", "source": str(path), "source_overrides": {"budget": {"max_gpu_hours": 0.25}}},
+        seed=4,
+        data={"tasks": 3},
+        tokenizer={"vocab_size": 300},
+    )
+    source = initialize.source_config(asker)
+    assert (source.seed, source.data.tasks, source.tokenizer.vocab_size) == (4, 3, 300)
+    assert source.budget.max_gpu_hours == 0.25
+
+
+def test_the_stage_leaves_links_and_a_ledger(data, capsys, monkeypatch):
+    monkeypatch.setattr("pipeline.report.write", lambda config: None)  # these shards come without a funnel
+    build(data, experiment="test")
+    config = _config({"method": "random"})
+    initialize.run(config, "my.yaml")
+    experiment = Experiment(config)
+    assert experiment.stage_folder("init") == initialize.init_step(config).path.resolve()
+    assert experiment.ledger_path.is_file()
+    assert "next: hornbook pretrain my.yaml" in capsys.readouterr().out
+    initialize.run(config, "my.yaml")
+    assert "up to date" in capsys.readouterr().out
+
+
+def test_grow_works_with_no_experiment_around_it(source, tmp_path, capsys):
+    target = tmp_path / "grown"
+    words = [f"model.{k}={v}" for k, v in LARGE.items()]
+    grow.run(str(source), str(target), words, text_path=None)
+    assert (target / "model.safetensors").is_file()
+    assert "largest logit difference" in capsys.readouterr().out
+    with pytest.raises(UserError, match="not an empty folder"):
+        grow.run(str(source), str(target), words, text_path=None)
+
+
+def test_grow_that_is_refused_leaves_nothing_behind(source, tmp_path):
+    with pytest.raises(UserError):
+        grow.run(str(source), str(tmp_path / "grown"), ["model.num_hidden_layers=1"], text_path=None)
+    assert not list(tmp_path.glob("*grown*"))

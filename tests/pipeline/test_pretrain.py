@@ -1,0 +1,366 @@
+"""Pretraining as a user sees it: inside its cap, always annealed, going on after signals, kills and raised caps."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import config as configs
+from pipeline import ledger, pretrain, signals
+from pipeline.artifacts import read_manifest
+from pipeline.errors import Busy, UserError
+from pipeline.locks import FolderLock
+from pipeline.training.identity import pretrain_step
+from pipeline.training.tracking import read_metrics
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DRIVER = Path(__file__).with_name("pretrain_driver.py")
+CAP_SECONDS = 18.0
+METRICS = {
+    "train/loss",
+    "train/lr",
+    "train/grad_norm",
+    "perf/tokens_per_second",
+    "perf/mfu",
+    "perf/peak_memory_bytes",
+    "budget/gpu_hours",
+    "budget/tokens",
+    "budget/fraction",
+}
+FACTS = [
+    "tokens_seen",
+    "steps",
+    "epochs",
+    "max_gpu_hours",
+    "gpu_hours_total",
+    "stopped_by",
+    "annealed",
+    "bits_per_byte",
+    "tokens_per_second",
+    "mfu",
+    "peak_memory_bytes",
+    "lives",
+    "forecast",
+    "initial_bits_per_byte",
+    "samples",
+    "model",
+]
+
+_spec = importlib.util.spec_from_file_location("pretrain_driver", DRIVER)
+assert _spec is not None
+assert _spec.loader is not None
+driver = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(driver)
+
+
+class Small:
+    """A small experiment under a root of its own; runs it in this process or as a command."""
+
+    def __init__(self, root: Path):
+        self.root, self.path = root, driver.config_file(root)
+        driver.make_inputs(self.config())
+
+    def config(self, *overrides: str) -> configs.Config:
+        return configs.load(self.path, overrides)
+
+    @property
+    def folder(self) -> Path:
+        return pretrain_step(self.config()).path
+
+    def run_here(self, *overrides: str) -> dict:
+        pretrain.run(self.config(*overrides), str(self.path))
+        return read_manifest(self.folder)
+
+    def start(self, *overrides: str, without_torch: bool = False) -> subprocess.Popen:
+        environment = {**os.environ, "HORNBOOK_ROOT": str(self.root), "PYTHONPATH": str(REPOSITORY)}
+        environment["OMP_NUM_THREADS"] = "1"  # two spinning threads on a busy machine are ten times slower than one
+        environment = {k: v for k, v in environment.items() if not k.startswith("WANDB")}
+        command = [sys.executable, "-P", str(DRIVER), str(self.path), *overrides]
+        if without_torch:
+            environment["WITHOUT_TORCH"] = "1"
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+
+    def command(self, *overrides: str, without_torch: bool = False) -> tuple[int, str, float]:
+        """Exit code, output, seconds of wall time."""
+        started = time.monotonic()
+        process = self.start(*overrides, without_torch=without_torch)
+        output, _ = process.communicate(timeout=120)
+        return process.returncode, output, time.monotonic() - started
+
+    def rows(self) -> list[dict]:
+        return read_metrics(self.folder / "metrics.jsonl")
+
+    def wait_for_step(self, step: int, process: subprocess.Popen) -> None:
+        path = self.folder / "metrics.jsonl"
+        self.wait_for(lambda: path.is_file() and any(row["step"] >= step for row in read_metrics(path)), process)
+
+    def wait_for(self, condition: Callable[[], object], process: subprocess.Popen) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def hours(seconds: float) -> str:
+    return f"budget.max_gpu_hours={seconds / 3600:.6f}"
+
+
+@pytest.fixture(autouse=True)
+def small_inputs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    from pipeline.training import identity
+
+    monkeypatch.setattr(identity, "input_steps", driver.input_steps)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    signals._deferred = False
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Small:
+    monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path))
+    return Small(tmp_path)
+
+
+def test_a_run_under_a_cap_ends_inside_it_annealed_exported_and_is_then_up_to_date(small: Small) -> None:
+    code, output, seconds = small.command(hours(CAP_SECONDS))
+    assert code == 0, output
+    assert seconds <= CAP_SECONDS, output
+    assert "annealed" in output
+    assert "NOT" not in output
+    assert "Warning" not in output, output
+    manifest = read_manifest(small.folder)
+    assert set(FACTS) <= set(manifest)
+    assert manifest["annealed"]
+    assert manifest["stopped_by"] == "gpu_hours"
+    assert manifest["gpu_hours_total"] * 3600 <= CAP_SECONDS
+    assert manifest["bits_per_byte"]["code"] < manifest["initial_bits_per_byte"]["code"] - 1
+    assert set(manifest["outputs"]) >= {"model/config.json", "model/model.safetensors", "model/tokenizer.json"}
+    assert all(path.startswith("model/") for path in manifest["outputs"])
+
+    rows = small.rows()
+    assert [row["step"] for row in rows] == list(range(manifest["steps"] + 1))
+    assert set(rows[5]) == METRICS | {"step"} or "val/bits_per_byte" in rows[5]
+    assert {"val/code/bits_per_byte", "val/more/bits_per_byte", "val/bits_per_byte"} <= set(rows[0])
+    assert set(rows[-1]) == METRICS | {"step", "val/code/bits_per_byte", "val/more/bits_per_byte", "val/bits_per_byte"}
+    assert rows[-1]["train/lr"] <= 0.01 * 2.0e-3
+    spent = ledger.spent_hours(small.root / "runs/small/ledger.jsonl")["pretrain"] * 3600
+    assert spent <= seconds + 0.1
+    assert (small.root / "runs/small/pretrain").resolve() == small.folder.resolve()
+
+    code, output, _ = small.command(hours(CAP_SECONDS - 5), without_torch=True)
+    assert (code, "up to date" in output) == (0, True), output
+    assert read_manifest(small.folder) == manifest
+
+
+def test_the_exported_folder_gives_transformers_the_same_logits(small: Small) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from model.hf import load_network
+
+    manifest = small.run_here("budget.max_tokens=10_240")
+    folder = small.folder / manifest["model"]
+    theirs, ours = AutoModelForCausalLM.from_pretrained(folder), load_network(folder)
+    ids = AutoTokenizer.from_pretrained(folder)("def f(x):\n    return x", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_max_tokens_ends_a_run_and_raising_it_goes_on_from_before_the_decay(small: Small) -> None:
+    first = small.run_here("budget.max_tokens=20_480", "train.precision=32-true")
+    assert (first["steps"], first["stopped_by"], first["annealed"]) == (40, "tokens", True)
+    old = small.rows()
+    longer = small.run_here("budget.max_tokens=40_960", "train.precision=32-true")
+    assert (longer["steps"], longer["annealed"]) == (80, True)
+    rows = small.rows()
+    assert [row["step"] for row in rows] == list(range(81))
+    same = [row["train/loss"] for row in rows[1:29]] == [row["train/loss"] for row in old[1:29]]
+    assert same
+    assert rows[35]["train/lr"] == 2.0e-3 > old[35]["train/lr"]
+    assert read_metrics(small.folder / "metrics-before-28.jsonl") == old
+    records = [json.loads(line) for line in (small.folder / "decisions.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if r["kind"] == "extend"] == [28]
+    again = small.run_here("budget.max_tokens=20_480", "train.precision=32-true")
+    assert again == longer, "lowering a finished one does nothing"
+
+
+def test_an_extended_run_equals_the_one_that_had_the_larger_limit_from_the_start(small: Small, tmp_path: Path) -> None:
+    small.run_here("budget.max_tokens=20_480", "train.precision=32-true")
+    extended = small.run_here("budget.max_tokens=30_720", "train.precision=32-true")
+    rows = small.rows()
+    other = Small(_made(tmp_path / "other"))
+    os.environ["HORNBOOK_ROOT"] = str(other.root)  # the fixture puts the old value back
+    driver.make_inputs(other.config())
+    direct = other.run_here("budget.max_tokens=30_720", "train.precision=32-true")
+    assert [r["train/loss"] for r in other.rows()[1:]] == [r["train/loss"] for r in rows[1:]]
+    assert direct["content_hash"] == extended["content_hash"]
+
+
+def test_full_activation_checkpointing_gives_the_same_losses(small: Small, tmp_path: Path) -> None:
+    small.run_here("budget.max_tokens=2_560", "train.precision=32-true")
+    plain = [row["train/loss"] for row in small.rows()[1:]]
+    other = Small(_made(tmp_path / "other"))
+    os.environ["HORNBOOK_ROOT"] = str(other.root)
+    driver.make_inputs(other.config())
+    other.run_here("budget.max_tokens=2_560", "train.precision=32-true", "train.activation_checkpointing=full")
+    assert [row["train/loss"] for row in other.rows()[1:]] == pytest.approx(plain, rel=1e-6)
+
+
+def test_micro_batches_give_the_same_losses(small: Small, tmp_path: Path) -> None:
+    small.run_here("budget.max_tokens=2_560", "train.precision=32-true")
+    whole = [row["train/loss"] for row in small.rows()[1:]]
+    other = Small(_made(tmp_path / "other"))
+    os.environ["HORNBOOK_ROOT"] = str(other.root)
+    driver.make_inputs(other.config())
+    other.run_here("budget.max_tokens=2_560", "train.precision=32-true", "train.micro_batch=2")
+    assert [row["train/loss"] for row in other.rows()[1:]] == pytest.approx(whole, rel=1e-5)
+
+
+def test_missing_inputs_name_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path))
+    path = driver.config_file(tmp_path)
+    with pytest.raises(UserError, match=r"hornbook data some\.yaml"):
+        pretrain.run(configs.load(path, ["budget.max_gpu_hours=1"]), "some.yaml")
+
+
+def test_a_config_without_an_end_is_refused(small: Small) -> None:
+    with pytest.raises(UserError, match=r"budget\.max_gpu_hours"):
+        small.run_here()
+
+
+def test_a_cap_too_small_for_anything_is_refused_with_its_numbers(small: Small) -> None:
+    code, output, _ = small.command(hours(1.5), without_torch=True)
+    assert code == 2
+    assert "budget.max_gpu_hours=0.000417 is 1.5 s" in output
+
+
+def test_a_second_trainer_is_turned_away_and_writes_nothing(small: Small) -> None:
+    small.folder.mkdir(parents=True)
+    with FolderLock(small.folder, wait=False), pytest.raises(Busy, match="process"):
+        small.run_here("budget.max_tokens=2_560")
+    assert [path.name for path in small.folder.iterdir()] == [".lock"]
+    assert not (small.root / "runs/small/ledger.jsonl").exists()
+
+
+def test_ten_gradients_in_a_row_that_are_not_finite_end_the_run(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    from model.transformer import Transformer
+    from pipeline.training.callbacks import Diverged
+
+    plain = Transformer.loss
+
+    def broken(self: Transformer, *args: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        loss, n = plain(self, *args)
+        return (loss * float("nan") if torch.is_grad_enabled() else loss), n
+
+    monkeypatch.setattr(Transformer, "loss", broken)
+    with pytest.raises(Diverged, match="10 steps in a row"):
+        small.run_here("budget.max_tokens=20_480")
+    kinds = [json.loads(line)["kind"] for line in (small.folder / "decisions.jsonl").read_text().splitlines()]
+    assert kinds.count("skip") == 10
+
+
+def test_a_life_that_begins_too_late_exports_what_there_is_and_says_so(
+    small: Small, capsys: pytest.CaptureFixture
+) -> None:
+    small.run_here("budget.max_tokens=10_240")
+    (small.folder / "manifest.json").unlink()
+    path = small.folder / "decisions.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(r) + "\n" for r in lines if r["kind"] == "life"))
+    manifest = small.run_here(hours(1.0))
+    assert not manifest["annealed"]
+    assert manifest["steps"] == 20
+    assert "NOT annealed" in capsys.readouterr().out
+
+
+def test_a_run_killed_while_exporting_only_exports(small: Small) -> None:
+    first = small.run_here("budget.max_tokens=10_240")
+    rows = small.rows()
+    (small.folder / "manifest.json").unlink()
+    second = small.run_here("budget.max_tokens=10_240")
+    assert small.rows() == rows
+    assert second["content_hash"] == first["content_hash"]
+    assert second["bits_per_byte"] == first["bits_per_byte"]
+    assert second["lives"] == 2
+
+
+@pytest.mark.slow
+def test_sigterm_while_starting_up_exits_75_soon(small: Small) -> None:
+    process = small.start(hours(60))
+    small.wait_for(lambda: (small.root / "runs/small/ledger.jsonl").is_file(), process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 75, output
+    assert small.run_here("budget.max_tokens=10_240")["annealed"]
+
+
+@pytest.mark.slow
+def test_sigterm_saves_exits_75_and_the_same_command_finishes_with_one_row_per_step(small: Small) -> None:
+    cap = hours(36)
+    process = small.start(cap)
+    small.wait_for_step(20, process)
+    process.send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 75, output
+    assert time.monotonic() - asked < 5
+    code, output, _ = small.command(cap)
+    assert code == 0, output
+    manifest = read_manifest(small.folder)
+    assert manifest["lives"] == 2
+    assert manifest["annealed"]
+    assert manifest["gpu_hours_total"] * 3600 <= 36
+    assert [row["step"] for row in small.rows()] == list(range(manifest["steps"] + 1))
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_under_the_same_cap_and_in_the_same_offline_wandb_run(small: Small) -> None:
+    cap, tracked = 40.0, "tracking.wandb=true"
+    process = small.start(hours(cap), tracked)
+    small.wait_for(lambda: list((small.folder / "checkpoints").glob("step-*")), process)
+    small.wait_for(lambda: (small.folder / "wandb-id").is_file(), process)
+    process.kill()
+    process.communicate()
+    run_id = (small.folder / "wandb-id").read_text()
+    code, output, _ = small.command(hours(cap), tracked)
+    assert code == 0, output
+    manifest = read_manifest(small.folder)
+    assert manifest["annealed"]
+    assert manifest["gpu_hours_total"] * 3600 <= cap
+    assert [row["step"] for row in small.rows()] == list(range(manifest["steps"] + 1))
+    assert (small.folder / "wandb-id").read_text() == run_id
+    assert len(list((small.root / "runs/small/wandb").glob(f"offline-run-*-{run_id.strip()}"))) == 2
+
+
+@pytest.mark.slow
+def test_raising_the_gpu_hours_goes_on_from_before_the_decay_inside_the_new_cap(small: Small) -> None:
+    code, output, _ = small.command(hours(CAP_SECONDS))
+    assert code == 0, output
+    first = read_manifest(small.folder)
+    code, output, _ = small.command(hours(CAP_SECONDS + 1), without_torch=True)
+    assert code == 2, output
+    assert "took that long last time" in output
+    code, output, _ = small.command(hours(2.2 * CAP_SECONDS))
+    assert code == 0, output
+    longer = read_manifest(small.folder)
+    assert longer["annealed"]
+    assert longer["steps"] > first["steps"]
+    assert longer["gpu_hours_total"] * 3600 <= 2.2 * CAP_SECONDS
+    assert [row["step"] for row in small.rows()] == list(range(longer["steps"] + 1))
+    assert longer["bits_per_byte"]["code"] != first["bits_per_byte"]["code"]
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder

@@ -1,0 +1,52 @@
+"""Where a run computes, and the numbers that MFU is judged by."""
+
+import pytest
+import torch
+
+from pipeline.config import TrainConfig
+from pipeline.errors import UserError
+from pipeline.training import devices
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H200", 989),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA L4", 121),
+        ("NVIDIA GeForce RTX 4090", 165.2),
+    ],
+)
+def test_cards_are_found_by_the_name_that_the_driver_reports(name: str, tflops: float) -> None:
+    card = devices.find_card(name)
+    assert card is not None
+    assert card["bf16_dense_tflops"] == tflops
+    assert set(card) == {"match", "memory_gb", "bf16_dense_tflops", "bandwidth_gb_per_second", "price_per_hour"}
+
+
+def test_an_unknown_card_has_no_peak() -> None:
+    assert devices.find_card("Some Accelerator 9") is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"), [({"avx512_bf16"}, "bf16-mixed"), ({"amx_bf16"}, "bf16-mixed"), ({"avx2"}, "32-true")]
+)
+def test_a_cpu_computes_in_bf16_only_where_it_is_fast(
+    flags: set[str], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "cpu_flags", lambda: frozenset(flags))
+    machine = devices.choose(TrainConfig(device="cpu"))
+    assert machine.precision == precision
+    assert machine.peak_memory_bytes() > 10**7
+    assert machine.peak_flops
+    assert "measured" in machine.describe()
+    assert devices.choose(TrainConfig(device="cpu", precision="bf16-true")).precision == "bf16-true"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+def test_a_device_that_is_not_there_names_what_is() -> None:
+    with pytest.raises(UserError, match=r"train\.device is 'cuda', this machine has cpu"):
+        devices.choose(TrainConfig(device="cuda"))
