@@ -6,8 +6,10 @@ dtype are known from the config, so the header goes first and each tensor follow
 so that an interrupted writer leaves no half model. Only safetensors are read: a pickle can run a stranger's code.
 """
 
+import itertools
 import json
 import math
+import operator
 import os
 import shutil
 import struct
@@ -42,7 +44,8 @@ def save_folder(
 ) -> None:
     """Writes the folder, except for its README. `dtype` is one of `DTYPES`.
 
-    An iterator must yield the tensors of `config.tensor_shapes()` in that order. `eos_token` must be in the tokenizer;
+    An iterator must yield the tensors of `config.tensor_shapes()` in that order, whole or in pieces of rows (see
+    `write_safetensors`; `growth.rules.stream` makes such). `eos_token` must be in the tokenizer;
     it also serves as beginning of text, as in Phi. Raises ValueError for tensors that do not fit the config.
     """
     path = Path(path)
@@ -62,7 +65,10 @@ def save_folder(
 def write_safetensors(
     path: Path, tensors: Iterable[tuple[str, Tensor]], shapes: Mapping[str, tuple[int, ...]], dtype: str
 ) -> None:
-    """Streams tensors, in the order of `shapes`, into one safetensors file; only one tensor is in memory at a time."""
+    """Streams tensors, in the order of `shapes`, into one safetensors file; only one piece is in memory at a time.
+
+    A tensor may come whole, or as several pieces of rows one after the other, each with the tensor's name.
+    """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; it must be one of: {', '.join(DTYPES)}.")
     torch_dtype = getattr(torch, dtype)
@@ -70,12 +76,17 @@ def write_safetensors(
     names = iter(shapes)
     with partial.open("wb") as file:
         file.write(_header(shapes, dtype, torch_dtype.itemsize))
-        for name, tensor in tensors:
+        for name, pieces in itertools.groupby(tensors, key=operator.itemgetter(0)):
             expected = next(names, None)
-            if name != expected or tuple(tensor.shape) != shapes[name]:
-                wanted = f"{expected!r} {shapes.get(expected or '')}"
-                raise ValueError(f"cannot write {path.name}: expected {wanted}, got {name!r} {tuple(tensor.shape)}.")
-            _write_tensor(file, tensor.detach().to("cpu", torch_dtype))
+            wanted, rows = shapes.get(expected or "", ()), 0
+            for _, piece in pieces:
+                rows += len(piece)
+                if name != expected or tuple(piece.shape[1:]) != wanted[1:] or rows > wanted[0]:
+                    found = (rows, *piece.shape[1:])
+                    raise ValueError(f"cannot write {path.name}: expected {expected!r} {wanted}, got {name!r} {found}.")
+                _write_tensor(file, piece.detach().to("cpu", torch_dtype))
+            if rows < wanted[0]:
+                raise ValueError(f"cannot write {path.name}: {name!r} ended after {rows} of {wanted[0]} rows.")
         if (missing := next(names, None)) is not None:
             raise ValueError(f"cannot write {path.name}: the tensors ended before {missing!r}.")
         file.flush()
@@ -156,24 +167,41 @@ class SafetensorsState(Mapping[str, Tensor]):
 
 
 def open_state(folder: Path) -> SafetensorsState:
-    """The tensors of `folder`, from one file or from the shards of an index, in the dtypes in which they are stored."""
+    """The tensors of `folder`, from one file or from the shards of an index, in the dtypes in which they are stored.
+
+    Only headers are read. Raises `UnreadableModel` for pickles, missing or damaged files, and an index that is wrong.
+    """
     folder = Path(folder)
     if (folder / WEIGHTS).is_file():
-        try:
-            with safe_open(folder / WEIGHTS, framework="pt") as file:
-                names = list(file.keys())
-        except Exception as error:  # safetensors raises its own, undocumented kinds
-            raise UnreadableModel(f"{folder / WEIGHTS} is damaged ({error}); write or download it again.") from error
-        files = dict.fromkeys(names, folder / WEIGHTS)
+        files = dict.fromkeys(_names_in(folder / WEIGHTS), folder / WEIGHTS)
     elif (folder / INDEX).is_file():
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-        files = {name: folder / shard for name, shard in index.items()}
-        missing = sorted({file.name for file in files.values() if not file.is_file()})
-        if missing:
-            raise UnreadableModel(f"{folder} lacks {', '.join(missing)}, which {INDEX} names; download it again.")
+        files = _indexed(folder)
     else:
         raise UnreadableModel(_why_no_weights(folder))
     return SafetensorsState({name: file for name, file in files.items() if not name.endswith(IGNORED_TENSORS)})
+
+
+def _names_in(file: Path) -> list[str]:
+    try:
+        with safe_open(file, framework="pt") as content:
+            return list(content.keys())
+    except Exception as error:  # safetensors raises its own, undocumented kinds
+        raise UnreadableModel(f"{file} is damaged ({error}); write or download it again.") from error
+
+
+def _indexed(folder: Path) -> dict[str, Path]:
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise UnreadableModel(f"{folder / INDEX} is no index of shards ({error!r}); download it again.") from error
+    missing = sorted({shard for shard in index.values() if not (folder / shard).is_file()})
+    if missing:
+        raise UnreadableModel(f"{folder} lacks {', '.join(missing)}, which {INDEX} names; download it again.")
+    held = {shard: set(_names_in(folder / shard)) for shard in set(index.values())}
+    for name, shard in index.items():
+        if name not in held[shard]:
+            raise UnreadableModel(f"{folder / shard} lacks {name!r}, which {INDEX} places there; download both again.")
+    return {name: folder / shard for name, shard in index.items()}
 
 
 def _why_no_weights(folder: Path) -> str:

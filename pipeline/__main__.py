@@ -18,9 +18,6 @@ TABLES = ("filters", "sources", "growth", "optimizers", "decays", "keys")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one verb and leaves the process with its exit code (never returns)."""
-    # Before torch is imported: threads that spin while they wait make a step 2 to 20 times slower on a machine whose
-    # cores something else uses too; sleeping ones cost microseconds.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     code = _guarded(_parse(argv))
     sys.stdout.flush()
     sys.stderr.flush()

@@ -33,7 +33,7 @@ def _key(default: Any, help: str, kind: str = IDENTITY) -> Any:
 
 @dataclass
 class ValidationConfig:
-    share: float = _key(0.02, "share of groups (packages, domains) held out")
+    share: float = _key(0.02, "share of the text held out, in whole groups (packages, domains)")
     max_bytes: int = _key(2_000_000, "validation text per set is cut here, so that one evaluation stays cheap")
     textbook_min_score: float = _key(0.7, "documents at or above this score form the second validation set")
 

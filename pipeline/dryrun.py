@@ -58,8 +58,12 @@ def _state(config: Config, stage: str) -> dict[str, Any]:
         from pipeline.training.identity import finished_manifest
 
         done = finished_manifest(step, config.budget) is not None  # a raised cap reopens a finished run
-    steps = [{"step": s.name, "fingerprint": s.fingerprint, "done": s.finished} for s in own]
+    steps = [{"step": _name(s), "fingerprint": s.fingerprint, "done": s.finished} for s in own]
     return {"stage": stage, "folder": str(step.path), "done": done, "steps": steps, "why": None}
+
+
+def _name(step: Step) -> str:
+    return f"{step.name} {step.config['source']}" if "source" in step.config else step.name
 
 
 def show(facts: dict[str, Any]) -> str:
@@ -78,6 +82,6 @@ def show(facts: dict[str, Any]) -> str:
         lines.append(f"  {stage['stage']:<9} {state:<6} {stage['folder'] or stage['why']}")
         if len(stage["steps"]) > 1:
             lines += [
-                f"      {s['step']:<22} {s['fingerprint']}  {'done' if s['done'] else 'to do'}" for s in stage["steps"]
+                f"      {s['step']:<28} {s['fingerprint']}  {'done' if s['done'] else 'to do'}" for s in stage["steps"]
             ]
     return "\n".join(lines)

@@ -6,6 +6,7 @@ blocks instead of returning them to the kernel, and matrix products must be bf16
 """
 
 import ctypes
+import os
 import platform
 import resource
 import sys
@@ -23,6 +24,7 @@ from pipeline.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 GEMM_SIZE = 1024  # large enough for the peak, small enough for 0.1 s on one core
+THREAD_TRIALS = 5
 GPU_TABLE = Path(__file__).resolve().parents[2] / "configs" / "gpus.yaml"
 
 
@@ -54,6 +56,8 @@ def choose(train: TrainConfig) -> Machine:
     kind = _device_kind(train.device)
     device = torch.device(kind, 0) if kind == "cuda" else torch.device(kind)
     torch.set_float32_matmul_precision("high" if kind == "cuda" else "medium")
+    if kind == "cpu":
+        choose_threads()
     name = torch.cuda.get_device_name(device) if kind == "cuda" else f"{cpu_name()} ({torch.get_num_threads()} threads)"
     precision, reason = _precision(train.precision, kind)
     if kind == "cpu":
@@ -119,6 +123,36 @@ def keep_big_blocks() -> bool:
         return False
     libc = ctypes.CDLL(None)
     return bool(libc.mallopt(M_MMAP_THRESHOLD, 2**30) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def choose_threads() -> int:
+    """Sets one thread where more are slower, and returns how many there are.
+
+    Threads that wait spin: on a machine whose cores something else uses too, a step of many small operations was seen
+    2 to 20 times slower with two threads than with one. OMP_NUM_THREADS is obeyed and ends the question.
+    """
+    all_threads = torch.get_num_threads()
+    if all_threads == 1 or "OMP_NUM_THREADS" in os.environ:
+        return all_threads
+    seconds: dict[int, list[float]] = {all_threads: [], 1: []}
+    for _ in range(THREAD_TRIALS):
+        for threads, times in seconds.items():
+            torch.set_num_threads(threads)
+            times.append(_many_small_operations())
+    chosen = min(seconds, key=lambda threads: sorted(seconds[threads])[THREAD_TRIALS // 2])
+    torch.set_num_threads(chosen)
+    return chosen
+
+
+def _many_small_operations() -> float:
+    """Seconds for what a block of a small network does: products, with passes over memory in between."""
+    weight, x = torch.full((256, 1024), 0.01), torch.full((2048, 256), 0.01)
+    started = time.perf_counter()
+    for _ in range(4):
+        hidden = torch.nn.functional.gelu(x @ weight, approximate="tanh")
+        x = x + hidden @ weight.t()
+        x = torch.nn.functional.layer_norm(x, (256,))
+    return time.perf_counter() - started
 
 
 def gpu_table() -> dict[str, dict[str, Any]]:

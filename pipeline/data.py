@@ -1,0 +1,120 @@
+"""The `data` stage: text in, token sets with a tokenizer, a scorer and an account of every document out.
+
+read -> repair -> rules -> exact dedup -> split -> near dedup -> tokenizer -> encode -> score -> cut -> data. Each is a
+cached step with its own folder (`pipeline/corpus/steps.py`), so a stopped stage goes on where it was, and two
+experiments that share their first settings share the folders.
+"""
+
+import time
+from typing import Any
+
+from pipeline import report
+from pipeline.artifacts import Step, build, read_manifest
+from pipeline.config import Config
+from pipeline.corpus import steps
+from pipeline.experiment import Experiment
+from pipeline.progress import format_seconds
+
+
+def data_step(config: Config) -> Step:
+    """The step whose folder is the stage's output. Checks sources, filters, options and tokenizer; builds nothing.
+
+    Raises `UserError` naming the key that mends it. Quick once the inputs' hashes are cached.
+    """
+    return steps.data_step(config)
+
+
+def run(config: Config, command: str) -> None:
+    """Builds whatever of the stage is not there yet and says what happened. `command`: what the user typed."""
+    final = data_step(config)
+    experiment = Experiment(config)
+    experiment.record()
+    with experiment.ledger("data", final.fingerprint):
+        fresh = not final.finished
+        lines = _Lines(final)
+        manifest = build(final, experiment=config.name, announce=lines.announce)
+        lines.finish()
+        experiment.link("data", final.path)
+    print(f"data: {'done' if fresh else 'up to date'}")
+    print("\n".join(summary(final, manifest)))
+    print(f"  report       {report.write(config)}\n  next: hornbook init {command}", flush=True)
+
+
+class _Lines:
+    """One line as a step starts, one when it is done."""
+
+    def __init__(self, final: Step):
+        self.numbers = {step.fingerprint: i + 1 for i, step in enumerate(final.chain())}
+        self.current: Step | None = None
+        self.started = 0.0
+
+    def announce(self, step: Step) -> None:
+        self.finish()
+        self.current, self.started = step, time.monotonic()
+        source = f" {step.config['source']}" if "source" in step.config else ""
+        print(f"[{self.numbers[step.fingerprint]}/{len(self.numbers)}] {step.name}{source}", flush=True)
+
+    def finish(self) -> None:
+        if self.current is not None:
+            took = format_seconds(time.monotonic() - self.started)
+            print(f"      {result_line(self.current.name, read_manifest(self.current.path))} ({took})", flush=True)
+        self.current = None
+
+
+def result_line(name: str, manifest: dict[str, Any]) -> str:
+    """What one step did, from its manifest."""
+    if name == "data-tokenizer":
+        trained = f", trained on {manifest['train_bytes'] / 1e6:.1f} MB" if "train_bytes" in manifest else ""
+        return f"{manifest['vocab_size']:,} entries{trained}"
+    if name == "data-encode":
+        return f"{manifest['tokens']:,} tokens"
+    if name == "data-score":
+        classifier = manifest["classifier"]
+        return (
+            classifier["note"]
+            if classifier["auc"] is None
+            else f"AUC {classifier['auc']:.3f} on weak labels, {classifier['auc_tokens_only']:.3f} from tokens alone"
+        )
+    if name == "data":
+        return f"{manifest['documents']['kept']:,} documents kept"
+    dropped = sum(manifest["dropped"].values())
+    parts = [f"{manifest['documents']:,} documents"]
+    if "bytes" in manifest:
+        parts.append(f"{manifest['bytes'] / 1e6:.1f} MB")
+    if "validation" in manifest:
+        parts.append(f"{manifest['validation']['documents']:,} held out for validation")
+    if dropped:
+        parts.append(f"{dropped:,} dropped")
+    if manifest.get("unreadable"):
+        parts.append(f"{sum(manifest['unreadable'].values()):,} unreadable")
+    return ", ".join(parts)
+
+
+def summary(step: Step, manifest: dict[str, Any]) -> list[str]:
+    """The last lines: where every document went, tokens per source, and where it all lies."""
+    documents, tokens, classifier = manifest["documents"], manifest["tokens"], manifest["classifier"]
+    dropped = sorted(documents["dropped"].items(), key=lambda item: -item[1])
+    read, kept, lost = documents["read"], documents["kept"], sum(documents["dropped"].values())
+    lines = [
+        f"  documents    {read:,} read = {kept:,} kept + {lost:,} dropped + {documents['unreadable']:,} unreadable",
+        f"  dropped by   {', '.join(f'{name} {n:,}' for name, n in dropped) or 'nothing'}",
+    ]
+    for name, source in manifest["sources"].items():
+        train, val = source["train"]["tokens"], source["val"]["tokens"]
+        lines.append(
+            f"    {name:<18} {source['documents']:>9,} documents {train:>13,} train tokens {val:>11,} validation"
+        )
+    lines += [
+        f"  tokens       {tokens['train']:,} train, {tokens['val']:,} validation "
+        f"({manifest['textbook']['tokens']:,} textbook-grade); {manifest['bytes_per_token']:.2f} bytes per token",
+        "  classifier   "
+        + (
+            classifier["note"]
+            if classifier["auc"] is None
+            else f"AUC {classifier['auc']:.3f} on weak labels, packages disjoint ({classifier['auc_tokens_only']:.3f} "
+            f"from tokens alone; both overstate quality); cut at {classifier['threshold']}"
+        ),
+        f"  data         {step.path}",
+        f"  samples      {step.path / 'dropped'} and {step.path / 'kept'} (zstd JSON lines)",
+    ]
+    return lines

@@ -1,0 +1,339 @@
+"""The parts of the data stage: confined runs, exercises, sources, duplicates, split, encoder, scorer."""
+
+import gzip
+import json
+import os
+import time
+
+import numpy as np
+import pytest
+from datatrove.data import Document
+
+from pipeline.corpus.confined import BLOCKED, FAILED, KILLED, PASSED, ConfinedRunner
+from pipeline.corpus.documents import Row, SetAside
+from pipeline.corpus.duplicates import clusters, signature
+from pipeline.corpus.encoder import Encoder
+from pipeline.corpus.exercise import Exercise
+from pipeline.corpus.exercise_templates import TEMPLATES
+from pipeline.corpus.exercises import Exercises, verify
+from pipeline.corpus.features import Features, docstring_share, features, weak_label
+from pipeline.corpus.file_sources import Jsonl, TextFolder
+from pipeline.corpus.hub_source import HuggingFace
+from pipeline.corpus.python_library import PythonLibrary, long_docstrings
+from pipeline.corpus.scorer import Sparse, auc, calibrate, train
+from pipeline.corpus.source import Comparison
+from pipeline.corpus.splitting import held_out_groups
+from pipeline.corpus.tokenizing import _train, load_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "root"))
+
+
+@pytest.fixture(scope="module")
+def runner():
+    with ConfinedRunner() as confined:
+        yield confined
+
+
+@pytest.mark.parametrize(
+    ("program", "ended"),
+    [
+        ("assert 1 + 1 == 2", PASSED),
+        ("assert 1 + 1 == 3", FAILED),
+        ("def broken(:", FAILED),
+        ("raise SystemExit(0)", FAILED),
+        ("while True: pass", KILLED),
+        ("import time; time.sleep(60)", KILLED),
+        ("x = bytearray(1 << 30)", FAILED),
+        ("import os; os.fork()", BLOCKED),
+        ("import os\ntry:\n    os.fork()\nexcept BaseException:\n    pass", BLOCKED),
+        ("import subprocess; subprocess.run(['true'])", BLOCKED),
+        ("import socket; socket.socket()", BLOCKED),
+        ("open('/tmp/hornbook-should-not-exist', 'w')", BLOCKED),
+        ("import os; assert set(os.environ) <= {'LC_CTYPE'}", PASSED),
+    ],
+)
+def test_a_confined_program_ends_as_it_should(runner, program, ended):
+    assert runner.run(program) == [ended]
+
+
+def test_after_a_killed_program_the_next_one_runs_and_nothing_is_left_behind(runner):
+    assert runner.run("while True: pass", "x = 1") == [KILLED, KILLED]
+    assert runner.run("assert 'y' not in globals()\ny = 1", "assert 'y' not in globals()") == [PASSED, PASSED]
+    assert not os.path.exists("/tmp/hornbook-should-not-exist")
+
+
+def test_kept_exercises_pass_again_in_a_clean_process_and_their_stubs_fail(runner):
+    documents = [d for d in Exercises(count=60).documents(0, 1) if isinstance(d, Document)]
+    assert len(documents) >= 58
+    assert len({d.text for d in documents}) == len(documents)
+    assert {d.metadata["group"].split("/")[0] for d in documents} == set(TEMPLATES)
+    assert all(runner.run(d.text) == [PASSED] for d in documents)
+
+
+def test_an_exercise_that_is_wrong_tests_nothing_or_misbehaves_is_not_kept(runner):
+    def exercise(body: str, test: str) -> Exercise:
+        return Exercise("t", "v", "f(x)", "Return x.", (), body, (test,))
+
+    assert verify(exercise("return x", "assert f(2) == 2"), runner) is None
+    assert verify(exercise("return x + 1", "assert f(2) == 2"), runner) == "solution_failed"
+    assert verify(exercise("return x", "assert True"), runner) == "stub_passed"
+    assert verify(exercise("while True: pass", "assert f(2) == 2"), runner) == "solution_killed"
+    assert verify(exercise("import os\n    os.fork()", "assert f(2) == 2"), runner) == "solution_failed"
+    assert verify(exercise("__import__('os').fork()", "assert f(2) == 2"), runner) == "solution_blocked"
+
+
+def test_exercises_are_the_same_for_any_hash_seed_and_any_split_into_shards():
+    whole = {d.id: d.text for d in Exercises(count=12).documents(0, 1) if isinstance(d, Document)}
+    parts = {d.id: d.text for t in range(3) for d in Exercises(count=12).documents(t, 3) if isinstance(d, Document)}
+    assert whole == parts
+
+
+def items(source, tasks: int = 2):
+    found = [item for task in range(tasks) for item in source.documents(task, tasks)]
+    documents = [i for i in found if isinstance(i, Document)]
+    return documents, sorted(i.cause for i in found if isinstance(i, SetAside))
+
+
+def test_compressed_lines_are_read_and_a_cut_archive_keeps_what_came_before(tmp_path):
+    import zstandard
+
+    lines = b"".join(json.dumps({"text": f"line {i} " + os.urandom(40).hex()}).encode() + b"\n" for i in range(2000))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines))
+    (tmp_path / "b.jsonl.zst").write_bytes(zstandard.compress(lines))
+    documents, causes = items(Jsonl(str(tmp_path / "*.jsonl.*")))
+    assert (len(documents), causes) == (4000, [])
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines)[: len(gzip.compress(lines)) // 2])
+    documents, causes = items(Jsonl(str(tmp_path / "a.jsonl.gz")))
+    assert 500 < len(documents) < 2000
+    assert causes == ["damaged_file"]
+
+
+def test_limits_hold_over_all_shards_and_an_empty_file_is_no_document(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(50)))
+    assert len(items(Jsonl(str(path), limit_documents=7), tasks=3)[0]) == 7
+    (tmp_path / "empty.jsonl").write_text("")
+    assert items(Jsonl(str(tmp_path / "empty.jsonl"))) == ([], [])
+
+
+def test_a_folder_of_text_gives_each_file_and_counts_the_undecodable(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.md").write_text("hello")
+    (tmp_path / "b.py").write_text("x = 1")
+    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\xfa")
+    (tmp_path / "empty.txt").write_text("")
+    documents, causes = items(TextFolder(str(tmp_path), license="own"))
+    assert {d.id: d.metadata["kind"] for d in documents} == {"b.py": "code", "one/a.md": "prose", "empty.txt": "prose"}
+    assert causes == ["not_utf8"]
+
+
+def test_a_local_parquet_folder_is_read_through_datasets_with_a_condition(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = {"text": [f"text {i}" for i in range(20)] + [None], "int_score": [i % 5 for i in range(20)] + [4]}
+    pq.write_table(pa.table(rows), tmp_path / "train-00000.parquet")
+    source = HuggingFace(str(tmp_path), where="int_score >= 3", license="odc-by")
+    documents, causes = items(source)
+    assert sorted(d.text for d in documents) == sorted(f"text {i}" for i in range(20) if i % 5 >= 3)
+    assert causes == ["text_is_not_text"]
+    assert len(items(HuggingFace(str(tmp_path), limit_documents=4))[0]) == 4
+    before = source.content_hash()
+    pq.write_table(pa.table({"text": ["other"], "int_score": [5]}), tmp_path / "train-00000.parquet")
+    assert source.content_hash() != before
+
+
+def test_a_hub_dataset_needs_no_network_for_its_fingerprint():
+    hashes = {
+        HuggingFace("owner/name", revision=r, config=c).content_hash()
+        for r, c in ((None, None), ("a", None), ("a", "x"))
+    }
+    assert len(hashes) == 3
+
+
+def test_one_condition_on_a_field():
+    assert Comparison("int_score >= 3").holds({"int_score": 3})
+    assert not Comparison("int_score >= 3").holds({"int_score": "9"})
+    assert not Comparison("int_score >= 3").holds({})
+    assert Comparison("language == 'en'").holds({"language": "en"})
+
+
+def test_the_library_source_reads_modules_descriptions_and_docstrings_of_named_packages():
+    source = PythonLibrary(["idna", "humanize", "networkx"], standard_library=False)
+    documents, _ = items(source)
+    assert {d.metadata["group"] for d in documents} == {"idna", "humanize", "networkx"}
+    assert {d.metadata["kind"] for d in documents} == {"code", "prose"}
+    assert any(d.id.endswith("/METADATA") for d in documents)
+    assert any(d.id.endswith("digraph.py:DiGraph") for d in documents)
+    assert all(d.metadata["license"] and d.metadata["version"] for d in documents)
+    assert (
+        source.content_hash() == PythonLibrary(["networkx", "idna", "humanize"], standard_library=False).content_hash()
+    )
+
+
+def test_the_standard_library_is_held_out_by_module_and_has_its_topics():
+    source = PythonLibrary([], standard_library=True)
+    groups = {f.group for f in source.files}
+    assert {"python/asyncio", "python/json", "python/statistics"} <= groups
+    documents = [d for d in source.documents(0, 400) if isinstance(d, Document)]
+    assert any(d.metadata["group"] == "python/topics" for d in documents)
+
+
+def test_data_step_on_the_library_is_quick_the_second_time():
+    source = PythonLibrary(["networkx", "sympy"])
+    source.content_hash()
+    started = time.perf_counter()
+    PythonLibrary(["networkx", "sympy"]).content_hash()
+    assert time.perf_counter() - started < 1.0  # 0.15 s on an idle core
+
+
+def test_only_long_docstrings_become_documents():
+    code = f'"""short"""\nclass A:\n    """{"long " * 400}"""\n    class B:\n        """{"deep " * 400}"""\n'
+    assert [name for name, _ in long_docstrings(code)] == ["A", "A.B"]
+
+
+def words(n: int, seed: int) -> list[str]:
+    """Made of letters: near dedup takes all numbers for one."""
+    draw = np.random.default_rng(seed)
+    return ["".join(draw.choice(list("abcdefghij"), 4)) for _ in range(n)]
+
+
+def test_planted_near_duplicates_are_found_and_different_texts_are_not():
+    texts, planted = [], 40
+    for i in range(planted):
+        base = words(400, i)
+        changed = list(base)
+        for at in np.random.default_rng(1000 + i).choice(400, 4, replace=False):  # Jaccard about 0.9
+            changed[at] = "new"
+        texts += [" ".join(base), " ".join(changed)]
+    roots = clusters(np.array([signature(t, "prose") for t in texts], dtype=np.uint32), 0.8)
+    found = sum(roots[2 * i] == roots[2 * i + 1] for i in range(planted))
+    assert found >= 0.95 * planted
+    assert len(set(roots)) >= planted  # none of the different ones was merged
+
+
+def test_exercises_that_differ_in_numbers_are_not_duplicates():
+    documents = [d for d in Exercises(count=150).documents(0, 1) if isinstance(d, Document)]
+    roots = clusters(np.array([signature(d.text, "exercise") for d in documents], dtype=np.uint32), 0.8)
+    assert len(set(roots)) >= 0.97 * len(documents)
+
+
+def rows(sizes: dict[str, int]):
+    return [((0, i), Row("s", group, "prose", f"p{i}", n, "MIT")) for i, (group, n) in enumerate(sizes.items())]
+
+
+def test_at_least_one_group_is_held_out_and_never_all():
+    assert len(held_out_groups("s", rows({"a": 10, "b": 10}), 0.02, 0)) == 1
+    assert held_out_groups("s", rows({"a": 10}), 0.02, 0) == set()
+    many = held_out_groups("s", rows({f"g{i}": 10 for i in range(200)}), 0.02, 0)
+    assert len(many) == 4
+    assert many == held_out_groups("s", rows({f"g{i}": 10 for i in reversed(range(200))}), 0.02, 0)
+    giant = {"giant": 1000, **{f"g{i}": 1 for i in range(50)}}
+    assert all("giant" not in held_out_groups("s", rows(giant), 0.02, seed) for seed in range(20))
+
+
+def test_a_source_of_one_group_is_split_by_document():
+    same = [((0, i), Row("s", "only", "prose", f"p{i}", 10, "MIT")) for i in range(100)]
+    held = held_out_groups("s", same, 0.02, 0)
+    assert len(held) == 2
+    assert all(name.startswith("only/p") for name in held)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    texts = [d.text for d in PythonLibrary(["idna", "humanize"], False).documents(0, 1) if isinstance(d, Document)]
+    _train(texts, 600, path)
+    return load_tokenizer(path)
+
+
+def test_fast_ids_are_the_tokenizers_own_on_real_and_on_odd_text(tokenizer):
+    encoder = Encoder(tokenizer, np.dtype("<u2"))
+    assert encoder._cuts_alike
+    odd = [
+        "", " ", "\n\n", "a  b", "x\t\ty \n z", "it's we'll 'd 's", "''s", "12 345,6", "a\x1cb\x1f \x0b\x0c c\x85d",
+        "héllo wörld ½", "end<|endoftext|>start", "tab\t", "  \n  def f():\r\n    pass", "".join(map(chr, range(128))),
+    ]  # fmt: skip
+    library = PythonLibrary(["idna", "networkx"], standard_library=False)
+    real = [d.text for d in library.documents(0, 8) if isinstance(d, Document)]
+    for text in [*odd, *real]:
+        found = np.frombuffer(encoder.encode(text), dtype="<u2").tolist()
+        assert found == tokenizer.encode(text, add_special_tokens=False).ids, text[:80]
+
+
+def test_training_a_tokenizer_twice_gives_the_same_file(tmp_path):
+    texts = [" ".join(words(300, i)) for i in range(20)]
+    _train(texts, 500, tmp_path / "a.json")
+    _train(texts, 500, tmp_path / "b.json")
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_the_scorer_learns_to_tell_two_kinds_of_text_apart_and_is_calibrated():
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 2, 400)
+    made = [
+        Features(
+            *np.unique(draw.integers(0, 50, 30) + 25 * y * draw.integers(0, 2, 30), return_counts=True), np.zeros(7)
+        )
+        for y in labels
+    ]
+    made = [Features(f.ids, np.log1p(f.values) / 5, f.structure) for f in made]
+    data = Sparse.stack(made)
+    learned, unseen = np.arange(300), np.arange(300, 400)
+    scorer = train(data.take(learned), labels[learned], 100)
+    again = train(data.take(learned), labels[learned], 100)
+    assert np.array_equal(scorer.weights, again.weights)
+    logits = scorer.logits(data.take(unseen))
+    assert auc(logits, labels[unseen]) > 0.9
+    scores = calibrate(scorer, logits, labels[unseen]).scores(data.take(unseen))
+    assert abs(scores.mean() - labels[unseen].mean()) < 0.02
+    assert scores.min() >= 0
+    assert scores.max() <= 1
+
+
+def test_auc_counts_ties_half():
+    assert auc(np.array([1.0, 1.0, 1.0, 1.0]), np.array([0, 1, 0, 1])) == 0.5
+    assert auc(np.array([0.1, 0.9]), np.array([0, 1])) == 1.0
+
+
+def test_weak_labels_follow_their_rule():
+    documented = 'def f():\n    """' + "Explain it well. " * 30 + '"""\n    return 1\n'
+    bare = "def f(x):\n    return x + 1\n" * 30
+    ids = np.arange(10)
+
+    def label(text, path, kind="code"):
+        return weak_label(features(ids, text, path, kind).structure, path, kind)
+
+    assert docstring_share(documented) > 0.8
+    assert label(documented, "site/p/a.py") == 1
+    assert label(bare, "site/p/a.py") == 0
+    assert label(documented, "site/p/tests/test_a.py") == 0
+    assert label("The manual. " * 30, "python/topics/if", "prose") == 1
+    assert label(bare, "t/1", "exercise") == -1
+
+
+def test_golden_outputs_that_step_versions_guard():
+    """If this fails because an output changed on purpose, raise that step's number in `steps.VERSIONS`."""
+    from pipeline.artifacts import hash_json
+    from pipeline.corpus.duplicates import _digest
+    from pipeline.corpus.splitting import hash_key
+
+    text = 'def f(x):\n    """Return twice x, and say so at some length."""\n    return 2 * x  # twice\n'
+    exercise = next(d for d in Exercises(count=1).documents(0, 1) if isinstance(d, Document))
+    found = {
+        "exercise": hash_json(exercise.text)[:12],
+        "signature": hash_json(signature(text, "code"))[:12],
+        "digest": _digest(text)[:12],
+        "hash_key": hash_key(0, "source", "group"),
+        "structure": [round(float(x), 4) for x in features(np.arange(5), text, "a/b.py", "code").structure],
+    }
+    assert found == {
+        "exercise": "c28e71585482",
+        "signature": "d85cc0fb5ddf",
+        "digest": "d1c230ee142a",
+        "hash_key": 17045054640266581475,
+        "structure": [0.4719, 0.0, 0.7778, 0.445, 0.0, 0.0, 0.0],
+    }

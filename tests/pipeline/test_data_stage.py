@@ -1,0 +1,353 @@
+"""The data stage as a whole, on tiny made-up corpora: what is rebuilt, what is counted, what never changes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import data
+from pipeline.artifacts import build, read_manifest
+from pipeline.config import from_values
+from pipeline.corpus.documents import read_records, shard_name
+from pipeline.corpus.shards import INDEX_DTYPE, TokenShards
+from pipeline.errors import UserError
+
+MODEL = {
+    "vocab_size": 400,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+SUBJECTS = [
+    "river",
+    "stone",
+    "garden",
+    "window",
+    "paper",
+    "morning",
+    "silver",
+    "market",
+    "forest",
+    "bridge",
+    "letter",
+    "engine",
+    "candle",
+    "harbor",
+]
+VERBS = ["shows", "explains", "builds", "moves", "counts", "carries", "finds", "keeps", "turns", "holds"]
+
+
+def prose(number: int, sentences: int = 14) -> str:
+    """English-like text, different for every number, with the stop words that Gopher's rules ask for."""
+    draw = np.random.default_rng(number)
+    lines = []
+    for _ in range(sentences):
+        a, b, c = draw.choice(SUBJECTS, 3)
+        lines.append(f"The {a} {draw.choice(VERBS)} that the {b} of day {draw.integers(999)} is with the {c} and more.")
+    return "\n".join(lines)
+
+
+def write_corpus(folder: Path, n: int = 60) -> Path:
+    """Documents in ten groups, with one of each kind of broken line among them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"text": prose(i), "domain": f"site{i % 10}"}).encode() for i in range(n)]
+    lines += [
+        b'{"text": "cut off',
+        b'{"text": "' + b"\xff\xfe" + b'"}',
+        b'{"text": 12}',
+        b'{"body": "no text"}',
+        b'{"text": "' + b"\\ud800 lone " * 40 + b'"}',
+        json.dumps({"text": ""}).encode(),
+        json.dumps({"text": prose(3), "domain": "copy"}).encode(),
+        json.dumps({"text": "short"}).encode(),
+    ]
+    path = folder / "texts.jsonl"
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    return path
+
+
+def make_config(corpus: Path, **changes):
+    values = {
+        "name": "test",
+        "model": dict(MODEL),
+        "data": {
+            "sources": {
+                "web": {"type": "jsonl", "path": str(corpus), "group_key": "domain", "license": "MIT"},
+                "exercises": {"type": "exercises", "count": 24},
+            },
+            "filters": {"licence": {}, "length": {"min_characters": 50}, "gopher_quality": {}, "quality": {}},
+            "tasks": 3,
+            "workers": 2,
+            "tokenizer_train_bytes": 20_000,
+        },
+    }
+    for key, value in changes.items():
+        place = values
+        *sections, last = key.split("__")
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = value
+    return from_values(values, "test")
+
+
+def made(config) -> dict:
+    return build(data.data_step(config), experiment="test")
+
+
+def fingerprints(config) -> dict[str, str]:
+    return {f"{s.name}/{s.config.get('source', '')}": s.fingerprint for s in data.data_step(config).chain()}
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One finished stage that several tests look at: (its folder, its manifest)."""
+    folder = tmp_path_factory.mktemp("stage")
+    before = os.environ.get("HORNBOOK_ROOT")
+    os.environ["HORNBOOK_ROOT"] = str(folder)
+    try:
+        config = make_config(write_corpus(folder / "in"))
+        step = data.data_step(config)
+        yield step.path, build(step, experiment="test")
+    finally:
+        os.environ.pop("HORNBOOK_ROOT") if before is None else os.environ.update(HORNBOOK_ROOT=before)
+
+
+def test_every_document_read_is_kept_dropped_or_unreadable(finished):
+    documents = finished[1]["documents"]
+    assert documents["read"] == documents["kept"] + sum(documents["dropped"].values()) + documents["unreadable"]
+    assert documents["read"] == 60 + 8 + 24
+
+
+def test_broken_lines_are_counted_by_cause_and_take_no_neighbour_along(finished):
+    manifest = finished[1]
+    causes = {"broken_json": 1, "not_utf8": 1, "text_is_not_text": 1, "no_text_key": 1}
+    assert manifest["unreadable_causes"] == causes
+    assert manifest["documents"]["dropped"]["empty"] == 1
+    assert manifest["documents"]["dropped"]["exact_dedup"] == 1
+    assert manifest["documents"]["dropped"]["length"] >= 1
+
+
+def test_ids_are_the_tokenizers_own_and_each_document_ends(finished):
+    from tokenizers import Tokenizer
+
+    shards = TokenShards.open(finished[0])
+    tokenizer = Tokenizer.from_file(str(shards.tokenizer_path))
+    seen = 0
+    for token_set in [*shards.train.values(), *shards.val.values()]:
+        assert token_set.index.dtype == INDEX_DTYPE
+        assert token_set.index["length"].sum() == token_set.n_tokens
+        for row in token_set.index:
+            ids = token_set.tokens[int(row["offset"]) : int(row["offset"]) + int(row["length"])].tolist()
+            assert ids[-1] == shards.eos_token_id
+            text = tokenizer.decode(ids[:-1], skip_special_tokens=False)
+            assert tokenizer.encode(text, add_special_tokens=False).ids == ids[:-1]
+            assert len(text.encode()) == row["bytes"]
+            seen += 1
+    assert seen >= finished[1]["documents"]["kept"]
+    assert set(shards.train) == {"web", "exercises"}
+
+
+def test_manifest_has_the_numbers_that_the_contract_names(finished):
+    folder, manifest = finished
+    shards = TokenShards.open(folder)
+    assert manifest["tokens"]["train"] == sum(s.n_tokens for s in shards.train.values())
+    assert manifest["tokens"]["val"] == sum(s.n_tokens for n, s in shards.val.items() if n != "textbook")
+    assert manifest["bytes"]["train"] == sum(s.n_bytes for s in shards.train.values())
+    assert manifest["sources"]["web"]["license"] == "MIT"
+    assert manifest["vocab_size"] == shards.vocab_size <= MODEL["vocab_size"]
+    assert manifest["contamination"] is None
+    assert {"auc", "threshold"} <= set(manifest["classifier"])
+    assert manifest["funnel"][0]["step"] == "read"
+
+
+def test_a_missing_or_short_token_file_is_named(finished, tmp_path):
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    path = folder / "tokens" / "train-web" / "tokens.bin"
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(UserError, match=r"train-web/tokens\.bin has"):
+        TokenShards.open(folder)
+    path.unlink()
+    with pytest.raises(UserError, match="is missing"):
+        TokenShards.open(folder)
+
+
+def test_same_content_for_one_and_two_workers_and_any_hash_seed(finished, tmp_path):
+    corpus = write_corpus(tmp_path / "in")
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "from pathlib import Path\n"
+        "import test_data_stage as t\n"
+        "print(t.made(t.make_config(Path(sys.argv[1]), data__workers=int(sys.argv[3])))['content_hash'])"
+    )
+    for workers, seed in ((1, "1"), (2, "77")):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "HORNBOOK_ROOT": str(tmp_path / seed)}
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(corpus), str(Path(__file__).parent), str(workers)],
+            env=environment, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split()[-1] == finished[1]["content_hash"]
+
+
+def test_a_changed_cut_redoes_only_cut_and_data(root):
+    corpus = write_corpus(root / "in")
+    before = fingerprints(make_config(corpus))
+    after = fingerprints(make_config(corpus, data__filters__quality={"min_score": 0.9}))
+    assert {name for name in before if before[name] != after[name]} == {"data-cut/", "data/"}
+
+
+def test_a_changed_filter_redoes_rules_and_what_follows(root):
+    corpus = write_corpus(root / "in")
+    before = fingerprints(make_config(corpus))
+    after = fingerprints(make_config(corpus, data__filters__length={"min_characters": 60}))
+    kept = {name for name in before if before[name] == after[name]}
+    assert kept == {"data-read/web", "data-read/exercises", "data-repair/"}
+
+
+def test_changed_input_text_redoes_its_reading(root):
+    corpus = write_corpus(root / "in")
+    before = fingerprints(make_config(corpus))
+    corpus.write_bytes(corpus.read_bytes() + b'{"text": "one more"}\n')
+    after = fingerprints(make_config(corpus))
+    assert {name for name in before if before[name] == after[name]} == {"data-read/exercises"}
+
+
+def test_runtime_keys_and_the_place_of_the_input_change_nothing(root):
+    corpus = write_corpus(root / "in")
+    moved = write_corpus(root / "elsewhere")
+    before = fingerprints(make_config(corpus))
+    assert fingerprints(make_config(moved, data__workers=1, data__keep_dropped="none")) == before
+
+
+def test_samples_for_reading_do_not_change_the_content(root, finished):
+    manifest = made(make_config(write_corpus(root / "in"), data__keep_dropped="none"))
+    assert not [path for path in manifest["outputs"] if path.startswith(("kept", "dropped"))]
+    assert [path for path in finished[1]["outputs"] if path.startswith("dropped/")]
+    assert manifest["content_hash"] == finished[1]["content_hash"]
+
+
+def test_validation_is_never_cut_and_train_near_it_is_removed(root):
+    """With a cut that drops all, validation stays; a train copy of a validation text is dropped."""
+    corpus = write_corpus(root / "in")
+    first = made(make_config(corpus))
+    step = data.data_step(make_config(corpus))
+    held_out = next(iter(_held_out_texts(step)))
+    in_validation = read_manifest(step.inputs["split"].path)["validation_groups"]["web"]
+    thief = next(f"site{i}" for i in range(10) if f"site{i}" not in in_validation)
+    changed = held_out.replace("more.", "more!", 1)  # other punctuation: no exact copy, the same shingles
+    with open(corpus, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"text": changed + "\nAnd one line that is new to the text.", "domain": thief}) + "\n")
+    second = made(make_config(corpus))
+    assert second["documents"]["dropped"]["near_dedup"] == first["documents"]["dropped"].get("near_dedup", 0) + 1
+    assert held_out in set(_held_out_texts(data.data_step(make_config(corpus))))
+
+
+def _held_out_texts(step):
+    repaired, split = step.inputs["repair"].path, step.inputs["split"].path
+    for shard in range(3):
+        records = read_records(repaired / "documents" / shard_name(shard))
+        for row in read_records(split / "validation" / shard_name(shard)):
+            if records[row["at"]]["metadata"]["source"] == "web":
+                yield records[row["at"]]["text"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data__sources": {}}, "data.sources is empty"),
+        ({"data__sources__web": {"type": "json"}}, "did you mean 'jsonl'"),
+        ({"data__sources__web": {"type": "jsonl", "path": "nowhere/*.jsonl"}}, "nothing matches"),
+        ({"data__sources__web": {"type": "jsonl", "pth": "x"}}, "unknown option 'pth'.*'path'"),
+        ({"data__sources__web": {"type": "jsonl", "path": "x", "kind": "poem"}}, "kind is 'poem'"),
+        ({"data__sources__lib": {"type": "python_library", "distributions": ["no-such-thing"]}}, "not installed"),
+        ({"data__sources__lib": {"type": "text", "path": "no-folder"}}, "is not a folder"),
+        ({"data__sources__hub": {"type": "huggingface", "dataset": "a/b", "where": "score >>> 3"}}, "one comparison"),
+        ({"data__filters__lenght": {}}, "did you mean 'length'"),
+        ({"data__filters__length": {"min_chars": 3}}, "unknown option 'min_chars'"),
+        ({"data__filters__length": {"min_characters": "many"}}, "expected int"),
+        ({"data__filters__licence": {"allow": ["Beerware-9"]}}, "not an SPDX identifier"),
+        ({"tokenizer__path": "no/tokenizer.json"}, "tokenizer.path: there is no file"),
+    ],
+)
+def test_wrong_input_is_one_clear_message(root, changes, message):
+    with pytest.raises(UserError, match=message):
+        data.data_step(make_config(write_corpus(root / "in"), **changes))
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused_naming_both(root, finished):
+    path = finished[0] / "tokenizer.json"
+    config = make_config(write_corpus(root / "in"), tokenizer__path=str(path), model__vocab_size=100)
+    with pytest.raises(UserError, match=r"model.vocab_size is 100"):
+        data.data_step(config)
+
+
+def test_a_named_tokenizer_is_used_as_it_is(root, finished):
+    folder = finished[0]
+    manifest = made(make_config(write_corpus(root / "in"), tokenizer__path=str(folder)))
+    found = data.data_step(make_config(write_corpus(root / "in"), tokenizer__path=str(folder))).path / "tokenizer.json"
+    assert found.read_bytes() == (folder / "tokenizer.json").read_bytes()
+    assert manifest["vocab_size"] == finished[1]["vocab_size"]
+
+
+def test_an_empty_corpus_names_the_rule_that_dropped_most(root):
+    config = make_config(
+        write_corpus(root / "in"),
+        data__sources={"web": {"type": "jsonl", "path": str(root / "in" / "texts.jsonl"), "license": "GPL-3.0-only"}},
+    )
+    with pytest.raises(UserError, match=r"Most by 'licence'.*data.filters.licence"):
+        made(config)
+
+
+def test_a_source_without_a_readable_document_is_an_error(root):
+    path = root / "bad.jsonl"
+    path.write_bytes(b"{broken\n" * 3)
+    with pytest.raises(UserError, match=r"data.sources.web gave no readable document \(3 broken_json\)"):
+        made(make_config(path, data__sources={"web": {"type": "jsonl", "path": str(path)}}))
+
+
+def test_the_stage_says_what_happened_and_a_second_run_does_nothing(root, capsys):
+    config = make_config(write_corpus(root / "in"))
+    data.run(config, "hornbook data test.yaml")
+    first = capsys.readouterr().out
+    assert "[1/12] data-read exercises" in first
+    assert "documents    92 read" in first
+    finished_at = read_manifest(data.data_step(config).path)["finished"]
+    data.run(config, "hornbook data test.yaml")
+    assert "[1/12]" not in capsys.readouterr().out
+    assert read_manifest(data.data_step(config).path)["finished"] == finished_at
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.8, 1.5, 2.5])
+def test_killed_in_the_middle_and_run_again_gives_the_same_content(finished, tmp_path, seconds):
+    corpus = write_corpus(tmp_path / "in")
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "from pathlib import Path\n"
+        "import test_data_stage as t\n"
+        "print(t.made(t.make_config(Path(sys.argv[1])))['content_hash'])"
+    )
+    environment = {**os.environ, "HORNBOOK_ROOT": str(tmp_path / "root")}
+    command = [sys.executable, "-c", script, str(corpus), str(Path(__file__).parent)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split()[-1] == finished[1]["content_hash"], done.stderr
