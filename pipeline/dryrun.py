@@ -23,10 +23,12 @@ def step_of(config: Config, stage: str) -> Step:
 
 def describe(config: Config, stage: str) -> dict[str, Any]:
     """Facts of one config and the state of every stage up to `stage`, as plain JSON values."""
+    tensors: list[str] = []
     if stage != "data":
-        from pipeline.initialize import check_method
+        from pipeline.initialize import check_method, tensor_map
 
         check_method(config)
+        tensors = tensor_map(config) if stage == "init" else []
     model, train, budget = config.model, config.train, config.budget
     stages = ("data", "init", "pretrain")
     needed = stages[: stages.index(stage) + 1]
@@ -44,6 +46,7 @@ def describe(config: Config, stage: str) -> dict[str, Any]:
         "cost": hours * price if hours and price else None,
         "source": config.init.source,
         "stages": [_state(config, name) for name in needed],
+        "tensors": tensors,
     }
 
 
@@ -84,4 +87,4 @@ def show(facts: dict[str, Any]) -> str:
             lines += [
                 f"      {s['step']:<28} {s['fingerprint']}  {'done' if s['done'] else 'to do'}" for s in stage["steps"]
             ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *facts["tensors"]])

@@ -20,7 +20,7 @@ from pipeline.config import Config, nearest
 from pipeline.data import data_step
 from pipeline.errors import STOPPED, Stopped, UserError
 from pipeline.experiment import Experiment
-from pipeline.hub import MODEL_FILES, content_of_model, local_folder
+from pipeline.hub import MODEL_FILES, content_of_model, is_hub_name, local_folder
 from pipeline.progress import format_seconds
 from pipeline.training.identity import finished_manifest, pretrain_step
 
@@ -41,7 +41,7 @@ def init_step(config: Config) -> Step:
     }
     return Step(
         "init",
-        1,
+        2,
         lambda folder: _make(config, folder),
         identity,
         inputs,
@@ -192,7 +192,7 @@ def grow_folder(config: Config, source: Any, target: Path, tokenizer_json: Path 
     method cannot do, with the method's own reason.
     """
     from model.growth import GROWTH
-    from model.growth.rules import apply
+    from model.growth.rules import cautions, stream
     from model.hf import save_folder
 
     method = GROWTH[config.init.method]
@@ -200,8 +200,10 @@ def grow_folder(config: Config, source: Any, target: Path, tokenizer_json: Path 
     try:
         rules = method(source_config_, config.model, **config.init.options)
     except ValueError as error:
-        raise UserError(f"init.method '{config.init.method}': {error}") from None
-    grown = apply(rules, state, seed=config.seed)
+        raise UserError(str(error)) from None
+    for caution in cautions(source_config_, config.model) if source_config_ else []:
+        print(f"note: {caution}", flush=True)
+    grown = stream(rules, state, seed=config.seed)
     eos = end_of_text(tokenizer_json) if tokenizer_json else "<|endoftext|>"
     save_folder(target, grown, config.model, tokenizer_json=tokenizer_json, eos_token=eos, dtype="float32")
     return {
@@ -215,19 +217,21 @@ def grow_folder(config: Config, source: Any, target: Path, tokenizer_json: Path 
 
 
 def measure(config: Config, source_folder: Path | None, grown_folder: Path, windows: "HeldOut") -> dict[str, Any]:
-    """The gate: logits and loss of source and grown model on held-out windows, in fp32.
+    """The gate: logits and loss of source and grown model on held-out windows, in fp32 (fp64 and bf16 beside it).
 
     Raises `UserError` where a method that claims exactness moves a logit by more than `init.tolerance` of the
-    largest one.
+    largest one; it names the tensor where the two part first.
     """
     import torch
 
     from model.growth import GROWTH
-    from model.growth.gate import compare
+    from model.growth.gate import examine
+    from model.growth.walk import first_difference
     from model.hf import load_network
 
     grown = load_network(grown_folder, torch.float32)
-    claims = GROWTH[config.init.method].claims_exact
+    method = GROWTH[config.init.method]
+    claims = method.claims_exact(**config.init.options)
     if source_folder is None:
         with torch.no_grad():
             loss_sum, count = grown.loss(windows.input_ids[:, :-1], windows.input_ids[:, 1:])
@@ -237,21 +241,51 @@ def measure(config: Config, source_folder: Path | None, grown_folder: Path, wind
             "max_rel_logit_diff": None,
             "source_bits_per_byte": None,
             "grown_bits_per_byte": windows.bits_per_byte(float(loss_sum / count)),
+            "gate": None,
         }
-    result = compare(load_network(source_folder, torch.float32), grown, windows.input_ids)
+    source = load_network(source_folder, torch.float32)
+    report = examine(source, grown, windows.input_ids)
+    result = report.fp32
     if claims and not result.max_rel_logit_diff <= config.init.tolerance:
+        rules = method(source.config, config.model, **config.init.options)
+        parting = first_difference(source, grown, rules, windows.input_ids)
+        where = f"they part first at {parting.place}" if parting else "no single tensor stands out"
         raise UserError(
             f"init.method '{config.init.method}' claims to keep the function, but logits moved by "
             f"{result.max_rel_logit_diff:.1e} of the largest one (init.tolerance is {config.init.tolerance:.0e}); "
-            "the grown model is not used. If the source is fine, this is a defect of the method: please report it"
+            f"{where}; the grown model is not used. If the source is fine, this is a defect of the method: "
+            "please report it"
         )
     return {
-        "function_preserving": bool(claims),
+        "function_preserving": claims,
         "max_abs_logit_diff": result.max_abs_logit_diff,
         "max_rel_logit_diff": result.max_rel_logit_diff,
         "source_bits_per_byte": windows.bits_per_byte(result.source_loss),
         "grown_bits_per_byte": windows.bits_per_byte(result.grown_loss),
+        "gate": report.facts(),
     }
+
+
+def tensor_map(config: Config) -> list[str]:
+    """Lines `name, from, to, rule` for every tensor of the grown model, from shapes alone.
+
+    Empty where the source is a hub name: its shape is not known before it is fetched.
+    """
+    from model.growth import GROWTH
+    from model.growth import rules as growth
+    from model.hf import load_config
+
+    name, source = config.init.source, None
+    if name is not None and is_hub_name(name):
+        return []
+    if source_is_experiment(config):
+        source = source_config(config).model
+    elif name is not None:
+        source = load_config(local_folder(name, "init.source", MODEL_FILES))
+    try:
+        return list(growth.tensor_map(GROWTH[config.init.method](source, config.model, **config.init.options), source))
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The few tensor operations that growth methods are made of; each says in a few words what it does.
 
 In: a source tensor (private to the operation, so steps may work in place). Out: the grown tensor.
-"The stream" is the residual stream, of width d in the source and D in the target.
+"The stream" is the residual stream, of width d in the source and D in the target. Operations on heads: heads.py.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,10 @@ Fill = Literal["zero", "random", "mean"]
 
 
 class Step(Protocol):
-    """One tensor to one tensor."""
+    """One tensor to one tensor. `axis` is the one it changes or sums over; None: every element for itself."""
+
+    @property
+    def axis(self) -> int | None: ...
 
     def describe(self) -> str: ...
 
@@ -29,12 +32,16 @@ class Chain:
 
     steps: tuple[Step, ...] = ()
 
+    @property
+    def by_rows(self) -> bool:
+        return all(step.axis != 0 for step in self.steps)
+
     def describe(self) -> str:
         return ", ".join(step.describe() for step in self.steps) or "copy"
 
     def __call__(self, sources: list[Tensor], draw: Draw) -> Tensor:
         (x,) = sources
-        sources.clear()  # frees what a step replaces: the embedding of a large model is half a gigabyte
+        sources.clear()  # frees what a step replaces
         for step in self.steps:
             x = step(x, draw)
         return x
@@ -47,12 +54,13 @@ class Constant:
     shape: tuple[int, ...]
     value: float
     reason: str
+    by_rows = False
 
     def describe(self) -> str:
         return f"all {self.value:g} ({self.reason})"
 
     def __call__(self, sources: list[Tensor], draw: Draw) -> Tensor:
-        return draw.normal(self.shape, std=0.0).fill_(self.value)
+        return draw.constant(self.shape, self.value)
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,7 @@ class Normal:
 
     shape: tuple[int, ...]
     std: float
+    by_rows = False
 
     def describe(self) -> str:
         return f"random, std {self.std:.4g}"
@@ -75,6 +84,7 @@ class Scale:
 
     factor: float
     reason: str
+    axis = None
 
     def describe(self) -> str:
         return f"x {self.factor:.6g} ({self.reason})"
@@ -97,37 +107,35 @@ class Centre:
 
 
 @dataclass(frozen=True)
-class Tile:
-    """Whole copies one after the other."""
+class Repeat:
+    """From the first again until the axis has `size`: for a whole multiple, copies one after the other."""
 
     axis: int
-    copies: int
+    size: int
 
     def describe(self) -> str:
-        return f"{self.copies} copies along axis {self.axis}"
+        return f"axis {self.axis} repeated up to {self.size}"
 
     def __call__(self, x: Tensor, draw: Draw) -> Tensor:
-        return torch.cat([x] * self.copies, self.axis)
+        return x.index_select(self.axis, torch.arange(self.size) % x.shape[self.axis])
 
 
 @dataclass(frozen=True)
 class Share:
-    """Copies that sum to the original: each 1/copies of it, plus noise that sums to zero over the copies.
+    """The counterpart of `Repeat` for what reads the copies: shares that sum to the original.
 
-    The copies read equal inputs, so the noise changes nothing now, and lets their gradients part later.
+    The copies are equal, so the noise between their shares changes nothing now, and lets their gradients part later.
     """
 
     axis: int
-    copies: int
+    size: int
     noise: float
 
     def describe(self) -> str:
-        return f"{self.copies} shares along axis {self.axis} (noise {self.noise:g} of its std, cancelling)"
+        return f"axis {self.axis} shared among copies up to {self.size} (noise {self.noise:g} std, cancelling)"
 
     def __call__(self, x: Tensor, draw: Draw) -> Tensor:
-        noise = draw.normal((self.copies, *x.shape), std=self.noise * draw.std)
-        noise.sub_(noise.mean(0, keepdim=True))
-        return torch.cat([x / self.copies + part for part in noise], self.axis)
+        return share(x, self.axis, torch.arange(self.size) % x.shape[self.axis], self.noise, draw)
 
 
 @dataclass(frozen=True)
@@ -139,60 +147,58 @@ class Pad:
     fill: Fill
 
     def describe(self) -> str:
-        return f"axis {self.axis} filled up to {self.size} with {_words(self.fill)}"
+        return f"axis {self.axis} filled up to {self.size} with {in_words(self.fill)}"
 
     def __call__(self, x: Tensor, draw: Draw) -> Tensor:
-        return _pad(x, self.axis, self.size, self.fill, draw)
+        old = x.shape[self.axis]
+        grown = x.new_empty([*x.shape[: self.axis], self.size, *x.shape[self.axis + 1 :]])
+        grown.narrow(self.axis, 0, old).copy_(x)
+        rim = grown.narrow(self.axis, old, self.size - old)
+        if self.fill == "mean":
+            rim.copy_(x.mean(self.axis, keepdim=True).expand_as(rim))
+        else:
+            fill(rim, self.fill, draw)
+        return grown
 
 
 @dataclass(frozen=True)
-class GrowHeads:
-    """Heads along an axis: from (groups, heads per group, head size) to a larger such layout.
-
-    A target group has `after[1]` heads; where a source group has more, it is spread over `copies` target groups (the
-    queries are dealt out, keys and values repeated: `repeat=True`). New coordinates go behind the old ones of a head,
-    new heads behind the old ones of a group, new groups last, so that old rotary coordinates stay where they were.
-    """
+class Wrap:
+    """In the middle of a larger axis, the rim continued from the other end; a smaller axis keeps the middle."""
 
     axis: int
-    before: tuple[int, int, int]
-    after: tuple[int, int, int]
-    copies: int
-    repeat: bool
-    new_coordinates: Fill
-    new_heads: Fill
+    size: int
 
     def describe(self) -> str:
-        layout = f"axis {self.axis} as groups x heads x size {'x'.join(map(str, self.before))}"
-        repeated = f", groups repeated {self.copies} times" if self.copies > 1 and self.repeat else ""
-        fills = f"new coordinates {_words(self.new_coordinates)}, new heads {_words(self.new_heads)}"
-        return f"{layout} -> {'x'.join(map(str, self.after))}{repeated} ({fills})"
+        return f"axis {self.axis} centred in {self.size}, rim wrapped around"
 
     def __call__(self, x: Tensor, draw: Draw) -> Tensor:
-        groups, heads, size = self.after
-        x = x.unflatten(self.axis, self.before)
-        x = _pad(x, self.axis + 2, size, self.new_coordinates, draw)
-        if self.repeat:
-            x = x.repeat_interleave(self.copies, self.axis)
-        else:
-            x = _pad(x, self.axis + 1, self.copies * heads, self.new_heads, draw)
-            x = x.flatten(self.axis, self.axis + 1).unflatten(self.axis, (-1, heads))
-        return _pad(x, self.axis, groups, self.new_heads, draw).flatten(self.axis, self.axis + 2)
+        return x.index_select(self.axis, torch.tensor(wrapped(x.shape[self.axis], self.size)))
 
 
-def _pad(x: Tensor, axis: int, size: int, fill: Fill, draw: Draw) -> Tensor:
-    if x.shape[axis] == size:
-        return x
-    old = x.shape[axis]
-    grown = x.new_zeros([*x.shape[:axis], size, *x.shape[axis + 1 :]])
-    grown.narrow(axis, 0, old).copy_(x)
-    rim = grown.narrow(axis, old, size - old)
-    if fill == "random":
-        rim.copy_(draw.normal(rim.shape))
-    elif fill == "mean":
-        rim.copy_(x.mean(axis, keepdim=True).expand_as(rim))
-    return grown
+def wrapped(old: int, new: int) -> list[int]:
+    """For each of `new` places the one of `old` that `Wrap` puts there."""
+    offset = (new - old) // 2
+    return [(place - offset) % old for place in range(new)]
 
 
-def _words(fill: Fill) -> str:
+def share(x: Tensor, axis: int, origins: Tensor, noise_share: float, draw: Draw) -> Tensor:
+    """x at `origins` along `axis`, each divided by how often it is taken, plus noise that sums to 0 over the copies.
+
+    The noise of each of k copies has std `noise_share` * std / sqrt(k): the weights' usual size at k times the inputs,
+    so that in bf16 the sum over the copies is not rounded more coarsely than the original.
+    """
+    column = [-1 if dimension == axis else 1 for dimension in range(x.ndim)]
+    counts = torch.bincount(origins, minlength=x.shape[axis]).clamp(min=1).to(x.dtype).view(column)
+    grown = (x / counts).index_select(axis, origins)
+    noise = draw.normal(grown.shape, std=noise_share * draw.std).div_(counts.sqrt().index_select(axis, origins))
+    mean = torch.zeros_like(x).index_add_(axis, origins, noise).div_(counts)
+    return grown.add_(noise.sub_(mean.index_select(axis, origins)))  # in this order a single copy gets exactly 0
+
+
+def fill(new: Tensor, kind: Fill, draw: Draw) -> None:
+    """Writes zeros or random values of the source's std into a part of a tensor."""
+    new.copy_(draw.normal(new.shape)) if kind == "random" else new.zero_()
+
+
+def in_words(fill: Fill) -> str:
     return {"zero": "zeros", "random": "random values of its std", "mean": "its mean"}[fill]

@@ -7,6 +7,8 @@ import torch
 from transformers import PhiConfig, PhiForCausalLM
 
 from model.config import ModelConfig
+from model.growth import GROWTH
+from model.growth.rules import apply
 from model.transformer import Transformer
 
 
@@ -47,3 +49,36 @@ def phi_of() -> Callable[[Transformer], PhiForCausalLM]:
         return reference
 
     return convert
+
+
+@pytest.fixture
+def grow() -> Callable[..., Transformer]:
+    """Grows a network in memory, in the dtype that it has."""
+
+    def grown_from(source: Transformer, target: ModelConfig, method: str = "exact", seed: int = 0, **options):
+        dtype = source.lm_head.weight.dtype
+        rules = GROWTH[method](source.config, target, **options)
+        grown = Transformer(target).to(dtype)
+        grown.load_state_dict(dict(apply(rules, source.state_dict(), seed, dtype)))
+        return grown
+
+    return grown_from
+
+
+@pytest.fixture
+def train() -> Callable[..., Transformer]:
+    """Trains a network for a few steps on random windows, so that its weights have what training leaves in them."""
+
+    def trained(network: Transformer, steps: int, rate: float = 1e-2) -> Transformer:
+        optimizer = torch.optim.AdamW(network.parameters(), lr=rate)
+        generator = torch.Generator().manual_seed(23)
+        for _ in range(steps):
+            ids = torch.randint(0, network.config.vocab_size, (4, 33), generator=generator) ** 2
+            ids %= network.config.vocab_size  # squares are uneven: there is something to learn
+            optimizer.zero_grad()
+            loss_sum, count = network.loss(ids[:, :-1], ids[:, 1:])
+            (loss_sum / count).backward()
+            optimizer.step()
+        return network
+
+    return trained

@@ -1,0 +1,172 @@
+"""The exact algebra of widths: for each kind of tensor the operation that makes it larger and keeps the function.
+
+In: two Phi shapes. Out: operations. The stream of width d becomes H = s * [h, ..., h (k copies), zeros], k = D // d;
+all that writes into it is centred first (LayerNorm ignores the mean), so that zero pads keep its mean at 0. With rho =
+k d / D the variance is rho s^2 times the old one, so the source's LayerNorm is kept exactly by s = sqrt(eps' / (eps
+rho)) and gains times sqrt(rho), for any eps' of the target; the same holds inside heads with normalized queries.
+New units have one random and one zero factor, never two zeros: they change nothing at first and still get gradients.
+Related: LEMON (arXiv 2310.07999), HyperCloning (arXiv 2409.12903). New here: any ratio >= 1 by centring, changed head
+size and rotary size, another eps, spread groups, all in one step.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from model.config import ModelConfig
+from model.growth.heads import CentreHeads, GrowHeadCount, GrowHeadSize, coordinate_places
+from model.growth.operations import Centre, Chain, Fill, Pad, Repeat, Scale, Share, Step
+from model.growth.rules import Operation
+
+NewUnits = Literal["random", "copies"]
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """The operation for each tensor. Linear weights are (out, in).
+
+    `new_units`: how new MLP neurons and new heads start, `random` (in random, out zero) or as `copies` of old ones that
+    share their outgoing weights. `noise`: how far shares differ, as `operations.share` says; it cancels.
+    """
+
+    source: ModelConfig
+    target: ModelConfig
+    new_units: NewUnits
+    noise: float
+
+    def operation(self, name: str) -> Operation:
+        """How to grow the source tensor whose name ends like `name`, a target tensor's."""
+        module, kind = name.split(".")[-2:]
+        return Chain(self._steps(module, kind == "bias"))
+
+    def _steps(self, module: str, bias: bool) -> tuple[Step, ...]:
+        if module == "embed_tokens":
+            return self._writer(axis=1)
+        if module in ("input_layernorm", "final_layernorm"):
+            return self._norm(bias)
+        if module in ("q_proj", "k_proj", "v_proj"):
+            return (() if bias else self._reader()) + self._projection(module, bias)
+        if module in ("q_layernorm", "k_layernorm"):
+            return self._head_norm(module, bias)
+        if module == "dense":
+            return self._writer(axis=0) + (() if bias else self._dense_columns())
+        if module == "fc1":
+            return (() if bias else self._reader()) + self._neurons(0, bias)
+        if module == "fc2":
+            return self._writer(axis=0) + (() if bias else self._neurons(1, True))
+        return () if bias else self._reader()  # lm_head
+
+    @property
+    def _copied(self) -> int:
+        """Width of the whole copies of the stream."""
+        return self.target.hidden_size // self.source.hidden_size * self.source.hidden_size
+
+    @property
+    def _pads(self) -> bool:
+        return self.target.hidden_size > self._copied
+
+    def _writer(self, axis: int) -> tuple[Step, ...]:
+        """What is added to the stream: the stream's coordinates lie along `axis`."""
+        steps: tuple[Step, ...] = (Centre(axis),) if self._pads else ()
+        steps += self._scale_before_norm(self._copied / self.target.hidden_size)
+        if self._copied > self.source.hidden_size:
+            steps += (Repeat(axis, self._copied),)
+        return steps + ((Pad(axis, self.target.hidden_size, "zero"),) if self._pads else ())
+
+    def _reader(self) -> tuple[Step, ...]:
+        """What multiplies the normalized stream, along axis 1. Pads are 0 at first, so their columns are free."""
+        steps: tuple[Step, ...] = ()
+        if self._copied > self.source.hidden_size:
+            steps += (Share(1, self._copied, self.noise),)
+        return steps + ((Pad(1, self.target.hidden_size, "random"),) if self._pads else ())
+
+    def _norm(self, bias: bool) -> tuple[Step, ...]:
+        steps: tuple[Step, ...] = ()
+        if self._pads and not bias:
+            steps += (Scale(math.sqrt(self._copied / self.target.hidden_size), "undoes the variance of the pads"),)
+        if self._copied > self.source.hidden_size:
+            steps += (Repeat(0, self._copied),)
+        # The pads' gain is free; the mean of the others gives the new coordinates a usual scale once they wake up.
+        return steps + ((Pad(0, self.target.hidden_size, "zero" if bias else "mean"),) if self._pads else ())
+
+    def _scale_before_norm(self, rho: float) -> tuple[Step, ...]:
+        factor = math.sqrt(self.target.layer_norm_eps / (self.source.layer_norm_eps * rho))
+        return () if factor == 1 else (Scale(factor, "the norm's eps weighs as before"),)
+
+    @property
+    def _larger_heads(self) -> bool:
+        return self._places != tuple(range(self.target.head_size))
+
+    @property
+    def _places(self) -> tuple[int, ...]:
+        return coordinate_places(self.source, self.target)
+
+    @property
+    def _score_scale(self) -> tuple[Step, ...]:
+        factor = math.sqrt(self.target.head_size / self.source.head_size)
+        return () if factor == 1 else (Scale(factor, "scores are divided by the root of the head size"),)
+
+    def _projection(self, module: str, bias: bool) -> tuple[Step, ...]:
+        if module == "v_proj":
+            return self._head_size(0, "zero" if bias else "random") + self._head_count(0, module, bias)
+        if not self.source.qk_layernorm:
+            steps = self._score_scale if module == "q_proj" else ()
+            if self._larger_heads:  # new coordinates: random queries meet zero keys
+                filling = "zero" if bias or module == "k_proj" else "random"
+                steps += (GrowHeadSize(0, self.target.head_size, self._places, filling),)
+            return steps + self._head_count(0, module, bias)
+        old, new = self.source.head_size, self.target.head_size
+        steps = (CentreHeads(0, old),) if self._larger_heads else ()
+        steps += self._scale_before_norm(old / new)
+        if self._larger_heads:
+            steps += (GrowHeadSize(0, new, self._places, "zero"),)
+        return steps + self._head_count(0, module, bias)
+
+    def _head_norm(self, module: str, bias: bool) -> tuple[Step, ...]:
+        """Normalized queries and keys: new coordinates come out of the norm as its bias, so a random one in the queries
+        meets 0 in the keys, whose weights then have a gradient."""
+        old, new = self.source.head_size, self.target.head_size
+        steps: tuple[Step, ...] = ()
+        if old != new and not bias:
+            steps += (Scale(math.sqrt(old / new), "undoes the variance of the new coordinates"),)
+        if module == "q_layernorm":
+            steps += self._score_scale
+        if not self._larger_heads:
+            return steps
+        if not bias:
+            return (*steps, GrowHeadSize(0, new, self._places, "mean"))
+        if module == "k_layernorm":
+            return (*steps, GrowHeadSize(0, new, self._places, "zero"))
+        return (*steps, GrowHeadSize(0, new, self._places, "random", std=1.0))  # a fresh norm's bias has no spread
+
+    def _dense_columns(self) -> tuple[Step, ...]:
+        return self._head_size(1, "zero") + self._head_count(1, "dense", False)
+
+    def _head_size(self, axis: int, filling: Fill) -> tuple[Step, ...]:
+        """Values have no pairs: their new coordinates simply go last."""
+        old, new = self.source.head_size, self.target.head_size
+        return () if old == new else (GrowHeadSize(axis, new, tuple(range(old)), filling),)
+
+    def _head_count(self, axis: int, module: str, bias: bool) -> tuple[Step, ...]:
+        before, after = grouping(self.source), grouping(self.target)
+        if before == after:
+            return ()
+        keys = module in ("k_proj", "v_proj")
+        if self.new_units == "copies":
+            new = "share" if module == "dense" else "copy"
+        else:
+            new = "zero" if module == "dense" or bias else "random"
+        return (GrowHeadCount(axis, self.target.head_size, before, after, keys, new, self.noise),)
+
+    def _neurons(self, axis: int, outgoing_or_bias: bool) -> tuple[Step, ...]:
+        size = self.target.intermediate_size
+        if self.source.intermediate_size == size:
+            return ()
+        if self.new_units == "copies":
+            return (Share(1, size, self.noise),) if axis == 1 else (Repeat(0, size),)
+        return (Pad(axis, size, "zero" if outgoing_or_bias else "random"),)
+
+
+def grouping(config: ModelConfig) -> tuple[int, int]:
+    """Key-value heads (groups), and attention heads in each."""
+    return config.kv_heads, config.num_attention_heads // config.kv_heads

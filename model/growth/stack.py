@@ -1,0 +1,36 @@
+"""Stacking: the whole list of blocks again and again, as in G_stack (arXiv 2405.15319), all copies live.
+
+In: two Phi shapes. Out: rules. The paper keeps the width; here widths may grow too, by the same algebra as in `exact`,
+so that depth is the only thing that changes the function. A rest of blocks is taken from the bottom of the list.
+"""
+
+from model.config import ModelConfig
+from model.growth import limits
+from model.growth.blocks import stacked
+from model.growth.expansion import Expansion, NewUnits
+from model.growth.rules import Rule, growth_method
+
+
+@growth_method(claims_exact=False)
+def stack(
+    source: ModelConfig, target: ModelConfig, new_units: NewUnits = "random", copy_noise: float = 0.5
+) -> list[Rule]:
+    """The list of blocks repeated (0 1 2 0 1 2), widths grown exactly: not the same function once blocks are added.
+
+    `new_units` and `copy_noise` as in `exact`.
+    """
+    limits.refuse("stack", limits.impossible(source, target) + limits.changed_angles(source, target))
+    blocks = stacked(source.num_hidden_layers, target.num_hidden_layers)
+    expansion = Expansion(source, target, new_units, copy_noise)
+    return [
+        Rule(name, shape, (block_origin(name, blocks),), expansion.operation(name))
+        for name, shape in target.tensor_shapes().items()
+    ]
+
+
+def block_origin(name: str, blocks: list[int]) -> str:
+    """The source tensor's name, where target block i comes from source block `blocks[i]`."""
+    if not name.startswith("model.layers."):
+        return name
+    _, _, index, rest = name.split(".", 3)
+    return f"model.layers.{blocks[int(index)]}.{rest}"
