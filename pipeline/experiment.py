@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline import config as configs
 from pipeline.artifacts import root
 from pipeline.config import Config
-from pipeline.ledger import Ledger
+from pipeline.ledger import LEDGER, Ledger
 
 
 class Experiment:
@@ -19,10 +19,10 @@ class Experiment:
 
     @property
     def ledger_path(self) -> Path:
-        return self.folder / "ledger.jsonl"
+        return self.folder / LEDGER
 
-    def ledger(self, stage: str, fingerprint: str, device: str = "cpu", devices: int = 1) -> Ledger:
-        return Ledger(self.ledger_path, stage=stage, fingerprint=fingerprint, device=device, devices=devices)
+    def ledger(self, stage: str, fingerprint: str, device: str = "cpu", folder: Path | None = None) -> Ledger:
+        return Ledger(self.ledger_path, stage=stage, fingerprint=fingerprint, device=device, folder=folder)
 
     def record(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

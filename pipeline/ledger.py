@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 HEARTBEAT_SECONDS = 5.0
+LEDGER = "ledger.jsonl"
 
 
 def process_age_seconds() -> float:
@@ -38,11 +39,16 @@ class Ledger:
     """One process's entry in the ledger. `with Ledger(...) as ledger:` around a stage's work.
 
     `fingerprint` may be empty for a stage whose folder is not known yet. `devices` multiplies: two devices for an
-    hour are two device-hours. On a CPU the same accounting counts device-hours of the machine.
+    hour are two device-hours. On a CPU the same accounting counts device-hours of the machine. `folder`: the stage's
+    own folder, which then keeps the same lines and is what lives are counted from: the same pretraining under another
+    experiment's name must not get a fresh clock.
     """
 
-    def __init__(self, path: Path, *, stage: str, fingerprint: str, device: str, devices: int = 1):
-        self.path, self.stage, self.fingerprint = path, stage, fingerprint
+    def __init__(
+        self, path: Path, *, stage: str, fingerprint: str, device: str, devices: int = 1, folder: Path | None = None
+    ):
+        self.stage, self.fingerprint = stage, fingerprint
+        self.paths = [path] if folder is None else [path, folder / LEDGER]
         self.device, self.devices = device, devices
         self.life = 0
         self.waited_seconds = 0.0
@@ -53,9 +59,10 @@ class Ledger:
         self._write_lock = threading.Lock()
 
     def __enter__(self) -> "Ledger":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        _end_torn_line(self.path)
-        lives = _lives(self.path, self.stage, self.fingerprint)
+        for path in self.paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _end_torn_line(path)
+        lives = _lives(self.paths[-1], self.stage, self.fingerprint)
         self.life = len(lives) + 1
         self._earlier_seconds = sum(lives.values())
         self.write()
@@ -81,10 +88,11 @@ class Ledger:
             "job": os.environ.get("SLURM_JOB_ID"),
             "seconds": round(self._own_seconds, 3),
         }
-        with self._write_lock, open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        for path in self.paths:
+            with self._write_lock, open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
 
     @property
     def spent_seconds(self) -> float:

@@ -16,7 +16,7 @@ from pipeline.artifacts import Step, read_manifest, write_manifest
 from pipeline.config import Config
 from pipeline.errors import Stopped, UserError
 from pipeline.experiment import Experiment
-from pipeline.ledger import Ledger, process_age_seconds, spent_seconds
+from pipeline.ledger import LEDGER, Ledger, process_age_seconds, spent_seconds
 from pipeline.locks import FolderLock
 from pipeline.progress import format_seconds
 from pipeline.training.decisions import Decisions
@@ -40,13 +40,13 @@ def run(config: Config, command: str) -> None:
         print("pretrain: up to date\n" + _last_lines(manifest, step.path, command), flush=True)
         return
     _check_inputs(config, step, command)
-    _check_cap(config, step, experiment)
+    _check_cap(config, step)
     step.path.mkdir(parents=True, exist_ok=True)
     experiment.record()
     signals.defer(True)
     with (
         FolderLock(step.path, wait=False),
-        experiment.ledger("pretrain", step.fingerprint, config.train.device) as ledger,
+        experiment.ledger("pretrain", step.fingerprint, config.train.device, folder=step.path) as ledger,
     ):
         experiment.link("pretrain", step.path)
         started = time.time()
@@ -130,11 +130,11 @@ def _check_inputs(config: Config, step: Step, command: str) -> None:
         raise UserError("the config sets no end: set budget.max_gpu_hours (or budget.max_tokens)")
 
 
-def _check_cap(config: Config, step: Step, experiment: Experiment) -> None:
+def _check_cap(config: Config, step: Step) -> None:
     """What can be said before any long work: whether the hours left are enough to start at all."""
     if config.budget.max_gpu_hours is None:
         return
-    spent = spent_seconds(experiment.ledger_path, "pretrain", step.fingerprint)
+    spent = spent_seconds(step.path / LEDGER, "pretrain", step.fingerprint)
     spent += _source_seconds(config, step) + process_age_seconds()
     needed, why = LEAST_START_SECONDS, "starting up alone"
     if step.finished:

@@ -47,3 +47,15 @@ def test_a_torn_last_line_does_not_swallow_the_next_one(tmp_path):
     with Ledger(path, stage="pretrain", fingerprint="f", device="cpu"):
         pass
     assert [line["life"] for line in read(path)] == [1, 2, 2]
+
+
+def test_the_same_pretraining_under_another_name_gets_no_fresh_clock(tmp_path):
+    folder = tmp_path / "artifacts" / "pretrain" / "f"
+    folder.mkdir(parents=True)
+    (folder / "ledger.jsonl").write_text(_line(seconds=50.0))
+    with Ledger(
+        tmp_path / "runs" / "b" / "ledger.jsonl", stage="pretrain", fingerprint="f", device="cpu", folder=folder
+    ) as ledger:
+        assert ledger.life == 2
+        assert ledger.spent_seconds >= 50.0
+    assert [line["life"] for line in read(tmp_path / "runs" / "b" / "ledger.jsonl")] == [2, 2]

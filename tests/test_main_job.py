@@ -1,0 +1,145 @@
+"""The main job from end to end, as a user types it, on a slice of the corpus: one chain of commands, checked on the way.
+
+Slow (about two minutes on two cores): whole processes, real caps. CI runs the full `configs/tiny.yaml` besides.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[1]
+SLICE = (
+    "data.sources.python_library.distributions=[mpmath,tqdm,omegaconf,packaging]",
+    "data.sources.exercises.count=200",
+    "data.tasks=4",
+    "init.source_overrides.budget.max_gpu_hours=0.006",
+    "tracking.wandb=true",
+)
+CAP = "budget.max_gpu_hours=0.008"
+
+
+class Shell:
+    """Runs `hornbook` in one root, with tiny and the slice of it."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def __call__(self, verb: str, *words: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "pipeline", verb, str(ROOT / "configs" / "tiny.yaml"), *SLICE, *words],
+            env={**os.environ, "HORNBOOK_ROOT": str(self.root), "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"},
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def manifest(self, stage: str) -> dict:
+        return json.loads((self.root / "runs" / "tiny" / stage / "manifest.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory) -> Shell:
+    """After `data`, `init` (which trains its source) and `pretrain`."""
+    shell = Shell(tmp_path_factory.mktemp("root"))
+    for stage in ("data", "init", "pretrain"):
+        said = shell(stage, CAP)
+        assert f"{stage}: done" in said
+    return shell
+
+
+def test_every_document_is_accounted_for(shell):
+    facts = shell.manifest("data")["documents"]
+    assert facts["read"] == facts["kept"] + sum(facts["dropped"].values()) + facts["unreadable"]
+    assert facts["kept"] > 500
+
+
+def test_growth_kept_what_the_source_knew(shell):
+    init, source = shell.manifest("init"), json.loads(
+        (shell.root / "runs" / "tiny-source" / "pretrain" / "manifest.json").read_text()
+    )  # fmt: skip
+    assert init["function_preserving"]
+    assert init["max_rel_logit_diff"] <= 1e-5
+    assert init["grown_bits_per_byte"] == pytest.approx(init["source_bits_per_byte"], abs=1e-3)
+    assert source["annealed"]
+    assert source["inputs"]["data"]["fingerprint"] == shell.manifest("data")["fingerprint"]
+
+
+def test_pretraining_ends_annealed_inside_its_cap_and_better_than_it_began(shell):
+    facts = shell.manifest("pretrain")
+    assert facts["annealed"]
+    assert facts["gpu_hours_total"] <= facts["max_gpu_hours"]
+    assert facts["val_bits_per_byte"] < facts["initial_val_bits_per_byte"]
+    ledger = [json.loads(line) for line in (shell.root / "runs" / "tiny" / "ledger.jsonl").read_text().splitlines()]
+    seconds = max(line["seconds"] for line in ledger if line["stage"] == "pretrain")
+    assert seconds <= 3600 * facts["max_gpu_hours"]
+    assert {line["stage"] for line in ledger} == {"data", "init", "pretrain"}
+
+
+def test_metrics_have_their_names_and_wandb_ran_without_a_key(shell):
+    folder = shell.root / "runs" / "tiny"
+    rows = [json.loads(line) for line in (folder / "pretrain" / "metrics.jsonl").read_text().splitlines()]
+    names = set().union(*rows)
+    assert {"train/loss", "train/lr", "train/grad_norm", "val/bits_per_byte", "val/textbook/bits_per_byte"} <= names
+    assert {"perf/tokens_per_second", "perf/mfu", "perf/peak_memory_bytes"} <= names
+    assert {"budget/gpu_hours", "budget/tokens", "budget/fraction"} <= names
+    assert list((folder / "wandb").glob("offline-run-*"))
+
+
+def test_the_model_loads_in_transformers_with_our_logits_and_writes_text(shell):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from model.hf import load_network
+
+    folder = shell.root / "runs" / "tiny" / "pretrain" / "model"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    ids = tokenizer("def add(a, b):\n    return a", return_tensors="pt").input_ids
+    with torch.no_grad():
+        ours, expected = load_network(folder)(ids), theirs(ids).logits
+    assert torch.allclose(ours, expected, atol=1e-4)
+    assert theirs.generate(ids, max_new_tokens=8, do_sample=False).shape[1] > ids.shape[1]
+
+
+def test_a_second_run_finds_everything_done_quickly(shell):
+    started = time.monotonic()
+    for stage in ("data", "init", "pretrain"):
+        assert f"{stage}: up to date" in shell(stage, CAP)
+    assert time.monotonic() - started < 30  # under 10 s on an idle machine
+
+
+def test_a_sample_is_streamed_and_the_report_is_written(shell):
+    assert "import" in shell("sample", CAP, "--prompt", "import os", "--max-new-tokens", "8")
+    page = (shell.root / "runs" / "tiny" / "report.html").read_text()
+    for word in ("<svg", "Pretraining", "Initialization", "Why documents were dropped", "Hours"):
+        assert word in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "<script" not in page
+
+
+def test_a_changed_late_setting_keeps_the_early_steps(shell):
+    facts = json.loads(shell("data", CAP, "data.filters.quality.min_score=0.6", "--dry-run", "--json"))
+    done = {s["step"]: s["done"] for s in facts["stages"][0]["steps"]}
+    assert not done["data-cut"]
+    assert not done["data"]
+    assert all(state for name, state in done.items() if name not in ("data-cut", "data"))
+
+
+def test_a_raised_cap_goes_on_from_before_the_decay(shell):
+    before = shell.manifest("pretrain")
+    said = shell("pretrain", "budget.max_gpu_hours=0.014")
+    after = shell.manifest("pretrain")
+    assert "before the decay" in said
+    assert after["fingerprint"] == before["fingerprint"]
+    assert after["tokens_seen"] > before["tokens_seen"]
+    assert after["annealed"]
+    assert after["gpu_hours_total"] <= 0.014
+    assert "up to date" in shell("pretrain", CAP)  # a smaller cap does nothing to a finished run
