@@ -1,4 +1,4 @@
-"""The main job from end to end, as a user types it, on a slice of the corpus: one chain of commands, checked on the way.
+"""The main job from end to end, as a user types it, on a slice of the corpus: one chain of commands.
 
 Slow (about two minutes on two cores): whole processes, real caps. CI runs the full `configs/tiny.yaml` besides.
 """
