@@ -107,7 +107,7 @@ class TrackingConfig:
 @dataclass
 class SampleConfig:
     model: str | None = _key(None, "experiment config or model folder; null: this experiment's model", RUNTIME)
-    prompts: list[str] = _key(["def fibonacci(n):\n"], "continued at the end of pretraining", RUNTIME)
+    prompts: list[str] = _key(["def fibonacci(n):"], "continued at the end of pretraining", RUNTIME)
     max_new_tokens: int = _key(96, "length of a sample", RUNTIME)
     temperature: float = _key(0.7, "0 = always the likeliest token", RUNTIME)
     top_k: int = _key(50, "choose among this many likeliest tokens; 0 = all", RUNTIME)

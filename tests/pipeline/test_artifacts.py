@@ -1,9 +1,8 @@
 """A step is built once per fingerprint, never half, never stale."""
 
 import json
-import multiprocessing
-import time
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 
@@ -89,21 +88,25 @@ def test_input_files_are_hashed_by_content_and_not_by_place(tmp_path):
     assert hash_files([tmp_path / "two" / "a.txt"], tmp_path / "two") != one
 
 
-def _hold(folder: str, seconds: float) -> None:
-    with FolderLock(Path(folder), wait=True):
-        time.sleep(seconds)
+HOLD = """
+import sys, time
+from pathlib import Path
+from pipeline.locks import FolderLock
+with FolderLock(Path(sys.argv[1]), wait=True):
+    print("held", flush=True)
+    time.sleep(1.5)
+"""
 
 
 def test_a_second_process_waits_or_is_told_who_owns_the_folder(tmp_path):
-    holder = multiprocessing.get_context("spawn").Process(target=_hold, args=(str(tmp_path), 1.5))
-    holder.start()
-    while not (tmp_path / ".lock").exists() or not (tmp_path / ".lock").read_text():
-        time.sleep(0.02)
-    with pytest.raises(Busy, match=str(holder.pid)), FolderLock(tmp_path, wait=False):
-        pass
-    with FolderLock(tmp_path, wait=True):
-        assert json.loads((tmp_path / ".lock").read_text())["pid"] != holder.pid
-    holder.join()
+    words = [sys.executable, "-P", "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(Busy, match=str(holder.pid)), FolderLock(tmp_path, wait=False):
+            pass
+        with FolderLock(tmp_path, wait=True):
+            assert json.loads((tmp_path / ".lock").read_text())["pid"] != holder.pid
 
 
 def test_the_manifest_says_where_things_come_from():

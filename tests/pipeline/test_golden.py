@@ -17,8 +17,8 @@ from pipeline import config as configs
 TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny.yaml"
 STEPS = 6
 # fp32 on a CPU. Kernels of other machines sum in another order: after six steps that moves a loss by about 1e-5.
-GOLDEN = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-TOLERANCE = {"32-true": 2e-4, "bf16-mixed": 3e-2}
+GOLDEN = (8.36191, 8.28997, 8.16823, 8.00497, 7.76815, 7.5744)
+TOLERANCE = {"32-true": 2e-4, "bf16-mixed": 2e-3}
 
 
 def _window(config: configs.Config, step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,7 +45,7 @@ def _losses(precision: str) -> list[float]:
         loss_sum, count = network.loss(*_window(config, step))
         (loss_sum / count).backward()
         optimizer.step(train.clip_norm)
-        losses.append(float(loss_sum / count))
+        losses.append(float(loss_sum.detach() / count))
     return losses
 
 
