@@ -12,7 +12,8 @@ TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json"]
 
 def is_hub_name(name: str) -> bool:
     """`organisation/model` that is no path on this machine."""
-    return not Path(name).exists() and name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    is_path = name.startswith((".", "/", "~")) or name.endswith((".json", ".yaml", ".yml", ".safetensors"))
+    return name.count("/") == 1 and not is_path and not Path(name).exists()
 
 
 def local_folder(name: str, key: str, patterns: list[str]) -> Path:

@@ -123,11 +123,12 @@ def _source_content(config: Config) -> str:
     """What the fingerprint holds of the source: the content of its weights, not its name or its hours."""
     if not source_is_experiment(config):
         return content_of_model(config.init.source or "")
-    step = pretrain_step(source_config(config))
+    source = source_config(config)
+    step = pretrain_step(source)
     if not step.finished:
         raise UserError(
-            f"the source experiment {config.init.source} is not trained yet, so this stage's folder is not known; "
-            "run init first"
+            f"the source experiment {config.init.source} is not trained yet (it costs {_price(source)}), so this "
+            "stage's folder is not known; run init first"
         )
     return read_manifest(step.path)["content_hash"]
 
@@ -135,8 +136,7 @@ def _source_content(config: Config) -> str:
 def _ensure_source(config: Config, command: str) -> None:
     source = source_config(config)
     source_command = f"runs/{source.name}/config.yaml"
-    hours = source.budget.max_gpu_hours
-    price = f"at most {hours:g} GPU-hours" if hours else f"{source.budget.max_tokens:,} tokens"
+    price = _price(source)
     if _is_trained(source):
         return
     experiment = Experiment(source)
@@ -156,6 +156,12 @@ def _is_trained(config: Config) -> bool:
     if source_is_experiment(config) and not _is_trained(source_config(config)):
         return False
     return finished_manifest(pretrain_step(config), config.budget) is not None
+
+
+def _price(source: Config) -> str:
+    if source.budget.max_gpu_hours:
+        return f"at most {source.budget.max_gpu_hours:g} GPU-hours"
+    return f"{source.budget.max_tokens:,} tokens" if source.budget.max_tokens else "an unlimited budget"
 
 
 def _run_child(verb: str, path: Path, source_command: str) -> None:

@@ -61,7 +61,7 @@ def test_every_table_of_names_is_printed(table, tmp_path):
         (["init", TINY, "init.method=exakt"], "exact"),
         (["init", TINY, "init.options.noize=1"], "noize"),
         (["init", TINY, "init.method=random"], "init.source"),
-        (["sample", TINY], "pretrain"),
+        (["sample", TINY], "run init first"),
         (["where", "init", TINY], "not trained"),
     ],
 )
