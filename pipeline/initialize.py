@@ -165,15 +165,19 @@ def _price(source: Config) -> str:
 
 
 def _run_child(verb: str, path: Path, source_command: str) -> None:
-    """One stage of the source as its own process, with its own folder, lock and ledger. Signals are passed on."""
-    child = subprocess.Popen([sys.executable, "-P", "-m", "pipeline", verb, str(path)])
+    """One stage of the source as its own process, with its own folder, lock and ledger.
+
+    In a process group of its own, so that Ctrl-C reaches it once, through us: a second signal would stop it before
+    it has saved.
+    """
+    child = subprocess.Popen([sys.executable, "-P", "-m", "pipeline", verb, str(path)], process_group=0)
     try:
         code = child.wait()
     except BaseException:
         child.terminate()
         child.wait()
         raise
-    if code in (STOPPED, -15, -2, -10):
+    if code == STOPPED:
         raise Stopped("SIGTERM")
     if code != 0:
         raise UserError(f"the source's stage failed (its message is above): hornbook {verb} {source_command}")

@@ -19,12 +19,13 @@ find_python() {
     [ -n "$candidate" ] && command -v "$candidate" >/dev/null 2>&1 || continue
     "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v "$candidate"; return; }
   done
-  fail "no Python 3.11 or newer on PATH (python3 is $(python3 --version 2>&1 || echo missing)). Install python3.11, or name one: make PYTHON=/path/to/python3.11"
+  fail "no Python 3.11 or newer on PATH (python3 is $(python3 --version 2>/dev/null || echo missing)). Install python3.11, or name one: make PYTHON=/path/to/python3.11"
 }
 
 make_venv() {
-  local python stamp
-  stamp="$root/.venv/.hornbook$extra-$(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum | cut -d' ' -f1)"
+  local python pins stamp
+  pins=$(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum | cut -d' ' -f1)
+  stamp="$root/.venv/.hornbook$extra-$pins"
   [ -e "$stamp" ] && return
   if [ ! -x "$root/.venv/bin/python" ]; then
     python=$(find_python) || exit 2
@@ -38,7 +39,7 @@ make_venv() {
   "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check "$(grep '^torch==' "$root/constraints.txt")" &&
     "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$root/constraints.txt" -e "$root$extra" ||
     fail "installing into .venv failed (pip's message is above). Is the package index reachable? Run the same command again to go on"
-  touch "$stamp"
+  touch "$stamp" "$root/.venv/.hornbook-$pins"  # the extra comes on top of the rest
 }
 
 if [ -n "${HORNBOOK_PYTHON:-}" ]; then

@@ -1,0 +1,68 @@
+"""What the README prints works: its commands name things that exist, its file map is true, it stays short."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from pipeline import config as configs
+from pipeline.__main__ import _parser
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```[a-z]*\n(.*?)```", README, flags=re.S)
+LINES = [line for block in BLOCKS for line in block.splitlines()]
+MAKE = [part.strip() for line in LINES if line.startswith("make ") for part in line.split("#")[0].split("&&")]
+HORNBOOK = [line.split("#")[0].strip() for line in LINES if line.startswith((".venv/bin/hornbook ", "hornbook "))]
+
+
+def test_it_is_short():
+    assert len(README.splitlines()) < 150
+
+
+@pytest.mark.parametrize("command", MAKE)
+def test_a_make_command_names_targets_and_configs_that_exist(command):
+    targets = re.findall(r"^([a-z][a-z -]*):", (ROOT / "Makefile").read_text(), flags=re.M)
+    known = {name for line in targets for name in line.split()}
+    words = shlex.split(command)[1:]
+    assert {w for w in words if "=" not in w} <= known
+    for word in words:
+        if word.startswith("CONFIG="):
+            assert (ROOT / word.removeprefix("CONFIG=")).is_file()
+
+
+@pytest.mark.parametrize("command", HORNBOOK)
+def test_a_hornbook_command_is_understood(command):
+    words = shlex.split(command)[1:]
+    arguments = _parser().parse_args(words)
+    if hasattr(arguments, "config"):
+        configs.load(ROOT / arguments.config, arguments.overrides)
+
+
+def test_every_path_of_the_file_map_exists():
+    block = next(b for b in BLOCKS if b.startswith("configs/"))
+    for line in block.splitlines():
+        folder = line.split()[0]
+        if folder in ("artifacts/", "runs/"):
+            continue
+        assert any((base / folder).exists() for base in (ROOT, ROOT / "pipeline")), folder
+        for name in re.findall(r"[a-z0-9_-]+\.(?:yaml|py|sh)", line):
+            places = [ROOT / folder / name, ROOT / "pipeline" / folder / name]
+            assert any(place.exists() for place in places), name
+
+
+def test_its_example_sources_and_filters_are_accepted():
+    from pipeline.corpus.steps import make_rules
+
+    example = next(b for b in BLOCKS if b.lstrip().startswith("data:"))
+    import yaml
+
+    data = yaml.safe_load(example)["data"]
+    assert make_rules(data["filters"])
+    assert set(data["sources"]["notes"]) <= {"type", "path", "kind", "license"}
+
+
+def test_pictures_and_pages_it_links_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
