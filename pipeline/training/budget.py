@@ -10,7 +10,7 @@ nearer whenever the prediction would overrun, to the measured speed each time th
 """
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -23,6 +23,9 @@ from pipeline.training.decisions import Decisions
 EXIT_SLACK_SECONDS = 0.6  # manifest, last ledger line, process exit
 EXIT_SLACK_SHARE = 0.002  # of the cap: machines that run for a day also stall for a minute
 MARGIN = 1.15  # measured durations of single events (validation, save) vary by about this much
+FIRST_MARGIN = (
+    1.5  # of what was measured less than three times; a review of the decay's end gives back what was too much
+)
 ANNEALED_MIN_SHARE = 0.05  # a decay over a smaller share of the steps is a stop, not an annealing
 EVENTS = ("validation", "checkpoint", "export", "sample", "tracking")
 
@@ -58,7 +61,7 @@ class Measured:
 
     steps: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     events: dict[str, float] = field(default_factory=dict)
-    measured: set[str] = field(default_factory=set)
+    measured: Counter[str] = field(default_factory=Counter)
     inherited_step: float | None = None
     steps_this_life: int = 0
     _mean: float = 0.0
@@ -79,7 +82,7 @@ class Measured:
         """The slowest of a kind counts: events are few, and an overrun is worse than a second left over."""
         earlier = self.events.get(kind, 0.0) if kind in self.measured else 0.0
         self.events[kind] = max(earlier, seconds)
-        self.measured.add(kind)
+        self.measured[kind] += 1
 
     def estimate(self, kind: str, seconds: float) -> None:
         if kind not in self.measured:
@@ -96,10 +99,13 @@ class Measured:
         return self._slow if self.steps else self.inherited_step or 0.0
 
     def expected(self, kind: str) -> float:
-        return self.events.get(kind, 0.0) * MARGIN
+        return self.events.get(kind, 0.0) * (MARGIN if self.measured[kind] >= 3 else FIRST_MARGIN)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step_seconds": self.step_seconds(), "events": {k: self.events[k] for k in sorted(self.measured)}}
+        return {
+            "step_seconds": self.step_seconds(),
+            "events": {k: self.events[k] for k in sorted(self.measured) if self.measured[k]},
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.inherited_step = state["step_seconds"] or None
