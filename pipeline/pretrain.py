@@ -266,7 +266,9 @@ def _last_lines(manifest: dict[str, Any], path: Path, command: str) -> str:
     used += f" of {cap:g}, {100 * hours / cap:.1f}%" if cap else ""
     mfu = f", MFU {100 * manifest['mfu']:.0f}%" if manifest["mfu"] else ""
     epochs = ", ".join(f"{name} {value:.2f}" for name, value in manifest["epochs"].items())
-    lines = ["  bits per byte   before    after"]
+    share = manifest["validated_share"]
+    part = "" if share == 1 else f"   (on {100 * share:.0f}% of the held-out text: the cap left no time for more)"
+    lines = [f"  bits per byte   before    after{part}"]
     lines += [f"    {name:<13} {before.get(name, math.nan):7.4f}  {value:7.4f}" for name, value in after.items()]
     lines += [
         f"  {manifest['tokens_seen']:,} tokens in {manifest['steps']:,} steps; epochs: {epochs}",

@@ -27,6 +27,7 @@ FIRST_MARGIN = (
     1.5  # of what was measured less than three times; a review of the decay's end gives back what was too much
 )
 ANNEALED_MIN_SHARE = 0.05  # a decay over a smaller share of the steps is a stop, not an annealing
+VALIDATION_MAX_SHARE = 0.06  # of the cap: a slower last validation is cut short, not the decay
 EVENTS = ("validation", "checkpoint", "export", "sample", "tracking")
 
 
@@ -141,16 +142,31 @@ class Budget:
 
     def reserve_seconds(self) -> float:
         """What must be left when the last step ends, plus two slow steps against surprises."""
-        ends = sum(self.measured.expected(kind) for kind in EVENTS)
+        ends = sum(self._expected(kind) for kind in EVENTS)
         slack = EXIT_SLACK_SECONDS + EXIT_SLACK_SHARE * (self.plan.cap_seconds or 0.0)
         return ends + 2 * self.measured.slow_step_seconds() + slack
+
+    def validation_limit_seconds(self, last: bool = False) -> float:
+        """How long a validation may take: its share of the cap; the last one whatever the rest of the end leaves."""
+        if self.plan.cap_seconds is None:
+            return math.inf
+        if not last:
+            return VALIDATION_MAX_SHARE * self.plan.cap_seconds
+        rest = self.reserve_seconds() - self._expected("validation") - 2 * self.measured.slow_step_seconds()
+        return max(0.0, self.remaining_seconds() - rest)
+
+    def _expected(self, kind: str) -> float:
+        seconds = self.measured.expected(kind)
+        if kind == "validation" and self.plan.cap_seconds is not None:
+            return min(seconds, VALIDATION_MAX_SHARE * self.plan.cap_seconds)
+        return seconds
 
     def check_start(self, first_step_seconds: float) -> None:
         """Raises `UserError` where not even one step and one export fit; for a run that has no checkpoint yet."""
         needed = self.reserve_seconds() + first_step_seconds
         if self.remaining_seconds() < needed:
             spent, cap = self.spent(), self.plan.cap_seconds or 0.0
-            parts = ", ".join(f"{kind} {self.measured.expected(kind):.1f}" for kind in EVENTS)
+            parts = ", ".join(f"{kind} {self._expected(kind):.1f}" for kind in EVENTS)
             raise UserError(
                 f"budget.max_gpu_hours={self.plan.max_gpu_hours:g} is {cap:.1f} s; {spent:.1f} s are spent on starting "
                 f"up and one step with everything after it needs {needed:.1f} s more (step {first_step_seconds:.1f}, "
@@ -184,7 +200,7 @@ class Budget:
     def may_spend(self, kind: str, step: int) -> bool:
         """Whether a periodic event fits without shortening the decay below its share."""
         left = self._steps_left(step) * self.measured.step_seconds()
-        return left + self.measured.expected(kind) + self.reserve_seconds() <= self.remaining_seconds()
+        return left + self._expected(kind) + self.reserve_seconds() <= self.remaining_seconds()
 
     def fraction(self, step: int) -> float:
         """Share of the budget used, by whichever limit is nearer its end."""
@@ -280,7 +296,7 @@ class Budget:
         last = min(used + duration / self.plan.cap_seconds, 1 - 1e-9)
         every = self.plan.validate_every_share
         validations = max(0, math.floor(last / every) - math.floor(used / every))
-        return saves * save + validations * self.measured.expected("validation")
+        return saves * save + validations * self._expected("validation")
 
     def _record(self, step: int, end_step: int, progress: float, reason: str) -> None:
         finite = math.isfinite(self.remaining_seconds())

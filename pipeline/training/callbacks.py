@@ -96,13 +96,15 @@ class Control(Callback):
         parts, step = self.parts, self.module.step
         self._check_previous_norm(step)
         parts.budget.measured.step(self._rate.lap())
+        self._review_threads()
         verdict = parts.budget.decide(step)
         row = self._train_row(step) if step % parts.train.log_every_steps == 0 or verdict != Verdict.GO_ON else {}
         if verdict == Verdict.FINISH:
             self.final_row = row
         else:
             if self._validation_is_due(step):
-                row = {**(row or self._train_row(step)), **self.validate()}
+                limit = parts.budget.validation_limit_seconds()
+                row = {**(row or self._train_row(step)), **self.validate(limit_seconds=limit)}
             if row:
                 parts.metrics.log_metrics(row, step)
                 self._show(step, row)
@@ -120,9 +122,14 @@ class Control(Callback):
 
     # ---- acts, each timed for the budget
 
-    def validate(self, give_up: Callable[[], bool] = lambda: False) -> dict[str, float]:
+    def validate(
+        self, give_up: Callable[[], bool] = lambda: False, limit_seconds: float = math.inf
+    ) -> dict[str, float]:
         """Bits per byte of every set under their metric names; empty where a signal came or `give_up` became true."""
-        result = self.parts.validation.run(self.module.network, lambda: signals.stop_requested() or give_up())
+        self._review_threads()
+        result = self.parts.validation.run(
+            self.module.network, lambda: signals.stop_requested() or give_up(), limit_seconds
+        )
         if result is None:
             return {}
         self._spent_on("validation", self.parts.validation.seconds)
@@ -201,6 +208,13 @@ class Control(Callback):
         return self._mfu(self.tokens_per_second)
 
     # ---- details
+
+    def _review_threads(self) -> None:
+        """On a CPU: as many threads as are faster now. On record, because sums then run in another order."""
+        started, changed = time.monotonic(), self.parts.machine.threads.review()
+        if changed is not None:
+            self.parts.budget.decisions.add("threads", self.module.step, threads=changed)
+        self._rate.leave_out(time.monotonic() - started)
 
     def _spent_on(self, kind: str, seconds: float) -> None:
         self.parts.budget.measured.event(kind, seconds)

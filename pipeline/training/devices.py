@@ -6,12 +6,13 @@ blocks instead of returning them to the kernel, and matrix products must be bf16
 """
 
 import ctypes
+import math
 import os
 import platform
 import resource
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from pipeline.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 GEMM_SIZE = 1024  # large enough for the peak, small enough for 0.1 s on one core
-THREAD_TRIALS = 5
+THREAD_TRIALS, THREADS_REVIEW_SECONDS = 5, 10.0
 GPU_TABLE = Path(__file__).resolve().parents[2] / "configs" / "gpus.yaml"
 
 
@@ -38,6 +39,7 @@ class Machine:
     reason: str
     peak_flops: float | None
     peak_source: str
+    threads: "Threads" = field(default_factory=lambda: Threads())
 
     def peak_memory_bytes(self) -> int:
         """Most memory held so far: of the card, or of this process on a CPU."""
@@ -56,15 +58,15 @@ def choose(train: TrainConfig) -> Machine:
     kind = _device_kind(train.device)
     device = torch.device(kind, 0) if kind == "cuda" else torch.device(kind)
     torch.set_float32_matmul_precision("high" if kind == "cuda" else "medium")
-    if kind == "cpu":
-        choose_threads()
     name = torch.cuda.get_device_name(device) if kind == "cuda" else f"{cpu_name()} ({torch.get_num_threads()} threads)"
     precision, reason = _precision(train.precision, kind)
     if kind == "cpu":
         kept = keep_big_blocks()
         reason += "; glibc keeps big blocks" if kept else "; allocator as it comes (no glibc)"
     peak, source = _peak_flops(kind, name, precision)
-    return Machine(device, name, precision, reason, peak, source)
+    threads = Threads()
+    threads.review()
+    return Machine(device, name, precision, reason, peak, source, threads)
 
 
 def _device_kind(wanted: str) -> str:
@@ -125,33 +127,40 @@ def keep_big_blocks() -> bool:
     return bool(libc.mallopt(M_MMAP_THRESHOLD, 2**30) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
-def choose_threads() -> int:
-    """Sets one thread where more are slower, and returns how many there are.
+class Threads:
+    """How many threads compute on a CPU, measured now and again while a run goes on.
 
-    Threads that wait spin: on a machine whose cores something else uses too, a step of many small operations was seen
-    2 to 20 times slower with two threads than with one. OMP_NUM_THREADS is obeyed and ends the question.
+    Threads that wait for each other spin: where something else takes one of the cores, a step was seen 2 to 10 times
+    slower with two threads than with one, and 1.8 times faster where nothing did. OMP_NUM_THREADS is obeyed and ends
+    the question.
     """
-    all_threads = torch.get_num_threads()
-    if all_threads == 1 or "OMP_NUM_THREADS" in os.environ:
-        return all_threads
-    seconds: dict[int, list[float]] = {all_threads: [], 1: []}
-    for _ in range(THREAD_TRIALS):
-        for threads, times in seconds.items():
-            torch.set_num_threads(threads)
-            times.append(_many_small_operations())
-    chosen = min(seconds, key=lambda threads: sorted(seconds[threads])[THREAD_TRIALS // 2])
-    torch.set_num_threads(chosen)
-    return chosen
+
+    def __init__(self) -> None:
+        self.most = 1 if "OMP_NUM_THREADS" in os.environ else torch.get_num_threads()
+        self._reviewed_at = -math.inf
+
+    def review(self) -> int | None:
+        """At most every ten seconds (it takes about 0.2): sets what is faster now; the new number where it changed."""
+        if self.most == 1 or time.monotonic() - self._reviewed_at < THREADS_REVIEW_SECONDS:
+            return None
+        before = torch.get_num_threads()
+        seconds: dict[int, list[float]] = {self.most: [], 1: []}
+        for _ in range(THREAD_TRIALS):
+            for threads, times in seconds.items():
+                torch.set_num_threads(threads)
+                times.append(_some_small_operations())
+        chosen = min(seconds, key=lambda threads: sorted(seconds[threads])[THREAD_TRIALS // 2])
+        torch.set_num_threads(chosen)
+        self._reviewed_at = time.monotonic()
+        return chosen if chosen != before else None
 
 
-def _many_small_operations() -> float:
+def _some_small_operations() -> float:
     """Seconds for what a block of a small network does: products, with passes over memory in between."""
     weight, x = torch.full((256, 1024), 0.01), torch.full((2048, 256), 0.01)
     started = time.perf_counter()
-    for _ in range(4):
-        hidden = torch.nn.functional.gelu(x @ weight, approximate="tanh")
-        x = x + hidden @ weight.t()
-        x = torch.nn.functional.layer_norm(x, (256,))
+    hidden = torch.nn.functional.gelu(x @ weight, approximate="tanh")
+    torch.nn.functional.layer_norm(x + hidden @ weight.t(), (256,))
     return time.perf_counter() - started
 
 

@@ -34,7 +34,7 @@ def finish(control: Control, config: Config, folder: Path, tokens: TokenShards) 
     trained_to_end = module.step >= parts.budget.end_step(module.step)
     fits = trained_to_end or parts.budget.may_spend("validation", module.step)
     if control.validated_at != module.step and fits:
-        metrics = control.validate()
+        metrics = control.validate(limit_seconds=parts.budget.validation_limit_seconds(last=True))
         name = signals.stop_requested()
         if name and not metrics:
             control.save()
@@ -109,6 +109,7 @@ def make_facts(control: Control, samples: list[dict[str, str]], left_at_end: flo
         "annealed": budget.annealed(step),
         "bits_per_byte": control.last_bits_per_byte,
         "val_bits_per_byte": parts.validation.overall(control.last_bits_per_byte),
+        "validated_share": round(parts.validation.share, 4),
         "initial_bits_per_byte": control.initial_bits_per_byte,
         "initial_val_bits_per_byte": parts.validation.overall(control.initial_bits_per_byte),
         "tokens_per_second": round(control.tokens_per_second, 1),

@@ -1,12 +1,12 @@
 """Bits per byte on held-out text: comparable between tokenizers, and what every other number is judged by.
 
 In: a network and the validation sets. Out: nats over all predicted tokens / ln 2 / UTF-8 bytes, per set. Windows do
-not overlap and every token but the first is predicted once, in fp32 sums per window batch and fp64 over all.
+not overlap and every token but the first is predicted once, in fp32 sums per batch of windows and fp64 over all.
 """
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -26,18 +26,33 @@ class Validation:
         self.sequence_length = sequence_length
         self.predicted_tokens = sum(s.n_tokens - 1 for s in self.sets.values())
         self.seconds = 0.0
+        self.share = 1.0
 
-    def run(self, network: Transformer, should_stop: Callable[[], object] = lambda: None) -> dict[str, float] | None:
-        """`{set: bits per byte}`, or None where `should_stop` became true in between."""
-        started = time.monotonic()
-        result: dict[str, float] = {}
-        for name, token_set in self.sets.items():
-            nats = self._nats(network, token_set, should_stop)
-            if nats is None:
+    @torch.no_grad()
+    def run(
+        self,
+        network: Transformer,
+        should_stop: Callable[[], object] = lambda: None,
+        limit_seconds: float = math.inf,
+    ) -> dict[str, float] | None:
+        """`{set: bits per byte}`, or None where `should_stop` became true in between.
+
+        After `limit_seconds` it ends with what it has, at least one piece of every set; `share` says how much of the
+        text that was. The sets take turns and their pieces are spread over the text.
+        """
+        started, network_device = time.monotonic(), network.lm_head.weight.device
+        nats, predicted = dict.fromkeys(self.sets, 0.0), dict.fromkeys(self.sets, 0)
+        for turn, name, inputs, labels in self._pieces():
+            if should_stop():
                 return None
-            result[name] = nats / math.log(2) / token_set.n_bytes
+            if turn > 0 and time.monotonic() - started > limit_seconds:
+                break
+            loss_sum, count = network.loss(inputs.to(network_device), labels.to(network_device))
+            nats[name] += float(loss_sum)
+            predicted[name] += int(count)
         self.seconds = time.monotonic() - started
-        return result
+        self.share = sum(predicted.values()) / max(1, self.predicted_tokens)
+        return {name: self._bits_per_byte(name, nats[name], predicted[name]) for name in self.sets}
 
     def overall(self, bits_per_byte: Mapping[str, float]) -> float | None:
         """Over the general sets (all but the textbook one, whose documents are in them already), by bytes."""
@@ -51,16 +66,18 @@ class Validation:
         overall = self.overall(bits_per_byte)
         return named if overall is None else {**named, "val/bits_per_byte": overall}
 
-    @torch.no_grad()
-    def _nats(self, network: Transformer, token_set: TokenSet, should_stop: Callable[[], object]) -> float | None:
-        stream = Stream(token_set.name, token_set.tokens, self.sequence_length)
-        device = network.lm_head.weight.device
+    def _pieces(self) -> Iterator[tuple[int, str, torch.Tensor, torch.Tensor]]:
+        """(turn, set, input_ids [B, T], labels [B, T]) until every window of every set was there once."""
         windows = max(1, FORWARD_TOKENS // self.sequence_length)
-        sums = []
-        for first in range(0, stream.count, windows):
-            if should_stop():
-                return None
-            inputs, labels = stream.windows(np.arange(first, min(first + windows, stream.count)))
-            loss_sum, _ = network.loss(torch.from_numpy(inputs).to(device), torch.from_numpy(labels).to(device))
-            sums.append(loss_sum)
-        return float(torch.stack(sums).cpu().double().sum())
+        streams = {name: Stream(s.name, s.tokens, self.sequence_length) for name, s in self.sets.items()}
+        pieces = {name: math.ceil(stream.count / windows) for name, stream in streams.items()}
+        for turn in range(max(pieces.values(), default=0)):
+            for name, stream in streams.items():
+                if turn < pieces[name]:
+                    inputs, labels = stream.windows(np.arange(turn, stream.count, pieces[name]))
+                    yield turn, name, torch.from_numpy(inputs), torch.from_numpy(labels)
+
+    def _bits_per_byte(self, name: str, nats: float, predicted: int) -> float:
+        """Of part of a set: its bytes are taken in proportion to its tokens."""
+        token_set = self.sets[name]
+        return nats / math.log(2) / (token_set.n_bytes * predicted / (token_set.n_tokens - 1))

@@ -227,7 +227,7 @@ def test_a_cap_below_one_step_and_one_export_is_refused_with_the_numbers() -> No
     now = [3.0]
     budget = Budget(Plan(6.0, None, 0.3, max_gpu_hours=6 / 3600), lambda: now[0], Decisions(None))
     budget.measured.event("validation", 2.0)
-    budget.measured.estimate("export", 1.0)
+    budget.measured.estimate("export", 2.5)
     with pytest.raises(UserError, match=r"budget\.max_gpu_hours=0\.0016.* is 6\.0 s; 3\.0 s are spent"):
         budget.check_start(0.5)
 
