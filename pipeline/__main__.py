@@ -4,8 +4,11 @@ to go on; 1 anything else.
 """
 
 import argparse
+import contextlib
+import io
 import json
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,9 +21,13 @@ TABLES = ("filters", "sources", "growth", "optimizers", "decays", "keys")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one verb and leaves the process with its exit code (never returns)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a sample may hold what the terminal cannot show
     code = _guarded(_parse(argv))
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     # Interpreter teardown of torch takes up to a second that no cap could account for; everything is on disk.
     os._exit(code)
 
@@ -58,7 +65,12 @@ def _guarded(arguments: argparse.Namespace) -> int:
         return STOPPED
     except BrokenPipeError:
         return FAILED
-    except Exception:
+    except Exception as error:
+        from model.hf import UnreadableModel
+
+        if isinstance(error, UnreadableModel):
+            print(f"hornbook: {error}", file=sys.stderr)
+            return WRONG_INPUT
         traceback.print_exc()
         return FAILED
 
@@ -120,7 +132,7 @@ def _stage(arguments: argparse.Namespace) -> None:
     from pipeline import config as configs
 
     config = configs.load(arguments.config, arguments.overrides)
-    command = " ".join([arguments.config, *arguments.overrides])
+    command = _typed(arguments)
     if arguments.print_config:
         print(configs.to_yaml(config), end="")
     elif arguments.dry_run:
@@ -150,7 +162,12 @@ def _sample(arguments: argparse.Namespace) -> None:
     for key in ("max_new_tokens", "temperature"):
         if getattr(arguments, key) is not None:
             setattr(config.sample, key, getattr(arguments, key))
-    sample.run(config, arguments.config, prompt=arguments.prompt)
+    sample.run(config, _typed(arguments), prompt=arguments.prompt)
+
+
+def _typed(arguments: argparse.Namespace) -> str:
+    """Config and overrides as the user may type them again."""
+    return shlex.join([arguments.config, *arguments.overrides])
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -81,7 +81,12 @@ class Step:
 
     @property
     def finished(self) -> bool:
-        return (self.path / MANIFEST).is_file()
+        """Whether the manifest is there and every output it names still lies beside it (reports may be deleted)."""
+        return (self.path / MANIFEST).is_file() and not self.missing_outputs()
+
+    def missing_outputs(self) -> list[str]:
+        outputs = read_manifest(self.path)["outputs"]
+        return [p for p in outputs if not _is_report(p, self.reports) and not _has_size(self.path / p, outputs[p])]
 
     def chain(self) -> list["Step"]:
         """Every step this one needs, each once, in the order they run; itself last."""
@@ -112,7 +117,8 @@ def build(step: Step, *, experiment: str, announce: Callable[[Step], None] = lam
         inputs = {k: v.path for k, v in step.inputs.items() if isinstance(v, Step)}
         started = time.time()
         facts = step.make(Folder(step.path, inputs))
-        return write_manifest(step, experiment=experiment, started=started, facts=facts)
+        hours = (time.time() - started) / 3600
+        return write_manifest(step, experiment=experiment, started=started, facts=facts, gpu_hours=round(hours, 6))
 
 
 def write_manifest(
@@ -181,8 +187,15 @@ def hash_outputs(folder: Path, only: Sequence[str] | None = None) -> dict[str, d
 
 def content_hash(outputs: Mapping[str, Mapping[str, Any]], reports: Sequence[str] = ()) -> str:
     """One hash over what later stages read: names and hashes of the outputs, reports left out."""
-    kept = {p: o["sha256"] for p, o in outputs.items() if not any(Path(p).match(glob) for glob in reports)}
-    return hash_json(kept)
+    return hash_json({p: o["sha256"] for p, o in outputs.items() if not _is_report(p, reports)})
+
+
+def _is_report(path: str, reports: Sequence[str]) -> bool:
+    return any(Path(path).match(glob) for glob in reports)
+
+
+def _has_size(path: Path, output: Mapping[str, Any]) -> bool:
+    return path.is_file() and path.stat().st_size == output["bytes"]
 
 
 def hash_json(value: Any) -> str:

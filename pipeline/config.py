@@ -9,6 +9,7 @@ checked against the signature of the class or function that takes them, by the s
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,7 +131,7 @@ class Config:
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads, merges and checks one experiment. Raises `UserError` with the nearest right key, the file and the mend."""
     values = merge(read_yaml(Path(path)), parse_overrides(overrides))
-    _resolve_source_path(values, Path(path))
+    resolve_source_path(values, Path(path))
     return from_values(values, where=str(path))
 
 
@@ -142,6 +143,8 @@ def from_values(values: Mapping[str, Any], where: str) -> Config:
         config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise UserError(f"{where}: {_explain(error)}") from None
+    except (TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{where}: a section holds a value of another kind: {' '.join(str(error).split())}") from None
     source = config.init.source
     if config.tokenizer.path is None and source is not None and not source.endswith((".yaml", ".yml")):
         config.tokenizer.path = source  # a model that was trained already knows one tokenizer only
@@ -248,6 +251,8 @@ def validate(config: Config, where: str) -> None:
 
 def _problems(config: Config) -> Iterable[str]:
     train, budget, data = config.train, config.budget, config.data
+    if set(config.name.split("/")) & {"data", "init", "pretrain"}:
+        yield f"name is {config.name!r}; data, init and pretrain are names of stages: choose another"
     if not config.name.strip() or config.name.startswith(("/", ".")) or ".." in config.name.split("/"):
         yield f"name is {config.name!r}; expected a word such as 'tiny' (it names a folder under runs/)"
     if train.sequence_length < 2 or train.sequence_length > config.model.max_position_embeddings:
@@ -272,11 +277,7 @@ def _problems(config: Config) -> Iterable[str]:
     ):
         if getattr(train, key) not in allowed:
             yield f"train.{key} is '{getattr(train, key)}'; expected one of {', '.join(allowed)}"
-    for key in ("learning_rate", "checkpoint_every_seconds", "validate_every_share", "log_every_steps"):
-        if getattr(train, key) <= 0:
-            yield f"train.{key} is {getattr(train, key)}; expected more than 0"
-    if not 0 < train.decay_share < 1:
-        yield f"train.decay_share is {train.decay_share}; expected more than 0 and less than 1"
+    yield from _out_of_range(config)
     if train.keep_checkpoints < 2:
         yield f"train.keep_checkpoints is {train.keep_checkpoints}; expected at least 2 (the newest may be damaged)"
     if train.mix is not None and (
@@ -285,14 +286,10 @@ def _problems(config: Config) -> Iterable[str]:
         yield f"train.mix is {train.mix}; expected shares of at least 0 for names of data.sources {list(data.sources)}"
     for key in ("max_gpu_hours", "max_tokens"):
         value = getattr(budget, key)
-        if value is not None and value <= 0:
-            yield f"budget.{key} is {value}; expected more than 0"
-    if not 0 < data.validation.share < 0.5:
-        yield f"data.validation.share is {data.validation.share}; expected more than 0 and less than 0.5"
+        if value is not None and not 0 < value < math.inf:
+            yield f"budget.{key} is {value}; expected more than 0, and a number"
     if data.keep_dropped not in ("sample", "all", "none"):
         yield f"data.keep_dropped is '{data.keep_dropped}'; expected sample, all or none"
-    if data.tasks < 1:
-        yield f"data.tasks is {data.tasks}; expected at least 1"
     vocab_size = config.tokenizer.vocab_size
     if vocab_size is not None and vocab_size > config.model.vocab_size:
         yield (
@@ -301,7 +298,47 @@ def _problems(config: Config) -> Iterable[str]:
         )
 
 
-def _resolve_source_path(values: dict[str, Any], config_path: Path) -> None:
+# key -> (least, most): both ends belong to the range; not-a-number lies in none
+RANGES: dict[str, tuple[float, float]] = {
+    "data.tasks": (1, 1e6),
+    "data.workers": (0, 1e4),
+    "data.near_dedup_similarity": (0.1, 1),
+    "data.tokenizer_train_bytes": (1, 1e12),
+    "data.validation.share": (1e-6, 0.5),
+    "data.validation.max_bytes": (1, 1e12),
+    "data.validation.textbook_min_score": (0, 1),
+    "model.vocab_size": (257, 1e7),  # every byte and the end of text
+    "init.tolerance": (0, 1),
+    "train.micro_batch": (0, 1e6),
+    "train.learning_rate": (1e-12, 1e3),
+    "train.beta1": (0, 0.999999),
+    "train.beta2": (0, 0.999999),
+    "train.weight_decay": (0, 1e3),
+    "train.clip_norm": (0, 1e9),
+    "train.warmup_steps": (0, 1e9),
+    "train.decay_share": (0.01, 0.99),
+    "train.validate_every_share": (1e-6, 1e9),
+    "train.checkpoint_every_seconds": (1e-3, 1e9),
+    "train.log_every_steps": (1, 1e9),
+    "sample.max_new_tokens": (1, 1e6),
+    "sample.temperature": (0, 1e3),
+    "sample.top_k": (0, 1e7),
+}
+
+
+def _out_of_range(config: Config) -> Iterable[str]:
+    for key, (least, most) in RANGES.items():
+        value: Any = config
+        for word in key.split("."):
+            value = getattr(value, word)
+        if not least <= value <= most:
+            yield f"{key} is {value}; expected {least:g} to {most:g}"
+    size = config.tokenizer.vocab_size
+    if size is not None and size < 257:
+        yield f"tokenizer.vocab_size is {size}; expected at least 257 (every byte and the end of text)"
+
+
+def resolve_source_path(values: dict[str, Any], config_path: Path) -> None:
     """`init.source: tiny-source.yaml` is looked for beside the config that names it, then in the working folder."""
     init = values.get("init")
     source = init.get("source") if isinstance(init, Mapping) else None

@@ -51,6 +51,8 @@ def describe(config: Config, stage: str) -> dict[str, Any]:
 
 
 def _state(config: Config, stage: str) -> dict[str, Any]:
+    if stage == "data":
+        step_of(config, stage)  # what is wrong here is wrong, not yet to do
     try:
         step = step_of(config, stage)
     except UserError as reason:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 from pipeline import config as configs
 from pipeline.artifacts import root
@@ -21,8 +22,8 @@ class Experiment:
     def ledger_path(self) -> Path:
         return self.folder / LEDGER
 
-    def ledger(self, stage: str, fingerprint: str, device: str = "cpu", folder: Path | None = None) -> Ledger:
-        return Ledger(self.ledger_path, stage=stage, fingerprint=fingerprint, device=device, folder=folder)
+    def ledger(self, stage: str, fingerprint: str, device: str = "cpu", **more: Any) -> Ledger:
+        return Ledger(self.ledger_path, stage=stage, fingerprint=fingerprint, device=device, **more)
 
     def record(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json"]
 
 
 def is_hub_name(name: str) -> bool:
-    """`organisation/model` that is no path on this machine."""
+    """`organisation/model` or `organisation/model@revision` that is no path on this machine."""
     is_path = name.startswith((".", "/", "~")) or name.endswith((".json", ".yaml", ".yml", ".safetensors"))
     return name.count("/") == 1 and not is_path and not Path(name).exists()
 
@@ -24,11 +24,12 @@ def local_folder(name: str, key: str, patterns: list[str]) -> Path:
             raise UserError(f"{key} is '{name}', which is neither a folder here nor a hub name like microsoft/phi-1_5")
         return folder
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+    repository, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise UserError(
             f"{key} is '{name}' and the hub did not give it ({type(error).__name__}). "
             "Put the model in a local folder (config.json, *.safetensors, tokenizer.json) and name that folder"
@@ -36,7 +37,10 @@ def local_folder(name: str, key: str, patterns: list[str]) -> Path:
 
 
 def content_of_model(name: str) -> str:
-    """What a fingerprint needs: a folder's content, or a hub name as it is written (`name@revision` to pin it)."""
+    """What a fingerprint needs: a folder's content, or a hub name as it is written.
+
+    A name without `@revision` is taken at its word: pin one where the hub's model may change.
+    """
     if is_hub_name(name):
         return f"hub:{name}"
     folder = Path(name).expanduser()

@@ -18,9 +18,10 @@ from pipeline import config as configs
 from pipeline.artifacts import Folder, Step, build, read_manifest
 from pipeline.config import Config, nearest
 from pipeline.data import data_step
-from pipeline.errors import STOPPED, Stopped, UserError
+from pipeline.errors import STOPPED, WRONG_INPUT, Stopped, UserError
 from pipeline.experiment import Experiment
 from pipeline.hub import MODEL_FILES, content_of_model, is_hub_name, local_folder
+from pipeline.locks import FolderLock
 from pipeline.progress import format_seconds
 from pipeline.training.identity import finished_manifest, pretrain_step
 
@@ -62,8 +63,8 @@ def run(config: Config, command: str) -> None:
     waited_seconds = time.monotonic() - waited_from
     step = init_step(config)
     fresh = not step.finished
-    with experiment.ledger("init", step.fingerprint) as ledger:
-        ledger.waited_seconds = waited_seconds  # the source's own ledger has those seconds
+    # The source's own ledger has the seconds of its training.
+    with experiment.ledger("init", step.fingerprint, waited_seconds=waited_seconds):
         manifest = build(step, experiment=config.name)
     experiment.link("data", data_step(config).path)
     experiment.link("init", step.path)
@@ -74,9 +75,15 @@ def run(config: Config, command: str) -> None:
 
 
 def check_method(config: Config) -> None:
-    """Unknown method or option, a source too many or too few: said before any work."""
+    """Unknown method, option, optimizer or decay, a source too many or too few: said before any work."""
     from model.growth import GROWTH
+    from model.optim import OPTIMIZERS
+    from model.schedules import DECAYS
 
+    for key, table in (("optimizer", OPTIMIZERS), ("decay", DECAYS)):
+        name = getattr(config.train, key)
+        if name not in table:
+            raise UserError(f"train.{key} is '{name}'{nearest(name, table)}; expected one of {', '.join(table)}")
     method = GROWTH.get(config.init.method)
     if method is None:
         raise UserError(
@@ -113,6 +120,9 @@ def source_config(config: Config) -> Config:
     """The source experiment: its own file, with data, tokenizer and seed of the experiment that asks for it."""
     path = Path(config.init.source or "")
     values = configs.merge(configs.read_yaml(path), config.init.source_overrides)
+    configs.resolve_source_path(values, path)
+    if (values.get("init") or {}).get("source") == config.init.source:
+        raise UserError(f"{path}: init.source names the file itself; name a smaller experiment, or set it to null")
     asker = configs.to_values(config)
     for key in ("data", "tokenizer", "seed"):
         values[key] = asker[key]
@@ -140,16 +150,20 @@ def _ensure_source(config: Config, command: str) -> None:
     if _is_trained(source):
         return
     experiment = Experiment(source)
-    experiment.record()
     path = experiment.folder / "config.yaml"
     if not config.init.train_source:
         raise UserError(
             f"the source experiment '{source.name}' ({config.init.source}) is not trained yet; it costs {price}. "
             f"Run: hornbook init {path} && hornbook pretrain {path}, or set init.train_source=true"
         )
-    print(f"source '{source.name}' is not trained yet: training it first, {price}", flush=True)
-    for verb in ("init", "pretrain"):
-        _run_child(verb, path, source_command)
+    experiment.folder.mkdir(parents=True, exist_ok=True)
+    with FolderLock(experiment.folder, wait=True):  # another experiment may want the same source at the same time
+        if _is_trained(source):
+            return
+        experiment.record()
+        print(f"source '{source.name}' is not trained yet: training it first, {price}", flush=True)
+        for verb in ("init", "pretrain"):
+            _run_child(verb, path, source_command)
 
 
 def _is_trained(config: Config) -> bool:
@@ -179,8 +193,11 @@ def _run_child(verb: str, path: Path, source_command: str) -> None:
         raise
     if code == STOPPED:
         raise Stopped("SIGTERM")
+    failure = f"the source's stage failed (its message is above): hornbook {verb} {source_command}"
+    if code == WRONG_INPUT:
+        raise UserError(failure)
     if code != 0:
-        raise UserError(f"the source's stage failed (its message is above): hornbook {verb} {source_command}")
+        raise RuntimeError(failure)
 
 
 def _make(config: Config, folder: Folder) -> dict[str, Any]:

@@ -41,18 +41,26 @@ class Ledger:
     `fingerprint` may be empty for a stage whose folder is not known yet. `devices` multiplies: two devices for an
     hour are two device-hours. On a CPU the same accounting counts device-hours of the machine. `folder`: the stage's
     own folder, which then keeps the same lines and is what lives are counted from: the same pretraining under another
-    experiment's name must not get a fresh clock.
+    experiment's name must not get a fresh clock. `waited_seconds`: of this process, left out because another process's
+    ledger has them.
     """
 
     def __init__(
-        self, path: Path, *, stage: str, fingerprint: str, device: str, devices: int = 1, folder: Path | None = None
+        self,
+        path: Path,
+        *,
+        stage: str,
+        fingerprint: str,
+        device: str,
+        devices: int = 1,
+        folder: Path | None = None,
+        waited_seconds: float = 0.0,
     ):
         self.stage, self.fingerprint = stage, fingerprint
         self.paths = [path] if folder is None else [path, folder / LEDGER]
         self.device, self.devices = device, devices
         self.life = 0
-        self.waited_seconds = 0.0
-        """Seconds of this process that another process's ledger already has: left out here."""
+        self.waited_seconds = waited_seconds
         self._earlier_seconds = 0.0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None

@@ -13,6 +13,18 @@ from pipeline.errors import Busy
 
 POLL_SECONDS = 0.5
 
+_held: set[int] = set()
+
+
+def _drop_in_child() -> None:
+    """A forked worker must not keep its dead parent's lock alive: it closes what it inherited."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_drop_in_child)
+
 
 class FolderLock:
     """`with FolderLock(folder, wait=True):` holds `folder/.lock`.
@@ -49,10 +61,12 @@ class FolderLock:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(me).encode(), 0)
         self._descriptor = descriptor
+        _held.add(descriptor)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._descriptor is not None:
+        if self._descriptor in _held:
+            _held.discard(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None
 

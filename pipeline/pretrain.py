@@ -16,6 +16,7 @@ from pipeline.artifacts import Step, read_manifest, write_manifest
 from pipeline.config import Config
 from pipeline.errors import Stopped, UserError
 from pipeline.experiment import Experiment
+from pipeline.initialize import check_method
 from pipeline.ledger import LEDGER, Ledger, process_age_seconds, spent_seconds
 from pipeline.locks import FolderLock
 from pipeline.progress import format_seconds
@@ -41,6 +42,7 @@ def run(config: Config, command: str) -> None:
         return
     _check_inputs(config, step, command)
     _check_cap(config, step)
+    check_method(config)
     step.path.mkdir(parents=True, exist_ok=True)
     experiment.record()
     signals.defer(True)
@@ -62,6 +64,7 @@ def run(config: Config, command: str) -> None:
             gpu_hours=hours,
             only=("model",),
         )
+        ledger.write()  # the page sums it
         page = report.write(config)
         print("pretrain: done\n" + _last_lines(manifest, step.path, command), f"  report: {page}", sep="\n", flush=True)
 
@@ -140,7 +143,7 @@ def _check_cap(config: Config, step: Step) -> None:
     if step.finished:
         last = read_manifest(step.path)
         one_step = config.train.global_batch_tokens / max(1.0, last["tokens_per_second"])
-        needed = last["start_seconds"] + (last["forecast"]["actual"]["end_seconds"] or 0.0) + one_step
+        needed = last["start_seconds"] + (last["forecast"].get("actual", {}).get("end_seconds") or 0.0) + one_step
         why = "starting up, one step and one export took that long last time"
     elif any((step.path / "checkpoints").glob("step-*")):
         return  # something is trained: it is exported in any case
@@ -266,7 +269,7 @@ def _last_lines(manifest: dict[str, Any], path: Path, command: str) -> str:
     used += f" of {cap:g}, {100 * hours / cap:.1f}%" if cap else ""
     mfu = f", MFU {100 * manifest['mfu']:.0f}%" if manifest["mfu"] else ""
     epochs = ", ".join(f"{name} {value:.2f}" for name, value in manifest["epochs"].items())
-    share = manifest["validated_share"]
+    share = manifest.get("validated_share", 1)
     part = "" if share == 1 else f"   (on {100 * share:.0f}% of the held-out text: the cap left no time for more)"
     lines = [f"  bits per byte   before    after{part}"]
     lines += [f"    {name:<13} {before.get(name, math.nan):7.4f}  {value:7.4f}" for name, value in after.items()]

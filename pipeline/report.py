@@ -5,6 +5,7 @@ and a copy in the folder of the newest stage. No network, no script; light and d
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipeline import ledger
 from pipeline.artifacts import MANIFEST, read_manifest
 from pipeline.charts import Line, bar, line_chart
 from pipeline.config import Config
+from pipeline.errors import UserError
 from pipeline.experiment import Experiment
 from pipeline.progress import format_seconds
 
@@ -23,15 +25,30 @@ STAGES = ("data", "init", "pretrain")
 def write(config: Config) -> Path:
     """Writes the page of what is finished so far and returns its path."""
     experiment = Experiment(config)
-    folders = {s: f for s in STAGES if (f := experiment.stage_folder(s)) and (f / MANIFEST).is_file()}
+    folders = _consistent_folders(experiment)
+    if not folders:
+        raise UserError(f"nothing is finished under {experiment.folder} yet; run: hornbook data <config>")
     page = render(config, folders, experiment.ledger_path)
     experiment.folder.mkdir(parents=True, exist_ok=True)
     targets = [experiment.folder, *list(folders.values())[-1:]]
     for folder in targets:
-        part = folder / ".report.html.part"
+        part = folder / f".report.html.{os.getpid()}.part"
         part.write_text(page, encoding="utf-8")
         part.replace(folder / "report.html")
     return experiment.folder / "report.html"
+
+
+def _consistent_folders(experiment: Experiment) -> dict[str, Path]:
+    """The linked folders of finished stages, as far as each was made from the ones before it."""
+    folders: dict[str, Path] = {}
+    for stage in STAGES:
+        folder = experiment.stage_folder(stage)
+        if folder is None or not (folder / MANIFEST).is_file():
+            continue
+        inputs = read_manifest(folder)["inputs"]
+        if all(inputs.get(name, {}).get("fingerprint", made.name) == made.name for name, made in folders.items()):
+            folders[stage] = folder
+    return folders
 
 
 def render(config: Config, folders: Mapping[str, Path], ledger_path: Path) -> str:

@@ -8,8 +8,11 @@ Ours instead of `LocalPipelineExecutor.run`: a worker that the kernel killed end
 `multiprocessing.Pool` waits for it for ever), no manager process, progress with remaining time.
 """
 
+import contextlib
+import ctypes
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +24,8 @@ from loguru import logger
 from pipeline import signals
 from pipeline.artifacts import Folder
 from pipeline.progress import progress
+
+PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
 
 def worker_count(workers: int) -> int:
@@ -87,7 +92,14 @@ _function: Callable[[Any], Any] | None = None  # of this worker
 def _start_worker(function: Callable[[Any], Any]) -> None:
     global _function
     signals.release_in_worker()
+    _die_with_parent()
     _function = function
+
+
+def _die_with_parent() -> None:
+    """A worker whose parent was killed ends too (Linux): nobody waits for it, and it must not outlive the stage."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _call(item: Any) -> Any:

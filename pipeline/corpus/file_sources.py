@@ -20,6 +20,7 @@ from pipeline.corpus.source import (
     Item,
     RecordReader,
     Source,
+    check_kind,
     check_limits,
     document,
     limited,
@@ -107,11 +108,12 @@ class Jsonl(Source):
 class TextFolder(Source):
     """A folder of `.txt`, `.md`, `.rst` and `.py` files, each a document; its first folder level is the group.
 
-    `license: own` marks private text. Files of other endings are not looked at.
+    `license: own` marks private text. `kind`: null takes it from the ending. Files of other endings are not looked at.
     """
 
-    def __init__(self, path: str, license: str = "unknown"):
+    def __init__(self, path: str, license: str = "unknown", kind: str | None = None):
         self.path, self.license = path, license
+        self.kind = kind if kind is None else check_kind(kind)
 
     def files(self) -> list[Path]:
         folder = Path(self.path).expanduser()
@@ -132,7 +134,7 @@ class TextFolder(Source):
             text = read_text(path)
             if isinstance(text, str):
                 group = relative.split("/")[0]
-                kind = TEXT_ENDINGS[path.suffix.lower()]
+                kind = self.kind or TEXT_ENDINGS[path.suffix.lower()]
                 yield document(text, path=relative, group=group, license=self.license, kind=kind)
             else:
                 yield SetAside(relative, *text)

@@ -69,6 +69,33 @@ def test_a_step_that_fails_is_unfinished_and_made_again():
     assert build(step, experiment="e")["ok"]
 
 
+def test_a_step_whose_output_was_deleted_or_cut_is_made_again_but_not_for_a_report(tmp_path):
+    calls: list[str] = []
+    step = _step(calls)
+    build(step, experiment="e")
+    (step.path / "report.html").write_text("page")
+    assert step.finished
+    (step.path / "out.txt").write_text("")
+    assert not step.finished
+    build(step, experiment="e")
+    assert calls == ["first", "first"]
+    (step.path / "report.html").unlink()
+    assert step.finished
+
+
+def test_a_forked_worker_does_not_keep_the_lock_of_its_dead_parent(tmp_path):
+    code = HOLD.replace('print("held", flush=True)', 'import os; print(os.fork() or "held", flush=True)')
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        parent.kill()
+        parent.wait()
+        with FolderLock(tmp_path, wait=False):
+            pass
+
+
 def test_reports_logs_and_hidden_files_stay_out_of_the_content_hash(tmp_path):
     (tmp_path / "logs").mkdir()
     for name in ("a.bin", "report.html", ".lock", "logs/x.log", "manifest.json"):

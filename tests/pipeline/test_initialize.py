@@ -161,6 +161,18 @@ def test_a_source_experiment_inherits_data_tokenizer_and_seed(tmp_path):
     assert source.budget.max_gpu_hours == 0.25
 
 
+def test_a_source_finds_its_own_source_beside_itself_and_never_names_itself(tmp_path):
+    text = "name: {0}\nmodel: {{vocab_size: 512, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 4}}\nbudget: {{max_gpu_hours: 0.5}}\n"  # fmt: skip  # noqa: E501
+    (tmp_path / "a.yaml").write_text(text.format("a"))
+    (tmp_path / "b.yaml").write_text(text.format("b") + "init: {method: exact, source: a.yaml}\n")
+    config = _config({"method": "exact", "source": str(tmp_path / "b.yaml")})
+    assert initialize.source_config(initialize.source_config(config)).name == "a"
+    (tmp_path / "a.yaml").write_text(text.format("a") + "init: {method: exact, source: a.yaml}\n")
+    config = _config({"method": "exact", "source": str(tmp_path / "a.yaml")})
+    with pytest.raises(UserError, match="names the file itself"):
+        initialize.source_config(config)
+
+
 def test_the_stage_leaves_links_and_a_ledger(data, capsys, monkeypatch):
     monkeypatch.setattr("pipeline.report.write", lambda config: None)  # these shards come without a funnel
     build(data, experiment="test")
