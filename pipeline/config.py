@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
 from omegaconf import MISSING, OmegaConf
@@ -237,6 +237,8 @@ def check_keys(values: Any, cls: type, prefix: str, where: str) -> None:
         inner = ModelConfig if cls is Config and key == "model" else names[key].type
         if isinstance(inner, type) and dataclasses.is_dataclass(inner):
             check_keys(value, inner, f"{prefix}{key}.", where)
+        elif get_origin(inner) is dict and not isinstance(value, Mapping):
+            raise UserError(f"{where}: '{prefix}{key}' must be a section of named things, found {value!r}")
 
 
 def validate(config: Config, where: str) -> None:

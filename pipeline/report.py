@@ -19,6 +19,7 @@ from pipeline.errors import UserError
 from pipeline.experiment import Experiment
 from pipeline.progress import format_seconds
 
+SMOOTH_ROWS = 9
 STAGES = ("data", "init", "pretrain")
 
 
@@ -105,14 +106,24 @@ def _curves(metrics: Sequence[Mapping[str, Any]], pretrain: Mapping[str, Any]) -
         Line(name, curve(f"val/{name}/bits_per_byte", "budget/tokens"), colours[i % len(colours)], marks=True)
         for i, name in enumerate(sets)
     ]
-    train = [Line("train", curve("train/loss", "budget/tokens"), "--a")]
+    train = [Line("train", _smooth(curve("train/loss", "budget/tokens")), "--a")]
     rate = [Line("rate", curve("train/lr", "budget/gpu_hours"), "--b")]
     charts = [
-        ("Training loss", line_chart(train, x_name="tokens", y_name="nats per token", format_x=_short)),
+        (
+            f"Training loss, mean of {SMOOTH_ROWS} rows",
+            line_chart(train, x_name="tokens", y_name="nats per token", format_x=_short),
+        ),
         ("Held-out text", line_chart(validation, x_name="tokens", y_name="bits per byte", format_x=_short)),
         ("Learning rate", line_chart(rate, x_name="device-hours", y_name="learning rate", format_x=lambda x: f"{x:g}")),
     ]
     return "<h2>Pretraining</h2>" + "".join(f"<figure><figcaption>{n}</figcaption>{c}</figure>" for n, c in charts if c)
+
+
+def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """A running mean: the loss of one small step says little."""
+    half = SMOOTH_ROWS // 2
+    windows = [points[max(0, i - half) : i + half + 1] for i in range(len(points))]
+    return [(x, sum(y for _, y in w) / len(w)) for (x, _), w in zip(points, windows, strict=True)]
 
 
 def _growth(init: Mapping[str, Any], pretrain: Mapping[str, Any] | None) -> str:

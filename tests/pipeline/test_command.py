@@ -62,7 +62,6 @@ def test_every_table_of_names_is_printed(table, tmp_path):
         (["init", TINY, "init.options.noize=1"], "noize"),
         (["init", TINY, "init.method=random"], "init.source"),
         (["sample", TINY], "run init first"),
-        (["init", TINY, "train.optimizer=adam"], "hornbook data"),
         (["init", TINY, "--dry-run", "train.optimizer=adam"], "adamw"),
         (["init", TINY, "--dry-run", "train.decay=lineer"], "linear"),
         (["data", TINY, "data.filters.lenght={}", "--dry-run"], "length"),
