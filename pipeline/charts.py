@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 720, 300
-LEFT, RIGHT, TOP, BOTTOM = 56, 132, 14, 42
+LEFT, RIGHT, TOP, BOTTOM = 70, 132, 14, 42
 MAX_POINTS = 400
 
 

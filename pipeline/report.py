@@ -83,8 +83,10 @@ def _summary(data: dict | None, init: dict | None, pretrain: dict | None) -> str
         of_cap = f" of {cap:g} ({100 * pretrain['gpu_hours_total'] / cap:.1f}%)" if cap else ""
         tiles.append((f"{pretrain['gpu_hours_total']:.4f}", f"device-hours used{of_cap}"))
         tiles.append((_short(pretrain["tokens_seen"]), f"tokens at {pretrain['tokens_per_second']:,.0f} per second"))
-        state = "annealed" if pretrain["annealed"] else "NOT annealed: the cap ended before the decay"
-        tiles.append((state.split(":")[0], f"stopped by {pretrain['stopped_by']}; {state}"))
+        if pretrain["annealed"]:
+            tiles.append(("annealed", f"the learning rate fell to its end; stopped by {pretrain['stopped_by']}"))
+        else:
+            tiles.append(("NOT annealed", f"the cap ended before the decay; stopped by {pretrain['stopped_by']}"))
     elif init:
         tiles.append((f"{init['grown_bits_per_byte']:.3f}", "bits per byte before pretraining"))
     if data:

@@ -102,12 +102,14 @@ class Checkpoints:
 
     def load(self) -> State | None:
         """The newest checkpoint that is whole, or None. A damaged one is named and set aside."""
-        for step in self.steps():
+        steps = self.steps()
+        for step in steps:
             path = self.path(step)
             problem = self.damage(path)
             if problem is None:
                 return self._read(path)
-            self.say(f"WARNING: checkpoint {path} is damaged ({problem}); going on from the one before it")
+            mend = "starting from the first step" if step == steps[-1] else "going on from the one before it"
+            self.say(f"WARNING: checkpoint {path} is damaged ({problem}); {mend}")
             path.rename(path.with_name(path.name + ".damaged"))
         return None
 
