@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
-from pipeline.artifacts import Folder, Step, build, read_manifest
+from pipeline.artifacts import Folder, Step, build, content_hash, hash_outputs, read_manifest
 from pipeline.config import Config, nearest
 from pipeline.data import data_step
 from pipeline.errors import STOPPED, WRONG_INPUT, Stopped, UserError
@@ -354,8 +354,18 @@ def _source_folder(config: Config) -> Path | None:
     if config.init.source is None:
         return None
     if source_is_experiment(config):
-        return pretrain_step(source_config(config)).path / "model"
+        return _whole_model(pretrain_step(source_config(config)))
     return local_folder(config.init.source, "init.source", MODEL_FILES)
+
+
+def _whole_model(step: Step) -> Path:
+    """The source experiment's model folder, after a look at every byte: it may be damaged, or just being extended."""
+    if content_hash(hash_outputs(step.path, ("model",)), step.reports) != read_manifest(step.path)["content_hash"]:
+        raise UserError(
+            f"{step.path / 'model'} is not what its manifest says: it is damaged, or another process is extending "
+            "that run. Wait for it and run this again; delete the folder's manifest.json to train the source anew"
+        )
+    return step.path / "model"
 
 
 def _source_facts(config: Config) -> dict[str, Any]:

@@ -53,6 +53,8 @@ def test_every_path_of_the_file_map_exists():
 
 
 def test_its_example_sources_and_filters_are_accepted():
+    from pipeline.corpus.options import make
+    from pipeline.corpus.sources import SOURCES
     from pipeline.corpus.steps import make_rules
 
     example = next(b for b in BLOCKS if b.lstrip().startswith("data:"))
@@ -60,7 +62,8 @@ def test_its_example_sources_and_filters_are_accepted():
 
     data = yaml.safe_load(example)["data"]
     assert make_rules(data["filters"])
-    assert set(data["sources"]["notes"]) <= {"type", "path", "kind", "license"}
+    for name, options in data["sources"].items():
+        assert make(SOURCES[options.pop("type")], options, f"data.sources.{name}")
 
 
 def test_pictures_and_pages_it_links_exist():

@@ -78,6 +78,21 @@ def test_a_mistake_is_one_message_and_exit_code_2(words, expected, tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_a_model_that_cannot_be_read_is_one_message_and_exit_code_2(tmp_path):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    shape = "'vocab_size': 300, 'hidden_size': 8, 'intermediate_size': 8, 'num_hidden_layers': 1"
+    config = "{'model_type': 'phi', " + shape + ", 'num_attention_heads': 1}"
+    (folder / "config.json").write_text(config.replace("'", '"'))
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"\x08\x00")
+    for words in (["sample", TINY, f"sample.model={folder}"], ["grow", str(folder), "target", "model.hidden_size=16"]):
+        done = hornbook(*words, root=tmp_path)
+        assert done.returncode == WRONG_INPUT, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "safetensors" in done.stderr
+
+
 @pytest.mark.parametrize("config", ["tiny", "phi1", "phi2"])
 def test_a_dry_run_says_parameters_tokens_and_stages_without_a_network(config, tmp_path):
     done = hornbook(

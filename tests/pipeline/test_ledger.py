@@ -49,6 +49,13 @@ def test_a_torn_last_line_does_not_swallow_the_next_one(tmp_path):
     assert [line["life"] for line in read(path)] == [1, 2, 2]
 
 
+def test_seconds_that_another_ledger_has_are_left_out_from_the_first_line_on(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    with Ledger(path, stage="init", fingerprint="f", device="cpu", waited_seconds=process_age_seconds()):
+        pass
+    assert all(line["seconds"] < 5 for line in read(path))
+
+
 def test_the_same_pretraining_under_another_name_gets_no_fresh_clock(tmp_path):
     folder = tmp_path / "artifacts" / "pretrain" / "f"
     folder.mkdir(parents=True)
