@@ -292,8 +292,8 @@ def test_wrong_input_is_one_clear_message(root, changes, message):
 
 def test_a_tokenizer_larger_than_the_model_is_refused_naming_both(root, finished):
     path = finished[0] / "tokenizer.json"
-    config = make_config(write_corpus(root / "in"), tokenizer__path=str(path), model__vocab_size=100)
-    with pytest.raises(UserError, match=r"model.vocab_size is 100"):
+    config = make_config(write_corpus(root / "in"), tokenizer__path=str(path), model__vocab_size=257)
+    with pytest.raises(UserError, match=r"model.vocab_size is 257"):
         data.data_step(config)
 
 
