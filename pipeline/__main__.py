@@ -66,9 +66,8 @@ def _guarded(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:
         return FAILED
     except Exception as error:
-        from model.hf import UnreadableModel
-
-        if isinstance(error, UnreadableModel):
+        hf = sys.modules.get("model.hf")  # not loaded: the error is none of its
+        if hf is not None and isinstance(error, hf.UnreadableModel):
             print(f"hornbook: {error}", file=sys.stderr)
             return WRONG_INPUT
         traceback.print_exc()

@@ -51,11 +51,11 @@ def describe(config: Config, stage: str) -> dict[str, Any]:
 
 
 def _state(config: Config, stage: str) -> dict[str, Any]:
-    if stage == "data":
-        step_of(config, stage)  # what is wrong here is wrong, not yet to do
     try:
         step = step_of(config, stage)
     except UserError as reason:
+        if stage == "data":  # what is wrong here is wrong, not yet to do
+            raise
         return {"stage": stage, "folder": None, "done": False, "steps": [], "why": str(reason)}
     own = step.chain() if stage == "data" else [step]
     done = step.finished

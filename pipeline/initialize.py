@@ -54,7 +54,7 @@ def init_step(config: Config) -> Step:
 def run(config: Config, command: str) -> None:
     """Trains the source where that is allowed and needed, then grows, measures and says what came out."""
     check_method(config)
-    require_data(config, command)
+    data = require_data(config, command)
     experiment = Experiment(config)
     experiment.record()
     waited_from = time.monotonic()
@@ -66,7 +66,7 @@ def run(config: Config, command: str) -> None:
     # The source's own ledger has the seconds of its training.
     with experiment.ledger("init", step.fingerprint, waited_seconds=waited_seconds):
         manifest = build(step, experiment=config.name)
-    experiment.link("data", data_step(config).path)
+    experiment.link("data", data.path)
     experiment.link("init", step.path)
     print(_last_lines(manifest, step.path, fresh, command), flush=True)
     from pipeline import report
@@ -107,9 +107,12 @@ def check_method(config: Config) -> None:
         )
 
 
-def require_data(config: Config, command: str) -> None:
-    if not data_step(config).finished:
+def require_data(config: Config, command: str) -> Step:
+    """The finished data step. Raises `UserError` with the command that makes it."""
+    step = data_step(config)
+    if not step.finished:
         raise UserError(f"the data of this config is not made yet; run: hornbook data {command}")
+    return step
 
 
 def source_is_experiment(config: Config) -> bool:

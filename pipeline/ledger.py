@@ -61,7 +61,8 @@ class Ledger:
         self.device, self.devices = device, devices
         self.life = 0
         self.waited_seconds = waited_seconds
-        self._earlier_seconds = 0.0
+        self.earlier_seconds = 0.0
+        """Device-seconds of earlier lives alone."""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._write_lock = threading.Lock()
@@ -72,7 +73,7 @@ class Ledger:
             _end_torn_line(path)
         lives = _lives(self.paths[-1], self.stage, self.fingerprint)
         self.life = len(lives) + 1
-        self._earlier_seconds = sum(lives.values())
+        self.earlier_seconds = sum(lives.values())
         self.write()
         self._thread = threading.Thread(target=self._beat, name="ledger", daemon=True)
         self._thread.start()
@@ -105,16 +106,11 @@ class Ledger:
     @property
     def spent_seconds(self) -> float:
         """Device-seconds of this stage so far: earlier lives and this one."""
-        return self._earlier_seconds + self._own_seconds * self.devices
+        return self.earlier_seconds + self._own_seconds * self.devices
 
     @property
     def _own_seconds(self) -> float:
         return process_age_seconds() - self.waited_seconds
-
-    @property
-    def earlier_seconds(self) -> float:
-        """Device-seconds of earlier lives alone."""
-        return self._earlier_seconds
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):

@@ -78,7 +78,8 @@ def _summary(data: dict | None, init: dict | None, pretrain: dict | None) -> str
     tiles = []
     if pretrain:
         before, after = pretrain["initial_val_bits_per_byte"], pretrain["val_bits_per_byte"]
-        tiles.append((f"{after:.3f}", f"bits per byte on held-out text, from {before:.3f} at the start"))
+        start = "" if before is None else f", from {before:.3f} at the start"
+        tiles.append(("not measured" if after is None else f"{after:.3f}", f"bits per byte on held-out text{start}"))
         cap = pretrain["max_gpu_hours"]
         of_cap = f" of {cap:g} ({100 * pretrain['gpu_hours_total'] / cap:.1f}%)" if cap else ""
         tiles.append((f"{pretrain['gpu_hours_total']:.4f}", f"device-hours used{of_cap}"))
@@ -134,7 +135,7 @@ def _growth(init: Mapping[str, Any], pretrain: Mapping[str, Any] | None) -> str:
     if parameters["source"]:
         rows.append(("source", parameters["source"], init["source_bits_per_byte"], "trained earlier"))
     rows.append(("after init", parameters["grown"], init["grown_bits_per_byte"], _kept(init)))
-    if pretrain:
+    if pretrain and pretrain["val_bits_per_byte"] is not None:
         rows.append(("after pretraining", parameters["grown"], pretrain["val_bits_per_byte"], ""))
     worst = max(row[2] for row in rows)
     body = "".join(

@@ -12,7 +12,7 @@ import platform
 import resource
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class Machine:
     reason: str
     peak_flops: float | None
     peak_source: str
-    threads: "Threads" = field(default_factory=lambda: Threads())
+    threads: "Threads"
 
     def peak_memory_bytes(self) -> int:
         """Most memory held so far: of the card, or of this process on a CPU."""
@@ -64,7 +64,7 @@ def choose(train: TrainConfig) -> Machine:
         kept = keep_big_blocks()
         reason += "; glibc keeps big blocks" if kept else "; allocator as it comes (no glibc)"
     peak, source = _peak_flops(kind, name, precision)
-    threads = Threads()
+    threads = Threads(kind)
     threads.review()
     return Machine(device, name, precision, reason, peak, source, threads)
 
@@ -135,8 +135,10 @@ class Threads:
     the question.
     """
 
-    def __init__(self) -> None:
-        self.most = 1 if "OMP_NUM_THREADS" in os.environ else torch.get_num_threads()
+    def __init__(self, kind: str) -> None:
+        """`kind`: of the device that computes; on a card the CPU's threads are not what a step waits for."""
+        fixed = kind != "cpu" or "OMP_NUM_THREADS" in os.environ
+        self.most = 1 if fixed else torch.get_num_threads()
         self._reviewed_at = -math.inf
 
     def review(self) -> int | None:

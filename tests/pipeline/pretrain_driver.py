@@ -88,26 +88,13 @@ def make_init(folder, config) -> dict:
 
 
 def main(config_path: str, *overrides: str) -> int:
-    """`hornbook pretrain` with its exit codes."""
-    from pipeline import config, pretrain, signals
-    from pipeline.errors import DONE, FAILED, STOPPED, WRONG_INPUT, Busy, Stopped, UserError
+    """`hornbook pretrain` with its exit codes and messages."""
+    from pipeline.__main__ import _guarded, _parse
 
     install()
-    signals.install()
     if os.environ.get("WITHOUT_TORCH"):
         sys.modules["torch"] = None  # type: ignore[assignment]  # importing it is now an error
-    try:
-        pretrain.run(config.load(config_path, overrides), config_path)
-        return DONE
-    except UserError as error:
-        print(f"hornbook: {error}", file=sys.stderr)
-        return WRONG_INPUT
-    except Busy as error:
-        print(f"hornbook: {error}", file=sys.stderr)
-        return FAILED
-    except Stopped as stop:
-        print(f"hornbook: stopped ({stop})")
-        return STOPPED
+    return _guarded(_parse(["pretrain", config_path, *overrides]))
 
 
 if __name__ == "__main__":

@@ -39,3 +39,26 @@ def test_durations_read_like_a_person_would_say_them():
     assert format_seconds(42.4) == "42 s"
     assert format_seconds(185) == "3 min 05 s"
     assert format_seconds(7 * 3600 + 12 * 60) == "7 h 12 min"
+
+
+def test_a_run_that_was_exported_without_a_validation_still_gets_its_page():
+    from pipeline.report import _growth, _summary
+
+    pretrain = {
+        "initial_val_bits_per_byte": 4.0,
+        "val_bits_per_byte": None,
+        "gpu_hours_total": 0.01,
+        "max_gpu_hours": 0.01,
+        "tokens_seen": 10,
+        "tokens_per_second": 1.0,
+        "annealed": False,
+        "stopped_by": "gpu_hours",
+    }
+    init = {
+        "method": "random",
+        "parameters": {"source": None, "grown": 7},
+        "grown_bits_per_byte": 4.0,
+        "max_abs_logit_diff": None,
+    }
+    assert "not measured" in _summary(None, init, pretrain)
+    assert "after pretraining" not in _growth(init, pretrain)

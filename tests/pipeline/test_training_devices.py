@@ -50,3 +50,11 @@ def test_a_cpu_computes_in_bf16_only_where_it_is_fast(
 def test_a_device_that_is_not_there_names_what_is() -> None:
     with pytest.raises(UserError, match=r"train\.device is 'cuda', this machine has cpu"):
         devices.choose(TrainConfig(device="cuda"))
+
+
+def test_a_run_on_a_card_never_spends_time_on_the_threads_of_the_cpu() -> None:
+    from pipeline.training.devices import Threads
+
+    threads = Threads("cuda")
+    assert threads.most == 1
+    assert threads.review() is None
