@@ -20,11 +20,13 @@ KINDS = (CODE, PROSE, EXERCISE)
 
 @dataclass(frozen=True)
 class Drop:
-    """Why a document was dropped: a short reason, what was measured, and the limit it crossed."""
+    """Why a document was dropped: a short reason, what was measured, and the limit it crossed. `detail`: what it is
+    a copy of, the shared words, ..."""
 
     reason: str
     value: float | str | None = None
     threshold: float | str | None = None
+    detail: str | None = None
 
 
 Decision = Literal[True] | tuple[Literal[False], Drop]
@@ -34,6 +36,8 @@ class Rule(ABC):
     """One rule. Options are the keywords of `__init__`; `kinds` are the kinds of document it looks at."""
 
     kinds: ClassVar[tuple[str, ...]] = KINDS
+    libraries: ClassVar[tuple[str, ...]] = ()
+    """Distributions whose version decides the answers."""
 
     @abstractmethod
     def filter(self, doc: Document) -> Decision:

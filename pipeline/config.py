@@ -40,15 +40,28 @@ class ValidationConfig:
 
 
 @dataclass
+class DecontaminationConfig:
+    files: list[str] = _key([], "evaluation items (files or globs of .jsonl, .json, .txt) to keep out of training")
+    keys: list[str] | None = _key(None, "fields of a record that hold its text; null: every text in it")
+    ngram_words: int = _key(13, "a train document that shares this many words in a row with an item is dropped")
+    min_words: int = _key(8, "a shorter item is looked for whole if it has this many words, else not at all")
+
+
+@dataclass
 class DataConfig:
     sources: dict[str, Any] = _key({}, "name -> {type: ..., options of that source}; `hornbook list sources`")
     filters: dict[str, Any] = _key({}, "name -> options; `hornbook list filters`; null removes one")
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    mask_personal_data: bool = _key(True, "e-mail and IP addresses and keys in texts are replaced")
+    decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
     near_dedup_similarity: float = _key(0.8, "train documents at or above this Jaccard similarity are duplicates")
     tokenizer_train_bytes: int = _key(24_000_000, "train text the tokenizer is trained on, taken before the cut")
     tasks: int = _key(16, "shards of every step; decides the order of documents, so it is part of the result")
     keep_dropped: str = _key("sample", "sample | all | none: dropped documents kept for reading", RUNTIME)
-    workers: int = _key(0, "processes at a time; 0 = one per core", RUNTIME)
+    max_unreadable: float = _key(0.1, "the stage stops where more of a source cannot be read", RUNTIME)
+    workers: int = _key(0, "processes (or cluster tasks) at a time; 0 = one per core (or no limit)", RUNTIME)
+    executor: str = _key("local", "local | slurm | ray: where the shards are worked on", RUNTIME)
+    executor_options: dict[str, Any] = _key({}, "of datatrove's executor: partition, time, mem_per_cpu_gb", RUNTIME)
 
 
 @dataclass
@@ -290,6 +303,8 @@ def _problems(config: Config) -> Iterable[str]:
         value = getattr(budget, key)
         if value is not None and not 0 < value < math.inf:
             yield f"budget.{key} is {value}; expected more than 0, and a number"
+    if data.executor not in ("local", "slurm", "ray"):
+        yield f"data.executor is '{data.executor}'; expected local, slurm or ray"
     if data.keep_dropped not in ("sample", "all", "none"):
         yield f"data.keep_dropped is '{data.keep_dropped}'; expected sample, all or none"
     vocab_size = config.tokenizer.vocab_size
@@ -304,6 +319,9 @@ def _problems(config: Config) -> Iterable[str]:
 RANGES: dict[str, tuple[float, float]] = {
     "data.tasks": (1, 1e6),
     "data.workers": (0, 1e4),
+    "data.max_unreadable": (0, 1),
+    "data.decontamination.ngram_words": (2, 100),
+    "data.decontamination.min_words": (2, 100),
     "data.near_dedup_similarity": (0.1, 1),
     "data.tokenizer_train_bytes": (1, 1e12),
     "data.validation.share": (1e-6, 0.5),

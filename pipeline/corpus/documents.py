@@ -1,39 +1,45 @@
 """How documents travel between the steps of the data stage.
 
-The text is written twice only: by `read` and by `repair`. Every later step adds small decision files beside it (who
-was dropped, why, who is validation), so a changed rule or cut rewrites kilobytes. A document is named for good by its
+The text is written twice only: by `read` and by `repair`. Every later step adds small files beside it (who was
+dropped, why, who is validation), so a changed rule or cut rewrites kilobytes. A document is named for good by its
 shard and its position there (`at`); `tasks` fixed shards make the order the same for any number of workers.
 
-Files of a step: `documents/00003.jsonl` (repair: texts), `table/00003.jsonl` (repair: one light row per text),
-`decisions/00003.jsonl` (every deciding step: `{at, filter, reason, value, threshold}` of what it dropped).
+Files of a step: `documents/00003.jsonl` (read, repair: texts), `table/00003.bin` and `table/00003.jsonl` (repair: one
+fixed-size row and the names of each text), `decisions/00003.jsonl` (every deciding step: what it dropped and why) and
+`alive/00003.npy` (every deciding step: who is left after it). Whole-corpus steps work on the rows and masks alone, 35
+bytes a document, so that ten million documents fit in a small machine.
 """
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+import numpy as np
 import orjson
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from data_filters.rule import Drop
+from data_filters.rule import KINDS, Drop
 
 MAX_TEXT_BYTES = 32_000_000  # a longer text or line is set aside unread: it would take a worker's whole memory
 
-Place = tuple[int, int]  # shard, position in the shard
+# `group`: hash of source and group; `digest`: of the lower-case words, the same for exact duplicates.
+ROW = np.dtype([("source", "<u2"), ("kind", "u1"), ("bytes", "<u4"), ("group", "<u8"), ("digest", "<u8", (2,))])
+ROWS_PER_WRITE = 4_096
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """What the whole-corpus steps need of a document: everything but its text."""
+class Names:
+    """What a document is called, for reports and decisions."""
 
-    source: str
-    group: str
-    kind: str
     path: str
-    bytes: int
+    group: str
     license: str
 
 
@@ -49,18 +55,23 @@ class SetAside:
 
 
 class DocumentReader(PipelineStep):
-    """Reads the texts of one shard and leaves out what the `decided` steps dropped; sets `metadata["at"]`."""
+    """Reads the texts of one shard that are left after the step in `before`; sets `metadata["at"]`.
+
+    `only`: a folder of `<shard>.npy` masks over the shard's documents; others are passed over unread.
+    """
 
     name, type = "documents", "📖 - READER"
 
-    def __init__(self, repaired: Path, decided: Sequence[Path] = ()):
+    def __init__(self, repaired: Path, before: Path | None = None, only: Path | None = None):
         super().__init__()
-        self.repaired, self.decided = repaired, list(decided)
+        self.repaired, self.before, self.only = repaired, before, only
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # type: ignore[override]
-        dropped = dropped_places(self.decided, rank)
+        masks = [] if self.before is None else [read_alive(self.before, rank)]
+        masks += [] if self.only is None else [np.load(self.only / f"{rank:05d}.npy", allow_pickle=False)]
+        wanted = np.logical_and.reduce(masks).tobytes() if masks else None
         for at, line in enumerate(read_lines(self.repaired / "documents" / shard_name(rank))):
-            if at not in dropped:
+            if wanted is None or wanted[at]:
                 record = orjson.loads(line)
                 record["metadata"]["at"] = at
                 yield Document(text=record["text"], id=record["id"], metadata=record["metadata"])
@@ -87,66 +98,244 @@ def read_lines(path: Path) -> Iterator[bytes]:
         yield from file
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
-    return [orjson.loads(line) for line in read_lines(path)]
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    return map(orjson.loads, read_lines(path))
 
 
-def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "wb") as file:
-        for record in records:
-            file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+class RecordWriter:
+    """JSON lines, written as they come: `with RecordWriter(path) as records: records.add({...})`."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "wb", buffering=1 << 20)  # noqa: SIM115 - closed by `__exit__`
+
+    def add(self, record: Any) -> None:
+        self._file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+
+    def __enter__(self) -> "RecordWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._file.close()
 
 
-def load_table(repaired: Path, tasks: int) -> list[list[Row]]:
-    """All rows, by shard and position."""
-    return [[Row(**r) for r in read_records(repaired / "table" / shard_name(shard))] for shard in range(tasks)]
+class RowWriter:
+    """Fixed-size rows of `dtype`, written as they come, in flat memory; `read_rows` maps them."""
+
+    def __init__(self, path: Path, dtype: np.dtype):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file, self._dtype, self._rows = open(path, "wb"), dtype, []  # noqa: SIM115 - closed by `__exit__`
+
+    def add(self, row: tuple) -> None:
+        self._rows.append(row)
+        if len(self._rows) >= ROWS_PER_WRITE:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._file.write(np.array(self._rows, dtype=self._dtype).tobytes())
+        self._rows.clear()
+
+    def __enter__(self) -> "RowWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._flush()
+        self._file.close()
 
 
-def dropped_places(decided: Sequence[Path], shard: int) -> set[int]:
-    """Positions in `shard` that any of the steps dropped."""
-    return {r["at"] for folder in decided for r in read_records(folder / "decisions" / shard_name(shard))}
+def read_rows(path: Path, dtype: np.dtype) -> np.ndarray:
+    """The rows of a file, mapped and not read."""
+    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype=dtype)
 
 
-def survivors(table: list[list[Row]], decided: Sequence[Path]) -> Iterator[tuple[Place, Row]]:
-    """Every document that none of the steps dropped, in corpus order."""
-    for shard, rows in enumerate(table):
-        dropped = dropped_places(decided, shard)
-        for at, row in enumerate(rows):
-            if at not in dropped:
-                yield (shard, at), row
+@dataclass(frozen=True)
+class Table:
+    """All documents of the corpus in order. `rows`: of `ROW`; shard i has rows `starts[i]` to `starts[i + 1]`."""
+
+    folder: Path
+    rows: np.ndarray
+    starts: np.ndarray
+    sources: tuple[str, ...]
+
+    @classmethod
+    def load(cls, repaired: Path) -> "Table":
+        sources, tasks = json.loads((repaired / "table" / "sources.json").read_text(encoding="utf-8"))
+        parts = [read_rows(repaired / "table" / f"{shard:05d}.bin", ROW) for shard in range(tasks)]
+        starts = np.concatenate([[0], np.cumsum([len(p) for p in parts])]).astype(np.int64)
+        return cls(repaired, np.concatenate(parts), starts, tuple(sources))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def tasks(self) -> int:
+        return len(self.starts) - 1
+
+    @cached_property
+    def kinds(self) -> np.ndarray:
+        return np.array(KINDS)[self.rows["kind"]]
+
+    def shard(self, shard: int) -> slice:
+        return slice(int(self.starts[shard]), int(self.starts[shard + 1]))
+
+    def place(self, index: int) -> tuple[int, int]:
+        """(shard, position there) of a document."""
+        shard = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return shard, index - int(self.starts[shard])
+
+    def names(self, indices: Iterable[int]) -> dict[int, Names]:
+        """Path, group and licence of some documents, in one pass over the shards that hold any."""
+        chosen = np.zeros(len(self), dtype=bool)
+        chosen[[int(i) for i in indices]] = True
+        return dict(self.each_names(chosen))
+
+    def each_names(self, chosen: np.ndarray) -> Iterator[tuple[int, Names]]:
+        """The same for a mask over the corpus, one document at a time."""
+        for shard in range(self.tasks):
+            part = self.shard(shard)
+            wanted = chosen[part]
+            if wanted.any():
+                for at, line in enumerate(read_lines(self.folder / "table" / shard_name(shard))):
+                    if wanted[at]:
+                        yield part.start + at, Names(*orjson.loads(line))
 
 
-def decision(at: int, filter: str, drop: Drop) -> dict[str, Any]:
-    return {"at": at, "filter": filter, **asdict(drop)}
+class TableWriter:
+    """Writes one shard's rows and names."""
+
+    def __init__(self, folder: Path, shard: int):
+        self._rows = RowWriter(folder / "table" / f"{shard:05d}.bin", ROW)
+        self._names = RecordWriter(folder / "table" / shard_name(shard))
+
+    def add(self, row: tuple, names: Names) -> None:
+        self._rows.add(row)
+        self._names.add((names.path, names.group, names.license))
+
+    def __enter__(self) -> "TableWriter":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._rows.__exit__(*error)
+        self._names.__exit__(*error)
 
 
-def write_decisions(folder: Path, tasks: int, drops: Mapping[Place, tuple[str, Drop]]) -> None:
-    """One file per shard from `{place: (filter, why)}`, for steps that decide over the whole corpus."""
-    by_shard: list[list[dict[str, Any]]] = [[] for _ in range(tasks)]
-    for (shard, at), (name, drop) in sorted(drops.items()):
-        by_shard[shard].append(decision(at, name, drop))
-    for shard, records in enumerate(by_shard):
-        write_records(folder / "decisions" / shard_name(shard), records)
+class ShardDecisions:
+    """What one step decides about one shard: `drop` as it goes; the masks are written at the end.
+
+    `before`: who was left before the step; None: documents are announced one by one with `add`.
+    """
+
+    def __init__(self, folder: Path, shard: int, before: np.ndarray | None = None):
+        self._folder, self._shard = folder, shard
+        self._alive = bytearray() if before is None else bytearray(before.tobytes())
+        self._records = RecordWriter(folder / "decisions" / shard_name(shard))
+
+    def add(self) -> int:
+        """A new document, kept so far; returns its position."""
+        self._alive.append(1)
+        return len(self._alive) - 1
+
+    def drop(self, at: int, filter: str, drop: Drop) -> None:
+        self._alive[at] = 0
+        self._records.add({"at": at, "filter": filter, **asdict(drop)})
+
+    def __enter__(self) -> "ShardDecisions":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._records.__exit__(kind)
+        if kind is None:
+            _save_alive(self._folder, self._shard, np.frombuffer(self._alive, dtype=bool))
 
 
-def count_decisions(folder: Path, tasks: int) -> dict[str, int]:
-    """`{filter: documents dropped}` of one step."""
-    counts: Counter[str] = Counter()
+def _save_alive(folder: Path, shard: int, alive: np.ndarray) -> None:
+    (folder / "alive").mkdir(parents=True, exist_ok=True)
+    np.save(folder / "alive" / f"{shard:05d}.npy", alive, allow_pickle=False)
+
+
+def read_alive(folder: Path, shard: int) -> np.ndarray:
+    """Who of a shard is left after the step: one bool a document."""
+    return np.load(folder / "alive" / f"{shard:05d}.npy", allow_pickle=False)
+
+
+def read_all_alive(folder: Path, tasks: int) -> np.ndarray:
+    """The same over the whole corpus."""
+    return np.concatenate([read_alive(folder, shard) for shard in range(tasks)])
+
+
+def write_decisions(folder: Path, table: Table, before: np.ndarray, drops: Iterable[tuple[int, str, Drop]]) -> None:
+    """For steps that decide over the whole corpus: `(index, filter, why)` in the order of the corpus."""
+    remaining = iter(drops)
+    ahead = next(remaining, None)
+    for shard in range(table.tasks):
+        part = table.shard(shard)
+        with ShardDecisions(folder, shard, before[part]) as decisions:
+            while ahead is not None and ahead[0] < part.stop:
+                index, name, drop = ahead
+                decisions.drop(index - part.start, name, drop)
+                ahead = next(remaining, None)
+
+
+def read_decisions(folder: Path, tasks: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(shard, record) of everything that a step dropped."""
     for shard in range(tasks):
-        counts.update(r["filter"] for r in read_records(folder / "decisions" / shard_name(shard)))
-    return dict(sorted(counts.items()))
+        for record in read_records(folder / "decisions" / shard_name(shard)):
+            yield shard, record
 
 
-def count_remaining(table: list[list[Row]], decided: Sequence[Path]) -> dict[str, Any]:
-    """`{documents, bytes, sources {name: {documents, bytes}}}` after the given steps: a row of the funnel."""
-    sources: dict[str, dict[str, int]] = {}
-    for _, row in survivors(table, decided):
-        entry = sources.setdefault(row.source, {"documents": 0, "bytes": 0})
-        entry["documents"] += 1
-        entry["bytes"] += row.bytes
+def step_facts(folder: Path, table: Table) -> dict[str, Any]:
+    """What every deciding step says in its manifest: what it dropped, by filter and reason, and what is left."""
+    reasons: dict[str, Counter[str]] = {}
+    for _, record in read_decisions(folder, table.tasks):
+        reasons.setdefault(record["filter"], Counter())[record["reason"]] += 1
     return {
-        "documents": sum(s["documents"] for s in sources.values()),
-        "bytes": sum(s["bytes"] for s in sources.values()),
-        "sources": dict(sorted(sources.items())),
+        "dropped": {name: sum(counts.values()) for name, counts in sorted(reasons.items())},
+        "reasons": {name: dict(sorted(counts.items())) for name, counts in sorted(reasons.items())},
+        **count_documents(table, read_all_alive(folder, table.tasks)),
     }
+
+
+def count_documents(table: Table, chosen: np.ndarray) -> dict[str, Any]:
+    """`{documents, bytes, sources {name: {documents, bytes}}}` of a mask: a row of the funnel."""
+    rows = table.rows[chosen]
+    documents = np.bincount(rows["source"], minlength=len(table.sources))
+    n_bytes = np.bincount(rows["source"], weights=rows["bytes"], minlength=len(table.sources)).astype(np.int64)
+    sources = {
+        name: {"documents": int(documents[i]), "bytes": int(n_bytes[i])}
+        for i, name in enumerate(table.sources)
+        if documents[i]
+    }
+    return {"documents": int(documents.sum()), "bytes": int(n_bytes.sum()), "sources": sources}
+
+
+def draw(digests: np.ndarray, *key: Any) -> np.ndarray:
+    """Uniform 64-bit numbers that depend on `key` and on each document's content alone: the same on every machine,
+    and another source or worker changes none of them. The finalizer of splitmix64 over the digest."""
+    with np.errstate(over="ignore"):
+        x = digests.astype(np.uint64) + np.uint64(hash_key(*key))
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def hash_key(*parts: Any) -> int:
+    """A 64-bit number from anything printable: the same in every process and on every machine."""
+    digest = hashlib.blake2b("\0".join(map(str, parts)).encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def write_masks(folder: Path, table: Table, chosen: np.ndarray) -> None:
+    """One `<shard>.npy` mask a shard, for `DocumentReader(only=...)`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in range(table.tasks):
+        np.save(folder / f"{shard:05d}.npy", chosen[table.shard(shard)], allow_pickle=False)
+
+
+def sum_mappings(mappings: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """Counts added up by name."""
+    total: Counter[str] = Counter()
+    for mapping in mappings:
+        total.update(mapping)
+    return dict(sorted(total.items()))

@@ -13,10 +13,11 @@ import ctypes
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Any
 
 from loguru import logger
@@ -33,23 +34,41 @@ def worker_count(workers: int) -> int:
     return workers or len(os.sched_getaffinity(0))
 
 
-def run_tasks(folder: Folder, pipeline: Sequence[Any], *, tasks: int, workers: int, description: str) -> None:
-    """Runs `pipeline` for ranks 0..tasks-1 that are not finished yet. Raises what a worker raises, after stopping
-    the others; `RuntimeError` where a worker was killed (most often: out of memory)."""
-    _quiet(folder)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes are the parallelism; threads do not survive a fork
-    from datatrove.executor import LocalPipelineExecutor
+@dataclass(frozen=True)
+class Executor:
+    """Where the shards of a step are worked on. `kind`: "local" (processes of this machine), "slurm" or "ray"
+    (datatrove's own executors; `options` are their keywords). The result is the same for all three."""
 
-    def run_rank(rank: int) -> None:
-        executor.pipeline = deepcopy(fresh)  # writers and statistics hold what the shard before left in them
-        executor._run_for_rank(rank)
+    tasks: int
+    workers: int = 0
+    kind: str = "local"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
-    fresh = list(pipeline)
-    executor = LocalPipelineExecutor(pipeline=list(fresh), tasks=tasks, logging_dir=str(folder.logs))
-    ranks = executor.get_incomplete_ranks()
-    with progress(description, tasks, "shards") as bar:
-        bar.to(tasks - len(ranks))
-        map_processes(run_rank, ranks, workers=workers, done=lambda _: bar.advance())
+    def run(self, folder: Folder, pipeline: Sequence[Any], *, description: str) -> None:
+        """Runs `pipeline` for the shards that are not finished yet. Raises what a worker raises, after stopping the
+        others; `RuntimeError` where a worker was killed (most often: out of memory) or a job ended early."""
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes are the parallelism; threads do not survive a fork
+        if self.kind == "local":
+            self._run_local(folder, pipeline, description)
+        else:
+            from pipeline.corpus import cluster
+
+            cluster.run(self, folder, pipeline, description)
+
+    def _run_local(self, folder: Folder, pipeline: Sequence[Any], description: str) -> None:
+        _quiet(folder)
+        from datatrove.executor import LocalPipelineExecutor
+
+        def run_rank(rank: int) -> None:
+            executor.pipeline = deepcopy(fresh)  # writers and statistics hold what the shard before left in them
+            executor._run_for_rank(rank)
+
+        fresh = list(pipeline)
+        executor = LocalPipelineExecutor(pipeline=list(fresh), tasks=self.tasks, logging_dir=str(folder.logs))
+        ranks = executor.get_incomplete_ranks()
+        with progress(description, self.tasks, "shards") as bar:
+            bar.to(self.tasks - len(ranks))
+            map_processes(run_rank, ranks, workers=self.workers, done=lambda _: bar.advance())
 
 
 def map_processes(

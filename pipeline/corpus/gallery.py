@@ -1,90 +1,145 @@
 """Samples for a person's eyes: what was kept, and what each filter dropped with the measured value and threshold.
 
 `dropped/<filter>/<reason>.jsonl.zst` and `kept/<source>.jsonl.zst`, chosen by a seeded hash. Not part of the stage's
-content hash: `data.keep_dropped` changes what one can read, not what is trained on.
+content hash: `data.keep_dropped` changes what one can read, not what is trained on. One pass chooses, one writes, shard
+by shard, so that millions of dropped documents need no memory.
 """
 
+import contextlib
+import heapq
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 
 from data_filters.rule import Drop
 from pipeline.artifacts import Folder
-from pipeline.corpus.documents import DocumentReader, Place, decision, read_records, shard_name
-from pipeline.corpus.splitting import hash_key
+from pipeline.corpus.documents import DocumentReader, Table, draw, hash_key, read_records, shard_name
 
 PER_REASON = 20
 SAMPLE_CHARACTERS = 4_000
 REPORTS = ("kept/*.zst", "dropped/*/*.zst")  # globs of these files, for `Step.reports`
+_PROVENANCE = ("source", "path", "license", "version", "kind", "fields")
+
+Reason = tuple[str, str]  # filter, reason
 
 
 def write_gallery(
-    folder: Folder, deciding: Sequence[str], sources: Sequence[str], more: Mapping[Place, tuple[str, Drop]],
-    kept: Iterable[Place], *, seed: int, tasks: int, keep: str,
+    folder: Folder, table: Table, deciding: Sequence[str], more: Mapping[int, tuple[str, Drop]], kept: np.ndarray,
+    *, seed: int, keep: str,
 ) -> None:  # fmt: skip
-    """Writes the samples; `keep`: "sample" (20 a reason), "all" (whole texts of everything dropped) or "none"."""
+    """Writes the samples; `keep`: "sample" (20 a reason), "all" (whole texts of everything dropped) or "none".
+    `more`: what this step itself drops."""
     if keep == "none":
         return
-    limit = PER_REASON if keep == "sample" else None
-    reasons = _by_reason(folder, deciding, more, tasks)
-    for source in sources:
-        for shard in range(tasks):
-            for i, record in enumerate(read_records(folder.input(f"read-{source}") / "set_aside" / shard_name(shard))):
-                name = record["filter"] or "unreadable", record["cause"]
-                reasons.setdefault(name, []).append((("aside", source, shard, i), {**record, "text": record["sample"]}))
-    chosen = {
-        name: sorted(items, key=lambda item: hash_key(seed, "gallery", *map(str, item[0])))[:limit]
-        for name, items in reasons.items()
-    }
-    kept_sample = sorted(kept, key=lambda place: hash_key(seed, "kept", *place))[: PER_REASON * max(1, len(sources))]
-    places = {place for items in chosen.values() for place, _ in items if len(place) == 2} | set(kept_sample)
-    texts = _texts(folder.input("repair"), places, tasks, None if keep == "all" else SAMPLE_CHARACTERS)
-    for (name, reason), items in chosen.items():
-        records = [{**why, **texts.get(place, {})} for place, why in items]  # type: ignore[call-overload]
-        _write(folder.path / "dropped" / _word(name) / f"{_word(reason)}.jsonl.zst", records)
-    by_source: dict[str, list[dict[str, Any]]] = {}
-    for place in kept_sample:
-        by_source.setdefault(texts[place]["source"], []).append(texts[place])
-    for source, records in by_source.items():
-        _write(folder.path / "kept" / f"{_word(source)}.jsonl.zst", records[:PER_REASON])
+    candidates = _Candidates(folder, table, deciding, more, seed)
+    limits = None if keep == "all" else candidates.limits()
+    shown = _sample_kept(table, kept, seed)
+    with _Files(folder.path) as files:
+        for shard in range(table.tasks):
+            texts: dict[int, list[tuple[Reason, dict[str, Any]]]] = {}
+            for reason, lot, at, record in candidates.of_shard(shard):
+                if limits is not None and lot > limits[reason]:
+                    continue
+                if at is None:
+                    files.dropped(reason, record)
+                else:
+                    texts.setdefault(at, []).append((reason, record))
+            start = int(table.starts[shard])
+            here = {i - start for i in shown if start <= i < int(table.starts[shard + 1])}
+            if not texts and not here:
+                continue
+            for doc in DocumentReader(folder.input("repair")).run(rank=shard):
+                at = doc.metadata["at"]
+                if at in texts or at in here:
+                    provenance = {k: doc.metadata.get(k) for k in _PROVENANCE if doc.metadata.get(k) is not None}
+                    text = doc.text if keep == "all" else doc.text[:SAMPLE_CHARACTERS]
+                    for reason, record in texts.get(at, ()):
+                        files.dropped(reason, {**record, **provenance, "text": text})
+                    if at in here:
+                        files.kept(provenance["source"], {**provenance, "text": doc.text[:SAMPLE_CHARACTERS]})
 
 
-def _by_reason(
-    folder: Folder, deciding: Sequence[str], more: Mapping[Place, tuple[str, Drop]], tasks: int
-) -> dict[tuple[str, str], list[tuple[tuple, dict[str, Any]]]]:
-    reasons: dict[tuple[str, str], list[tuple[tuple, dict[str, Any]]]] = {}
-    for step in deciding:
-        for shard in range(tasks):
-            for record in read_records(folder.input(step) / "decisions" / shard_name(shard)):
-                reasons.setdefault((record["filter"], record["reason"]), []).append(((shard, record["at"]), record))
-    for place, (name, drop) in sorted(more.items()):
-        reasons.setdefault((name, drop.reason), []).append((place, decision(place[1], name, drop)))
-    return reasons
+def _sample_kept(table: Table, kept: np.ndarray, seed: int) -> set[int]:
+    lots = draw(table.rows["digest"][kept, 0], seed, "kept")
+    chosen: list[np.ndarray] = []
+    for number in range(len(table.sources)):
+        own = table.rows["source"][kept] == number
+        chosen.append(kept[own][np.argsort(lots[own], kind="stable")[:PER_REASON]])
+    return set(np.concatenate(chosen).tolist())
 
 
-def _texts(repaired: Path, places: set, tasks: int, characters: int | None) -> dict[tuple, dict[str, Any]]:
-    """Text and provenance of the chosen documents, in one pass over the shards that hold any."""
-    found: dict[tuple, dict[str, Any]] = {}
-    for shard in range(tasks):
-        wanted = {at for s, at in places if s == shard}
-        if not wanted:
-            continue
-        for doc in DocumentReader(repaired).run(rank=shard):
-            if doc.metadata["at"] in wanted:
-                provenance = {k: doc.metadata.get(k) for k in ("source", "path", "license", "version", "kind")}
-                found[shard, doc.metadata["at"]] = {**provenance, "text": doc.text[:characters]}
-    return found
+class _Candidates:
+    """Everything that was dropped or set aside, shard by shard, with a lot drawn for each."""
+
+    def __init__(
+        self, folder: Folder, table: Table, deciding: Sequence[str], more: Mapping[int, tuple[str, Drop]], seed: int
+    ):
+        self.folder, self.table, self.deciding, self.more, self.seed = folder, table, deciding, more, seed
+
+    def of_shard(self, shard: int) -> Iterator[tuple[Reason, int, int | None, dict[str, Any]]]:
+        """(reason, lot, position or None for what never became a document, record)."""
+        for source in self.table.sources:
+            path = self.folder.input(f"read-{source}") / "set_aside" / shard_name(shard)
+            for i, record in enumerate(read_records(path)):
+                reason = record["filter"] or "unreadable", record["cause"]
+                lot = hash_key(self.seed, "aside", source, shard, i)
+                yield reason, lot, None, {**record, "text": record["sample"]}
+        for step in self.deciding:
+            for record in read_records(self.folder.input(step) / "decisions" / shard_name(shard)):
+                lot = hash_key(self.seed, "gallery", shard, record["at"])
+                yield (record["filter"], record["reason"]), lot, record["at"], record
+        part = self.table.shard(shard)
+        for index, (name, drop) in self.more.items():
+            if part.start <= index < part.stop:
+                at = index - part.start
+                yield (name, drop.reason), hash_key(self.seed, "gallery", shard, at), at, {
+                    "at": at, "filter": name, **asdict(drop),
+                }  # fmt: skip
+
+    def limits(self) -> dict[Reason, int]:
+        """The lot up to which each reason's samples are taken: its `PER_REASON` lowest."""
+        lowest: dict[Reason, list[int]] = {}
+        for shard in range(self.table.tasks):
+            for reason, lot, _, _ in self.of_shard(shard):
+                heap = lowest.setdefault(reason, [])
+                if len(heap) < PER_REASON:
+                    heapq.heappush(heap, -lot)
+                elif -lot > heap[0]:
+                    heapq.heapreplace(heap, -lot)
+        return {reason: -heap[0] for reason, heap in lowest.items()}
 
 
-def _write(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    import zstandard
+class _Files:
+    """The open sample files, one per reason and source."""
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = b"".join(orjson.dumps(r, option=orjson.OPT_APPEND_NEWLINE) for r in records)
-    path.write_bytes(zstandard.ZstdCompressor(level=9).compress(lines))
+    def __init__(self, folder: Path):
+        self._folder, self._open, self._stack = folder, {}, contextlib.ExitStack()
+
+    def dropped(self, reason: Reason, record: Mapping[str, Any]) -> None:
+        self._write(self._folder / "dropped" / _word(reason[0]) / f"{_word(reason[1])}.jsonl.zst", record)
+
+    def kept(self, source: str, record: Mapping[str, Any]) -> None:
+        self._write(self._folder / "kept" / f"{_word(source)}.jsonl.zst", record)
+
+    def _write(self, path: Path, record: Mapping[str, Any]) -> None:
+        if path not in self._open:
+            import zstandard
+
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = self._stack.enter_context(path.open("wb"))
+            self._open[path] = self._stack.enter_context(zstandard.ZstdCompressor(level=9).stream_writer(file))
+        self._open[path].write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+
+    def __enter__(self) -> "_Files":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
 
 def _word(name: str) -> str:

@@ -6,234 +6,267 @@ of what was kept and dropped, and the counts of the manifest: read = kept + drop
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datatrove.data import Document
 
 from data_filters.licence import normalise
 from data_filters.quality import Quality
 from data_filters.rule import Drop
 from pipeline.artifacts import Folder, read_manifest
-from pipeline.corpus.documents import Place, Row, load_table, write_decisions
-from pipeline.corpus.duplicates import validation_places
+from pipeline.corpus.documents import Table, draw, read_all_alive, step_facts, sum_mappings, write_decisions
+from pipeline.corpus.duplicates import read_validation
 from pipeline.corpus.gallery import write_gallery
-from pipeline.corpus.reading import step_facts
+from pipeline.corpus.scoring import read_scores
 from pipeline.corpus.shards import TEXTBOOK, TOKENS_FOLDER, write_token_set
-from pipeline.corpus.splitting import hash_key
-from pipeline.corpus.tokenizing import empty_corpus, open_ids, token_dtype
+from pipeline.corpus.tokenizing import empty_corpus, open_ids, read_index, token_dtype
 
-DECIDING = ("repair", "rules", "exact_dedup", "near_dedup", "cut")  # the steps that drop documents, in order
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One encoded document: where its ids are and what decides about it."""
-
-    place: Place
-    number: int  # in its shard's index
-    row: Row
-    score: float
-    length: int
-    held_out: bool
+# The steps that drop documents, in order; decontamination only where there are items to compare with.
+DECIDING = ("repair", "rules", "exact_dedup", "near_dedup", "contamination", "cut")
 
 
 @dataclass
 class Sets:
-    """Documents by the token set they go to. Validation text beyond the limit is in `over_limit`."""
+    """Documents (positions in the corpus) by the token set they go to, in order. Validation text beyond the limit is
+    in `over_limit`."""
 
-    train: dict[str, list[Entry]] = field(default_factory=dict)
-    val: dict[str, list[Entry]] = field(default_factory=dict)
-    over_limit: list[Entry] = field(default_factory=list)
+    train: dict[str, np.ndarray] = field(default_factory=dict)
+    val: dict[str, np.ndarray] = field(default_factory=dict)
+    over_limit: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
-    def kept(self) -> list[Entry]:
-        """Every document once: the textbook set is a part of the other validation sets."""
-        val = [e for name, entries in self.val.items() if name != TEXTBOOK for e in entries]
-        return [e for entries in self.train.values() for e in entries] + val
+    def held_out(self) -> list[np.ndarray]:
+        """Validation documents once: the textbook set is a part of the other sets."""
+        return [documents for name, documents in self.val.items() if name != TEXTBOOK]
 
 
-def cut_by_score(folder: Folder, quality: Quality | None, tasks: int) -> dict[str, Any]:
-    """Drops train documents that `quality` refuses; validation and exercises are never cut."""
-    repaired = folder.input("repair")
-    drops: dict[Place, tuple[str, Drop]] = {}
-    for entry in load_entries(folder, tasks):
-        if quality is not None and not entry.held_out:
-            drop = quality.decide(Document("", "", metadata={"kind": entry.row.kind, "score": round(entry.score, 4)}))
-            if drop is not None:
-                drops[entry.place] = "quality", drop
-    write_decisions(folder.path, tasks, drops)
-    decided = [folder.input(name) for name in DECIDING[:-1]]
-    return step_facts(folder.path, repaired, [*decided, folder.path], tasks)
+def cut_by_score(folder: Folder, before: str, qualities: Mapping[str, Quality], tasks: int) -> dict[str, Any]:
+    """Drops train documents whose score the `Quality` of their source refuses (a source without one keeps all);
+    validation and exercises are never cut."""
+    table = Table.load(folder.input("repair"))
+    alive = read_all_alive(folder.input(before), tasks)
+    train = alive & ~read_validation(folder.input("split"), tasks)
+    scores = corpus_scores(folder, table)
+
+    def drops() -> Iterator[tuple[int, str, Drop]]:
+        limits = np.array([qualities[s].min_score if s in qualities else -1.0 for s in table.sources])
+        looked_at = np.isin(table.kinds, Quality.kinds)
+        below = train & looked_at & (scores < limits[table.rows["source"]].astype(np.float32))
+        for index in np.flatnonzero(below).tolist():
+            limit = float(limits[table.rows["source"][index]])
+            yield index, "quality", Drop("below_min_score", round(float(scores[index]), 4), limit)
+
+    write_decisions(folder.path, table, alive, drops())
+    return step_facts(folder.path, table)
 
 
-def load_entries(folder: Folder, tasks: int) -> list[Entry]:
-    """Everything that was encoded, in corpus order."""
-    table = load_table(folder.input("repair"), tasks)
-    validation = validation_places(folder.input("split"), tasks)
-    entries = []
-    for shard in range(tasks):
-        index = np.load(folder.input("encode") / "ids" / f"{shard:05d}.npy", allow_pickle=False)
-        scores = np.load(folder.input("score") / "scores" / f"{shard:05d}.npy", allow_pickle=False)
-        for number, (row, score) in enumerate(zip(index, scores, strict=True)):
-            place = shard, int(row["at"])
-            held_out = place in validation
-            entries.append(Entry(place, number, table[shard][place[1]], float(score), int(row["length"]), held_out))
-    return entries
+def corpus_scores(folder: Folder, table: Table) -> np.ndarray:
+    """float32 score of every document; 0 for those that were dropped before they got one."""
+    scores = np.zeros(len(table), dtype=np.float32)
+    for shard in range(table.tasks):
+        ats = read_index(folder.input("encode"), shard)["at"].astype(np.int64)
+        scores[table.starts[shard] + ats] = read_scores(folder.input("score"), shard)
+    return scores
 
 
 def publish(
-    folder: Folder, *, sources: Sequence[str], max_bytes: int, textbook_min_score: float, seed: int, tasks: int,
-    keep_dropped: str,
-) -> dict[str, Any]:  # fmt: skip
+    folder: Folder, *, max_bytes: int, textbook_min_score: float, seed: int, tasks: int, keep_dropped: str
+) -> dict[str, Any]:
     """Writes the stage's folder. Raises `UserError` where no train document is left, naming what dropped most."""
-    cut = {(s, r) for s, r in _dropped_by(folder.input("cut"), tasks)}
-    entries = [e for e in load_entries(folder, tasks) if e.place not in cut]
-    sets = arrange(entries, max_bytes, textbook_min_score, seed)
+    table = Table.load(folder.input("repair"))
+    alive = read_all_alive(folder.input("cut"), tasks)
+    held_out = read_validation(folder.input("split"), tasks)
+    scores = corpus_scores(folder, table)
+    sets = arrange(table, alive, held_out, scores, max_bytes, textbook_min_score, seed)
     manifests = {name: read_manifest(path) for name, path in folder.inputs.items()}
-    reads = {name: manifests[f"read-{name}"] for name in sources}
-    dropped = count_dropped(manifests, reads, len(sets.over_limit))
+    dropped = count_dropped(manifests, len(sets.over_limit))
     if not sets.train:
         raise empty_corpus(dropped)
-    tokenizer = manifests["tokenizer"]
-    dtype = token_dtype(tokenizer["vocab_size"])
+    dtype = token_dtype(manifests["tokenizer"]["vocab_size"])
     _clear(folder.path)
     shutil.copyfile(folder.input("tokenizer") / "tokenizer.json", folder.path / "tokenizer.json")
     if (folder.input("score") / "scorer").is_dir():
         shutil.copytree(folder.input("score") / "scorer", folder.path / "scorer")
+    encoded = Encoded(folder.input("encode"), table, dtype)
     for split, by_name in (("train", sets.train), ("val", sets.val)):
         for name, documents in by_name.items():
-            write_token_set(folder.path / TOKENS_FOLDER / f"{split}-{name}", _ids(folder, documents, dtype), dtype)
-    over_limit = {e.place: ("validation_limit", Drop("over_max_bytes", max_bytes, max_bytes)) for e in sets.over_limit}
-    kept_places = [e.place for e in sets.kept]
-    write_gallery(folder, [*DECIDING], sources, over_limit, kept_places, seed=seed, tasks=tasks, keep=keep_dropped)
-    return facts(sets, reads, dropped, manifests, tokenizer, str(dtype))
+            contents = encoded.documents(documents, scores)
+            write_token_set(folder.path / TOKENS_FOLDER / f"{split}-{name}", contents, dtype)
+    over_limit = {int(i): ("validation_limit", Drop("over_max_bytes", max_bytes, max_bytes)) for i in sets.over_limit}
+    kept = np.concatenate([*sets.train.values(), *sets.held_out])
+    deciding = [name for name in DECIDING if name in folder.inputs]
+    write_gallery(folder, table, deciding, over_limit, kept, seed=seed, keep=keep_dropped)
+    return facts(table, sets, encoded.lengths, dropped, manifests, str(dtype))
 
 
-def arrange(entries: Sequence[Entry], max_bytes: int, textbook_min_score: float, seed: int) -> Sets:
+def arrange(
+    table: Table, alive: np.ndarray, held_out: np.ndarray, scores: np.ndarray, max_bytes: int,
+    textbook_min_score: float, seed: int,
+) -> Sets:  # fmt: skip
     """Each document in its set, in a seeded order in which neighbours are unrelated."""
-
-    def order(entry: Entry) -> tuple[int, Place]:
-        return hash_key(seed, "order", entry.row.source, *entry.place), entry.place
-
-    sets, textbook, textbook_bytes, used = Sets(), [], 0, Counter()
-    for entry in sorted(entries, key=order):
-        source = entry.row.source
-        if not entry.held_out:
-            sets.train.setdefault(source, []).append(entry)
-        elif used[source] and used[source] + entry.row.bytes > max_bytes:
-            sets.over_limit.append(entry)
-        else:
-            used[source] += entry.row.bytes
-            sets.val.setdefault(source, []).append(entry)
-            good = round(entry.score, 4) >= textbook_min_score
-            if good and (not textbook or textbook_bytes + entry.row.bytes <= max_bytes):
-                textbook.append(entry)
-                textbook_bytes += entry.row.bytes
-    if textbook:
-        sets.val[TEXTBOOK] = textbook
+    sets, over_limit, textbook = Sets(), [], []
+    for number, source in enumerate(table.sources):
+        own = np.flatnonzero(alive & (table.rows["source"] == number))
+        own = own[np.argsort(draw(table.rows["digest"][own, 0], seed, "order", source), kind="stable")]
+        train, val = own[~held_out[own]], own[held_out[own]]
+        if len(train):
+            sets.train[source] = train
+        if len(val):
+            fits = _first_bytes(table.rows["bytes"][val], max_bytes)
+            sets.val[source] = val[fits]
+            over_limit.append(val[~fits])
+            textbook.append(val[fits][scores[val[fits]] >= np.float32(textbook_min_score)])
+    if over_limit:
+        sets.over_limit = np.sort(np.concatenate(over_limit))
+    good = np.concatenate(textbook or [np.zeros(0, dtype=np.int64)])
+    if len(good):
+        sets.val[TEXTBOOK] = good[_first_bytes(table.rows["bytes"][good], max_bytes)]
     return sets
 
 
-def _ids(folder: Folder, entries: Sequence[Entry], dtype: np.dtype) -> Iterator[tuple[np.ndarray, int, float]]:
-    shards: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    for entry in entries:
-        shard = entry.place[0]
-        if shard not in shards:
-            shards[shard] = open_ids(folder.input("encode"), shard, dtype)
-        ids, index = shards[shard]
-        start = int(index[entry.number]["offset"])
-        yield ids[start : start + entry.length], int(index[entry.number]["bytes"]), round(entry.score, 4)
+def _first_bytes(n_bytes: np.ndarray, limit: int) -> np.ndarray:
+    """Which documents, taken in order, fit under the limit; the first always does."""
+    fits, used = np.zeros(len(n_bytes), dtype=bool), 0
+    for i, size in enumerate(n_bytes.tolist()):
+        if not used or used + size <= limit:
+            fits[i], used = True, used + size
+    return fits
 
 
-def count_dropped(manifests: Mapping[str, Any], reads: Mapping[str, Any], over_limit: int) -> dict[str, int]:
+class Encoded:
+    """Where the ids of every document lie: offset in its shard and number of tokens, 0 for those not encoded."""
+
+    def __init__(self, folder: Path, table: Table, dtype: np.dtype):
+        self.offsets = np.zeros(len(table), dtype=np.int64)
+        self.lengths = np.zeros(len(table), dtype=np.int64)
+        self._table, self._ids = table, []
+        for shard in range(table.tasks):
+            ids, index = open_ids(folder, shard, dtype)
+            places = table.starts[shard] + index["at"].astype(np.int64)
+            self.offsets[places], self.lengths[places] = index["offset"], index["length"]
+            self._ids.append(ids)
+
+    def documents(self, chosen: np.ndarray, scores: np.ndarray) -> Iterator[tuple[np.ndarray, int, float]]:
+        """Ids, text bytes and score of each document, in the order given."""
+        shards = np.searchsorted(self._table.starts, chosen, side="right") - 1
+        n_bytes = self._table.rows["bytes"][chosen]
+        for index, shard, size in zip(chosen.tolist(), shards.tolist(), n_bytes.tolist(), strict=True):
+            start = int(self.offsets[index])
+            ids = self._ids[shard][start : start + int(self.lengths[index])]
+            yield ids, size, round(float(scores[index]), 4)
+
+
+def count_dropped(manifests: Mapping[str, Any], over_limit: int) -> dict[str, int]:
     """`{filter: documents}` over the whole stage."""
-    dropped: Counter[str] = Counter()
-    for manifest in [*reads.values(), *(manifests[name] for name in DECIDING)]:
-        dropped.update(manifest["dropped"])
-    dropped.update({"validation_limit": over_limit})
-    return {name: n for name, n in sorted(dropped.items()) if n}
+    counts = sum_mappings(
+        [m["dropped"] for m in manifests.values() if "dropped" in m] + [{"validation_limit": over_limit}]
+    )
+    return {name: n for name, n in counts.items() if n}
 
 
 def facts(
-    sets: Sets, reads: Mapping[str, Any], dropped: dict[str, int], manifests: Mapping[str, Any],
-    tokenizer: Mapping[str, Any], dtype: str,
-) -> dict[str, Any]:  # fmt: skip
-    """The manifest's numbers. `contamination` is null: nothing has been compared with benchmark items."""
-    train = [e for entries in sets.train.values() for e in entries]
-    val = [e for name, entries in sets.val.items() if name != TEXTBOOK for e in entries]
-    tokens = {"train": sum(e.length for e in train), "val": sum(e.length for e in val)}
-    n_bytes = {"train": sum(e.row.bytes for e in train), "val": sum(e.row.bytes for e in val)}
-    unreadable = {name: sum(m["unreadable"].values()) for name, m in reads.items()}
-    refused = {name: sum(m["dropped"].values()) for name, m in reads.items()}
-    read = {name: m["documents"] + unreadable[name] + refused[name] for name, m in reads.items()}
+    table: Table, sets: Sets, lengths: np.ndarray, dropped: dict[str, int], manifests: Mapping[str, Any], dtype: str
+) -> dict[str, Any]:
+    """The manifest's numbers. `contamination` is null where nothing was compared with evaluation items."""
+    none = np.zeros(0, dtype=np.int64)
+    train, val = np.concatenate([*sets.train.values(), none]), np.concatenate([*sets.held_out, none])
+    both = {"train": _totals(table, lengths, train), "val": _totals(table, lengths, val)}
+    tokens, n_bytes = ({split: t[key] for split, t in both.items()} for key in ("tokens", "bytes"))
+    reads = {name.removeprefix("read-"): m for name, m in manifests.items() if name.startswith("read-")}
+    read = {n: m["documents"] + sum(m["unreadable"].values()) + sum(m["dropped"].values()) for n, m in reads.items()}
+    tokenizer, score = manifests["tokenizer"], manifests["score"]
+    contamination = manifests.get("contamination")
+    licences = _licences(table, np.concatenate([train, val]))
     return {
         "documents": {
             "read": sum(read.values()),
             "kept": len(train) + len(val),
             "dropped": dropped,
-            "unreadable": sum(unreadable.values()),
+            "unreadable": sum(sum(m["unreadable"].values()) for m in reads.values()),
         },
-        "unreadable_causes": dict(sum((Counter(m["unreadable"]) for m in reads.values()), Counter())),
+        "unreadable_causes": sum_mappings([m["unreadable"] for m in reads.values()]),
+        "reasons": {k: v for m in manifests.values() for k, v in m.get("reasons", {}).items()},
+        "masked": manifests["repair"].get("masked", {}),
         "tokens": tokens,
         "bytes": n_bytes,
         "sources": {
-            name: _source_facts(name, sets, read[name], unreadable[name]) for name in sorted(reads)
+            name: {
+                **_source_facts(table, lengths, sets.train.get(name, none), sets.val.get(name, none)),
+                **_licence_facts(licences.get(name, Counter())),
+                "read": read[name],
+                "unreadable": sum(m["unreadable"].values()),
+                "unreadable_causes": m["unreadable"],
+            }
+            for name, m in sorted(reads.items())
         },
-        "textbook": _totals(sets.val.get(TEXTBOOK, [])),
+        "textbook": _totals(table, lengths, sets.val.get(TEXTBOOK, none)),
         "vocab_size": tokenizer["vocab_size"],
         "eos_token_id": tokenizer["eos_token_id"],
         "token_dtype": dtype,
         "bytes_per_token": round(sum(n_bytes.values()) / max(1, sum(tokens.values())), 4),
         "classifier": {
-            **manifests["score"]["classifier"],
+            **score["classifier"],
             "threshold": manifests["cut"]["config"].get("min_score"),
-            "score_histogram": manifests["score"]["score_histogram"],
+            "score_histogram": score["score_histogram"],
         },
-        "contamination": None,
-        "funnel": _funnel(sum(read.values()), manifests, sets),
+        "contamination": contamination and {
+            "n": sum(contamination["dropped"].values()),
+            "items": contamination["items"],
+            "items_too_short": contamination["items_too_short"],
+            "ngram_words": contamination["ngram_words"],
+        },
+        "near_duplicates": {k: manifests["near_dedup"][k] for k in ("clusters", "cluster_sizes", "largest_clusters")},
+        "funnel": _funnel(sum(read.values()), manifests, _totals(table, lengths, np.concatenate([train, val]))),
     }  # fmt: skip
 
 
-def _source_facts(name: str, sets: Sets, read: int, unreadable: int) -> dict[str, Any]:
-    train, val = sets.train.get(name, []), sets.val.get(name, [])
-    licences = Counter(normalise(e.row.license) or e.row.license for e in [*train, *val])
+def _licences(table: Table, kept: np.ndarray) -> dict[str, Counter[str]]:
+    """Documents by declared licence, for each source."""
+    chosen = np.zeros(len(table), dtype=bool)
+    chosen[kept] = True
+    counts: dict[str, Counter[str]] = {}
+    for index, names in table.each_names(chosen):
+        counts.setdefault(table.sources[table.rows["source"][index]], Counter())[names.license] += 1
+    return counts
+
+
+def _licence_facts(declared: Counter[str]) -> dict[str, Any]:
+    licences: Counter[str] = Counter()
+    for name, n in declared.items():
+        licences[normalise(name) or name] += n
     return {
-        **_totals([*train, *val]),
         "license": ", ".join(licence for licence, _ in sorted(licences.items(), key=lambda x: (-x[1], x[0]))),
         "licenses": dict(sorted(licences.items())),
-        "read": read,
-        "unreadable": unreadable,
-        "train": _totals(train),
-        "val": _totals(val),
     }
 
 
-def _totals(entries: Sequence[Entry]) -> dict[str, int]:
+def _source_facts(table: Table, lengths: np.ndarray, train: np.ndarray, val: np.ndarray) -> dict[str, Any]:
     return {
-        "documents": len(entries),
-        "tokens": sum(e.length for e in entries),
-        "bytes": sum(e.row.bytes for e in entries),
+        **_totals(table, lengths, np.concatenate([train, val])),
+        "train": _totals(table, lengths, train),
+        "val": _totals(table, lengths, val),
     }
 
 
-def _funnel(read: int, manifests: Mapping[str, Any], sets: Sets) -> list[dict[str, Any]]:
+def _totals(table: Table, lengths: np.ndarray, documents: np.ndarray) -> dict[str, int]:
+    return {
+        "documents": len(documents),
+        "tokens": int(lengths[documents].sum()),
+        "bytes": int(table.rows["bytes"][documents].sum(dtype=np.int64)),
+    }
+
+
+def _funnel(read: int, manifests: Mapping[str, Any], left: dict[str, int]) -> list[dict[str, Any]]:
     """What is left after each step; tokens from where they exist."""
     rows: list[dict[str, Any]] = [{"step": "read", "documents": read}]
     for name in DECIDING:
-        rows.append({"step": name, **{k: manifests[name][k] for k in ("documents", "bytes", "sources", "dropped")}})
-        if name == "near_dedup":
-            rows[-1]["tokens"] = manifests["encode"]["tokens"]
-    return [*rows, {"step": "data", **_totals(sets.kept)}]
-
-
-def _dropped_by(folder: Path, tasks: int) -> list[Place]:
-    from pipeline.corpus.documents import dropped_places
-
-    return [(shard, at) for shard in range(tasks) for at in sorted(dropped_places([folder], shard))]
+        if name in manifests:
+            rows.append({"step": name, **{k: manifests[name][k] for k in ("documents", "bytes", "sources", "dropped")}})
+    rows[-2]["tokens"] = manifests["encode"]["tokens"]  # encoded is what is left before the cut
+    return [*rows, {"step": "data", **left}]
 
 
 def _clear(path: Path) -> None:

@@ -4,61 +4,77 @@ In: a source; out: its documents over fixed shards, and what could not be read s
 sources shard by shard and writes the texts for the last time; rules only write who was dropped and why.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from data_filters.repair import mend_surrogates, repair
-from data_filters.rule import EXERCISE, Drop, Rule
-from pipeline.artifacts import Folder
+from data_filters.rule import EXERCISE, KINDS, Drop, Rule
+from pipeline.artifacts import Folder, write_json
 from pipeline.corpus.documents import (
     DocumentReader,
+    Names,
+    RecordWriter,
     SetAside,
-    count_decisions,
-    count_remaining,
-    decision,
+    ShardDecisions,
+    Table,
+    TableWriter,
     document_writer,
-    load_table,
+    hash_key,
+    read_alive,
     read_lines,
     read_records,
     shard_name,
-    write_records,
+    step_facts,
 )
-from pipeline.corpus.execute import run_tasks
+from pipeline.corpus.execute import Executor
 from pipeline.corpus.source import Source
 from pipeline.errors import UserError
 
 
-def read_source(folder: Folder, name: str, source: Source, tasks: int, workers: int) -> dict[str, Any]:
-    """Reads one source. Facts: documents, bytes, unreadable and refused by cause. `UserError` if nothing is left."""
-    documents, aside = folder.path / "documents", folder.path / "set_aside"
-    run_tasks(
-        folder,
-        [SourceReader(name, source, aside), document_writer(documents)],
-        tasks=tasks,
-        workers=workers,
-        description=f"read {name}",
-    )
+def read_source(folder: Folder, name: str, source: Source, max_unreadable: float, executor: Executor) -> dict[str, Any]:
+    """Reads one source. Facts: documents, bytes, unreadable and refused by cause. `UserError` if nothing is left, or
+    if more than the share `max_unreadable` of the source could not be read."""
+    documents, aside, tasks = folder.path / "documents", folder.path / "set_aside", executor.tasks
+    pipeline = [SourceReader(name, source, aside), document_writer(documents)]
+    executor.run(folder, pipeline, description=f"read {name}")
     complete(documents, tasks)
-    refused = [r for shard in range(tasks) for r in read_records(aside / shard_name(shard))]
-    unreadable = Counter(r["cause"] for r in refused if r["filter"] is None)
+    unreadable: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    for shard in range(tasks):
+        for record in read_records(aside / shard_name(shard)):
+            if record["filter"] is None:
+                unreadable[record["cause"]] += 1
+            else:
+                dropped[record["filter"]] += 1
     n_documents = sum(1 for shard in range(tasks) for _ in read_lines(documents / shard_name(shard)))
-    if not n_documents:
-        causes = ", ".join(f"{n} {cause}" for cause, n in unreadable.most_common()) or "it is empty"
+    _check(name, n_documents + dropped.total(), unreadable, max_unreadable, aside)
+    return {
+        "documents": n_documents,
+        "unreadable": dict(sorted(unreadable.items())),
+        "dropped": dict(sorted(dropped.items())),
+    }
+
+
+def _check(name: str, readable: int, unreadable: Counter[str], max_unreadable: float, aside: Path) -> None:
+    causes = ", ".join(f"{n:,} {cause}" for cause, n in unreadable.most_common()) or "it is empty"
+    if not readable:
         raise UserError(
             f"data.sources.{name} gave no readable document ({causes}); what was found lies in {aside}. "
             f"Mend the source or take it out with data.sources.{name}=null"
         )
-    return {
-        "documents": n_documents,
-        "unreadable": dict(sorted(unreadable.items())),
-        "dropped": dict(sorted(Counter(r["filter"] for r in refused if r["filter"]).items())),
-    }
+    share = unreadable.total() / (readable + unreadable.total())
+    if share > max_unreadable:
+        raise UserError(
+            f"data.sources.{name}: {100 * share:.1f}% of it could not be read ({causes}), more than "
+            f"data.max_unreadable={max_unreadable:g} allows; what was found lies in {aside}. Mend the source, or go on "
+            f"with what was read: data.max_unreadable={min(1.0, round(share + 0.01, 2)):g}"
+        )
 
 
 class SourceReader(PipelineStep):
@@ -72,35 +88,35 @@ class SourceReader(PipelineStep):
         self.source, self.aside = source, aside
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # type: ignore[override]
-        refused: list[dict[str, Any]] = []
-        for item in self.source.documents(rank, world_size):
-            if isinstance(item, SetAside):
-                refused.append(
-                    {
-                        "source": self.name,
-                        "path": mend_surrogates(item.path),
-                        "cause": item.cause,
-                        "sample": mend_surrogates(item.sample),
-                        "filter": item.filter,
-                    }
-                )
-                continue
-            # Files between steps are UTF-8, so halves of surrogate pairs are mended before the first write.
-            item.text, item.id = mend_surrogates(item.text), mend_surrogates(f"{self.name}/{item.id}")
-            item.metadata = {k: mend_surrogates(v) if isinstance(v, str) else v for k, v in item.metadata.items()}
-            item.metadata["source"] = self.name
-            yield item
-        write_records(self.aside / shard_name(rank), refused)
+        with RecordWriter(self.aside / shard_name(rank)) as refused:
+            for item in self.source.documents(rank, world_size):
+                if isinstance(item, SetAside):
+                    record = {"path": item.path, "cause": item.cause, "sample": item.sample, "filter": item.filter}
+                    refused.add({"source": self.name, **_mend(record)})
+                    continue
+                # Files between steps are UTF-8, so halves of surrogate pairs are mended before the first write.
+                item.text, item.id = mend_surrogates(item.text), mend_surrogates(f"{self.name}/{item.id}")
+                item.metadata = {**_mend(item.metadata), "source": self.name}
+                yield item
 
 
-def repair_documents(folder: Folder, sources: Sequence[str], tasks: int, workers: int) -> dict[str, Any]:
-    """Joins the sources' shards in the order of their names, mends each text, sets the empty ones aside as dropped."""
+def _mend(value: Any) -> Any:
+    if isinstance(value, str):
+        return mend_surrogates(value)
+    if isinstance(value, dict):
+        return {_mend(k): _mend(v) for k, v in value.items()}
+    return [_mend(v) for v in value] if isinstance(value, list) else value
+
+
+def repair_documents(folder: Folder, sources: Sequence[str], mask: bool, executor: Executor) -> dict[str, Any]:
+    """Joins the sources' shards in the order of their names, mends each text, sets the empty ones aside as dropped.
+    `mask`: e-mail addresses, IP addresses and keys are replaced."""
     read = {name: folder.input(f"read-{name}") for name in sources}
     documents = folder.path / "documents"
-    pipeline = [Repair(read, folder.path), document_writer(documents)]
-    run_tasks(folder, pipeline, tasks=tasks, workers=workers, description="repair")
-    complete(documents, tasks)
-    return step_facts(folder.path, folder.path, [folder.path], tasks)
+    executor.run(folder, [Repair(read, folder.path, mask), document_writer(documents)], description="repair")
+    complete(documents, executor.tasks)
+    write_json(folder.path / "table" / "sources.json", [sorted(sources), executor.tasks])
+    return step_facts(folder.path, Table.load(folder.path))
 
 
 class Repair(PipelineStep):
@@ -108,70 +124,58 @@ class Repair(PipelineStep):
 
     name, type = "repair", "✂️ - FORMAT"
 
-    def __init__(self, read: Mapping[str, Path], folder: Path):
+    def __init__(self, read: Mapping[str, Path], folder: Path, mask: bool):
         super().__init__()
-        self.read, self.folder = dict(read), folder
+        self.read, self.folder, self.mask = dict(read), folder, mask
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # type: ignore[override]
-        rows: list[dict[str, Any]] = []
-        empty: list[dict[str, Any]] = []
-        for name in sorted(self.read):
-            for line in read_lines(self.read[name] / "documents" / shard_name(rank)):
-                record = orjson.loads(line)
-                metadata = record["metadata"]
-                kind = metadata["kind"]
-                text = repair(record["text"], kind, mask=kind != EXERCISE)
-                if not text.strip():
-                    empty.append(decision(len(rows), "empty", Drop("empty", 0, 1)))
-                rows.append(
-                    {
-                        "source": name,
-                        "group": metadata["group"],
-                        "kind": kind,
-                        "path": metadata["path"],
-                        "bytes": len(text.encode()),
-                        "license": metadata["license"],
-                    }
-                )
-                yield Document(text=text, id=record["id"], metadata=metadata)
-        write_records(self.folder / "table" / shard_name(rank), rows)
-        write_records(self.folder / "decisions" / shard_name(rank), empty)
+        with TableWriter(self.folder, rank) as table, ShardDecisions(self.folder, rank) as decisions:
+            for number, name in enumerate(sorted(self.read)):
+                for record in read_records(self.read[name] / "documents" / shard_name(rank)):
+                    metadata, kind = record["metadata"], record["metadata"]["kind"]
+                    text = repair(record["text"], kind, mask=self.mask and kind != EXERCISE)
+                    at = decisions.add()
+                    if not text.strip():
+                        decisions.drop(at, "empty", Drop("empty", 0, 1))
+                    group = metadata["group"]
+                    row = (number, KINDS.index(kind), len(text.encode()), hash_key(name, group), digest(text))
+                    table.add(row, Names(metadata["path"], group, metadata["license"]))
+                    yield Document(text=text, id=record["id"], metadata=metadata)
 
 
-def apply_rules(folder: Folder, rules: Mapping[str, Rule], tasks: int, workers: int) -> dict[str, Any]:
-    """Every rule in turn over every document; the first that drops it is the one reason that counts."""
+def digest(text: str) -> tuple[int, int]:
+    """Two 64-bit numbers, the same for texts with the same words in any case and with any white space."""
+    both = hashlib.blake2b(" ".join(text.lower().split()).encode(), digest_size=16).digest()
+    return int.from_bytes(both[:8], "little"), int.from_bytes(both[8:], "little")
+
+
+def apply_rules(folder: Folder, rules: Mapping[str, Mapping[str, Rule]], executor: Executor) -> dict[str, Any]:
+    """Every rule of its source in turn over every document; the first that drops it is the one reason that counts."""
     repaired = folder.input("repair")
-    pipeline = [DocumentReader(repaired, [repaired]), ApplyRules(rules, folder.path)]
-    run_tasks(folder, pipeline, tasks=tasks, workers=workers, description="rules")
-    return step_facts(folder.path, repaired, [repaired, folder.path], tasks)
+    pipeline = [DocumentReader(repaired, repaired), ApplyRules(rules, folder.path, repaired)]
+    executor.run(folder, pipeline, description="rules")
+    return step_facts(folder.path, Table.load(repaired))
 
 
 class ApplyRules(PipelineStep):
-    """Writes the decisions of `rules` on one shard; passes on what is kept."""
+    """Writes the decisions of `rules` (source -> name -> rule) on one shard; passes on what is kept."""
 
     name, type = "rules", "🔻 - FILTER"
 
-    def __init__(self, rules: Mapping[str, Rule], folder: Path):
+    def __init__(self, rules: Mapping[str, Mapping[str, Rule]], folder: Path, before: Path):
         super().__init__()
-        self.rules, self.folder = dict(rules), folder
+        self.rules, self.folder, self.before = rules, folder, before
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # type: ignore[override]
-        decisions: list[dict[str, Any]] = []
-        for doc in data or ():
-            drop = None
-            for name, rule in self.rules.items():
-                drop = rule.decide(doc)
-                if drop is not None:
-                    decisions.append(decision(doc.metadata["at"], name, drop))
-                    break
-            if drop is None:
-                yield doc
-        write_records(self.folder / "decisions" / shard_name(rank), decisions)
-
-
-def step_facts(folder: Path, repaired: Path, decided: Sequence[Path], tasks: int) -> dict[str, Any]:
-    """What every deciding step says in its manifest: what it dropped and what is left."""
-    return {"dropped": count_decisions(folder, tasks), **count_remaining(load_table(repaired, tasks), decided)}
+        with ShardDecisions(self.folder, rank, read_alive(self.before, rank)) as decisions:
+            for doc in data or ():
+                for name, rule in self.rules[doc.metadata["source"]].items():
+                    drop = rule.decide(doc)
+                    if drop is not None:
+                        decisions.drop(doc.metadata["at"], name, drop)
+                        break
+                else:
+                    yield doc
 
 
 def complete(documents: Path, tasks: int) -> None:

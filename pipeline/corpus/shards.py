@@ -89,13 +89,16 @@ def write_token_set(
     Returns (documents, tokens, bytes). Memory: one document and 20 bytes per row.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rows, offset = [], 0
+    parts, rows, offset = [], [], 0
     with open(folder / "tokens.bin", "wb") as file:
         for ids, n_bytes, score in documents:
             file.write(np.ascontiguousarray(ids, dtype=dtype).tobytes())
             rows.append((offset, len(ids), n_bytes, score))
             offset += len(ids)
-    index = np.array(rows, dtype=INDEX_DTYPE)
+            if len(rows) == 4_096:  # rows as Python objects would take ten times the memory
+                parts.append(np.array(rows, dtype=INDEX_DTYPE))
+                rows = []
+    index = np.concatenate([*parts, np.array(rows, dtype=INDEX_DTYPE)])
     np.save(folder / "index.npy", index, allow_pickle=False)
     return len(index), offset, int(index["bytes"].sum(dtype=np.int64))
 

@@ -4,81 +4,65 @@ Two files of one package share style, names and licence header; a random split w
 has read. Deterministic by a hash of (seed, source, group), so that another source or worker changes nothing.
 """
 
-import hashlib
-from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from pipeline.artifacts import Folder
-from pipeline.corpus.documents import (
-    Place,
-    Row,
-    count_remaining,
-    load_table,
-    shard_name,
-    survivors,
-    write_records,
-)
+from pipeline.corpus.documents import Table, count_documents, draw, read_all_alive, write_masks
 
 LARGEST_GROUP = 3.0  # a group larger than this many times the wanted text is not held out: it would be the corpus
+NAMED_GROUPS = 200  # of a source, in the manifest
 
 
-def split_groups(folder: Folder, share: float, seed: int, tasks: int) -> dict[str, Any]:
-    """Writes `validation/00003.jsonl`, the positions that are held out. Facts: what is on each side, which groups."""
-    repaired = folder.input("repair")
-    decided = [repaired, folder.input("rules"), folder.input("exact_dedup")]
-    table = load_table(repaired, tasks)
-    by_source: dict[str, list[tuple[Place, Row]]] = {}
-    for place, row in survivors(table, decided):
-        by_source.setdefault(row.source, []).append((place, row))
-    chosen: set[Place] = set()
+def split_groups(folder: Folder, before: str, share: float, seed: int) -> dict[str, Any]:
+    """Writes `validation/00003.npy`, which documents are held out. Facts: what is on each side, which groups."""
+    table = Table.load(folder.input("repair"))
+    alive = read_all_alive(folder.input(before), table.tasks)
+    chosen = np.zeros(len(table), dtype=bool)
     groups: dict[str, list[str]] = {}
-    for source, documents in sorted(by_source.items()):
-        names = held_out_groups(source, documents, share, seed)
-        single = len({row.group for _, row in documents}) < 2
-        for (shard, at), row in documents:
-            if (f"{row.group}/{row.path}" if single else row.group) in names:
-                chosen.add((shard, at))
-        groups[source] = sorted(names)
-    for shard in range(tasks):
-        write_records(
-            folder.path / "validation" / shard_name(shard),
-            ({"at": at} for _, at in sorted(p for p in chosen if p[0] == shard)),
-        )
-    remaining = count_remaining(table, decided)
-    n_bytes = sum(row.bytes for documents in by_source.values() for place, row in documents if place in chosen)
+    for number, source in enumerate(table.sources):
+        own = np.flatnonzero(alive & (table.rows["source"] == number))
+        names = table.rows["group"][own]
+        single = len(np.unique(names)) < 2
+        if single:  # a source with one group is split by document
+            names = table.rows["digest"][own, 0]
+        held = own[held_out(names, table.rows["bytes"][own], share, seed)]
+        chosen[held] = True
+        groups[source] = _names(table, held, single)
+    write_masks(folder.path / "validation", table, chosen)
     return {
         "dropped": {},
-        **remaining,
-        "validation": {"documents": len(chosen), "bytes": n_bytes},
-        "validation_groups": {name: g[:200] for name, g in groups.items()},
+        **count_documents(table, alive),
+        "validation": {"documents": int(chosen.sum()), "bytes": int(table.rows["bytes"][chosen].sum(dtype=np.int64))},
+        "validation_groups": groups,
     }
 
 
-def held_out_groups(source: str, documents: Sequence[tuple[Place, Row]], share: float, seed: int) -> set[str]:
-    """Groups of one source whose text adds up to about `share` of it, at least one and never all.
+def _names(table: Table, held: np.ndarray, single: bool) -> list[str]:
+    """The groups that are held out, by name; the first of them where there are many."""
+    keys = table.rows["digest"][held, 0] if single else table.rows["group"][held]
+    _, first = np.unique(keys, return_index=True)
+    named = table.names(held[np.sort(first)[:NAMED_GROUPS]])
+    return sorted(f"{n.group}/{n.path}" if single else n.group for n in named.values())
 
-    A source with one group is split by document. Groups come in the order of their hash; one that is larger than
-    three times the wanted text is passed over, unless there are only such: then the smallest is taken.
+
+def held_out(groups: np.ndarray, n_bytes: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Which documents of one source are held out: whole groups whose text adds up to about `share` of it, at least
+    one group and never all.
+
+    Groups come in the order of their hash; one that is larger than three times the wanted text is passed over, unless
+    there are only such: then the smallest is taken.
     """
-    sizes: dict[str, int] = {}
-    single = len({row.group for _, row in documents}) < 2
-    for _, row in documents:
-        name = f"{row.group}/{row.path}" if single else row.group
-        sizes[name] = sizes.get(name, 0) + row.bytes
-    if len(sizes) < 2:
-        return set()
-    wanted = share * sum(sizes.values())
-    chosen, held = set(), 0
-    for name in sorted(sizes, key=lambda g: hash_key(seed, source, g)):
-        if held >= wanted:
-            break
-        if sizes[name] <= LARGEST_GROUP * wanted and len(chosen) < len(sizes) - 1:
-            chosen.add(name)
-            held += sizes[name]
-    return chosen or {min(sizes, key=lambda g: (sizes[g], g))}
-
-
-def hash_key(*parts: Any) -> int:
-    """A 64-bit number from anything printable: the same in every process and on every machine."""
-    digest = hashlib.blake2b("\0".join(map(str, parts)).encode("utf-8", "replace"), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
+    names, member = np.unique(groups, return_inverse=True)
+    if len(names) < 2:
+        return np.zeros(len(groups), dtype=bool)
+    sizes = np.bincount(member, weights=n_bytes)
+    wanted = share * sizes.sum()
+    order = np.argsort(draw(names, seed, "split"), kind="stable")
+    order = order[sizes[order] <= LARGEST_GROUP * wanted]
+    enough = int(np.searchsorted(np.cumsum(sizes[order]), wanted, side="left")) + 1
+    chosen = order[: min(enough, len(names) - 1)]
+    if not len(chosen):
+        chosen = np.lexsort((names, sizes))[:1]
+    return np.isin(member, chosen)

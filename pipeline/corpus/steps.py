@@ -15,9 +15,11 @@ from data_filters.quality import Quality
 from data_filters.rule import Rule
 from data_filters.table import FILTERS
 from pipeline.artifacts import Folder, Step, hash_files, read_manifest
-from pipeline.config import Config
+from pipeline.config import Config, merge
+from pipeline.corpus import cluster
+from pipeline.corpus.contamination import drop_contaminated, item_files
 from pipeline.corpus.duplicates import drop_exact_duplicates, drop_near_duplicates
-from pipeline.corpus.execute import worker_count
+from pipeline.corpus.execute import Executor
 from pipeline.corpus.gallery import REPORTS
 from pipeline.corpus.options import look_up, make
 from pipeline.corpus.publishing import cut_by_score, publish
@@ -38,77 +40,117 @@ from pipeline.errors import UserError
 from pipeline.hub import TOKENIZER_FILES, content_of_model, is_hub_name, local_folder
 
 VERSIONS = {
-    "read": 1, "repair": 1, "rules": 1, "exact_dedup": 1, "split": 1, "near_dedup": 1, "tokenizer": 1, "encode": 1,
-    "score": 1, "cut": 1, "data": 1,
+    "read": 2, "repair": 2, "rules": 2, "exact_dedup": 2, "split": 2, "near_dedup": 2, "contamination": 1,
+    "tokenizer": 2, "encode": 2, "score": 2, "cut": 2, "data": 2,
 }  # fmt: skip
+OF_EVERY_SOURCE = ("type", "weight", "filters")  # read here and at pretraining, not by the source's class
 
 
 @dataclass(frozen=True)
 class Builder:
-    """Makes steps that share the number of shards and of workers."""
+    """Makes steps that share the number of shards and the place where they are worked on."""
 
-    tasks: int
-    workers: int
+    executor: Executor
 
     def step(self, name: str, make: Any, config: Mapping[str, Any], inputs: Mapping[str, Any], *libraries: str) -> Step:
         return Step(
             name=f"data-{name}".replace("_", "-"),
             version=VERSIONS[name],
             make=make,
-            config={"tasks": self.tasks, **config},
+            config={"tasks": self.executor.tasks, **config},
             inputs=inputs,
             libraries=libraries,
         )
 
 
-def read_steps(config: Config, builder: Builder) -> dict[str, Step]:
-    """One step per source, by name. Raises `UserError` for what is not a source or cannot be found."""
-    sources = {name: options for name, options in config.data.sources.items() if options is not None}
+def make_executor(config: Config) -> Executor:
+    """Where the stage's shards are worked on. `UserError` for options that the chosen one does not have."""
+    data = config.data
+    if data.executor != "local":
+        cluster.check(data.executor, data.executor_options)
+    return Executor(data.tasks, data.workers, data.executor, data.executor_options)
+
+
+def named_sources(config: Config) -> dict[str, Mapping[str, Any]]:
+    """The sources of a config, by name, without those set to null. `UserError` for what is not a source."""
+    sources = {name: options for name, options in sorted(config.data.sources.items()) if options is not None}
     if not sources:
         raise UserError("data.sources is empty; name at least one text source, `hornbook list sources` shows the types")
-    return {name: _read_step(name, sources[name], builder) for name in sorted(sources)}
+    for name, options in sources.items():
+        key = f"data.sources.{name}"
+        if not re.fullmatch(r"[A-Za-z0-9][\w.]*", name) or name == TEXTBOOK:
+            raise UserError(
+                f"{key}: expected a name of letters, digits, '_' and '.' other than '{TEXTBOOK}' (it names folders)"
+            )
+        if not isinstance(options, Mapping) or "type" not in options:
+            raise UserError(f"{key} is {options!r}; expected a section such as {{type: jsonl, path: my.jsonl}}")
+        weight = options.get("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+            raise UserError(f"{key}.weight is {weight!r}; expected a number of at least 0 (1: by its own tokens)")
+        if not isinstance(options.get("filters") or {}, Mapping):
+            raise UserError(f"{key}.filters is {options['filters']!r}; expected a section laid over data.filters")
+    return sources
 
 
-def _read_step(name: str, options: Any, builder: Builder) -> Step:
-    key = f"data.sources.{name}"
-    if not re.fullmatch(r"[A-Za-z0-9][\w.]*", name) or name == TEXTBOOK:
-        raise UserError(
-            f"{key}: expected a name of letters, digits, '_' and '.' other than '{TEXTBOOK}' (it names folders)"
-        )
-    if not isinstance(options, Mapping) or "type" not in options:
-        raise UserError(f"{key} is {options!r}; expected a section such as {{type: jsonl, path: my.jsonl}}")
+def make_source(options: Mapping[str, Any], key: str) -> Source:
+    """The source behind a section of `data.sources`. `UserError` for an unknown type, option or value."""
     cls = look_up(SOURCES, options["type"], f"{key}.type", "sources")
-    chosen = {k: v for k, v in options.items() if k != "type"}
-    source: Source = make(cls, chosen, key)
+    return make(cls, {k: v for k, v in options.items() if k not in OF_EVERY_SOURCE}, key)
+
+
+def _read_step(name: str, options: Mapping[str, Any], max_unreadable: float, builder: Builder) -> Step:
+    key = f"data.sources.{name}"
+    source = make_source(options, key)
     try:
         content = source.content_hash()
     except (UserError, OSError) as error:
         raise UserError(f"{key}.{error}" if isinstance(error, UserError) else f"{key}: cannot read {error}") from None
-    location = {"path", "dataset"}  # where a local input lies does not matter, what is in it does
-    identity = {k: v for k, v in chosen.items() if k not in location}
+    # Where a local input lies does not matter, what is in it does.
+    identity = {k: v for k, v in options.items() if k not in (*OF_EVERY_SOURCE, "path", "dataset")}
     return builder.step(
         "read",
-        lambda folder: read_source(folder, name, source, builder.tasks, builder.workers),
-        {"source": name, "type": options["type"], "type_version": cls.version, "options": identity},
+        lambda folder: read_source(folder, name, source, max_unreadable, builder.executor),
+        {"source": name, "type": options["type"], "type_version": source.version, "options": identity},
         {"content": content},
         "datatrove",
         *source.libraries(),
     )
 
 
-def make_rules(filters: Mapping[str, Any]) -> dict[str, Rule]:
+def make_rules(filters: Mapping[str, Any], key: str = "data.filters") -> dict[str, Rule]:
     """The rules that a config names, in the table's order. `UserError` for an unknown filter, option or value."""
     for name in filters:
-        look_up(FILTERS, name, f"data.filters.{name}", "filters")
+        look_up(FILTERS, name, f"{key}.{name}", "filters")
     return {
-        name: make(cls, filters[name], f"data.filters.{name}")
+        name: make(cls, filters[name], f"{key}.{name}")
         for name, cls in FILTERS.items()
         if filters.get(name) is not None
     }
 
 
-def tokenizer_step(config: Config, builder: Builder, before: Mapping[str, Step]) -> Step:
-    """Trains a tokenizer, or takes over the one that `tokenizer.path` names after checking that it fits."""
+def rules_by_source(config: Config) -> tuple[dict[str, dict[str, Rule]], dict[str, Quality]]:
+    """For each source its rules, and the cut by score where it has one: `data.filters` with the source's own
+    `filters` laid over them (null takes one away)."""
+    data = config.data
+    make_rules(data.filters)  # a mistake there is said of data.filters
+    rules: dict[str, dict[str, Rule]] = {}
+    qualities: dict[str, Quality] = {}
+    for name, options in named_sources(config).items():
+        own = options.get("filters") or {}
+        rules[name] = make_rules(merge(data.filters, own), f"data.sources.{name}.filters" if own else "data.filters")
+        quality = rules[name].pop("quality", None)
+        if isinstance(quality, Quality):
+            qualities[name] = quality
+        if data.mask_personal_data and "personal_data" in rules[name]:
+            raise UserError(
+                "data.filters.personal_data drops texts with addresses and keys, but data.mask_personal_data replaces "
+                "them before any filter looks: choose one (data.mask_personal_data=false or the filter set to null)"
+            )
+    return rules, qualities
+
+
+def tokenizer_step(config: Config, builder: Builder, before: str, so_far: Mapping[str, Step]) -> Step:
+    """The tokenizer that the config names, or the training of one. `UserError` where it does not fit the model."""
     given, vocab_size = config.tokenizer.path, config.tokenizer.vocab_size or config.model.vocab_size
     if given is not None and is_hub_name(given):
         content = {"content": content_of_model(given)}
@@ -124,10 +166,10 @@ def tokenizer_step(config: Config, builder: Builder, before: Mapping[str, Step])
     train_bytes, seed = config.data.tokenizer_train_bytes, config.seed
 
     def train(folder: Folder) -> dict[str, Any]:
-        return train_tokenizer(folder, vocab_size, train_bytes, seed, builder.tasks)
+        return train_tokenizer(folder, before, vocab_size, train_bytes, seed, builder.executor)
 
     settings = {"vocab_size": vocab_size, "train_bytes": train_bytes, "seed": seed}
-    return builder.step("tokenizer", train, settings, before, "tokenizers")
+    return builder.step("tokenizer", train, settings, so_far, "tokenizers")
 
 
 def _fetch_tokenizer(folder: Folder, name: str, config: Config) -> dict[str, Any]:
@@ -140,37 +182,63 @@ def _fetch_tokenizer(folder: Folder, name: str, config: Config) -> dict[str, Any
 def data_step(config: Config) -> Step:
     """The whole stage as one step with everything before it among its inputs. Builds nothing; raises `UserError`."""
     data, seed = config.data, config.seed
-    builder = Builder(data.tasks, worker_count(data.workers))
-    tasks, workers, step = builder.tasks, builder.workers, builder.step
-    rules = make_rules(data.filters)
-    quality: Quality | None = rules.pop("quality", None)  # type: ignore[assignment]
-    reads = read_steps(config, builder)
-    texts = {f"read-{name}": s for name, s in reads.items()}
-
-    repair = step("repair", lambda f: repair_documents(f, list(reads), tasks, workers), {}, texts, "ftfy", "datatrove")
-    options = {name: data.filters[name] or {} for name in rules}
-    settings = {"filters": options, "python": platform.python_version()}  # its parser is one of the rules
-    ruled = step("rules", lambda f: apply_rules(f, rules, tasks, workers), settings, {"repair": repair}, "datatrove")
-    so_far = {"repair": repair, "rules": ruled}
-    so_far["exact_dedup"] = step("exact_dedup", lambda f: drop_exact_duplicates(f, tasks, workers), {}, dict(so_far))
+    builder = Builder(make_executor(config))
+    executor, step = builder.executor, builder.step
+    sources = named_sources(config)
+    rules, qualities = rules_by_source(config)
+    reads = {
+        f"read-{name}": _read_step(name, options, data.max_unreadable, builder) for name, options in sources.items()
+    }
+    mask = data.mask_personal_data
+    repair = step(
+        "repair",
+        lambda f: repair_documents(f, list(sources), mask, executor),
+        {"mask": mask},
+        reads,
+        "ftfy",
+        "datatrove",
+    )
+    settings = {
+        "filters": {name: _without_quality(data.filters, options) for name, options in sources.items()},
+        "python": platform.python_version(),  # its parser is one of the rules
+    }
+    libraries = sorted({library for own in rules.values() for rule in own.values() for library in rule.libraries})
+    so_far = {
+        "repair": repair,
+        "rules": step("rules", lambda f: apply_rules(f, rules, executor), settings, {"repair": repair}, *libraries),
+    }
+    so_far["exact_dedup"] = step("exact_dedup", lambda f: drop_exact_duplicates(f, "rules"), {}, dict(so_far))
     share = data.validation.share
     so_far["split"] = step(
-        "split", lambda f: split_groups(f, share, seed, tasks), {"share": share, "seed": seed}, dict(so_far)
+        "split",
+        lambda f: split_groups(f, "exact_dedup", share, seed),
+        {"share": share, "seed": seed},
+        dict(so_far),
     )
     similarity = data.near_dedup_similarity
     so_far["near_dedup"] = step(
         "near_dedup",
-        lambda f: drop_near_duplicates(f, similarity, tasks, workers),
+        lambda f: drop_near_duplicates(f, "exact_dedup", similarity, executor),
         {"similarity": similarity},
         dict(so_far),
         "rensa",
     )
-    so_far["tokenizer"] = tokenizer_step(config, builder, dict(so_far))
-    so_far["encode"] = step("encode", lambda f: _encode(f, tasks, workers), {}, dict(so_far), "tokenizers")
-    so_far["score"] = step("score", lambda f: _score(f, seed, tasks, workers), {"seed": seed}, dict(so_far), "numpy")
-    min_score = {"min_score": quality.min_score} if quality else {}
-    so_far["cut"] = step("cut", lambda f: cut_by_score(f, quality, tasks), min_score, dict(so_far))
-    limits = {
+    last = "near_dedup"
+    if data.decontamination.files:
+        last = "contamination"
+        so_far[last] = _contamination_step(config, builder, dict(so_far))
+    so_far["tokenizer"] = tokenizer_step(config, builder, last, dict(so_far))
+    so_far["encode"] = step("encode", lambda f: _encode(f, last, executor), {}, dict(so_far), "tokenizers")
+    so_far["score"] = step("score", lambda f: _score(f, last, seed, executor), {"seed": seed}, dict(so_far), "numpy")
+    limits = {name: quality.min_score for name, quality in qualities.items()}
+    min_score: Any = next(iter(limits.values())) if len(set(limits.values())) == 1 else limits or None
+    so_far["cut"] = step(
+        "cut",
+        lambda f: cut_by_score(f, last, qualities, executor.tasks),
+        {"min_score": min_score, "sources": sorted(limits)},
+        dict(so_far),
+    )
+    validation = {
         "max_bytes": data.validation.max_bytes,
         "textbook_min_score": data.validation.textbook_min_score,
         "seed": seed,
@@ -178,17 +246,38 @@ def data_step(config: Config) -> Step:
     return Step(
         name="data",
         version=VERSIONS["data"],
-        make=lambda f: publish(f, sources=list(reads), tasks=tasks, keep_dropped=data.keep_dropped, **limits),
-        config={"tasks": tasks, **limits},
-        inputs={**texts, **so_far},
+        make=lambda f: publish(f, tasks=executor.tasks, keep_dropped=data.keep_dropped, **validation),
+        config={"tasks": executor.tasks, **validation},
+        inputs={**reads, **so_far},
         reports=(*Step.reports, *REPORTS),
     )
 
 
-def _encode(folder: Folder, tasks: int, workers: int) -> dict[str, Any]:
+def _without_quality(filters: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a source's rules, for the fingerprint; the cut by score is a later step's."""
+    chosen = merge(filters, source.get("filters") or {})
+    return {name: options for name, options in chosen.items() if options is not None and name != "quality"}
+
+
+def _contamination_step(config: Config, builder: Builder, so_far: Mapping[str, Step]) -> Step:
+    wanted = config.data.decontamination
+    files = item_files(wanted.files)
+    keys = wanted.keys
+    settings = {"keys": keys, "ngram_words": wanted.ngram_words, "min_words": wanted.min_words}
+    names = {f"items {path.name}": hash_files([path], path.parent) for path in files}
+
+    def drop(folder: Folder) -> dict[str, Any]:
+        return drop_contaminated(
+            folder, "near_dedup", files, keys, wanted.ngram_words, wanted.min_words, builder.executor
+        )
+
+    return builder.step("contamination", drop, settings, {**so_far, **names})
+
+
+def _encode(folder: Folder, before: str, executor: Executor) -> dict[str, Any]:
     tokenizer = read_manifest(folder.input("tokenizer"))
-    return encode_documents(folder, tokenizer["vocab_size"], tokenizer["eos_token_id"], tasks, workers)
+    return encode_documents(folder, before, tokenizer["vocab_size"], tokenizer["eos_token_id"], executor)
 
 
-def _score(folder: Folder, seed: int, tasks: int, workers: int) -> dict[str, Any]:
-    return score_documents(folder, read_manifest(folder.input("tokenizer"))["vocab_size"], seed, tasks, workers)
+def _score(folder: Folder, before: str, seed: int, executor: Executor) -> dict[str, Any]:
+    return score_documents(folder, before, read_manifest(folder.input("tokenizer"))["vocab_size"], seed, executor)

@@ -14,12 +14,20 @@ import numpy as np
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from pipeline.artifacts import Folder
-from pipeline.corpus.documents import DocumentReader, load_table, survivors
-from pipeline.corpus.duplicates import validation_places
-from pipeline.corpus.encoder import WORD_PATTERN, Encoder
-from pipeline.corpus.execute import map_processes, run_tasks
-from pipeline.corpus.splitting import hash_key
+from pipeline.artifacts import Folder, read_manifest
+from pipeline.corpus.documents import (
+    DocumentReader,
+    RowWriter,
+    Table,
+    draw,
+    read_all_alive,
+    read_rows,
+    sum_mappings,
+    write_masks,
+)
+from pipeline.corpus.duplicates import read_validation
+from pipeline.corpus.encoder import WORD_PATTERN, encoder
+from pipeline.corpus.execute import Executor, map_processes
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,31 +37,31 @@ END_OF_TEXT = "<|endoftext|>"
 IDS_INDEX = np.dtype([("at", "<u4"), ("offset", "<u8"), ("length", "<u4"), ("bytes", "<u4")])
 
 
-def train_tokenizer(folder: Folder, vocab_size: int, train_bytes: int, seed: int, tasks: int) -> dict[str, Any]:
+def train_tokenizer(
+    folder: Folder, before: str, vocab_size: int, train_bytes: int, seed: int, executor: Executor
+) -> dict[str, Any]:
     """Trains `tokenizer.json` on about `train_bytes` of train text, spread evenly over the corpus."""
-    texts = _sample(folder, train_bytes, seed, tasks)
+    texts = _sample(folder, before, train_bytes, seed)
     map_processes(lambda _: _train(texts, vocab_size, folder.path / "tokenizer.json"), [0], workers=1)
     facts = _facts(load_tokenizer(folder.path / "tokenizer.json"), folder.path / "tokenizer.json")
     return {**facts, "train_documents": len(texts), "train_bytes": sum(len(t.encode()) for t in texts)}
 
 
-def _sample(folder: Folder, train_bytes: int, seed: int, tasks: int) -> list[str]:
+def _sample(folder: Folder, before: str, train_bytes: int, seed: int) -> list[str]:
     """Train documents chosen by hash, so that a new source changes the choice little."""
-    repaired = folder.input("repair")
-    decided = [repaired, *(folder.input(n) for n in ("rules", "exact_dedup", "near_dedup"))]
-    validation = validation_places(folder.input("split"), tasks)
-    rows = [(p, r) for p, r in survivors(load_table(repaired, tasks), decided) if p not in validation]
-    if not rows:
-        raise nothing_left(folder, tasks)
-    share = min(1.0, train_bytes / max(1, sum(row.bytes for _, row in rows)))
-    chosen = {p for p, row in rows if hash_key(seed, "tokenizer", row.source, row.path) < share * 2**64}
-    chosen = chosen or {rows[0][0]}
-    texts: list[str] = []
-    for shard in range(tasks):
-        for doc in DocumentReader(repaired, decided).run(rank=shard):
-            if (shard, doc.metadata["at"]) in chosen:
-                texts.append(doc.text)
-    return texts
+    repaired, previous = folder.input("repair"), folder.input(before)
+    table = Table.load(repaired)
+    train = read_all_alive(previous, table.tasks) & ~read_validation(folder.input("split"), table.tasks)
+    if not train.any():
+        raise nothing_left(folder)
+    share = min(1.0, train_bytes / max(1, int(table.rows["bytes"][train].sum(dtype=np.int64))))
+    lots = draw(table.rows["digest"][:, 0], seed, "tokenizer")
+    chosen = train if share == 1.0 else train & (lots < np.uint64(int(share * 2**64)))
+    if not chosen.any():
+        chosen[np.flatnonzero(train)[0]] = True
+    write_masks(folder.logs / "sample", table, chosen)
+    reader = DocumentReader(repaired, only=folder.logs / "sample")
+    return [doc.text for shard in range(table.tasks) for doc in reader.run(rank=shard)]
 
 
 def _train(texts: list[str], vocab_size: int, path: Path) -> None:
@@ -150,19 +158,23 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
-def encode_documents(folder: Folder, vocab_size: int, eos_token_id: int, tasks: int, workers: int) -> dict[str, Any]:
-    """Writes `ids/00003.bin` and `ids/00003.npy` (where each document starts) for everything that is left."""
-    repaired = folder.input("repair")
-    decided = [repaired, *(folder.input(n) for n in ("rules", "exact_dedup", "near_dedup"))]
+def encode_documents(
+    folder: Folder, before: str, vocab_size: int, eos_token_id: int, executor: Executor
+) -> dict[str, Any]:
+    """Writes `ids/00003.bin` and `ids/00003.index` (where each document starts) for everything that is left."""
+    repaired, previous = folder.input("repair"), folder.input(before)
     encode = Encode(folder.input("tokenizer") / "tokenizer.json", folder.path, token_dtype(vocab_size), eos_token_id)
-    run_tasks(folder, [DocumentReader(repaired, decided), encode], tasks=tasks, workers=workers, description="encode")
-    tokens: dict[str, int] = {}
-    table = load_table(repaired, tasks)
-    for shard in range(tasks):
-        for row in np.load(folder.path / "ids" / f"{shard:05d}.npy"):
-            source = table[shard][row["at"]].source
-            tokens[source] = tokens.get(source, 0) + int(row["length"])
-    return {"tokens": sum(tokens.values()), "source_tokens": dict(sorted(tokens.items()))}
+    executor.run(folder, [DocumentReader(repaired, previous), encode], description="encode")
+    table = Table.load(repaired)
+    tokens = np.zeros(len(table.sources), dtype=np.int64)
+    for shard in range(table.tasks):
+        index = read_index(folder.path, shard)
+        sources = table.rows["source"][table.shard(shard)][index["at"]]
+        tokens += np.bincount(sources, weights=index["length"], minlength=len(tokens)).astype(np.int64)
+    return {
+        "tokens": int(tokens.sum()),
+        "source_tokens": {name: int(n) for name, n in zip(table.sources, tokens, strict=True) if n},
+    }
 
 
 class Encode(PipelineStep):
@@ -175,37 +187,35 @@ class Encode(PipelineStep):
         self.tokenizer, self.folder, self.dtype, self.eos = tokenizer, folder, dtype, eos_token_id
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # type: ignore[override]
-        encoder = Encoder(load_tokenizer(self.tokenizer), self.dtype)
+        encode = encoder(self.tokenizer, self.dtype.str).encode
         end = np.array([self.eos], dtype=self.dtype).tobytes()
-        (self.folder / "ids").mkdir(parents=True, exist_ok=True)
-        rows, offset = [], 0
-        with open(self.folder / "ids" / f"{rank:05d}.bin", "wb") as file:
+        offset = 0
+        with (
+            RowWriter(self.folder / "ids" / f"{rank:05d}.index", IDS_INDEX) as index,
+            open(self.folder / "ids" / f"{rank:05d}.bin", "wb", buffering=1 << 20) as file,
+        ):
             for doc in data or ():
-                ids = encoder.encode(doc.text) + end
+                ids = encode(doc.text) + end
                 file.write(ids)
                 length = len(ids) // self.dtype.itemsize
-                rows.append((doc.metadata["at"], offset, length, len(doc.text.encode())))
+                index.add((doc.metadata["at"], offset, length, len(doc.text.encode())))
                 offset += length
-        np.save(self.folder / "ids" / f"{rank:05d}.npy", np.array(rows, dtype=IDS_INDEX), allow_pickle=False)
         yield from ()
 
 
+def read_index(encoded: Path, shard: int) -> np.ndarray:
+    """One row of `IDS_INDEX` for each document of a shard that was encoded, in order."""
+    return read_rows(encoded / "ids" / f"{shard:05d}.index", IDS_INDEX)
+
+
 def open_ids(encoded: Path, shard: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, index) of one shard, the ids mapped and not read."""
-    index = np.load(encoded / "ids" / f"{shard:05d}.npy", allow_pickle=False)
-    path = encoded / "ids" / f"{shard:05d}.bin"
-    ids = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype=dtype)
-    return ids, index
+    """(ids, index) of one shard, both mapped and not read."""
+    return read_rows(encoded / "ids" / f"{shard:05d}.bin", dtype), read_index(encoded, shard)
 
 
-def nothing_left(folder: Folder, tasks: int) -> UserError:
+def nothing_left(folder: Folder) -> UserError:
     """Which step dropped most, for the message that nothing came through."""
-    from pipeline.corpus.documents import count_decisions
-
-    counts: dict[str, int] = {}
-    for name in ("repair", "rules", "exact_dedup", "near_dedup"):
-        counts.update(count_decisions(folder.input(name), tasks))
-    return empty_corpus(counts)
+    return empty_corpus(sum_mappings([read_manifest(path).get("dropped", {}) for path in folder.inputs.values()]))
 
 
 def empty_corpus(dropped: dict[str, int]) -> UserError:

@@ -1,0 +1,209 @@
+"""Decontamination: train documents that share a run of words with an evaluation item are dropped, offline.
+
+In: the user's own files of evaluation items (JSON lines, JSON, text), and what is left of the corpus. Out: decisions
+with the item and the matched span. Method: n-grams of words (GPT-3, arXiv 2005.14165, appendix C, used 13), compared
+as 64-bit hashes and then word by word, so that a chance collision never drops a document. Ours: numbers count (items
+of arithmetic differ by nothing else), and an item shorter than n words is looked for whole, down to `min_words`.
+"""
+
+import glob
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datatrove.data import Document, DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+
+from data_filters.repair import mend_surrogates
+from data_filters.rule import Drop
+from pipeline.artifacts import Folder
+from pipeline.corpus.documents import (
+    MAX_TEXT_BYTES,
+    DocumentReader,
+    ShardDecisions,
+    Table,
+    read_alive,
+    step_facts,
+)
+from pipeline.corpus.execute import Executor
+from pipeline.corpus.words import WordHashes, ngrams, plain_words
+from pipeline.errors import UserError
+
+KEY = "data.decontamination.files"
+SPAN_CHARACTERS = 400
+_BLOOM_BITS = 22  # a table of 4 MB answers most look-ups without a search
+
+
+@dataclass(frozen=True)
+class Item:
+    """One evaluation item: where it stands, and its words."""
+
+    name: str
+    words: tuple[bytes, ...]
+
+
+class Index:
+    """All n-grams of some items. `match(text)`: the first shared run of words, or None."""
+
+    def __init__(self, items: Sequence[Item], ngram_words: int, min_words: int):
+        self.items, self._hashes = list(items), WordHashes()
+        by_length: dict[int, list[tuple[int, int, int]]] = {}
+        self.too_short = 0
+        for number, item in enumerate(self.items):
+            n = min(ngram_words, len(item.words))
+            if n < min(min_words, ngram_words):
+                self.too_short += 1
+                continue
+            grams = ngrams(self._hashes.hashes(list(item.words)), n)
+            by_length.setdefault(n, []).extend((int(g), number, at) for at, g in enumerate(grams))
+        self._lengths = {n: _Grams(rows) for n, rows in sorted(by_length.items(), reverse=True)}
+
+    def match(self, text: str) -> tuple[Item, list[bytes], int] | None:
+        """(item, the shared words, n of the n-gram that found them). Longer n-grams are tried first."""
+        words = plain_words(text)
+        hashes = self._hashes.hashes(words)
+        for n, grams in self._lengths.items():
+            if len(words) < n:
+                continue
+            for place, number, at in grams.find(ngrams(hashes, n)):
+                item = self.items[number]
+                if tuple(words[place : place + n]) == item.words[at : at + n]:
+                    return item, self._whole_run(words, place, item.words, at), n
+        return None
+
+    @staticmethod
+    def _whole_run(words: list[bytes], place: int, item: tuple[bytes, ...], at: int) -> list[bytes]:
+        end = 0
+        while place + end < len(words) and at + end < len(item) and words[place + end] == item[at + end]:
+            end += 1
+        return words[place : place + end]
+
+
+class _Grams:
+    """Hashes of one length of n-gram, sorted, with the item and place of each."""
+
+    def __init__(self, rows: list[tuple[int, int, int]]):
+        rows.sort()
+        self.hashes = np.array([r[0] for r in rows], dtype=np.uint64)
+        self.places = [(r[1], r[2]) for r in rows]
+        self.seen = np.zeros(1 << _BLOOM_BITS, dtype=bool)
+        self.seen[self._slots(self.hashes)] = True
+
+    @staticmethod
+    def _slots(hashes: np.ndarray) -> np.ndarray:
+        return (hashes >> np.uint64(64 - _BLOOM_BITS)).astype(np.int64)
+
+    def find(self, hashes: np.ndarray) -> Iterator[tuple[int, int, int]]:
+        """(place in the document, item, place in the item) of every equal hash."""
+        for place in np.flatnonzero(self.seen[self._slots(hashes)]).tolist():
+            at = int(np.searchsorted(self.hashes, hashes[place]))
+            while at < len(self.hashes) and self.hashes[at] == hashes[place]:
+                yield place, *self.places[at]
+                at += 1
+
+
+def item_files(patterns: Sequence[str]) -> list[Path]:
+    """The files behind `data.decontamination.files`; `UserError` where a pattern matches none."""
+    found: set[Path] = set()
+    for pattern in patterns:
+        paths = [Path(p) for p in glob.glob(str(Path(pattern).expanduser()), recursive=True)]
+        paths = [p for p in paths if p.is_file()]
+        if not paths:
+            raise UserError(
+                f"{KEY}: nothing matches {pattern}; expected files of evaluation items: .jsonl or .json (every text in "
+                "a record counts, or those under data.decontamination.keys), or .txt (items apart by empty lines)"
+            )
+        found.update(paths)
+    return sorted(found)
+
+
+def read_items(paths: Sequence[Path], keys: Sequence[str] | None) -> list[Item]:
+    """Every text of every item. `UserError` for a file that is not what its ending says, or gives nothing."""
+    items: list[Item] = []
+    for path in paths:
+        if path.stat().st_size > 64 * MAX_TEXT_BYTES:
+            raise UserError(f"{KEY}: {path} has {path.stat().st_size:,} bytes; expected a file of evaluation items")
+        try:
+            before = len(items)
+            file = mend_surrogates(path.name)
+            items += [Item(f"{file}:{name}", tuple(plain_words(t))) for name, t in _texts(path, keys)]
+        except (ValueError, RecursionError, OSError) as error:
+            raise UserError(f"{KEY}: {path} cannot be read ({error}); expected UTF-8 {path.suffix or 'text'}") from None
+        if len(items) == before:
+            what = f" under {', '.join(keys)}" if keys else ""
+            raise UserError(f"{KEY}: {path} holds no text{what}; expected evaluation items, see data.decontamination")
+    return items
+
+
+def _texts(path: Path, keys: Sequence[str] | None) -> Iterator[tuple[str, str]]:
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix == ".jsonl":
+        for number, line in enumerate(text.splitlines()):
+            if line.strip():
+                for string in _strings(json.loads(line), keys):
+                    yield str(number + 1), string
+    elif path.suffix == ".json":
+        records = json.loads(text)
+        for number, record in enumerate(records if isinstance(records, list) else [records]):
+            for string in _strings(record, keys):
+                yield str(number + 1), string
+    else:
+        for number, paragraph in enumerate(text.split("\n\n")):
+            if paragraph.strip():
+                yield str(number + 1), paragraph
+
+
+def _strings(value: Any, keys: Sequence[str] | None) -> Iterator[str]:
+    """The texts inside a record; with `keys` those of its top level that have one of these names."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(part, None)
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            if keys is None or key in keys:
+                yield from _strings(part, None)
+
+
+def drop_contaminated(
+    folder: Folder, before: str, files: Sequence[Path], keys: Sequence[str] | None, ngram_words: int, min_words: int,
+    executor: Executor,
+) -> dict[str, Any]:  # fmt: skip
+    """Drops train documents that share a run of words with an item. Validation stays: nothing is trained on it."""
+    items = read_items(files, keys)
+    index = Index(items, ngram_words, min_words)
+    repaired, previous = folder.input("repair"), folder.input(before)
+    match = MatchItems(index, folder.path, previous, folder.input("split"))
+    executor.run(folder, [DocumentReader(repaired, previous), match], description="decontaminate")
+    return {
+        **step_facts(folder.path, Table.load(repaired)),
+        "items": len(items),
+        "items_too_short": index.too_short,
+        "ngram_words": ngram_words,
+    }
+
+
+class MatchItems(PipelineStep):
+    """Writes the decisions of one shard; passes nothing on."""
+
+    name, type = "decontaminate", "🦠 - DECONT"
+
+    def __init__(self, index: Index, folder: Path, before: Path, split: Path):
+        super().__init__()
+        self.index, self.folder, self.before, self.split = index, folder, before, split
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # type: ignore[override]
+        held_out = np.load(self.split / "validation" / f"{rank:05d}.npy", allow_pickle=False)
+        with ShardDecisions(self.folder, rank, read_alive(self.before, rank)) as decisions:
+            for doc in data or ():
+                at = doc.metadata["at"]
+                found = None if held_out[at] else self.index.match(doc.text)
+                if found is not None:
+                    item, span, n = found
+                    shared = b" ".join(span).decode("utf-8", "replace")[:SPAN_CHARACTERS]
+                    decisions.drop(at, "contamination", Drop("shared_words", len(span), n, f"{item.name}: {shared}"))
+        yield from ()
