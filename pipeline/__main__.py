@@ -5,6 +5,7 @@ to go on; 1 anything else.
 
 import argparse
 import contextlib
+import errno
 import io
 import json
 import os
@@ -17,6 +18,12 @@ from pipeline.errors import DONE, FAILED, STOPPED, WRONG_INPUT, Busy, Stopped, U
 
 STAGES = ("data", "init", "pretrain")
 TABLES = ("filters", "sources", "growth", "optimizers", "decays", "keys")
+
+
+_SCORE = (
+    "Writes one JSON line a document: {path, score, bytes}, or {path, unreadable}. Scores are from 0 to 1; the scorer "
+    "is the one that `hornbook data` trained for the config."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -65,6 +72,17 @@ def _guarded(arguments: argparse.Namespace) -> int:
         return STOPPED
     except BrokenPipeError:
         return FAILED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            traceback.print_exc()
+        else:
+            where = f" while writing {error.filename}" if error.filename else ""
+            print(
+                f"hornbook: {error.strerror}{where}. What is finished is kept; free some space, and the same command "
+                "goes on (HORNBOOK_ROOT is where artifacts/ lie, TMPDIR where short-lived files do)",
+                file=sys.stderr,
+            )
+        return FAILED
     except Exception as error:
         hf = sys.modules.get("model.hf")  # not loaded: the error is none of its
         if hf is not None and isinstance(error, hf.UnreadableModel):
@@ -82,7 +100,8 @@ def _parser() -> argparse.ArgumentParser:
         "Keys and their meaning: hornbook list keys.",
     )
     verbs = parser.add_subparsers(dest="verb", metavar="verb", required=True)
-    _add_stage(verbs, "data", "text in, filtered, deduplicated and tokenized shards out")
+    data = _add_stage(verbs, "data", "text in, filtered, deduplicated and tokenized shards out")
+    data.add_argument("--limit", type=int, metavar="N", help="preview: at most N documents of each source")
     _add_stage(verbs, "init", "grow the model from a smaller one, and prove what it keeps")
     _add_stage(verbs, "pretrain", "train inside the GPU-hour cap; always ends annealed")
     sample = _add_verb(verbs, "sample", _sample, "stream text from a trained model")
@@ -90,6 +109,17 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--max-new-tokens", type=int, help="default: sample.max_new_tokens")
     sample.add_argument("--temperature", type=float, help="default: sample.temperature; 0 = always the likeliest")
     _add_verb(verbs, "report", _report, "write the experiment's report.html again and say where it lies")
+    score = verbs.add_parser(
+        "score", help="quality scores of your own texts, by the scorer that a data stage trained", description=_SCORE
+    )
+    score.add_argument("config", help="experiment whose data stage is finished, such as configs/tiny.yaml")
+    score.add_argument("words", nargs="+", metavar="file", help="files or folders of text; key=value overrides")
+    score.add_argument("--out", help="file for the JSON lines; default: standard output")
+    score.add_argument("--text-key", help="field that holds the text of a record; default: text")
+    score.add_argument(
+        "--kind", choices=("code", "prose", "exercise"), help="default: told from the ending, else prose"
+    )
+    score.set_defaults(run=_score)
     where = verbs.add_parser("where", help="print the folder of a stage")
     where.add_argument("stage", choices=STAGES)
     _add_config(where)
@@ -106,11 +136,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_stage(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, help: str) -> None:
+def _add_stage(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, help: str
+) -> argparse.ArgumentParser:
     stage = _add_verb(verbs, name, _stage, help)
     stage.add_argument("--dry-run", action="store_true", help="say what would run, what is done, what it would cost")
     stage.add_argument("--json", action="store_true", help="with --dry-run: as JSON")
     stage.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
+    return stage
 
 
 def _add_verb(
@@ -131,6 +164,8 @@ def _stage(arguments: argparse.Namespace) -> None:
     from pipeline import config as configs
 
     config = configs.load(arguments.config, arguments.overrides)
+    if getattr(arguments, "limit", None) is not None:
+        config = configs.preview(config, arguments.limit)
     command = _typed(arguments)
     if arguments.print_config:
         print(configs.to_yaml(config), end="")
@@ -162,6 +197,21 @@ def _sample(arguments: argparse.Namespace) -> None:
         if getattr(arguments, key) is not None:
             setattr(config.sample, key, getattr(arguments, key))
     sample.run(config, _typed(arguments), prompt=arguments.prompt)
+
+
+def _score(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from pipeline import config as configs
+    from pipeline import score
+
+    names = [word for word in arguments.words if "=" not in word or Path(word).exists()]
+    overrides = [word for word in arguments.words if word not in names]
+    if not names:
+        raise UserError("score: no file or folder was named; expected hornbook score <config> <file or folder> ...")
+    config = configs.load(arguments.config, overrides)
+    command = shlex.join([arguments.config, *overrides])
+    score.run(config, command, names, out=arguments.out, text_key=arguments.text_key, kind=arguments.kind)
 
 
 def _typed(arguments: argparse.Namespace) -> str:

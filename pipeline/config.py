@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from model.config import ModelConfig
 from pipeline.errors import UserError
 
+PREVIEW = "/preview"  # what `hornbook data --limit` adds to an experiment's name
 IDENTITY, EXTENDABLE, RUNTIME = "identity", "extendable", "runtime"
 
 
@@ -163,6 +164,19 @@ def from_values(values: Mapping[str, Any], where: str) -> Config:
         config.tokenizer.path = source  # a model that was trained already knows one tokenizer only
     validate(config, where)
     return config
+
+
+def preview(config: Config, limit: int) -> Config:
+    """The same experiment on at most `limit` documents of each source, under a name of its own."""
+    if limit < 1:
+        raise UserError(f"--limit is {limit}; expected at least 1 document of each source")
+    sources = {}
+    for name, options in config.data.sources.items():
+        if isinstance(options, Mapping):
+            given = options.get("limit_documents")
+            sources[name] = {**options, "limit_documents": min(limit, given) if isinstance(given, int) else limit}
+    data = dataclasses.replace(config.data, sources=sources)
+    return dataclasses.replace(config, name=config.name + PREVIEW, data=data)
 
 
 def to_values(config: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ experiments that share their first settings share the folders.
 import time
 from typing import Any
 
+from pipeline import config as configs
 from pipeline import report
 from pipeline.artifacts import Step, build, read_manifest
 from pipeline.config import Config
@@ -37,7 +38,8 @@ def run(config: Config, command: str) -> None:
         experiment.link("data", final.path)
     print(f"data: {'done' if fresh else 'up to date'}")
     print("\n".join(summary(final, manifest)))
-    print(f"  report       {report.write(config)}\n  next: hornbook init {command}", flush=True)
+    after = f"data {command}" if config.name.endswith(configs.PREVIEW) else f"init {command}"
+    print(f"  report       {report.write(config)}\n  next: hornbook {after}", flush=True)
 
 
 class _Lines:

@@ -24,6 +24,7 @@ from pipeline.corpus.documents import (
     Table,
     draw,
     read_all_alive,
+    read_rows,
     step_facts,
     write_decisions,
 )
@@ -33,6 +34,7 @@ from pipeline.corpus.words import WordHashes, ngrams, plain_words, symbols, with
 PERMUTATIONS = 256
 SHINGLE_WORDS = 5
 MINHASH_SEED = 1
+LOW_BITS, KEY = np.dtype("<u2"), np.dtype("<u8")
 BATCH_DOCUMENTS = 256  # signatures made in one call
 CONFIRM_PAIRS = 100_000  # signatures of pairs compared at a time
 
@@ -130,7 +132,7 @@ def _histogram(sizes: np.ndarray) -> dict[str, int]:
 
 class Signatures(PipelineStep):
     """MinHash of one shard's documents: `signatures/00003.bin`, 16 bits of each of `PERMUTATIONS` values a document,
-    and `bands/00003.npy`, one 64-bit key per band and document."""
+    and `bands/00003.bin`, one 64-bit key per band and document."""
 
     name, type = "minhash", "🫂 - DEDUP"
 
@@ -146,19 +148,16 @@ class Signatures(PipelineStep):
         with open(self.folder / "signatures" / f"{rank:05d}.bin", "wb") as file, open(keys_path, "wb") as keys:
             for texts in _batches(data or ()):
                 values, empty = sketcher.sketch([d.text for d in texts], [d.metadata["kind"] for d in texts])
-                file.write(values.astype("<u2").tobytes())
+                file.write(values.astype(LOW_BITS).tobytes())
                 part = band_keys(values, self.rows)
                 own = np.arange(count, count + len(texts), dtype=np.uint64)[empty]
                 part[:, empty] = draw(own, "no words", rank)  # texts without words are like nothing else
                 keys.write(np.ascontiguousarray(part.T).tobytes())
                 count += len(texts)
-        by_document = np.memmap(keys_path, dtype="<u8", mode="r").reshape(count, -1) if count else np.zeros((0, 0))
-        bands = np.lib.format.open_memmap(
-            self.folder / "bands" / f"{rank:05d}.npy", mode="w+", dtype="<u8", shape=by_document.shape[::-1]
-        )
-        for i in range(0, count, 65_536):  # band after band on disk, so that one band is read in one piece
-            bands[:, i : i + 65_536] = by_document[i : i + 65_536].T
-        bands.flush()
+        by_document = read_rows(keys_path, KEY).reshape(-1, PERMUTATIONS // self.rows)
+        with open(self.folder / "bands" / f"{rank:05d}.bin", "wb") as file:
+            for band in by_document.T:  # band after band on disk, so that one band is read in one piece
+                file.write(band.tobytes())
         keys_path.unlink()
         yield from ()
 
@@ -221,33 +220,28 @@ class SignatureStore:
     """The signatures of all shards on disk, numbered over the documents that were signed."""
 
     def __init__(self, folder: Path, tasks: int, rows: int):
-        self._signatures = [_map_signatures(folder / "signatures" / f"{shard:05d}.bin") for shard in range(tasks)]
-        self._keys = [np.load(folder / "bands" / f"{shard:05d}.npy", mmap_mode="r") for shard in range(tasks)]
-        self._starts = np.concatenate([[0], np.cumsum([len(s) for s in self._signatures])])
         self._bands = PERMUTATIONS // rows
+        names = [f"{shard:05d}.bin" for shard in range(tasks)]
+        self._signatures = [read_rows(folder / "signatures" / n, LOW_BITS).reshape(-1, PERMUTATIONS) for n in names]
+        self._keys = [read_rows(folder / "bands" / n, KEY).reshape(self._bands, -1) for n in names]
+        self._starts = np.concatenate([[0], np.cumsum([len(s) for s in self._signatures])])
 
     def bands(self) -> Iterator[np.ndarray]:
         """The keys of one band after the other."""
         for band in range(self._bands):
-            yield np.concatenate([k[band] for k in self._keys if k.size] or [np.zeros(0, dtype=np.uint64)])
+            yield np.concatenate([k[band] for k in self._keys])
 
     def similarity(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Estimated Jaccard similarity of pairs: the share of equal values (standard error 0.025 at 0.8)."""
         return (self._rows(left) == self._rows(right)).mean(axis=1) if len(left) else np.zeros(0)
 
     def _rows(self, numbers: np.ndarray) -> np.ndarray:
-        found = np.empty((len(numbers), PERMUTATIONS), dtype="<u2")
+        found = np.empty((len(numbers), PERMUTATIONS), dtype=LOW_BITS)
         shards = np.searchsorted(self._starts, numbers, side="right") - 1
         for shard in np.unique(shards):
             here = shards == shard
             found[here] = self._signatures[shard][numbers[here] - self._starts[shard]]
         return found
-
-
-def _map_signatures(path: Path) -> np.ndarray:
-    if not path.stat().st_size:
-        return np.zeros((0, PERMUTATIONS), dtype="<u2")
-    return np.memmap(path, dtype="<u2", mode="r").reshape(-1, PERMUTATIONS)
 
 
 def clusters(

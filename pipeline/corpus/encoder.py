@@ -22,10 +22,22 @@ if TYPE_CHECKING:
 
 # GPT-2's pattern with single digits. The ASCII form must cut ASCII text in the same way; a test compares them.
 WORD_PATTERN = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_ASCII_WORDS = re.compile(r"'(?:s|t|re|ve|m|ll|d)| ?[A-Za-z]+|[0-9]| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+", re.ASCII)
-_ASCII_GPT2 = re.compile(r"'(?:s|t|re|ve|m|ll|d)| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+", re.ASCII)
+
+
+def _ascii_words(numbers: str) -> re.Pattern[str]:
+    """The alternatives in the order of how often they come, and possessive: `re` never needs to go back."""
+    other = r"[^\sA-Za-z0-9]"
+    return re.compile(
+        rf"[A-Za-z][A-Za-z]*+| [A-Za-z]++|{numbers}|'(?:s|t|re|ve|m|ll|d)|{other}{other}*+| {other}++|\s+(?!\S)|\s++",
+        re.ASCII,
+    )
+
+
+_ASCII_WORDS, _ASCII_GPT2 = _ascii_words("[0-9]"), _ascii_words("[0-9][0-9]*+| [0-9]++")
 _LINE_ENDS = re.compile(r"(?<=[!-~])(?=\n)")
 _SPACE = re.compile(r"[!-~](?=[ \n])")
+# Byte-level BPE writes bytes as printing characters; of ASCII, those up to the space and DEL are moved behind U+0100.
+_BYTE_LEVEL = {byte: 0x100 + byte for byte in range(33)} | {127: 0x100 + 33}
 REMEMBERED_WORDS, REMEMBERED_BYTES = 400_000, 64_000_000  # about 130 MB together
 PIECE_CHARACTERS = 500_000  # a longer text is encoded piece by piece
 
@@ -42,14 +54,13 @@ class Encoder:
     """`encode(text)` gives ids as bytes of `dtype`, without a special token at either end."""
 
     def __init__(self, tokenizer: "Tokenizer", dtype: np.dtype):
-        self._tokenizer, self._dtype = tokenizer, dtype
+        self._tokenizer, self.dtype = tokenizer, dtype
         added = tokenizer.get_added_tokens_decoder()
         self._added_ids = {t.content: np.array([i], dtype=dtype).tobytes() for i, t in added.items()}
         self._pattern = _ascii_pattern(tokenizer)
         longest_first = sorted(self._added_ids, key=len, reverse=True)
         self._added = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if longest_first else None
-        self._words: dict[str, bytes] = {}
-        self._bytes = 0
+        self._words = _Words(tokenizer, dtype)
 
     @property
     def remembers(self) -> bool:
@@ -77,25 +88,31 @@ class Encoder:
 
     def _cut(self, text: str) -> bytes:
         assert self._pattern is not None
-        words = self._pattern.findall(text)
-        try:
-            return b"".join(map(self._words.__getitem__, words))
-        except KeyError:
-            self._learn(words)
-            return b"".join(map(self._words.__getitem__, words))
-
-    def _learn(self, words: list[str]) -> None:
-        if len(self._words) > REMEMBERED_WORDS or self._bytes > REMEMBERED_BYTES:
-            self._words.clear()
-            self._bytes = 0
-        new = [w for w in dict.fromkeys(words) if w not in self._words]
-        for word, ids in zip(new, self._by_library(new), strict=True):
-            self._words[word] = ids
-            self._bytes += len(word) + len(ids)
+        self._words.forget_if_many()
+        return b"".join(map(self._words.__getitem__, self._pattern.findall(text)))
 
     def _by_library(self, texts: list[str]) -> list[bytes]:
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(e.ids, dtype=self._dtype).tobytes() for e in encodings]
+        return [np.array(e.ids, dtype=self.dtype).tobytes() for e in encodings]
+
+
+class _Words(dict[str, bytes]):
+    """Ids of ASCII words, encoded by the tokenizer's own BPE when first asked for."""
+
+    def __init__(self, tokenizer: "Tokenizer", dtype: np.dtype):
+        super().__init__()
+        self._model, self._dtype, self._bytes = tokenizer.model, dtype, 0
+
+    def __missing__(self, word: str) -> bytes:
+        tokens = self._model.tokenize(word.translate(_BYTE_LEVEL))
+        ids = self[word] = np.array([t.id for t in tokens], dtype=self._dtype).tobytes()
+        self._bytes += len(word) + len(ids)
+        return ids
+
+    def forget_if_many(self) -> None:
+        if len(self) > REMEMBERED_WORDS or self._bytes > REMEMBERED_BYTES:
+            self.clear()
+            self._bytes = 0
 
 
 def _pieces(text: str) -> list[str]:

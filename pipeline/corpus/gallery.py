@@ -61,7 +61,7 @@ def write_gallery(
                     for reason, record in texts.get(at, ()):
                         files.dropped(reason, {**record, **provenance, "text": text})
                     if at in here:
-                        files.kept(provenance["source"], {**provenance, "text": doc.text[:SAMPLE_CHARACTERS]})
+                        files.kept(doc.metadata["source"], {**provenance, "text": doc.text[:SAMPLE_CHARACTERS]})
 
 
 def _sample_kept(table: Table, kept: np.ndarray, seed: int) -> set[int]:

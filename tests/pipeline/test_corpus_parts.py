@@ -10,8 +10,8 @@ import pytest
 from datatrove.data import Document
 
 from pipeline.corpus.confined import BLOCKED, FAILED, KILLED, PASSED, ConfinedRunner
-from pipeline.corpus.documents import Row, SetAside
-from pipeline.corpus.duplicates import clusters, signature
+from pipeline.corpus.documents import SetAside, hash_key
+from pipeline.corpus.duplicates import Sketcher, band_keys, band_rows, clusters
 from pipeline.corpus.encoder import Encoder
 from pipeline.corpus.exercise import Exercise
 from pipeline.corpus.exercise_templates import TEMPLATES
@@ -22,7 +22,7 @@ from pipeline.corpus.hub_source import HuggingFace
 from pipeline.corpus.python_library import PythonLibrary, long_docstrings
 from pipeline.corpus.scorer import Sparse, auc, calibrate, train
 from pipeline.corpus.source import Comparison
-from pipeline.corpus.splitting import held_out_groups
+from pipeline.corpus.splitting import held_out
 from pipeline.corpus.tokenizing import _train, load_tokenizer
 
 
@@ -201,6 +201,17 @@ def words(n: int, seed: int) -> list[str]:
     return ["".join(draw.choice(list("abcdefghij"), 4)) for _ in range(n)]
 
 
+def near(texts: list[str], kind: str, similarity: float = 0.8) -> np.ndarray:
+    """The first member of each text's cluster."""
+    values, _ = Sketcher().sketch(texts, [kind] * len(texts))
+    low = values.astype("<u2")
+
+    def alike(left, right):
+        return (low[left] == low[right]).mean(axis=1)
+
+    return clusters(band_keys(values, band_rows(similarity)), alike, len(texts), similarity)
+
+
 def test_planted_near_duplicates_are_found_and_different_texts_are_not():
     texts, planted = [], 40
     for i in range(planted):
@@ -209,7 +220,7 @@ def test_planted_near_duplicates_are_found_and_different_texts_are_not():
         for at in np.random.default_rng(1000 + i).choice(400, 4, replace=False):  # Jaccard about 0.9
             changed[at] = "new"
         texts += [" ".join(base), " ".join(changed)]
-    roots = clusters(np.array([signature(t, "prose") for t in texts], dtype=np.uint32), 0.8)
+    roots = near(texts, "prose")
     found = sum(roots[2 * i] == roots[2 * i + 1] for i in range(planted))
     assert found >= 0.95 * planted
     assert len(set(roots)) >= planted  # none of the different ones was merged
@@ -217,29 +228,25 @@ def test_planted_near_duplicates_are_found_and_different_texts_are_not():
 
 def test_exercises_that_differ_in_numbers_are_not_duplicates():
     documents = [d for d in Exercises(count=150).documents(0, 1) if isinstance(d, Document)]
-    roots = clusters(np.array([signature(d.text, "exercise") for d in documents], dtype=np.uint32), 0.8)
+    roots = near([d.text for d in documents], "exercise")
     assert len(set(roots)) >= 0.97 * len(documents)
 
 
-def rows(sizes: dict[str, int]):
-    return [((0, i), Row("s", group, "prose", f"p{i}", n, "MIT")) for i, (group, n) in enumerate(sizes.items())]
+def groups(sizes: dict[str, int], seed: int = 0) -> set[str]:
+    """Names of the groups that are held out at a share of 2%."""
+    keys = np.array([hash_key(name) for name in sizes], dtype=np.uint64)
+    chosen = held_out(keys, np.array(list(sizes.values())), 0.02, seed)
+    return {name for name, held in zip(sizes, chosen, strict=True) if held}
 
 
 def test_at_least_one_group_is_held_out_and_never_all():
-    assert len(held_out_groups("s", rows({"a": 10, "b": 10}), 0.02, 0)) == 1
-    assert held_out_groups("s", rows({"a": 10}), 0.02, 0) == set()
-    many = held_out_groups("s", rows({f"g{i}": 10 for i in range(200)}), 0.02, 0)
+    assert len(groups({"a": 10, "b": 10})) == 1
+    assert groups({"a": 10}) == set()
+    many = groups({f"g{i}": 10 for i in range(200)})
     assert len(many) == 4
-    assert many == held_out_groups("s", rows({f"g{i}": 10 for i in reversed(range(200))}), 0.02, 0)
+    assert many == groups({f"g{i}": 10 for i in reversed(range(200))})
     giant = {"giant": 1000, **{f"g{i}": 1 for i in range(50)}}
-    assert all("giant" not in held_out_groups("s", rows(giant), 0.02, seed) for seed in range(20))
-
-
-def test_a_source_of_one_group_is_split_by_document():
-    same = [((0, i), Row("s", "only", "prose", f"p{i}", 10, "MIT")) for i in range(100)]
-    held = held_out_groups("s", same, 0.02, 0)
-    assert len(held) == 2
-    assert all(name.startswith("only/p") for name in held)
+    assert all("giant" not in groups(giant, seed) for seed in range(20))
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +259,7 @@ def tokenizer(tmp_path_factory):
 
 def test_fast_ids_are_the_tokenizers_own_on_real_and_on_odd_text(tokenizer):
     encoder = Encoder(tokenizer, np.dtype("<u2"))
-    assert encoder._cuts_alike
+    assert encoder.remembers
     odd = [
         "", " ", "\n\n", "a  b", "x\t\ty \n z", "it's we'll 'd 's", "''s", "12 345,6", "a\x1cb\x1f \x0b\x0c c\x85d",
         "héllo wörld ½", "end<|endoftext|>start", "tab\t", "  \n  def f():\r\n    pass", "".join(map(chr, range(128))),
@@ -318,22 +325,21 @@ def test_weak_labels_follow_their_rule():
 def test_golden_outputs_that_step_versions_guard():
     """If this fails because an output changed on purpose, raise that step's number in `steps.VERSIONS`."""
     from pipeline.artifacts import hash_json
-    from pipeline.corpus.duplicates import _digest
-    from pipeline.corpus.splitting import hash_key
+    from pipeline.corpus.reading import digest
 
     text = 'def f(x):\n    """Return twice x, and say so at some length."""\n    return 2 * x  # twice\n'
     exercise = next(d for d in Exercises(count=1).documents(0, 1) if isinstance(d, Document))
     found = {
         "exercise": hash_json(exercise.text)[:12],
-        "signature": hash_json(signature(text, "code"))[:12],
-        "digest": _digest(text)[:12],
+        "signature": hash_json(Sketcher().sketch([text], ["code"])[0].tolist())[:12],
+        "digest": digest(text),
         "hash_key": hash_key(0, "source", "group"),
         "structure": [round(float(x), 4) for x in features(np.arange(5), text, "a/b.py", "code").structure],
     }
     assert found == {
         "exercise": "c28e71585482",
-        "signature": "d85cc0fb5ddf",
-        "digest": "d1c230ee142a",
+        "signature": "81f51d24a681",
+        "digest": (8674260626676171473, 2164648386221155802),
         "hash_key": 17045054640266581475,
         "structure": [0.4719, 0.0, 0.7778, 0.445, 0.0, 0.0, 0.0],
     }

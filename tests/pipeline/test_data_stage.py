@@ -15,6 +15,7 @@ from pipeline import data
 from pipeline.artifacts import build, read_manifest
 from pipeline.config import from_values
 from pipeline.corpus.documents import read_records, shard_name
+from pipeline.corpus.duplicates import read_validation
 from pipeline.corpus.shards import INDEX_DTYPE, TokenShards
 from pipeline.errors import UserError
 
@@ -260,11 +261,11 @@ def test_validation_is_never_cut_and_train_near_it_is_removed(root):
 
 def _held_out_texts(step):
     repaired, split = step.inputs["repair"].path, step.inputs["split"].path
-    for shard in range(3):
-        records = read_records(repaired / "documents" / shard_name(shard))
-        for row in read_records(split / "validation" / shard_name(shard)):
-            if records[row["at"]]["metadata"]["source"] == "web":
-                yield records[row["at"]]["text"]
+    held_out = read_validation(split, 3)
+    records = [r for shard in range(3) for r in read_records(repaired / "documents" / shard_name(shard))]
+    for record, held in zip(records, held_out, strict=True):
+        if held and record["metadata"]["source"] == "web":
+            yield record["text"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,175 @@
+"""The `score` verb: the quality score of a user's own texts, by the scorer that a finished data stage trained.
+
+In: an experiment whose data stage is finished, and files or folders of text. Out: one JSON line a document, `{path,
+score, bytes}`, or `{path, unreadable}` for what could not be read; the counts go to the error stream. Texts are
+repaired as the data stage repairs them, so the same text gets the same score. Nothing of the experiment is changed.
+"""
+
+import glob
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from datatrove.data import Document
+
+from data_filters.repair import mend_surrogates, repair
+from data_filters.rule import EXERCISE
+from pipeline.artifacts import MANIFEST, read_manifest
+from pipeline.config import Config
+from pipeline.corpus.documents import SetAside
+from pipeline.corpus.encoder import Encoder, encoder
+from pipeline.corpus.execute import map_processes, worker_count
+from pipeline.corpus.features import HEAD_TOKENS, Features, features
+from pipeline.corpus.options import make
+from pipeline.corpus.scorer import Scorer, Sparse
+from pipeline.corpus.scoring import BATCH_DOCUMENTS, load_scorer
+from pipeline.corpus.source import Source
+from pipeline.corpus.sources import SOURCES
+from pipeline.errors import UserError
+from pipeline.experiment import Experiment
+
+HEAD_CHARACTERS = 40_000  # more than the head of 2,048 tokens that the scorer looks at
+RECORD_ENDINGS = {
+    ".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".jsonl.zst": "jsonl", ".parquet": "parquet", ".warc": "warc",
+    ".warc.gz": "warc",
+}  # fmt: skip
+
+
+def run(
+    config: Config, command: str, names: Sequence[str], *, out: str | None, text_key: str | None, kind: str | None
+) -> None:
+    """Scores everything behind `names`. Raises `UserError` where there is no scorer or a name leads nowhere."""
+    folder = Experiment(config).stage_folder("data")
+    if folder is None or not (folder / MANIFEST).is_file():
+        raise UserError(
+            f"there is no finished data stage of '{config.name}' to score with; run: hornbook data {command}"
+        )
+    if not (folder / "scorer").is_dir():
+        note = read_manifest(folder)["classifier"]["note"]
+        raise UserError(f"{folder} has no scorer ({note}); add text to data.sources and run: hornbook data {command}")
+    sources = [make_source(name, text_key, kind) for name in names]
+    for name, source in zip(names, sources, strict=True):
+        try:
+            source.content_hash()
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+    workers = worker_count(config.data.workers)
+    tasks = 4 * workers
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="hornbook-score-") as temporary:
+        parts = Path(temporary)
+        jobs = [(number, task) for number in range(len(sources)) for task in range(tasks)]
+
+        def score(job: tuple[int, int]) -> dict[str, float]:
+            part = parts / f"{job[0]:06d}-{job[1]:06d}.jsonl"
+            return _score(sources[job[0]].documents(job[1], tasks), folder, part)
+
+        facts = map_processes(score, jobs, workers=workers)
+        _join(sorted(parts.iterdir()), out)
+    _say(facts, read_manifest(folder)["classifier"]["threshold"], time.monotonic() - started)
+
+
+def make_source(name: str, text_key: str | None, kind: str | None) -> Source:
+    """The source that reads a file or folder, told from its ending: records, or texts."""
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise UserError(
+            f"{name} does not exist; expected a file or folder of text, .jsonl(.gz|.zst), .parquet or .warc"
+        )
+    ending = next((e for e in RECORD_ENDINGS if path.name.lower().endswith(e)), None)
+    if path.is_dir() or ending is None:
+        if text_key is not None:
+            raise UserError(f"{name} holds texts, which have no field '{text_key}'; --text-key is for records")
+        options: dict[str, Any] = {"path": str(path), "license": "own"}
+        return make(SOURCES["text"], options | ({} if kind is None else {"kind": kind}), name)
+    chosen = {"text_key": text_key, "kind": kind}
+    options = {"path": glob.escape(str(path)), "license": "own", **{k: v for k, v in chosen.items() if v is not None}}
+    return make(SOURCES[RECORD_ENDINGS[ending]], options, name)
+
+
+def _score(items: Iterator[Document | SetAside], folder: Path, part: Path) -> dict[str, float]:
+    """Writes one part and returns its counts."""
+    manifest = read_manifest(folder)
+    tokens, scorer = encoder(folder / "tokenizer.json", manifest["token_dtype"]), load_scorer(folder / "scorer")
+    facts = {"documents": 0, "unreadable": 0, "bytes": 0, "sum": 0.0, "kept": 0}
+    threshold = manifest["classifier"]["threshold"]
+    limit = threshold if isinstance(threshold, float | int) else 0.5
+    batch: list[tuple[Features, dict[str, Any]]] = []
+    with open(part, "wb") as file:
+        for item in items:
+            if isinstance(item, SetAside):
+                facts["unreadable"] += 1
+                record = {"path": mend_surrogates(item.path), "unreadable": item.cause}
+                file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+                continue
+            batch.append(_prepare(item, tokens))
+            if len(batch) >= BATCH_DOCUMENTS:
+                _flush(batch, scorer, limit, facts, file)
+        _flush(batch, scorer, limit, facts, file)
+    return facts
+
+
+def _prepare(doc: Document, tokens: Encoder) -> tuple[Features, dict[str, Any]]:
+    path, kind = mend_surrogates(doc.metadata["path"]), doc.metadata["kind"]
+    text = repair(mend_surrogates(doc.text), kind, mask=kind != EXERCISE)
+    ids = np.frombuffer(tokens.encode(text[:HEAD_CHARACTERS]), dtype=tokens.dtype)
+    if len(ids) < HEAD_TOKENS + 64 and len(text) > HEAD_CHARACTERS:
+        ids = np.frombuffer(tokens.encode(text), dtype=tokens.dtype)
+    return features(ids, text, path, kind), {"path": path, "bytes": len(text.encode())}
+
+
+def _flush(
+    batch: list[tuple[Features, dict[str, Any]]], scorer: Scorer, limit: float, facts: dict[str, float], file: Any
+) -> None:
+    if not batch:
+        return
+    for score, (_, record) in zip(scorer.scores(Sparse.stack([f for f, _ in batch])), batch, strict=True):
+        value = round(float(score), 4)
+        facts["documents"] += 1
+        facts["bytes"] += record["bytes"]
+        facts["sum"] += value
+        facts["kept"] += value >= limit
+        line = {"path": record["path"], "score": value, "bytes": record["bytes"]}
+        file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+    batch.clear()
+
+
+def _join(parts: Sequence[Path], out: str | None) -> None:
+    if out is None:
+        for part in parts:
+            with open(part, "rb") as file:
+                shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+        return
+    target = Path(out).expanduser()
+    temporary = target.with_name(f".{target.name}.part")
+    try:
+        with open(temporary, "wb") as whole:
+            for part in parts:
+                with open(part, "rb") as file:
+                    shutil.copyfileobj(file, whole)
+        temporary.replace(target)
+    except OSError as error:
+        raise UserError(
+            f"--out {out} cannot be written ({error.strerror}); expected a file in a folder that exists"
+        ) from None
+
+
+def _say(facts: Sequence[dict[str, float]], threshold: Any, seconds: float) -> None:
+    total = {key: sum(f[key] for f in facts) for key in ("documents", "unreadable", "bytes", "sum", "kept")}
+    n = int(total["documents"])
+    if not n:
+        print(f"score: no readable document ({int(total['unreadable']):,} could not be read)", file=sys.stderr)
+        return
+    cut = threshold if isinstance(threshold, float | int) else 0.5
+    print(
+        f"score: {n:,} documents, mean {total['sum'] / n:.3f}, {100 * total['kept'] / n:.1f}% at or above {cut:g}; "
+        f"{int(total['unreadable']):,} unreadable; {total['bytes'] / 1e6 / seconds:.1f} MB/s",
+        file=sys.stderr,
+    )

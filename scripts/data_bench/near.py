@@ -1,0 +1,172 @@
+"""Near dedup: datatrove's four MinHash stages beside ours; planted copies, exercises, ten million documents."""
+
+import random
+import resource
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datatrove.data import Document
+
+from pipeline.corpus.documents import ROW
+from pipeline.corpus.duplicates import (
+    PERMUTATIONS,
+    SignatureStore,
+    Sketcher,
+    band_keys,
+    band_rows,
+    clusters,
+)
+from pipeline.corpus.exercises import Exercises
+from scripts.data_bench.corpus import Sample, at_least, at_most, paired, row, sample
+
+BUCKETS, ROWS = 14, 8  # datatrove's defaults
+
+
+def run(megabytes: float, quick: bool) -> list[dict[str, Any]]:
+    text = sample(megabytes)
+    with tempfile.TemporaryDirectory() as folder:
+        place = text.write(Path(folder) / "text", files=1)
+        stock_runs, our_runs = (1, 3) if quick else (3, 5)
+        stock, ours, removed, found = paired(
+            lambda: _stock(place, Path(folder) / "stock"), lambda: _ours(text), stock_runs, our_runs
+        )
+    different = len(removed ^ found) / max(1, len(removed | found))
+    return [
+        at_least("near dedup against datatrove's MinHash", stock / ours, "x", 10),
+        at_most("near dedup: removed sets differ", different, "share", 0.02),
+        row("near dedup, stock", round(text.megabytes / stock, 2), "MB/s"),
+        row("near dedup, ours", round(text.megabytes / ours, 1), "MB/s"),
+        row("near dedup: removed by stock / by ours", f"{len(removed)} / {len(found)}", "documents"),
+        *_planted(),
+    ]
+
+
+def _stock(place: Path, folder: Path) -> set[int]:
+    """Positions that datatrove's default MinHash removes; one file, one task."""
+    import shutil
+
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.dedup import MinhashDedupCluster, MinhashDedupFilter, MinhashDedupSignature
+    from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupBuckets
+    from datatrove.pipeline.readers import JsonlReader
+    from datatrove.pipeline.writers import JsonlWriter
+
+    shutil.rmtree(folder, ignore_errors=True)
+    settings = MinhashConfig()
+    reader = JsonlReader(str(place))
+    stages = [
+        [reader, MinhashDedupSignature(str(folder / "signatures"), config=settings)],
+        [MinhashDedupBuckets(str(folder / "signatures"), str(folder / "buckets"), config=settings)],
+        [MinhashDedupCluster(str(folder / "buckets"), str(folder / "remove"), config=settings)],
+        [
+            reader,
+            MinhashDedupFilter(
+                str(folder / "remove"), exclusion_writer=JsonlWriter(str(folder / "removed"), compression=None)
+            ),
+        ],
+    ]
+    for number, stage in enumerate(stages):
+        tasks = settings.num_buckets if number == 1 else 1
+        LocalPipelineExecutor(stage, tasks=tasks, workers=1, logging_dir=str(folder / "logs" / str(number))).run()
+    import orjson
+
+    lines = (orjson.loads(line) for path in (folder / "removed").glob("*") for line in path.read_bytes().splitlines())
+    order = {orjson.loads(line)["id"]: i for i, line in enumerate((place / "00.jsonl").read_bytes().splitlines())}
+    return {order[record["id"]] for record in lines}
+
+
+def _ours(text: Sample) -> set[int]:
+    """The same decision rule on our signatures: one equal bucket makes two documents duplicates."""
+    sketcher, keys = Sketcher(BUCKETS * ROWS), []
+    for i in range(0, len(text.texts), 256):
+        values, empty = sketcher.sketch(text.texts[i : i + 256], ["prose"] * len(text.texts[i : i + 256]))
+        part = band_keys(values, ROWS)
+        part[:, empty] = np.random.default_rng(i).integers(0, 2**63, int(empty.sum()), dtype=np.uint64)
+        keys.append(part)
+    bands = np.concatenate(keys, axis=1)
+    roots = clusters(bands, lambda left, right: np.ones(len(left)), len(text.texts), 0.0)
+    return set(np.flatnonzero(roots != np.arange(len(roots))).tolist())
+
+
+def _planted() -> list[dict[str, Any]]:
+    """Near copies with a known similarity put into real text, and exercises that differ."""
+    draw = random.Random(1)
+    bases = [t.split() for t in sample(6).texts]
+    bases = [words for words in bases if 200 <= len(words) <= 3_000][:400]
+    texts = [" ".join(words) for words in bases]
+    pairs = []
+    for i, words in enumerate(bases):
+        copy, similarity = _vary(words, draw)
+        if similarity >= 0.85:
+            pairs.append((i, len(texts)))
+            texts.append(" ".join(copy))
+    roots = _clustered(texts, "prose")
+    found = sum(roots[a] == roots[b] for a, b in pairs) / len(pairs)
+    exercises = [d.text for d in Exercises(count=2_000).documents(0, 1) if isinstance(d, Document)]
+    merged = 1 - len(set(_clustered(exercises, "exercise").tolist())) / len(exercises)
+    return [
+        at_least(f"planted near duplicates found ({len(pairs)}, Jaccard >= 0.85)", found, "share", 0.95),
+        at_most(f"different exercises wrongly merged (of {len(exercises)})", merged, "share", 0.01),
+    ]
+
+
+def _vary(words: list[str], draw: random.Random) -> tuple[list[str], float]:
+    """The words with some replaced, and the Jaccard similarity of both sets of five-word shingles, as normalised."""
+    from pipeline.corpus.words import WordHashes, ngrams, plain_words, without_numbers
+
+    copy = list(words)
+    for _ in range(max(1, int(len(words) * draw.uniform(0.001, 0.014)))):
+        copy[draw.randrange(len(copy))] = draw.choice(("other", "changed", "new", "edited"))
+    hashes = WordHashes(without_numbers)
+    a, b = (set(ngrams(hashes.hashes(plain_words(" ".join(w))), 5).tolist()) for w in (words, copy))
+    return copy, len(a & b) / len(a | b)
+
+
+def _clustered(texts: list[str], kind: str, similarity: float = 0.8) -> np.ndarray:
+    values, _ = Sketcher().sketch(texts, [kind] * len(texts))
+    low = values.astype("<u2")
+    return clusters(
+        band_keys(values, band_rows(similarity)),
+        lambda left, right: (low[left] == low[right]).mean(axis=1),
+        len(texts),
+        similarity,
+    )
+
+
+def run_scale(documents: int) -> list[dict[str, Any]]:
+    """Peak memory of clustering so many documents with a tenth of near copies, signatures and bands on disk."""
+    rows = band_rows(0.8)
+    with tempfile.TemporaryDirectory(dir=".") as place:
+        folder, shards = Path(place), 16
+        _write_signatures(folder, documents, shards, rows)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        store = SignatureStore(folder, shards, rows)
+        roots = clusters(store.bands(), store.similarity, documents // shards * shards, 0.8)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    table = documents * ROW.itemsize
+    return [
+        row("clustering: documents", documents, "documents"),
+        at_most("clustering: peak memory, with the table of documents", (peak * 1024 + table) / 1e9, "GB", 2.0),
+        row("clustering: memory before", round(before / 1e6, 3), "GB"),
+        row("clustering: removed", int((roots != np.arange(len(roots))).sum()), "documents"),
+    ]
+
+
+def _write_signatures(folder: Path, documents: int, shards: int, rows: int) -> None:
+    (folder / "signatures").mkdir()
+    (folder / "bands").mkdir()
+    for shard in range(shards):
+        draw = np.random.default_rng(shard)
+        count = documents // shards
+        with open(folder / "signatures" / f"{shard:05d}.bin", "wb") as file:
+            parts = []
+            for start in range(0, count, 20_000):
+                n = min(20_000, count - start)
+                values = draw.integers(0, 2**32, (n, PERMUTATIONS), dtype=np.uint32)
+                values[1 : n // 5 : 2] = values[0 : n // 5 - 1 : 2][: len(values[1 : n // 5 : 2])]  # copies
+                file.write(values.astype("<u2").tobytes())
+                parts.append(band_keys(values, rows))
+        keys = np.concatenate(parts, axis=1)
+        (folder / "bands" / f"{shard:05d}.bin").write_bytes(np.ascontiguousarray(keys).tobytes())
