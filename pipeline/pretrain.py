@@ -91,14 +91,11 @@ def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -
     tokens = TokenShards.open(_input(step, "data"))
     network = load_network(_input(step, "init")).to(machine.device)
     source_seconds = _source_seconds(config, step)
-    budget = Budget(_plan(config), lambda: ledger.spent_seconds + source_seconds, decisions)
-    batches = TokenBatches(
-        tokens.train,
-        sequence_length=train.sequence_length,
-        batch_sequences=train.global_batch_tokens // train.sequence_length,
-        seed=config.seed,
-        mix=train.mix,
-    )
+    batches = TokenBatches(tokens.train, config)
+    plan = _plan(config, batches)
+    budget = Budget(plan, lambda: ledger.spent_seconds + source_seconds, decisions)
+    print(mix_line(batches, plan), flush=True)
+    network.document_end_id = tokens.eos_token_id if train.mask_documents else None
     validation = Validation(tokens.val, train.sequence_length)
     checkpoints = Checkpoints(folder / "checkpoints", train.keep_checkpoints, decisions)
     module = PretrainModule(network, train, machine.precision)
@@ -170,18 +167,33 @@ def _open_decisions(config: Config, folder: Path) -> Decisions:
     return decisions
 
 
-def _plan(config: Config) -> Any:
-    from pipeline.training.budget import Plan
+def _plan(config: Config, batches: Any) -> Any:
+    """The limits of the run: the hours, and the tokens or what `train.max_epochs` leaves of them."""
+    from pipeline.training.budget import Plan, planned_decay_start
 
     budget, train = config.budget, config.train
+    asked = None if budget.max_tokens is None else max(1, budget.max_tokens // train.global_batch_tokens)
+    most = batches.most_steps(lambda last: planned_decay_start(last, train.decay_share))
+    if most == 0:
+        raise UserError(
+            f"train.max_epochs={train.max_epochs} leaves less text than one step of {train.global_batch_tokens:,} "
+            "tokens: raise it, or lower train.global_batch_tokens"
+        )
+    bounded = most is not None and (asked is None or most < asked)
+    if bounded:
+        wanted = f", fewer than budget.max_tokens={budget.max_tokens:,}" if budget.max_tokens else ""
+        tokens = most * train.global_batch_tokens
+        print(f"  train.max_epochs ends the text after {tokens:,} tokens in {most:,} steps{wanted}", flush=True)
     return Plan(
         cap_seconds=None if budget.max_gpu_hours is None else budget.max_gpu_hours * 3600,
-        max_steps=None if budget.max_tokens is None else max(1, budget.max_tokens // train.global_batch_tokens),
+        max_steps=most if bounded else asked,
         decay_share=train.decay_share,
         checkpoint_every_seconds=train.checkpoint_every_seconds,
         validate_every_share=train.validate_every_share,
         max_gpu_hours=budget.max_gpu_hours,
-        max_tokens=budget.max_tokens,
+        max_tokens=None if bounded else budget.max_tokens,
+        max_steps_reason="max_epochs" if bounded else "max_tokens",
+        steps_available=batches.steps_available,
     )
 
 
@@ -232,7 +244,7 @@ def _record_life(decisions: Decisions, control: Any, ledger: Ledger) -> None:
 def _only_the_end_is_left(control: Any) -> bool:
     """Trained to the end and killed while exporting, or killed so late that only an export fits."""
     budget, step = control.parts.budget, control.module.step
-    control.module.segments = budget.decisions.segments()
+    control.use_decisions()
     if step == 0:
         return False
     if step >= budget.end_step(step):

@@ -13,7 +13,7 @@ import torch
 
 from model.transformer import Transformer
 from pipeline.corpus.shards import TEXTBOOK, TokenSet
-from pipeline.training.batches import Stream
+from pipeline.training.packing import Stream
 
 FORWARD_TOKENS = 16_384  # per forward pass: without gradients this fits wherever training does
 
