@@ -74,7 +74,7 @@ def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -
     from pipeline.corpus.shards import TokenShards
     from pipeline.training import devices, tracking
     from pipeline.training.batches import TokenBatches
-    from pipeline.training.budget import Budget
+    from pipeline.training.budget import Budget, planned_decay_start
     from pipeline.training.callbacks import Control, Parts
     from pipeline.training.checkpoint import Checkpoints
     from pipeline.training.finish import finish
@@ -94,7 +94,8 @@ def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -
     batches = TokenBatches(tokens.train, config)
     plan = _plan(config, batches)
     budget = Budget(plan, lambda: ledger.spent_seconds + source_seconds, decisions)
-    print(mix_line(batches, plan), flush=True)
+    start = None if plan.max_steps is None else planned_decay_start(plan.max_steps, train.decay_share)
+    print(batches.describe(plan.max_steps, start, at_most=plan.cap_seconds is not None), flush=True)
     network.document_end_id = tokens.eos_token_id if train.mask_documents else None
     validation = Validation(tokens.val, train.sequence_length)
     checkpoints = Checkpoints(folder / "checkpoints", train.keep_checkpoints, decisions)
@@ -180,7 +181,7 @@ def _plan(config: Config, batches: Any) -> Any:
             "tokens: raise it, or lower train.global_batch_tokens"
         )
     bounded = most is not None and (asked is None or most < asked)
-    if bounded:
+    if most is not None and bounded:
         wanted = f", fewer than budget.max_tokens={budget.max_tokens:,}" if budget.max_tokens else ""
         tokens = most * train.global_batch_tokens
         print(f"  train.max_epochs ends the text after {tokens:,} tokens in {most:,} steps{wanted}", flush=True)

@@ -141,6 +141,23 @@ class TokenBatches:
             least, most = (middle, most) if fits(middle) else (least, middle)
         return least
 
+    def describe(self, steps: int | None, decay_step: int | None, at_most: bool) -> str:
+        """One line for a person: tokens, share, repetition of every source. `steps`: of the whole run, if known."""
+        counts = {name: stream.count for name, stream in self.streams.items()}
+        planned = None if steps is None else self.order_from(decay_step).counts_before(steps * self.batch_sequences)
+        parts = []
+        for name, tokens in self.tokens.items():
+            share = _share(self.weights, name)
+            part = f"{name} {tokens:,} tokens, {100 * share:.1f}% of the mix"
+            if self.decay_weights is not None:
+                part += f" ({100 * _share(self.decay_weights, name):.1f}% in the decay)"
+            ratio = share / _share(counts, name)
+            part += f", sampled {ratio:.2f}x" if abs(ratio - 1) > 0.005 else ""
+            if planned is not None:
+                part += f", {'at most ' if at_most else ''}{planned.get(name, 0) / counts[name]:.2f} epochs"
+            parts.append(part)
+        return "  sources: " + "; ".join(parts)
+
     def __len__(self) -> int:
         # Never reached. Lightning needs some length: without one it takes a batch ahead and loses it on resume.
         return MOST_STEPS
@@ -157,3 +174,7 @@ class TokenBatches:
                 step += 1
                 ahead = pool.submit(self.batch, step, order)
                 yield ready
+
+
+def _share(weights: Mapping[str, int], name: str) -> float:
+    return weights.get(name, 0) / sum(weights.values())

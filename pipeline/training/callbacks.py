@@ -261,7 +261,6 @@ class Control(Callback):
             self.stopped = name
             trainer.should_stop = True
 
-
     def _validation_is_due(self, step: int) -> bool:
         due = math.floor(self.parts.budget.fraction(step) / self.parts.train.validate_every_share)
         if due <= self._validations_due:

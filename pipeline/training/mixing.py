@@ -217,7 +217,9 @@ class Order:
     def places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(source number, sequence number within that source) of each global index; `IndexError` past the end."""
         if len(indices) and self.total is not None and int(indices.max()) >= self.total:
-            raise IndexError(f"sequence {int(indices.max()):,} of a stream that train.max_epochs ends at {self.total:,}")
+            raise IndexError(
+                f"sequence {int(indices.max()):,} of a stream that train.max_epochs ends at {self.total:,}"
+            )
         source, number = np.empty(len(indices), np.int64), np.empty(len(indices), np.int64)
         segments = np.searchsorted([segment.start for segment in self.segments], indices, side="right") - 1
         for at in np.unique(segments):

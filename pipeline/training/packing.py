@@ -159,7 +159,9 @@ def best_fit(length_P: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
     return window_P, made
 
 
-def _put_back(room: dict[int, list[np.ndarray]], windows: np.ndarray, left: int, length: int, n: int, each: int) -> None:
+def _put_back(
+    room: dict[int, list[np.ndarray]], windows: np.ndarray, left: int, length: int, n: int, each: int
+) -> None:
     """Files windows that took `n` pieces, `each` per window but the last, under the room that they have now."""
     full, rest = divmod(n, each)
     if full:
