@@ -127,7 +127,7 @@ def _check_inputs(config: Config, step: Step, command: str) -> None:
         needed = step.inputs[name]
         if isinstance(needed, Step) and not needed.finished:
             raise UserError(f"{needed.path} is not made yet; run: hornbook {name} {command}")
-    if config.budget.max_gpu_hours is None and config.budget.max_tokens is None:
+    if config.budget.max_gpu_hours is None and config.budget.max_tokens is None and config.train.max_epochs is None:
         raise UserError("the config sets no end: set budget.max_gpu_hours (or budget.max_tokens)")
 
 
@@ -179,6 +179,11 @@ def _plan(config: Config, batches: Any) -> Any:
         raise UserError(
             f"train.max_epochs={train.max_epochs} leaves less text than one step of {train.global_batch_tokens:,} "
             "tokens: raise it, or lower train.global_batch_tokens"
+        )
+    if most is None and asked is None and budget.max_gpu_hours is None:
+        raise UserError(
+            f"the config sets no end: train.max_epochs={train.max_epochs} leaves a source without one; set "
+            "budget.max_gpu_hours (or budget.max_tokens)"
         )
     bounded = most is not None and (asked is None or most < asked)
     if most is not None and bounded:

@@ -24,14 +24,14 @@ def pretrain_step(config: Config) -> Step:
         "pretrain",
         VERSION,
         _run_instead,
-        config={"train": configs.identity(config.train), "seed": config.seed, **_weights(config)},
+        config={"train": configs.identity(config.train), "seed": config.seed, **weights_in_fingerprint(config)},
         inputs=input_steps(config),
         libraries=("torch", "lightning"),
         reports=REPORTS,
     )
 
 
-def _weights(config: Config) -> dict[str, Any]:
+def weights_in_fingerprint(config: Config) -> dict[str, Any]:
     """Sources' weights where they decide the mix and are not 1; the data stage knows nothing of them."""
     weights = source_weights(config)
     return {"weights": weights} if weights and config.train.mix is None else {}

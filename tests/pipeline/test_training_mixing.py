@@ -2,20 +2,23 @@
 
 import random
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from pipeline import config as configs
 from pipeline.config import Config, DataConfig, TrainConfig
 from pipeline.corpus.shards import INDEX_DTYPE, TokenSet
 from pipeline.errors import UserError
+from pipeline.training import identity
 from pipeline.training.batches import TokenBatches
 from pipeline.training.budget import planned_decay_start
-from pipeline.training.identity import source_weights
 from pipeline.training.mixing import Order, caps_of, effective_weights
 
 LENGTH = 4
+TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny.yaml"
 
 
 def config(weights: dict | None = None, batch_sequences: int = 4, **train) -> Config:
@@ -158,7 +161,9 @@ def test_the_longest_run_with_a_second_mix_is_found_and_one_step_more_does_not_f
 
     most = stream.most_steps(start)
     assert most is not None
-    fits = [steps for steps in range(max(1, most - 100), most + 20) if (stream.steps_available(start(steps)) or 0) >= steps]
+    fits = [
+        steps for steps in range(max(1, most - 100), most + 20) if (stream.steps_available(start(steps)) or 0) >= steps
+    ]
     assert fits == list(range(max(1, most - 100), most + 1))
     for earlier in range(0, start(most), 7):  # the clock may start the decay earlier: the planned length still fits
         assert (stream.steps_available(earlier) or 0) >= earlier + round(earlier * 0.3 / 0.7)
@@ -181,7 +186,7 @@ def test_weights_multiply_the_share_that_tokens_give() -> None:
     assert effective_weights(config({"a": 1, "b": 1.0}), sizes) == sizes
     assert set(effective_weights(config({"a": 0}), sizes)) == {"b"}
     assert effective_weights(config({"a": 3.0}), sizes, "decay_mix") == weighted
-    assert source_weights(config({"a": 3.0, "b": 1})) == {"a": 3.0}
+    assert identity.source_weights(config({"a": 3.0, "b": 1})) == {"a": 3.0}
     with pytest.raises(UserError, match=r"weight is 0 for every source"):
         effective_weights(config({"a": 0, "b": 0}), sizes)
     with pytest.raises(UserError, match=r"train\.decay_mix gives a share to 'z'"):
@@ -212,3 +217,41 @@ def test_many_capped_sources_are_planned_at_once() -> None:
     source, number = order.places(np.arange(order.total))
     for k, size in enumerate(sizes.values()):
         assert sorted(number[source == k]) == list(range(size))
+
+
+def test_weights_are_in_the_fingerprint_only_where_they_decide_something() -> None:
+    def weights(*overrides: str) -> dict:
+        return identity.weights_in_fingerprint(configs.load(TINY, overrides))
+
+    assert weights() == weights("data.sources.exercises.weight=1.0") == {}
+    assert weights("data.sources.exercises.weight=2") == {"weights": {"exercises": 2.0}}
+    assert weights("data.sources.exercises.weight=0") == {"weights": {"exercises": 0.0}}
+    assert weights("data.sources.exercises.weight=2", "train.mix.exercises=1") == {}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.sources.exercises.weight=-1"], r"data\.sources\.exercises\.weight is -1; expected a number"),
+        (["data.sources.exercises.weight=much"], r"weight is 'much'"),
+        (["data.sources.exercises.weight=0", "train.mix.exercises=1"], r"train\.mix gives a share to 'exercises'"),
+        (["train.decay_mix.nowhere=1"], r"train\.decay_mix is .*python_library"),
+        (["train.decay_mix.exercises=-1"], r"train\.decay_mix is"),
+        (["train.mix.exercises=.nan"], r"train\.mix is"),
+        (["train.max_epochs=0"], r"train\.max_epochs is 0; expected more than 0"),
+        (["train.max_epochs=many"], r"train\.max_epochs is many"),
+        (["train.max_epochs=true"], r"train\.max_epochs is True"),
+        (["train.max_epochs.nowhere=2"], r"train\.max_epochs is .*nowhere"),
+        (["train.packing=tight"], r"train\.packing is 'tight'; expected one of stream, best_fit"),
+    ],
+)
+def test_impossible_mixes_are_refused_when_the_config_is_read(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        configs.load(TINY, overrides)
+
+
+def test_possible_ones_are_read() -> None:
+    words = ["train.max_epochs.exercises=2", "train.mix.exercises=1", "train.decay_mix.exercises=0.5"]
+    loaded = configs.load(TINY, [*words, "train.packing=best_fit", "data.sources.exercises.weight=0.5"])
+    assert loaded.train.max_epochs == {"exercises": 2}
+    assert configs.load(TINY, ["train.max_epochs=1.5"]).train.max_epochs == 1.5

@@ -1,4 +1,4 @@
-"""Windows: every token predicted as often as promised, by best fit as the plain algorithm packs, with little padding."""
+"""Windows: every token predicted as often as promised, packed as the plain algorithm packs, with little padding."""
 
 from collections import Counter
 
