@@ -86,15 +86,23 @@ def causal_attention(
 
     With `documents` a token sees only its own document's tokens.
     """
-    name = choose(q_BHTK.device, q_BHTK.shape[2], documents is not None) if kernel == "auto" else kernel
+    name = kernel
+    if kernel == "auto":
+        name = choose(q_BHTK.device, q_BHTK.shape[2], documents is not None, q_BHTK.dtype, q_BHTK.shape[3])
     return ATTENTION[name](q_BHTK, k_BGTK, v_BGTK, documents)
 
 
-def choose(device: torch.device, tokens: int, masked: bool = False) -> str:
+def choose(
+    device: torch.device,
+    tokens: int,
+    masked: bool = False,
+    dtype: torch.dtype = torch.bfloat16,
+    head_size: int = 64,
+) -> str:
     """Name of the kernel that is fastest for this device and length, as far as it is measured."""
     if device.type == "cpu":
         return "explicit" if tokens <= EXPLICIT_MAX_TOKENS else "sdpa"
-    return "flex" if masked and device.type == "cuda" and flex_works() else "sdpa"
+    return "flex" if masked and device.type == "cuda" and flex_works(dtype, head_size) else "sdpa"
 
 
 def decode_attention(q_BH1K: Tensor, k_BGSK: Tensor, v_BGSK: Tensor) -> Tensor:
@@ -135,12 +143,13 @@ def flex(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, documents: Documents | 
 
 
 @cache
-def flex_works() -> bool:
+def flex_works(dtype: torch.dtype, head_size: int) -> bool:
     """Whether a small flex_attention compiles and runs forward and backward here; says so once where it does not."""
     try:
-        q_BHTK = torch.randn(1, 1, 128, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        q_BHTK = torch.randn(1, 1, 128, head_size, device="cuda", dtype=dtype, requires_grad=True)
         documents = Documents(torch.zeros(1, 128, device="cuda", dtype=torch.int32))
-        flex(q_BHTK, q_BHTK, q_BHTK, documents).sum().backward()
+        with torch.enable_grad():  # the first to ask may be a validation
+            flex(q_BHTK, q_BHTK, q_BHTK, documents).sum().backward()
     except Exception as error:  # a missing compiler, Triton or kernel: torch raises a class of its own for each
         reason = " ".join(str(error).split())[:200]
         warnings.warn(f"flex_attention does not run here, SDPA with a mask is used instead: {reason}", stacklevel=2)

@@ -9,7 +9,9 @@ arXiv 2404.10830). A window has T + 1 places: T inputs, and labels one place fur
 tokens is never cut. A longer one is cut every T tokens; each later piece begins with the last token of the one
 before, as context that is not predicted again. So, per epoch: every token that is not its document's first is
 predicted exactly once, from the token before it in its own document; a document's first token is predicted once,
-from the end-of-text before it, where its document is not the first of its window, and never otherwise.
+from the end-of-text before it, where its document is not the first of its window, and never otherwise. Under
+`train.mask_documents` that end-of-text sees its own document only; the label is kept, as it is what a model asked
+to begin a text from nothing needs.
 Lengths are small integers, so that all documents of one length, and all windows with one remaining capacity, are
 handled at once: the work in Python grows with the number of different lengths, not of documents. What differs from
 the paper: ties go to the oldest window, and inside a window documents stand in the order of the corpus.

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.attention import ATTENTION, Documents, causal_attention, choose
+from model.attention import ATTENTION, Documents, causal_attention, choose, flex_works
 
 # Tolerances are relative to the largest entry: about 4 roundings of the dtype (fp64 also has summation order).
 TOLERANCE = {torch.float64: 1e-14, torch.float32: 2e-6, torch.bfloat16: 2e-2}
@@ -83,6 +83,9 @@ def test_masked_kernels_on_a_gpu_agree_with_plain_attention(kernel: str) -> None
     generator = torch.Generator().manual_seed(0)
     *inputs, upstream = (torch.randn(2, 4, 512, 64, generator=generator).bfloat16() for _ in range(4))
     ids = torch.randint(0, 100, (2, 512), generator=generator)
+    if kernel == "flex":
+        with torch.no_grad():
+            assert flex_works(torch.bfloat16, 64)
     results = []
     for device, kind in (("cuda", torch.bfloat16), ("cpu", torch.float64)):
         documents = Documents.ended_by(0, ids.to(device))
@@ -95,6 +98,14 @@ def test_masked_kernels_on_a_gpu_agree_with_plain_attention(kernel: str) -> None
         results.append([x.detach().cpu().double() for x in (out, *gradients)])
     for got, expected in zip(*results, strict=True):
         assert (got - expected).abs().max() <= TOLERANCE[torch.bfloat16] * expected.abs().max()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
+def test_where_flex_attention_does_not_run_it_is_said_once_and_sdpa_is_chosen() -> None:
+    flex_works.cache_clear()
+    with pytest.warns(UserWarning, match="SDPA with a mask is used instead"):
+        assert choose(torch.device("cuda"), 256, masked=True) == "sdpa"
+    assert choose(torch.device("cuda"), 256, masked=True) == "sdpa"
 
 
 def test_an_end_token_is_the_last_of_its_own_document() -> None:
