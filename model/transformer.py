@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.attention import causal_attention, decode_attention
+from model.attention import Documents, causal_attention, decode_attention
 from model.config import ModelConfig
 from model.generation import KeyValueCache, generate
 from model.initialization import initial_tensor
@@ -28,7 +28,12 @@ class Transformer(nn.Module):
 
     `activation_checkpointing`: "none" keeps all activations, "full" keeps each block's input and recomputes the rest.
     `attention_kernel`: "auto" (by device and length) or a name in `model.attention.ATTENTION`.
+    `document_end_id`: a token that ends a document; attention then does not look across it. None: it looks at all
+    tokens before. Positions go on from document to document: rotary attention knows differences only. Generation
+    with a cache continues one document and takes no notice of it.
     """
+
+    document_end_id: int | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -37,6 +42,7 @@ class Transformer(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.activation_checkpointing = "none"
         self.attention_kernel = "auto"
+        self.document_end_id = None
 
     generate = generate
 
@@ -49,13 +55,17 @@ class Transformer(nn.Module):
         x_BTD = self.model.embed_tokens(input_ids_BT)
         start = cache.length if cache else 0
         rotary = rotary_tables(self.config, start, start + input_ids_BT.shape[1], like=x_BTD)
+        end_id = None if cache else self.document_end_id
+        documents = None if end_id is None else Documents.ended_by(end_id, input_ids_BT)
         for index, block in enumerate(self.model.layers):
             if cache is not None:
                 x_BTD = block(x_BTD, rotary, self.attention_kernel, cache, index)
             elif self._recompute():
-                x_BTD = checkpoint(block, x_BTD, rotary, self.attention_kernel, use_reentrant=False)
+                x_BTD = checkpoint(
+                    block, x_BTD, rotary, self.attention_kernel, None, index, documents, use_reentrant=False
+                )
             else:
-                x_BTD = block(x_BTD, rotary, self.attention_kernel)
+                x_BTD = block(x_BTD, rotary, self.attention_kernel, None, index, documents)
         return self.model.final_layernorm(x_BTD)
 
     def loss(self, input_ids_BT: Tensor, labels_BT: Tensor, chunk_tokens: int | None = None) -> tuple[Tensor, Tensor]:
@@ -102,10 +112,16 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x_BTD: Tensor, rotary: Rotary, kernel: str, cache: KeyValueCache | None = None, index: int = 0
+        self,
+        x_BTD: Tensor,
+        rotary: Rotary,
+        kernel: str,
+        cache: KeyValueCache | None = None,
+        index: int = 0,
+        documents: Documents | None = None,
     ) -> Tensor:
         n_BTD = self.input_layernorm(x_BTD)
-        return x_BTD + self.self_attn(n_BTD, rotary, kernel, cache, index) + self.mlp(n_BTD)
+        return x_BTD + self.self_attn(n_BTD, rotary, kernel, cache, index, documents) + self.mlp(n_BTD)
 
 
 class Attention(nn.Module):
@@ -123,7 +139,15 @@ class Attention(nn.Module):
             self.q_layernorm = nn.LayerNorm(self.head_size, eps=config.layer_norm_eps)
             self.k_layernorm = nn.LayerNorm(self.head_size, eps=config.layer_norm_eps)
 
-    def forward(self, n_BTD: Tensor, rotary: Rotary, kernel: str, cache: KeyValueCache | None, index: int) -> Tensor:
+    def forward(
+        self,
+        n_BTD: Tensor,
+        rotary: Rotary,
+        kernel: str,
+        cache: KeyValueCache | None,
+        index: int,
+        documents: Documents | None = None,
+    ) -> Tensor:
         q_BTHK = self.q_proj(n_BTD).unflatten(-1, (self.heads, self.head_size))
         k_BTGK = self.k_proj(n_BTD).unflatten(-1, (self.kv_heads, self.head_size))
         v_BGTK = self.v_proj(n_BTD).unflatten(-1, (self.kv_heads, self.head_size)).transpose(1, 2)
@@ -136,7 +160,7 @@ class Attention(nn.Module):
         if q_BHTK.shape[2] == 1:
             o_BHTK = decode_attention(q_BHTK, k_BGTK, v_BGTK)
         else:
-            o_BHTK = causal_attention(q_BHTK, k_BGTK, v_BGTK, kernel)
+            o_BHTK = causal_attention(q_BHTK, k_BGTK, v_BGTK, kernel, documents)
         return self.dense(o_BHTK.transpose(1, 2).flatten(2))
 
 

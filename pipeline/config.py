@@ -95,7 +95,11 @@ class TrainConfig:
     warmup_steps: int = _key(20, "linear warm-up")
     decay: str = _key("linear", "shape of the decay; `hornbook list decays`")
     decay_share: float = _key(0.3, "share of the steps that the learning rate falls to zero over")
-    mix: dict[str, float] | None = _key(None, "source -> share of tokens; null: in proportion to tokens")
+    mix: dict[str, float] | None = _key(None, "source -> share of tokens; null: tokens x data.sources.<name>.weight")
+    decay_mix: dict[str, float] | None = _key(None, "the same, from the decay's start on; null: as before it")
+    max_epochs: Any = _key(None, "no source is repeated more often; a number, or source -> number; null: no limit")
+    packing: str = _key("stream", "stream | best_fit: whole documents in windows, only longer ones are cut")
+    mask_documents: bool = _key(False, "attention does not look across the end-of-text token")
     precision: str = _key("auto", "auto | bf16-mixed | bf16-true | 32-true", RUNTIME)
     activation_checkpointing: str = _key("none", "none | full: recompute each block in the backward pass", RUNTIME)
     validate_every_share: float = _key(0.2, "validation each time this share of the budget is used", RUNTIME)
@@ -303,16 +307,14 @@ def _problems(config: Config) -> Iterable[str]:
         ("precision", ("auto", "bf16-mixed", "bf16-true", "32-true")),
         ("activation_checkpointing", ("none", "full")),
         ("device", ("auto", "cpu", "cuda", "mps")),
+        ("packing", ("stream", "best_fit")),
     ):
         if getattr(train, key) not in allowed:
             yield f"train.{key} is '{getattr(train, key)}'; expected one of {', '.join(allowed)}"
     yield from _out_of_range(config)
     if train.keep_checkpoints < 2:
         yield f"train.keep_checkpoints is {train.keep_checkpoints}; expected at least 2 (the newest may be damaged)"
-    if train.mix is not None and (
-        set(train.mix) - set(data.sources) or min(train.mix.values()) < 0 or not sum(train.mix.values())
-    ):
-        yield f"train.mix is {train.mix}; expected shares of at least 0 for names of data.sources {list(data.sources)}"
+    yield from _mixing_problems(config)
     for key in ("max_gpu_hours", "max_tokens"):
         value = getattr(budget, key)
         if value is not None and not 0 < value < math.inf:
@@ -327,6 +329,38 @@ def _problems(config: Config) -> Iterable[str]:
             f"tokenizer.vocab_size ({vocab_size}) is larger than model.vocab_size ({config.model.vocab_size}): "
             "the model would have no row for some tokens; raise model.vocab_size"
         )
+
+
+def _mixing_problems(config: Config) -> Iterable[str]:
+    train, sources = config.train, config.data.sources
+    weights = {k: s["weight"] for k, s in sources.items() if isinstance(s, Mapping) and "weight" in s}
+    for name, weight in weights.items():
+        if not _is_number(weight) or weight < 0:
+            yield f"data.sources.{name}.weight is {weight!r}; expected a number of at least 0 (0 = not trained on)"
+    for key in ("mix", "decay_mix"):
+        mix = getattr(train, key)
+        if mix is None:
+            continue
+        if set(mix) - set(sources) or not all(0 <= share < math.inf for share in mix.values()) or not sum(mix.values()):
+            yield f"train.{key} is {mix}; expected shares of at least 0 for names of data.sources {list(sources)}"
+        for name in mix:
+            if mix[name] and weights.get(name) == 0:
+                yield (
+                    f"train.{key} gives a share to '{name}' and data.sources.{name}.weight=0 says not to train on it; "
+                    "remove one of them"
+                )
+    limits = train.max_epochs if isinstance(train.max_epochs, Mapping) else {"": train.max_epochs}
+    if train.max_epochs is not None and (
+        set(limits) - {"", *sources} or not all(_is_number(limit) and limit > 0 for limit in limits.values())
+    ):
+        yield (
+            f"train.max_epochs is {train.max_epochs}; expected more than 0, or that for names of data.sources "
+            f"{list(sources)}, or null"
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 # key -> (least, most): both ends belong to the range; not-a-number lies in none

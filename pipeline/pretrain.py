@@ -74,7 +74,7 @@ def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -
     from pipeline.corpus.shards import TokenShards
     from pipeline.training import devices, tracking
     from pipeline.training.batches import TokenBatches
-    from pipeline.training.budget import Budget
+    from pipeline.training.budget import Budget, planned_decay_start
     from pipeline.training.callbacks import Control, Parts
     from pipeline.training.checkpoint import Checkpoints
     from pipeline.training.finish import finish
@@ -91,14 +91,12 @@ def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -
     tokens = TokenShards.open(_input(step, "data"))
     network = load_network(_input(step, "init")).to(machine.device)
     source_seconds = _source_seconds(config, step)
-    budget = Budget(_plan(config), lambda: ledger.spent_seconds + source_seconds, decisions)
-    batches = TokenBatches(
-        tokens.train,
-        sequence_length=train.sequence_length,
-        batch_sequences=train.global_batch_tokens // train.sequence_length,
-        seed=config.seed,
-        mix=train.mix,
-    )
+    batches = TokenBatches(tokens.train, config)
+    plan = _plan(config, batches)
+    budget = Budget(plan, lambda: ledger.spent_seconds + source_seconds, decisions)
+    start = None if plan.max_steps is None else planned_decay_start(plan.max_steps, train.decay_share)
+    print(batches.describe(plan.max_steps, start, at_most=plan.cap_seconds is not None), flush=True)
+    network.document_end_id = tokens.eos_token_id if train.mask_documents else None
     validation = Validation(tokens.val, train.sequence_length)
     checkpoints = Checkpoints(folder / "checkpoints", train.keep_checkpoints, decisions)
     module = PretrainModule(network, train, machine.precision)
@@ -129,7 +127,7 @@ def _check_inputs(config: Config, step: Step, command: str) -> None:
         needed = step.inputs[name]
         if isinstance(needed, Step) and not needed.finished:
             raise UserError(f"{needed.path} is not made yet; run: hornbook {name} {command}")
-    if config.budget.max_gpu_hours is None and config.budget.max_tokens is None:
+    if config.budget.max_gpu_hours is None and config.budget.max_tokens is None and config.train.max_epochs is None:
         raise UserError("the config sets no end: set budget.max_gpu_hours (or budget.max_tokens)")
 
 
@@ -170,18 +168,38 @@ def _open_decisions(config: Config, folder: Path) -> Decisions:
     return decisions
 
 
-def _plan(config: Config) -> Any:
-    from pipeline.training.budget import Plan
+def _plan(config: Config, batches: Any) -> Any:
+    """The limits of the run: the hours, and the tokens or what `train.max_epochs` leaves of them."""
+    from pipeline.training.budget import Plan, planned_decay_start
 
     budget, train = config.budget, config.train
+    asked = None if budget.max_tokens is None else max(1, budget.max_tokens // train.global_batch_tokens)
+    most = batches.most_steps(lambda last: planned_decay_start(last, train.decay_share))
+    if most == 0:
+        raise UserError(
+            f"train.max_epochs={train.max_epochs} leaves less text than one step of {train.global_batch_tokens:,} "
+            "tokens: raise it, or lower train.global_batch_tokens"
+        )
+    if most is None and asked is None and budget.max_gpu_hours is None:
+        raise UserError(
+            f"the config sets no end: train.max_epochs={train.max_epochs} leaves a source without one; set "
+            "budget.max_gpu_hours (or budget.max_tokens)"
+        )
+    bounded = most is not None and (asked is None or most < asked)
+    if most is not None and bounded:
+        wanted = f", fewer than budget.max_tokens={budget.max_tokens:,}" if budget.max_tokens else ""
+        tokens = most * train.global_batch_tokens
+        print(f"  train.max_epochs ends the text after {tokens:,} tokens in {most:,} steps{wanted}", flush=True)
     return Plan(
         cap_seconds=None if budget.max_gpu_hours is None else budget.max_gpu_hours * 3600,
-        max_steps=None if budget.max_tokens is None else max(1, budget.max_tokens // train.global_batch_tokens),
+        max_steps=most if bounded else asked,
         decay_share=train.decay_share,
         checkpoint_every_seconds=train.checkpoint_every_seconds,
         validate_every_share=train.validate_every_share,
         max_gpu_hours=budget.max_gpu_hours,
-        max_tokens=budget.max_tokens,
+        max_tokens=None if bounded else budget.max_tokens,
+        max_steps_reason="max_epochs" if bounded else "max_tokens",
+        steps_available=batches.steps_available,
     )
 
 
@@ -232,7 +250,7 @@ def _record_life(decisions: Decisions, control: Any, ledger: Ledger) -> None:
 def _only_the_end_is_left(control: Any) -> bool:
     """Trained to the end and killed while exporting, or killed so late that only an export fits."""
     budget, step = control.parts.budget, control.module.step
-    control.module.segments = budget.decisions.segments()
+    control.use_decisions()
     if step == 0:
         return False
     if step >= budget.end_step(step):

@@ -1,17 +1,15 @@
 """Batches as a pure function of (seed, sequence index): nothing is stored, any position is computed directly.
 
-In: token sets of the train split and shares per source. Out: windows of `sequence_length` tokens with their labels.
-How: each source is one long stream, cut into windows; window i predicts tokens i*T+1 .. (i+1)*T, so that an epoch
-predicts every token exactly once (the first has nothing before it). The order of an epoch is a keyed permutation
-of the window numbers. Which source the n-th sequence comes from is fixed per block of slots with exact quotas.
-So resuming needs one integer, and a change of the batch size does not disturb the order.
+In: token sets of the train split, `train.mix`, `decay_mix`, `max_epochs`, `packing`, and the step at which the decay
+starts, once that is decided. Out: windows of `sequence_length` tokens with their labels.
+How: a source is cut into windows (packing.py). The order of an epoch is a keyed permutation of the window numbers.
+Which source the n-th sequence comes from follows from the shares (mixing.py). So resuming needs one integer, and a
+change of the batch size does not disturb the order.
 Letters: B sequences, T tokens.
 """
 
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,13 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.config import Config
 from pipeline.corpus.shards import TokenSet
-from pipeline.errors import UserError
+from pipeline.training.mixing import Order, caps_of, effective_weights, key_of, permute
+from pipeline.training.packing import IGNORED_LABEL, BestFit, Stream, windows_of
 
-IGNORED_LABEL = -100
-BLOCK_SLOTS = 1024  # sequences over which the shares of the mix hold to within one sequence
-FEISTEL_ROUNDS = 6  # four are enough for a pseudo-random permutation (Luby-Rackoff); two more cost nothing
-SHARE_UNITS = 2**32  # shares given as floats are rounded to this, so that quotas are exact integers
+MOST_STEPS = 2**40  # never reached
 
 
 class Batch(NamedTuple):
@@ -36,160 +33,58 @@ class Batch(NamedTuple):
     predicted: int
 
 
-@dataclass(frozen=True)
-class Stream:
-    """The windows of one source. `count` windows per epoch, the last one may be shorter."""
-
-    name: str
-    tokens: np.ndarray
-    sequence_length: int
-
-    @property
-    def count(self) -> int:
-        return -(-(len(self.tokens) - 1) // self.sequence_length)
-
-    def windows(self, numbers_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and labels of the given windows; what lies past the end is padding with label -100."""
-        starts_B1 = numbers_B[:, None].astype(np.int64) * self.sequence_length
-        places = starts_B1 + np.arange(self.sequence_length + 1)
-        last = len(self.tokens) - 1
-        ids = self.tokens[np.minimum(places, last)].astype(np.int64)
-        labels_BT = np.where(places[:, 1:] <= last, ids[:, 1:], IGNORED_LABEL)
-        return ids[:, :-1], labels_BT
-
-
-def key_of(*parts: object) -> int:
-    """A 64-bit key from names and numbers; the same on every machine and Python."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little")
-
-
-def permute(values: np.ndarray, size: int, key: int) -> np.ndarray:
-    """Where a keyed permutation of 0 .. size-1 puts each value: a Feistel network over the next even power of
-    two, walked on until the result is inside (Black and Rogaway 2002, cycle walking)."""
-    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
-    mask = np.uint64((1 << int(half)) - 1)
-    result = values.astype(np.uint64)
-    outside = np.ones(len(result), dtype=bool)
-    while outside.any():
-        left, right = result[outside] >> half, result[outside] & mask
-        for number in range(FEISTEL_ROUNDS):
-            left, right = right, left ^ (_scramble(right, key + number) & mask)
-        result[outside] = (left << half) | right
-        outside = result >= np.uint64(size)
-    return result.astype(np.int64)
-
-
-def _scramble(values: np.ndarray, key: int) -> np.ndarray:
-    """The finalizer of splitmix64: every input bit reaches every output bit."""
-    with np.errstate(over="ignore"):
-        x = values + np.uint64((key * 0x9E3779B97F4A7C15) % 2**64)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-class Mixer:
-    """Which source, and which of its sequences, is at a place of the mixed stream.
-
-    Over the first b blocks source k has floor(b * slots * share_k) places, and the largest source what is left:
-    quotas are met at every block's end, also by a source too small for one place per block.
-    """
-
-    def __init__(self, weights: Mapping[str, int], seed: int):
-        self.names = [name for name, weight in weights.items() if weight > 0]
-        self.weights = [weights[name] for name in self.names]
-        self.total = sum(self.weights)
-        self.largest = self.weights.index(max(self.weights))
-        # The largest source must be able to give every other one a place in the same block.
-        self.slots = max(BLOCK_SLOTS, len(self.names) ** 2)
-        self.seed = seed
-        self._block = lru_cache(maxsize=8)(self._make_block)
-
-    def before_block(self, block: int) -> list[int]:
-        """Sequences of each source in the blocks before `block`."""
-        places = block * self.slots
-        counts = [places * weight // self.total for weight in self.weights]
-        counts[self.largest] = places - sum(c for k, c in enumerate(counts) if k != self.largest)
-        return counts
-
-    def _make_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        before, after = np.array(self.before_block(block)), np.array(self.before_block(block + 1))
-        layout = np.repeat(np.arange(len(self.names)), after - before)
-        order = permute(np.arange(self.slots), self.slots, key_of("mix", self.seed, block))
-        source = layout[order]
-        number = np.empty(self.slots, dtype=np.int64)
-        for k in range(len(self.names)):
-            own = source == k
-            number[own] = before[k] + np.arange(np.count_nonzero(own))
-        return source, number
-
-    def places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(source number, sequence number within that source) of each global sequence index."""
-        source, number = np.empty(len(indices), np.int64), np.empty(len(indices), np.int64)
-        blocks = indices // self.slots
-        for block in np.unique(blocks):
-            here = blocks == block
-            sources, numbers = self._block(int(block))
-            source[here], number[here] = sources[indices[here] % self.slots], numbers[indices[here] % self.slots]
-        return source, number
-
-    def counts_before(self, index: int) -> list[int]:
-        """Sequences of each source among the first `index` of the mixed stream."""
-        block, rest = divmod(index, self.slots)
-        counts = self.before_block(block)
-        for k, extra in enumerate(np.bincount(self._block(block)[0][:rest], minlength=len(self.names))):
-            counts[k] += int(extra)
-        return counts
-
-
 class TokenBatches:
-    """The train split as an endless, ordered list of sequences, and a loader over it for Lightning.
+    """The train split as an ordered list of sequences, and a loader over it for Lightning.
 
-    `batch(step)` is sequences step*B .. (step+1)*B - 1. Iterating starts at `start_step` and never ends.
-    Raises `UserError` where a source of the mix has no tokens.
+    `batch(step)` is sequences step*B .. (step+1)*B - 1. Iterating starts at `start_step`; it ends only where
+    `train.max_epochs` ends the text, with `IndexError`, and the budget is planned to stop before that.
+    Raises `UserError` where a source of a mix has no tokens.
     """
 
-    def __init__(
-        self,
-        sets: Mapping[str, TokenSet],
-        *,
-        sequence_length: int,
-        batch_sequences: int,
-        seed: int,
-        mix: Mapping[str, float] | None = None,
-    ):
-        self.sequence_length, self.batch_sequences, self.seed = sequence_length, batch_sequences, seed
-        self.streams = {name: Stream(name, s.tokens, sequence_length) for name, s in sets.items() if s.n_tokens > 1}
-        self.mixer = Mixer(self._weights(mix), seed)
+    def __init__(self, sets: Mapping[str, TokenSet], config: Config):
+        train = config.train
+        self.sequence_length, self.seed = train.sequence_length, config.seed
+        self.batch_sequences = train.global_batch_tokens // train.sequence_length
+        filled = {name: s for name, s in sets.items() if s.n_tokens > 1}
+        self.tokens = {name: s.n_tokens for name, s in filled.items()}
+        self.streams = {name: windows_of(s, train.sequence_length, train.packing) for name, s in filled.items()}
+        counts = {name: stream.count for name, stream in self.streams.items()}
+        self.packing = train.packing
+        self.weights = effective_weights(config, counts)
+        self.decay_weights = None if train.decay_mix is None else effective_weights(config, counts, "decay_mix")
+        self.caps = caps_of(train.max_epochs, counts)
+        self._orders = lru_cache(maxsize=4)(self._make_order)
+        self.order = self.order_from(None)
         self.start_step = 0
 
-    def _weights(self, mix: Mapping[str, float] | None) -> dict[str, int]:
-        if not self.streams:
-            raise UserError("the data stage kept no tokens to train on; loosen data.filters or add a source")
-        if mix is None:
-            return {name: stream.count for name, stream in self.streams.items()}
-        empty = [name for name, share in mix.items() if share > 0 and name not in self.streams]
-        if empty:
-            raise UserError(
-                f"train.mix gives a share to '{empty[0]}', which has no train tokens; sources with tokens are "
-                f"{', '.join(self.streams)}"
-            )
-        total = sum(mix.values())
-        return {name: max(1, round(share / total * SHARE_UNITS)) for name, share in mix.items() if share > 0}
+    def decay_from(self, step: int | None) -> None:
+        """From here on the order is the one for a decay that starts at `step` (None: not decided)."""
+        self.order = self.order_from(step)
 
-    def sequences(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def order_from(self, decay_step: int | None) -> Order:
+        """The order of a run whose decay starts there; one and the same object where nothing depends on it."""
+        return self._orders(None if self.decay_weights is None else decay_step)
+
+    def _make_order(self, decay_step: int | None) -> Order:
+        phases: list[tuple[int, Mapping[str, int]]] = [(0, self.weights)]
+        if decay_step is not None and self.decay_weights is not None:
+            phases.append((decay_step * self.batch_sequences, self.decay_weights))
+        return Order(phases, self.caps, self.seed)
+
+    def sequences(self, indices: np.ndarray, order: Order | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and labels [B, T] of any global sequence indices, in the order given."""
-        source, number = self.mixer.places(indices)
+        order = order or self.order
+        source, number = order.places(indices)
         inputs = np.empty((len(indices), self.sequence_length), np.int64)
         labels = np.empty_like(inputs)
-        for k, name in enumerate(self.mixer.names):
+        for k, name in enumerate(order.names):
             here = source == k
             if here.any():
                 stream = self.streams[name]
-                inputs[here], labels[here] = stream.windows(self._window_numbers(stream, number[here]))
+                inputs[here], labels[here] = stream.windows(self.window_numbers(stream, number[here]))
         return inputs, labels
 
-    def _window_numbers(self, stream: Stream, numbers: np.ndarray) -> np.ndarray:
+    def window_numbers(self, stream: Stream | BestFit, numbers: np.ndarray) -> np.ndarray:
         """The n-th sequence of a source is window number permutation(n mod count) of epoch n // count."""
         epochs, places = np.divmod(numbers, stream.count)
         windows = np.empty_like(places)
@@ -198,27 +93,88 @@ class TokenBatches:
             windows[here] = permute(places[here], stream.count, key_of("epoch", self.seed, stream.name, int(epoch)))
         return windows
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, order: Order | None = None) -> Batch:
         indices = np.arange(step * self.batch_sequences, (step + 1) * self.batch_sequences)
-        inputs, labels = self.sequences(indices)
+        inputs, labels = self.sequences(indices, order)
         predicted = int(np.count_nonzero(labels != IGNORED_LABEL))
         return Batch(torch.from_numpy(inputs), torch.from_numpy(labels), predicted)
 
     def epochs(self, sequence_index: int) -> dict[str, float]:
         """How often each source has been seen after that many sequences."""
-        counts = self.mixer.counts_before(sequence_index)
-        return {name: counts[k] / self.streams[name].count for k, name in enumerate(self.mixer.names)}
+        return {name: n / self.streams[name].count for name, n in self.order.counts_before(sequence_index).items()}
+
+    def shares(self, first: int, end: int) -> dict[str, float]:
+        """What each source really gave of the sequences `first` .. `end` - 1; empty where there are none."""
+        before, after = self.order.counts_before(first), self.order.counts_before(end)
+        return {name: (after[name] - before[name]) / (end - first) for name in after} if end > first else {}
+
+    def padding_share(self) -> float:
+        """Share of the labels of one epoch of every source in use that predict nothing."""
+        used = [self.streams[name] for name in {**self.weights, **(self.decay_weights or {})}]
+        return 1 - sum(s.predicted for s in used) / sum(s.count * self.sequence_length for s in used)
+
+    def steps_available(self, decay_step: int | None) -> int | None:
+        """Whole steps until `train.max_epochs` ends the text, with a decay from that step; None = no end."""
+        total = self.order_from(decay_step).total
+        return None if total is None else total // self.batch_sequences
+
+    def most_steps(self, decay_start: Callable[[int], int]) -> int | None:
+        """The longest run that `train.max_epochs` allows; None = no end. `decay_start`: of a run of that many steps.
+
+        A longer run has a later and longer decay, which leaves less for the decay's sources and needs more of them:
+        what fits is found by halving.
+        """
+        if not self.caps:
+            return None
+        if self.decay_weights is None:
+            return self.steps_available(None)
+
+        def fits(steps: int) -> bool:
+            available = self.steps_available(decay_start(steps))
+            return available is None or available >= steps
+
+        if fits(MOST_STEPS):
+            return None
+        least, most = 0, MOST_STEPS
+        while most - least > 1:
+            middle = (least + most) // 2
+            least, most = (middle, most) if fits(middle) else (least, middle)
+        return least
+
+    def describe(self, steps: int | None, decay_step: int | None, at_most: bool) -> str:
+        """One line for a person: tokens, share, repetition of every source. `steps`: of the whole run, if known."""
+        counts = {name: stream.count for name, stream in self.streams.items()}
+        planned = None if steps is None else self.order_from(decay_step).counts_before(steps * self.batch_sequences)
+        parts = []
+        for name, tokens in self.tokens.items():
+            share = _share(self.weights, name)
+            part = f"{name} {tokens:,} tokens, {100 * share:.1f}% of the mix"
+            if self.decay_weights is not None:
+                part += f" ({100 * _share(self.decay_weights, name):.1f}% in the decay)"
+            ratio = share / _share(counts, name)
+            part += f", sampled {ratio:.2f}x" if abs(ratio - 1) > 0.005 else ""
+            if planned is not None:
+                part += f", {'at most ' if at_most else ''}{planned.get(name, 0) / counts[name]:.2f} epochs"
+            parts.append(part)
+        return "  sources: " + "; ".join(parts)
 
     def __len__(self) -> int:
         # Never reached. Lightning needs some length: without one it takes a batch ahead and loses it on resume.
-        return 2**40
+        return MOST_STEPS
 
     def __iter__(self) -> Iterator[Batch]:
-        step = self.start_step
+        step, order = self.start_step, self.order
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
-            ahead = pool.submit(self.batch, step)
+            ahead = pool.submit(self.batch, step, order)
             while True:
+                if order is not self.order:  # the decay was decided after this one was begun
+                    order = self.order
+                    ahead = pool.submit(self.batch, step, order)
                 ready = ahead.result()
                 step += 1
-                ahead = pool.submit(self.batch, step)
+                ahead = pool.submit(self.batch, step, order)
                 yield ready
+
+
+def _share(weights: Mapping[str, int], name: str) -> float:
+    return weights.get(name, 0) / sum(weights.values())

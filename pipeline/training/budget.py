@@ -44,7 +44,9 @@ class Plan:
     """The limits of one run. `cap_seconds` in device-seconds, None = no cap; `max_steps` from `budget.max_tokens`.
 
     `decay_share`: share of the steps. `checkpoint_every_seconds`, `validate_every_share`: the periodic events that
-    are charged to the prediction and skipped where they would eat the reserve.
+    are charged to the prediction and skipped where they would eat the reserve. `max_steps_reason`: the key that set
+    `max_steps`; where it is "max_epochs", `max_tokens` is None: raising that reopens nothing. `steps_available`: how
+    long the text lasts if the decay starts at a step, None = without end.
     """
 
     cap_seconds: float | None
@@ -54,6 +56,13 @@ class Plan:
     validate_every_share: float = 0.2
     max_gpu_hours: float | None = None
     max_tokens: int | None = None
+    steps_available: Callable[[int], int | None] = lambda decay_start: None
+    max_steps_reason: str = "max_tokens"
+
+
+def planned_decay_start(last: int, decay_share: float) -> int:
+    """Where the decay of a run of `last` steps starts."""
+    return last - max(1, round(last * decay_share))
 
 
 @dataclass
@@ -132,10 +141,11 @@ class Budget:
         if last is None or (decays and decays[-1]["end_step"] <= last):
             return
         if self._segment(step) is None:
-            start = max(step, last - max(1, round(last * self.plan.decay_share)))
-            self._record(start, end_step=max(last, start), progress=0.0, reason="max_tokens")
+            start = max(step, planned_decay_start(last, self.plan.decay_share))
+            end = min(max(last, start), self._text_ends(start))
+            self._record(start, end_step=end, progress=0.0, reason=self.plan.max_steps_reason)
         else:  # max_tokens was lowered while the decay ran
-            self._record(step, max(last, step), self.decisions.progress(step), "max_tokens")
+            self._record(step, max(last, step), self.decisions.progress(step), self.plan.max_steps_reason)
 
     def remaining_seconds(self) -> float:
         return math.inf if self.plan.cap_seconds is None else self.plan.cap_seconds - self.spent()
@@ -239,6 +249,11 @@ class Budget:
         """The decay record that rules after `step` steps."""
         return next((r for r in reversed(self.decisions.decays()) if r["step"] <= step), None)
 
+    def _text_ends(self, decay_start: int) -> int:
+        """The first step for which `train.max_epochs` leaves no text, with a decay from there."""
+        available = self.plan.steps_available(decay_start)
+        return 2**62 if available is None else available
+
     def _steps_left(self, step: int) -> int:
         segment = self._segment(step)
         return self._planned_length(step) if segment is None else max(0, segment["end_step"] - step)
@@ -257,7 +272,7 @@ class Budget:
             return
         length = max(1, min(length, self._steps_that_fit(available)))
         if self.plan.max_steps is not None:
-            length = min(length, self.plan.max_steps - step)
+            length = min(length, self.plan.max_steps - step, self._text_ends(step) - step)
         self._record(step, step + length, 0.0, "max_gpu_hours")
 
     def _adjust_end(self, step: int) -> None:
@@ -274,7 +289,7 @@ class Budget:
         if reviewing:
             self._review_at = left // 2
         if self.plan.max_steps is not None:
-            fitting = min(fitting, self.plan.max_steps - step)
+            fitting = min(fitting, self.plan.max_steps - step, self._text_ends(self._decay_start() or 0) - step)
         # Far from the end one percent is noise that a review will settle; near it every step counts. The two slow
         # steps of the reserve cover what is let pass here.
         longer = reviewing and fitting > left + max(1, left // 50)

@@ -82,7 +82,7 @@ class Control(Callback):
         else:
             self._after_decision(parts.budget.decide(step), trainer)
         self._validations_due = math.floor(parts.budget.fraction(step) / parts.train.validate_every_share)
-        self._use_decisions()
+        self.use_decisions()
         self._stop_if_asked(trainer)
         self.start_seconds = process_age_seconds()
         self._rate.restart()
@@ -112,7 +112,7 @@ class Control(Callback):
         self._stop_if_asked(trainer)
         if not trainer.should_stop and self._checkpoint_is_due(step):
             self.save()
-        self._use_decisions()
+        self.use_decisions()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close_progress()
@@ -207,6 +207,12 @@ class Control(Callback):
     def mfu(self) -> float | None:
         return self._mfu(self.tokens_per_second)
 
+    def use_decisions(self) -> None:
+        """The learning rate and the mix follow from what is on record; called before the next batch is taken."""
+        self.module.segments = self.parts.budget.decisions.segments()
+        record = self.parts.budget.first_decay()
+        self.parts.batches.decay_from(record["step"] if record else None)
+
     # ---- details
 
     def _review_threads(self) -> None:
@@ -254,9 +260,6 @@ class Control(Callback):
             self.save()
             self.stopped = name
             trainer.should_stop = True
-
-    def _use_decisions(self) -> None:
-        self.module.segments = self.parts.budget.decisions.segments()
 
     def _validation_is_due(self, step: int) -> bool:
         due = math.floor(self.parts.budget.fraction(step) / self.parts.train.validate_every_share)

@@ -103,6 +103,8 @@ def make_facts(control: Control, samples: list[dict[str, str]], left_at_end: flo
         "steps": step,
         "skipped_steps": control.skipped,
         "epochs": {k: round(v, 4) for k, v in parts.batches.epochs(step * parts.batches.batch_sequences).items()},
+        "packing": {"kind": parts.batches.packing, "padding_share": round(parts.batches.padding_share(), 6)},
+        "mix": _mix(control),
         "max_gpu_hours": budget.plan.max_gpu_hours,
         "max_tokens": budget.plan.max_tokens,
         "stopped_by": budget.stopped_by(step),
@@ -123,6 +125,15 @@ def make_facts(control: Control, samples: list[dict[str, str]], left_at_end: flo
         "samples": samples,
         "model": "model",
     }
+
+
+def _mix(control: Control) -> dict[str, dict[str, float]]:
+    """Shares of the sequences that each source gave, before and in the decay; empty for a phase without steps."""
+    batches, record = control.parts.batches, control.parts.budget.first_decay()
+    end = control.module.step * batches.batch_sequences
+    start = min(end, record["step"] * batches.batch_sequences) if record else end
+    phases = {"stable": batches.shares(0, start), "decay": batches.shares(start, end)}
+    return {phase: {k: round(v, 6) for k, v in shares.items()} for phase, shares in phases.items()}
 
 
 def _forecast(control: Control, left_at_end: float) -> dict[str, Any]:

@@ -4,6 +4,7 @@ In: a config. Out: the `Step` whose fingerprint names the folder, and answers th
 of `run` need before anything heavy is loaded.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline import config as configs
@@ -23,11 +24,23 @@ def pretrain_step(config: Config) -> Step:
         "pretrain",
         VERSION,
         _run_instead,
-        config={"train": configs.identity(config.train), "seed": config.seed},
+        config={"train": configs.identity(config.train), "seed": config.seed, **weights_in_fingerprint(config)},
         inputs=input_steps(config),
         libraries=("torch", "lightning"),
         reports=REPORTS,
     )
+
+
+def weights_in_fingerprint(config: Config) -> dict[str, Any]:
+    """Sources' weights where they decide the mix and are not 1; the data stage knows nothing of them."""
+    weights = source_weights(config)
+    return {"weights": weights} if weights and config.train.mix is None else {}
+
+
+def source_weights(config: Config) -> dict[str, float]:
+    """`data.sources.<name>.weight` of the sources where it is not 1."""
+    options = {name: source for name, source in config.data.sources.items() if isinstance(source, Mapping)}
+    return {name: float(o["weight"]) for name, o in options.items() if o.get("weight", 1.0) != 1.0}
 
 
 def input_steps(config: Config) -> dict[str, Step | str]:

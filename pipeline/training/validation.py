@@ -2,6 +2,8 @@
 
 In: a network and the validation sets. Out: nats over all predicted tokens / ln 2 / UTF-8 bytes, per set. Windows do
 not overlap and every token but the first is predicted once, in fp32 sums per batch of windows and fp64 over all.
+Windows are cut from the stream whatever `train.packing` is; under `train.mask_documents` the network masks here too,
+as it was trained, so a document's beginning is predicted without the one before it.
 """
 
 import math
@@ -13,7 +15,7 @@ import torch
 
 from model.transformer import Transformer
 from pipeline.corpus.shards import TEXTBOOK, TokenSet
-from pipeline.training.batches import Stream
+from pipeline.training.packing import Stream
 
 FORWARD_TOKENS = 16_384  # per forward pass: without gradients this fits wherever training does
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,7 +53,10 @@ FACTS = [
     "initial_bits_per_byte",
     "samples",
     "model",
+    "packing",
+    "mix",
 ]
+SOURCES = ("data.sources.code.type=made", "data.sources.more.type=made")  # shares are given by name
 
 _spec = importlib.util.spec_from_file_location("pretrain_driver", DRIVER)
 assert _spec is not None
@@ -66,6 +70,7 @@ class Small:
 
     def __init__(self, root: Path):
         self.root, self.path = root, driver.config_file(root)
+        self.mix: tuple[str, ...] = ()  # overrides that belong to the folder's name
         driver.make_inputs(self.config())
 
     def config(self, *overrides: str) -> configs.Config:
@@ -73,7 +78,16 @@ class Small:
 
     @property
     def folder(self) -> Path:
-        return pretrain_step(self.config()).path
+        return pretrain_step(self.config(*self.mix)).path
+
+    def batches(self, *overrides: str):
+        """The text that a run under these overrides reads."""
+        from pipeline.corpus.shards import TokenShards
+        from pipeline.training.batches import TokenBatches
+
+        config = self.config(*overrides)
+        data = pretrain_step(config).inputs["data"]
+        return TokenBatches(TokenShards.open(data.path).train, config)
 
     def run_here(self, *overrides: str) -> dict:
         pretrain.run(self.config(*overrides), str(self.path))
@@ -109,6 +123,27 @@ class Small:
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+def _record_inputs(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """Collects the input ids of every training step from here on (one micro-batch per step)."""
+    from model.transformer import Transformer
+
+    read: list[torch.Tensor] = []
+    plain = Transformer.loss
+
+    def recording(self: Transformer, ids: torch.Tensor, *args: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if torch.is_grad_enabled():
+            read.append(ids.clone())
+        return plain(self, ids, *args)
+
+    monkeypatch.setattr(Transformer, "loss", recording)
+    return read
+
+
+def _seconds_from_now(seconds: float) -> str:
+    """A cap for a run inside this process, whose age counts."""
+    return hours(ledger.process_age_seconds() + seconds)
 
 
 def hours(seconds: float) -> str:
@@ -205,6 +240,78 @@ def test_an_extended_run_equals_the_one_that_had_the_larger_limit_from_the_start
     direct = other.run_here("budget.max_tokens=30_720", "train.precision=32-true")
     assert [r["train/loss"] for r in other.rows()[1:]] == [r["train/loss"] for r in rows[1:]]
     assert direct["content_hash"] == extended["content_hash"]
+
+
+def test_a_second_mix_begins_with_the_decay_and_holds_after_a_resume_and_after_a_raised_cap(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = _record_inputs(monkeypatch)
+    often = ("train.checkpoint_every_seconds=0.001", "train.keep_checkpoints=50", "train.precision=32-true")
+    mix = (*SOURCES, "train.mix.code=0.75", "train.mix.more=0.25", "train.decay_mix.more=1.0", *often)
+    small.mix = mix
+    first = small.run_here("budget.max_tokens=20_480", *mix)
+    assert (first["steps"], first["stopped_by"], first["annealed"]) == (40, "tokens", True)
+    assert first["mix"]["decay"] == {"code": 0.0, "more": 1.0}
+    assert first["mix"]["stable"]["code"] == pytest.approx(0.75, abs=0.06)
+    expected = small.batches("budget.max_tokens=20_480", *mix)
+    expected.decay_from(28)
+    assert first["epochs"] == {k: round(v, 4) for k, v in expected.epochs(320).items()}
+    assert [torch.equal(ids, expected.batch(k).input_ids_BT) for k, ids in enumerate(read)] == [True] * 40
+    losses = [row["train/loss"] for row in small.rows()[1:]]
+
+    (small.folder / "manifest.json").unlink()
+    for path in (small.folder / "checkpoints").glob("step-*"):
+        if int(path.name.split("-")[1]) > 33:
+            shutil.rmtree(path)
+    read.clear()
+    second = small.run_here("budget.max_tokens=20_480", *mix)
+    assert len(read) == 7
+    assert [row["train/loss"] for row in small.rows()[1:]] == losses
+    assert second["content_hash"] == first["content_hash"]
+
+    read.clear()
+    longer = small.run_here("budget.max_tokens=30_720", *mix)
+    expected.decay_from(42)
+    assert [torch.equal(ids, expected.batch(28 + k).input_ids_BT) for k, ids in enumerate(read)] == [True] * 32
+    assert (longer["steps"], longer["mix"]["decay"]) == (60, {"code": 0.0, "more": 1.0})
+
+
+def test_the_clock_decides_the_decay_and_the_very_next_batch_is_of_the_second_mix(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = _record_inputs(monkeypatch)
+    mix = (*SOURCES, "train.mix.code=1.0", "train.decay_mix.more=1.0", "train.precision=32-true")
+    small.mix = mix
+    manifest = small.run_here(_seconds_from_now(8), *mix)
+    assert manifest["stopped_by"] == "gpu_hours"
+    records = [json.loads(line) for line in (small.folder / "decisions.jsonl").read_text().splitlines()]
+    start = next(record["step"] for record in records if record["kind"] == "decay")
+    assert 0 < start < manifest["steps"]
+    expected = small.batches(*mix)
+    expected.decay_from(start)
+    assert all(torch.equal(ids, expected.batch(step).input_ids_BT) for step, ids in enumerate(read))
+    assert manifest["mix"] == {"stable": {"code": 1.0, "more": 0.0}, "decay": {"code": 0.0, "more": 1.0}}
+
+
+def test_a_cap_on_epochs_ends_the_run_annealed_and_raising_the_tokens_reopens_nothing(
+    small: Small, capsys: pytest.CaptureFixture
+) -> None:
+    small.mix = ("train.max_epochs=2", "train.packing=best_fit", "train.mask_documents=true")
+    manifest = small.run_here("budget.max_tokens=1_000_000", *small.mix)
+    said = capsys.readouterr().out
+    assert "train.max_epochs ends the text after" in said
+    assert "fewer than budget.max_tokens=1,000,000" in said
+    assert "  sources: code " in said
+    assert (manifest["stopped_by"], manifest["annealed"]) == ("tokens", True)
+    assert all(1.5 < epochs <= 2 for epochs in manifest["epochs"].values())
+    assert manifest["packing"]["kind"] == "best_fit"
+    assert 0 <= manifest["packing"]["padding_share"] < 0.05
+    assert small.run_here("budget.max_tokens=2_000_000", *small.mix) == manifest
+    assert small.run_here(*small.mix) == manifest
+    with pytest.raises(UserError, match=r"the config sets no end: train\.max_epochs"):
+        small.run_here(*SOURCES, "train.max_epochs.code=1")
+    with pytest.raises(UserError, match=r"leaves less text than one step"):
+        small.run_here("train.max_epochs=0.01")
 
 
 def test_full_activation_checkpointing_gives_the_same_losses(small: Small, tmp_path: Path) -> None:

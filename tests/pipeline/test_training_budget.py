@@ -258,3 +258,26 @@ def test_measurements_survive_a_kill() -> None:
     assert after.expected("checkpoint") == before.expected("checkpoint")
     after.step(9.0)  # the first step of a life is slow and no forecast
     assert after.step_seconds() == 2.0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_text_that_ends_ends_the_run_annealed_wherever_the_clock_starts_the_decay(seed: int) -> None:
+    # 300 steps of text; of the decay's own, 90: as with a second mix under train.max_epochs.
+    def available(decay_start: int) -> int:
+        return min(300, decay_start + 90)
+
+    machine = machine_of(seed)
+    seconds = machine.step_seconds * random.Random(seed).uniform(100, 800) + 5 * machine.validation + machine.start
+    plan = Plan(seconds, 300, 0.3, steps_available=available, max_steps_reason="max_epochs")
+    run = Run(machine, plan)
+    assert run.life()
+    assert run.annealed
+    start = run.decisions.decays()[0]["step"]
+    assert run.step <= available(start)
+
+
+def test_a_lowered_limit_does_not_ask_for_more_text_than_a_later_decay_has() -> None:
+    decisions = Decisions(None)
+    plan = Plan(None, 300, 0.3, steps_available=lambda start: start + 20)
+    Budget(plan, lambda: 0.0, decisions).begin(250)
+    assert (decisions.decays()[0]["step"], decisions.decays()[0]["end_step"]) == (250, 270)
