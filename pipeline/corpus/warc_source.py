@@ -1,0 +1,159 @@
+"""Web archives: the main text of the pages of `.warc`, `.warc.gz` and `.warc.zst` files, and of text as it stands.
+
+Decompression is ours (bounded, and it says so where a file was cut off), warcio reads the records. A header that
+never ends is stopped, a record that cannot be read is counted, and a file whose records no longer begin where they
+should is given up there, with what came before it kept.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from data_filters.rule import PROSE
+from pipeline.corpus.compressed import Unreadable, open_input
+from pipeline.corpus.documents import MAX_TEXT_BYTES
+from pipeline.corpus.input_files import InputFile, hash_inputs, matching
+from pipeline.corpus.page_text import decode_page, main_text
+from pipeline.corpus.parsing import parsed
+from pipeline.corpus.source import Item, Source, TextOptions, document, set_aside
+
+PAGES, PLAIN = ("text/html", "application/xhtml+xml"), ("text/plain",)
+_MAX_HEADER_BYTES = 1 << 20  # of one record, all lines together
+_MAX_URL_CHARACTERS = 2_000
+
+
+class Warc(Source):
+    """Web archives, `.warc`, `.warc.gz` or `.warc.zst`: main text of HTML pages, plain text as it stands (also the
+    extracted text of `.wet` files). `path`: file, glob or folder. The host is the group, the URL the path; URL and
+    date are kept with the document. Answers other than 200 and other types are not looked at. Limits as for `jsonl`.
+    """
+
+    options = TextOptions
+
+    def __init__(self, path: str, **common: Any):
+        self.path = path
+        self.limits = options = TextOptions(**common)
+        self.license, self.kind = options.license, options.kind or PROSE
+
+    def files(self) -> list[InputFile]:
+        endings = [f".{kind}{packed}" for kind in ("warc", "wet") for packed in ("", ".gz", ".zst")]
+        return matching(self.path, "a .warc, .warc.gz or .warc.zst file, a folder of them", endings)
+
+    def content_hash(self) -> str:
+        return hash_inputs(self.files())
+
+    def libraries(self) -> tuple[str, ...]:
+        return ("warcio", "trafilatura", "lxml")
+
+    def items(self, task: int, tasks: int) -> Iterator[Item]:
+        """By file where there are enough of them; else every shard goes over the records and takes its share."""
+        files = self.files()
+        by_file = len(files) >= tasks
+        for i, file in enumerate(files):
+            if by_file and i % tasks != task:
+                continue
+            number = 0
+            try:
+                for number, record in _records(file):
+                    if by_file or (number + i) % tasks == task:
+                        yield self._item(record, f"{file.name}:{number + 1}")
+            except Unreadable as problem:
+                if by_file or i % tasks == task:  # said once
+                    yield set_aside(f"{file.name}:{number + 1}", problem)
+
+    def _item(self, record: Any, place: str) -> Item:
+        headers = record.rec_headers
+        url = (headers.get_header("WARC-Target-URI") or "").strip("<>")[:_MAX_URL_CHARACTERS]
+        try:
+            text = _text(record)
+        except Unreadable as problem:
+            return set_aside(f"{place} {url}".strip(), problem)
+        about = {"url": url, "date": (headers.get_header("WARC-Date") or "")[:100]}
+        group, path = _host(url) or place, url or place
+        return document(text, path=path, group=group, license=self.license, kind=self.kind, record=about)
+
+
+def _records(file: InputFile) -> Iterator[tuple[int, Any]]:
+    """(number among these, record) of those that hold a page or text. Raises `Unreadable` for what ails the file."""
+    from warcio.exceptions import ArchiveLoadFailed
+
+    if file.problem is not None:
+        raise file.problem
+    number = 0
+    try:
+        with open_input(file.path) as stream:
+            if not stream.peek(1):  # type: ignore[attr-defined] - both kinds of reader are buffered
+                raise Unreadable("empty_file")
+            for record in _archive(stream):
+                if _type(record) in (*PAGES, *PLAIN):
+                    yield number, record
+                    number += 1
+    except (ArchiveLoadFailed, OSError, ValueError) as error:
+        raise Unreadable("damaged_file", f"{type(error).__name__}: {' '.join(str(error).split())}") from None
+
+
+def _archive(stream: Any) -> Iterator[Any]:
+    """warcio's records, read through lines of bounded length."""
+    from warcio.archiveiterator import WARCIterator
+    from warcio.bufferedreaders import BufferedReader
+
+    class Lines(BufferedReader):
+        line_bytes = 0
+
+        def readline(self, length: int | None = None) -> bytes:
+            line = super().readline(min(length or _MAX_HEADER_BYTES, _MAX_HEADER_BYTES))
+            self.line_bytes += len(line)
+            if self.line_bytes > _MAX_HEADER_BYTES:
+                raise Unreadable("damaged_file", f"the headers of a record go on beyond {_MAX_HEADER_BYTES:,} bytes")
+            return line
+
+    records: Any = WARCIterator(stream)
+    records.reader = Lines(stream)
+    for record in records:
+        yield record
+        records.reader.line_bytes = 0
+        if records.err_count:
+            raise Unreadable("damaged_file", "a record is longer than it says")
+
+
+def _type(record: Any) -> str | None:
+    """The media type of the document that a record holds, None where it holds none."""
+    if record.rec_type == "response":
+        http = record.http_headers
+        if http is None or http.get_statuscode() != "200":
+            return None
+        return _media_type(http.get_header("Content-Type"))
+    if record.rec_type in ("conversion", "resource"):
+        return _media_type(record.rec_headers.get_header("Content-Type"))
+    return None
+
+
+def _media_type(value: str | None) -> str:
+    return (value or "").partition(";")[0].strip().lower()
+
+
+def _text(record: Any) -> str:
+    headers = record.http_headers or record.rec_headers
+    _, _, parameters = (headers.get_header("Content-Type") or "").lower().partition("charset=")
+    payload: list[bytes] = []
+    parsed(lambda: payload.append(_payload(record)) or "")
+    text = decode_page(payload[0], parameters.partition(";")[0] or None)
+    return main_text(text) if _type(record) in PAGES else text
+
+
+def _payload(record: Any) -> bytes:
+    """The body, with its own compression undone, of bounded size."""
+    stream, pieces, size = record.content_stream(), [], 0
+    while piece := stream.read(1 << 16):
+        size += len(piece)
+        if size > MAX_TEXT_BYTES:
+            raise Unreadable("too_large", f"over {MAX_TEXT_BYTES:,} bytes")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _host(url: str) -> str:
+    try:
+        return (urlsplit(url).hostname or "").removeprefix("www.")
+    except ValueError:  # `http://[` is not an address
+        return ""
