@@ -93,7 +93,7 @@ def _records(file: InputFile) -> Iterator[tuple[int, Any]]:
 
 
 def _archive(stream: Any) -> Iterator[Any]:
-    """warcio's records, read through lines of bounded length."""
+    """warcio's records, read through lines of bounded length. Raises `Unreadable` where no record begins."""
     from warcio.archiveiterator import WARCIterator
     from warcio.bufferedreaders import BufferedReader
 
@@ -107,13 +107,24 @@ def _archive(stream: Any) -> Iterator[Any]:
                 raise Unreadable("damaged_file", f"the headers of a record go on beyond {_MAX_HEADER_BYTES:,} bytes")
             return line
 
-    records: Any = WARCIterator(stream)
-    records.reader = Lines(stream)
+    class Records(WARCIterator):
+        def _consume_blanklines(self) -> tuple[bytes | None, int]:
+            """Up to the next record. warcio's own warns on stderr of a record that is longer than it says."""
+            n_bytes = 0
+            while line := lines.readline():
+                if line.strip():
+                    if not line.startswith(b"WARC/"):
+                        raise Unreadable("damaged_file", f"expected a record, found {line[:100]!r}")
+                    return line, n_bytes
+                n_bytes += len(line)
+            return None, n_bytes
+
+    lines = Lines(stream)
+    records: Any = Records(stream)
+    records.reader = lines
     for record in records:
         yield record
-        records.reader.line_bytes = 0
-        if records.err_count:
-            raise Unreadable("damaged_file", "a record is longer than it says")
+        lines.line_bytes = 0
 
 
 def _type(record: Any) -> str | None:
