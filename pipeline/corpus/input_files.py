@@ -30,12 +30,12 @@ class InputFile:
         return Path(self.name).suffix.lower()
 
 
-def in_folder(path: str, wanted: Callable[[str], bool], key: str = "path") -> list[InputFile]:
+def in_folder(path: str, wanted: Callable[[str], bool]) -> list[InputFile]:
     """All files below a folder whose name is `wanted`, in the order of their names. Links are followed to files
     inside the folder only. Raises `UserError` where `path` is not a folder."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        raise missing(f"{path} is not a folder", "a folder", key)
+        raise missing(f"{path} is not a folder", "a folder", "path")
     found: list[InputFile] = []
 
     def unreadable(error: OSError) -> None:
@@ -52,7 +52,7 @@ def in_folder(path: str, wanted: Callable[[str], bool], key: str = "path") -> li
     return sorted(found, key=lambda f: f.name.split("/"))
 
 
-def matching(path: str, what: str, endings: Sequence[str], key: str = "path") -> list[InputFile]:
+def matching(path: str, what: str, endings: Sequence[str]) -> list[InputFile]:
     """A file, the files that a glob matches, or those of `endings` below a folder; links may lead anywhere, as the
     user named them. Raises `UserError` where nothing is found."""
     given = Path(path).expanduser()
@@ -61,7 +61,7 @@ def matching(path: str, what: str, endings: Sequence[str], key: str = "path") ->
     else:
         paths = [p for p in map(Path, glob.glob(str(given), recursive=True)) if not p.is_dir()]
     if not paths:
-        raise missing(f"nothing matches {path}", f"{what} or a glob", key)
+        raise missing(f"nothing matches {path}", f"{what} or a glob", "path")
     base = Path(os.path.commonpath([p.parent for p in paths]))
     files = [InputFile(p, _clean(p.relative_to(base).as_posix()), _problem(p)) for p in paths]
     return sorted(files, key=lambda f: f.name.split("/"))

@@ -12,6 +12,7 @@ from pipeline.corpus.parsing import parsed, quiet
 
 _META_CHARSET = re.compile(rb"""<meta[^>]{0,500}?charset\s*=\s*["']?\s*([\w.:-]{1,40})""", re.IGNORECASE)
 _META_WITHIN_BYTES = 4_096
+MAX_PAGE_CHARACTERS = 5_000_000  # where Common Crawl cuts; a parsed page takes up to 100 bytes of memory a character
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 # Encodings of text. Python's table also has codecs that are none, or take time that grows with the square.
 _TEXT_CODECS = re.compile(
@@ -35,7 +36,9 @@ def decode_page(data: bytes, header_charset: str | None = None) -> str:
 
 
 def main_text(html: str) -> str:
-    """The main text of a page. Raises `Unreadable`: `no_main_text`, `cannot_parse`, `parse_timeout`."""
+    """The main text of a page. Raises `Unreadable`: `too_large`, `no_main_text`, `cannot_parse`, `parse_timeout`."""
+    if len(html) > MAX_PAGE_CHARACTERS:
+        raise Unreadable("too_large", f"a page of {len(html):,} characters; at most {MAX_PAGE_CHARACTERS:,} are parsed")
     text = parsed(lambda: _extract(html))
     if not text.strip():
         raise Unreadable("no_main_text", " ".join(html[:2_000].split()))

@@ -53,9 +53,8 @@ class LibraryFile:
 
 class PythonLibrary(Source):
     """The standard library and `distributions` (names on the package index, installed here): modules, descriptions,
-    manual pages and long docstrings. `limit_tokens`: at 4 bytes a token.
-
-    Held out together: a distribution; of the standard library, a top-level module.
+    manual pages and long docstrings. Held out together: a distribution; of the standard library, a top-level module.
+    `limit_tokens`: at 4 bytes a token.
     """
 
     def __init__(self, distributions: Sequence[str], standard_library: bool = True, **common: Any):
