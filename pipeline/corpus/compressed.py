@@ -113,16 +113,23 @@ class _Decompressed(io.RawIOBase):
     def __init__(self, file: BinaryIO, decompress: Callable[[BinaryIO], Iterator[bytes]]):
         self._file, self._pieces = file, decompress(file)
         self._rest, self._made_bytes = memoryview(b""), 0
+        self._problem: Unreadable | None = None
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         while not self._rest:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return 0
-            self._count(len(piece))
+            if self._problem is not None:  # whoever reads on is told again
+                raise self._problem
+            try:
+                piece = next(self._pieces, None)
+                if piece is None:
+                    return 0
+                self._count(len(piece))
+            except Unreadable as problem:
+                self._problem = problem
+                raise
             self._rest = memoryview(piece)
         n = min(len(buffer), len(self._rest))
         buffer[:n] = self._rest[:n]

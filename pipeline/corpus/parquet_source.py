@@ -67,7 +67,7 @@ class Parquet(Source):
             raise file.problem
         try:
             yield from self._open_rows(file, first, step)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # of damaged names, too
             raise Unreadable("damaged_file", f"{type(error).__name__}: {error}") from None
 
     def _open_rows(self, file: InputFile, first: int, step: int) -> Iterator[tuple[int, Any]]:

@@ -136,7 +136,9 @@ class Comparison:
     def __init__(self, text: str):
         found = self._SHAPE.match(text)
         if not found:
-            raise ValueError(f"where has {text!r}; expected comparisons such as 'int_score >= 3', joined by ' and '")
+            raise ValueError(
+                f"where has {text!r}; expected one comparison such as 'int_score >= 3', or several with ' and '"
+            )
         self.field, self.operator, value = found.groups()
         self.value: float | bool | str = value
         if value in ("true", "false"):

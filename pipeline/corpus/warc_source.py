@@ -14,7 +14,7 @@ from pipeline.corpus.compressed import Unreadable, open_input
 from pipeline.corpus.documents import MAX_TEXT_BYTES
 from pipeline.corpus.input_files import InputFile, hash_inputs, matching
 from pipeline.corpus.page_text import decode_page, main_text
-from pipeline.corpus.parsing import parsed
+from pipeline.corpus.parsing import parsed, quiet
 from pipeline.corpus.source import Item, Source, TextOptions, document, set_aside
 
 PAGES, PLAIN = ("text/html", "application/xhtml+xml"), ("text/plain",)
@@ -56,17 +56,22 @@ class Warc(Source):
             try:
                 for number, record in _records(file):
                     if by_file or (number + i) % tasks == task:
-                        yield self._item(record, f"{file.name}:{number + 1}")
+                        item = self._item(record, f"{file.name}:{number + 1}")
+                        if item is not None:
+                            yield item
             except Unreadable as problem:
                 if by_file or i % tasks == task:  # said once
                     yield set_aside(f"{file.name}:{number + 1}", problem)
 
-    def _item(self, record: Any, place: str) -> Item:
+    def _item(self, record: Any, place: str) -> Item | None:
+        """None where the file itself cannot be read further: it says so once, whoever reads on."""
         headers = record.rec_headers
         url = (headers.get_header("WARC-Target-URI") or "").strip("<>")[:_MAX_URL_CHARACTERS]
         try:
             text = _text(record)
         except Unreadable as problem:
+            if problem.cause in ("damaged_file", "bomb"):
+                return None
             return set_aside(f"{place} {url}".strip(), problem)
         about = {"url": url, "date": (headers.get_header("WARC-Date") or "")[:100]}
         group, path = _host(url) or place, url or place
@@ -75,20 +80,23 @@ class Warc(Source):
 
 def _records(file: InputFile) -> Iterator[tuple[int, Any]]:
     """(number among these, record) of those that hold a page or text. Raises `Unreadable` for what ails the file."""
-    from warcio.exceptions import ArchiveLoadFailed
-
     if file.problem is not None:
         raise file.problem
     number = 0
+    with open_input(file.path) as stream:
+        records = _archive(stream)
+        while (record := _next(records)) is not None:
+            if _type(record) in (*PAGES, *PLAIN):
+                yield number, record
+                number += 1
+
+
+def _next(records: Iterator[Any]) -> Any | None:
     try:
-        with open_input(file.path) as stream:
-            if not stream.peek(1):  # type: ignore[attr-defined] - both kinds of reader are buffered
-                raise Unreadable("empty_file")
-            for record in _archive(stream):
-                if _type(record) in (*PAGES, *PLAIN):
-                    yield number, record
-                    number += 1
-    except (ArchiveLoadFailed, OSError, ValueError) as error:
+        return next(records, None)
+    except Unreadable:
+        raise
+    except Exception as error:  # warcio meets a broken header with whatever comes of it
         raise Unreadable("damaged_file", f"{type(error).__name__}: {' '.join(str(error).split())}") from None
 
 
@@ -96,6 +104,15 @@ def _archive(stream: Any) -> Iterator[Any]:
     """warcio's records, read through lines of bounded length. Raises `Unreadable` where no record begins."""
     from warcio.archiveiterator import WARCIterator
     from warcio.bufferedreaders import BufferedReader
+
+    quiet("warcio")
+    if not stream.peek(1):
+        raise Unreadable("empty_file")
+
+    class Pieces:
+        """What there is at once: a read that waits for more loses what came before the place of a damage."""
+
+        read = staticmethod(stream.read1)
 
     class Lines(BufferedReader):
         line_bytes = 0
@@ -119,7 +136,7 @@ def _archive(stream: Any) -> Iterator[Any]:
                 n_bytes += len(line)
             return None, n_bytes
 
-    lines = Lines(stream)
+    lines = Lines(Pieces)
     records: Any = Records(stream)
     records.reader = lines
     for record in records:
@@ -160,6 +177,10 @@ def _payload(record: Any) -> bytes:
         if size > MAX_TEXT_BYTES:
             raise Unreadable("too_large", f"over {MAX_TEXT_BYTES:,} bytes")
         pieces.append(piece)
+    while record.raw_stream.read(1 << 16):  # what its own encoding leaves over
+        pass
+    if getattr(record.raw_stream, "limit", 0) > 0:
+        raise Unreadable("cut_off", "the file ends inside this record")
     return b"".join(pieces)
 
 

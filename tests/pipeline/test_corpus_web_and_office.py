@@ -120,11 +120,17 @@ def test_bad_records_are_counted_and_the_others_kept(folder):
 
 
 def test_a_damaged_archive_keeps_what_came_before_and_the_next_file_goes_on(folder):
+    three = [gzip.compress(archive((f"http://a.org/{i}", page("x").encode(), {}), gz=False)) for i in range(3)]
+    (folder / "three.warc.gz").write_bytes(three[0] + three[1] + three[2][:-30])
+    assert [len(found) for found in items(Warc(str(folder)), 1)] == [2, 1]
+    (folder / "three.warc.gz").unlink()
     many = [(f"http://a.org/{i}", page(os.urandom(500).hex()).encode(), {}) for i in range(40)]
     data = archive(*many)
     plain = archive(*many, gz=False)
     harms = {
         "cut.warc.gz": (data[: len(data) // 2], 10, 30, ["damaged_file"]),
+        "cut.warc": (plain[: len(plain) // 2], 10, 30, ["cut_off"]),
+        "no address.warc": (plain + b"WARC/1.0\r\nWARC-Type: response\r\n\r\n\r\n", 40, 40, ["damaged_file"]),
         "no.warc": (b"rubbish\n" * 1000, 0, 0, ["damaged_file"]),
         "empty.warc.gz": (b"", 0, 0, ["empty_file"]),
         "header.warc": (plain + b"WARC/1.0\r\n" + b"X-Long: " + b"x" * 3_000_000, 40, 40, ["damaged_file"]),
@@ -138,9 +144,10 @@ def test_a_damaged_archive_keeps_what_came_before_and_the_next_file_goes_on(fold
     }
     for name, (content, least, most, expected) in harms.items():
         (folder / name).write_bytes(content)
-        documents, causes = items(Warc(str(folder / name)), 3)
-        assert (causes, name) == (expected, name)
-        assert least <= len(documents) <= most, name
+        for tasks in (1, 3):
+            documents, causes = items(Warc(str(folder / name)), tasks)
+            assert (causes, name) == (expected, name)
+            assert least <= len(documents) <= most, name
     assert len(items(Warc(str(folder)), 2)[0]) >= 100
 
 
