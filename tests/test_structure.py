@@ -75,5 +75,9 @@ def test_the_constraints_pin_every_dependency():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-    assert {re.split(r"[\[><=,]", name)[0].lower() for name in wanted} <= pinned
+    wanted = [
+        *project["dependencies"],
+        *(name for extra in project["optional-dependencies"].values() for name in extra),
+    ]
+    assert {re.split(r"[\[><=,]", name)[0].lower().replace("_", "-") for name in wanted} <= pinned
+    assert {"docs", "dev"} <= set(project["optional-dependencies"])

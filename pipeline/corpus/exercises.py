@@ -7,6 +7,7 @@ a stubbed solution: assertions that pass on a stub test nothing, and would teach
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from data_filters.rule import EXERCISE
 from pipeline.artifacts import hash_file, hash_json
@@ -14,25 +15,27 @@ from pipeline.corpus.confined import FAILED, PASSED, ConfinedRunner
 from pipeline.corpus.documents import SetAside
 from pipeline.corpus.exercise import Exercise
 from pipeline.corpus.exercise_templates import TEMPLATES
-from pipeline.corpus.source import Item, Source, check_limits, document
+from pipeline.corpus.source import Item, Limits, Source, check_limits, document
 
 LICENSE = "CC0-1.0"  # written by this program
 ATTEMPTS = 20  # to find a text that this shard has not yet written
 
 
 class Exercises(Source):
-    """`count` exercises from the templates of `exercise_templates.py`, seeded, each verified by running it."""
+    """`count` exercises from the templates of `exercise_templates.py`, seeded by `seed`, each verified by running it.
+    `limit_documents`, `limit_bytes`, `limit_tokens` (at 4 bytes a token): stop earlier."""
 
-    def __init__(self, count: int, seed: int = 0):
+    def __init__(self, count: int, seed: int = 0, **common: Any):
         check_limits(count=count)
         self.count, self.seed = count, seed
+        self.limits = Limits(**common)
 
     def content_hash(self) -> str:
         """The templates are the input here: an edited one makes other exercises."""
         here = Path(__file__).parent
         return hash_json([hash_file(here / name) for name in ("exercise.py", "exercise_templates.py", "confined.py")])
 
-    def documents(self, task: int, tasks: int) -> Iterator[Item]:
+    def items(self, task: int, tasks: int) -> Iterator[Item]:
         numbers = range(task, self.count, tasks)
         seen: set[str] = set()
         with ConfinedRunner() as runner:

@@ -23,7 +23,7 @@ from pipeline.corpus.documents import DocumentReader, Table, draw, hash_key, rea
 PER_REASON = 20
 SAMPLE_CHARACTERS = 4_000
 REPORTS = ("kept/*.zst", "dropped/*/*.zst")  # globs of these files, for `Step.reports`
-_PROVENANCE = ("source", "path", "license", "version", "kind", "fields")
+_PROVENANCE = ("source", "path", "license", "version", "kind", "record")
 
 Reason = tuple[str, str]  # filter, reason
 

@@ -1,52 +1,36 @@
 """A Hugging Face dataset, by hub name or local folder, streamed through `datasets`: nothing is downloaded whole.
 
-Tested on a local folder of Parquet files. The hub path is the same code with another first argument and has not been
-measured (no network where this was written).
+Tested on local folders of the same layouts. The hub path is the same code with another first argument and is
+**unmeasured** (no network where this was written).
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_filters.rule import PROSE
 from pipeline.artifacts import hash_files, hash_json
-from pipeline.corpus.documents import SetAside
-from pipeline.corpus.source import Item, RecordReader, Source, check_limits, limited, missing, task_limit
+from pipeline.corpus.compressed import Unreadable
+from pipeline.corpus.records import RecordReader
+from pipeline.corpus.source import Item, RecordOptions, Source, missing, set_aside
 from pipeline.errors import UserError
-
-BYTES_PER_TOKEN = 4.0  # `limit_tokens` is an estimate: the tokenizer does not exist yet when text is read
 
 
 class HuggingFace(Source):
-    """A dataset of the Hugging Face hub or a local folder of its layout (Parquet, JSON lines).
-
-    `config`, `split`, `revision`: as in `datasets.load_dataset`; pin `revision` to a commit, the fingerprint of hub
-    data is the name with these three. `where`: one comparison, such as `int_score >= 3`. `limit_tokens` is estimated
-    at 4 bytes per token.
+    """A dataset of the Hugging Face hub or a local folder of its layout (Parquet, JSON lines). `config`, `split`,
+    `revision`: as in `datasets.load_dataset`; pin `revision` to a commit, the fingerprint of hub data is the name
+    with these three. Other options as for `jsonl`: `text_key`, `group_key`, `metadata_keys`, `where`
+    (`int_score >= 3`), limits.
     """
 
+    version = 2
+    options = RecordOptions
+
     def __init__(
-        self,
-        dataset: str,
-        config: str | None = None,
-        split: str = "train",
-        revision: str | None = None,
-        text_key: str = "text",
-        group_key: str | None = None,
-        license: str = "unknown",
-        kind: str = PROSE,
-        where: str | None = None,
-        limit_documents: int | None = None,
-        limit_bytes: int | None = None,
-        limit_tokens: int | None = None,
+        self, dataset: str, config: str | None = None, split: str = "train", revision: str | None = None, **common: Any
     ):
-        check_limits(limit_documents=limit_documents, limit_bytes=limit_bytes, limit_tokens=limit_tokens)
         self.dataset, self.config, self.split, self.revision = dataset, config, split, revision
-        self.reader = RecordReader(text_key, group_key, license, kind, where)
-        self.limit_documents = limit_documents
-        token_bytes = None if limit_tokens is None else int(limit_tokens * BYTES_PER_TOKEN)
-        limits = [n for n in (limit_bytes, token_bytes) if n is not None]
-        self.limit_bytes = min(limits) if limits else None
+        self.limits = options = RecordOptions(**common)
+        self.reader = RecordReader(options)
 
     @property
     def local_folder(self) -> Path | None:
@@ -54,7 +38,7 @@ class HuggingFace(Source):
         return path if path.is_dir() else None
 
     def libraries(self) -> tuple[str, ...]:
-        return ("datasets",)
+        return ("datasets", "pyarrow")
 
     def content_hash(self) -> str:
         folder = self.local_folder
@@ -67,39 +51,47 @@ class HuggingFace(Source):
             raise missing(f"{self.dataset} is an empty folder", "Parquet or JSON lines files", "dataset")
         return hash_files(files, folder)
 
-    def documents(self, task: int, tasks: int) -> Iterator[Item]:
-        limits = task_limit(self.limit_documents, task, tasks), task_limit(self.limit_bytes, task, tasks)
-        yield from limited(self._items(task, tasks), *limits)
+    def items(self, task: int, tasks: int) -> Iterator[Item]:
+        """By part (a file, or a part of one) where there are enough of them; else each shard takes every `tasks`-th
+        record. A damaged local file is set aside and the others go on; an error of the hub is raised, as the rest
+        would be missing."""
+        stream = self._stream()
+        parts = stream.num_shards
+        by_part = parts >= tasks
+        for part in range(parts):
+            if by_part and part % tasks != task:
+                continue
+            for number, record in self._records(stream, part):
+                broken = isinstance(record, Unreadable)
+                if not by_part and (part if broken else number + part) % tasks != task:
+                    continue
+                place = f"{Path(self.dataset).name}/{part}:{number + 1}"
+                item = set_aside(place, record) if isinstance(record, Unreadable) else self.reader.read(record, place)
+                if item is not None:
+                    yield item
 
-    def _items(self, task: int, tasks: int) -> Iterator[Item]:
-        """Shards are files where they divide evenly, else each shard takes every `tasks`-th record.
-
-        A damaged local file is set aside by name; an error of the hub is raised, as the rest would be missing.
-        """
-        stream, number = self._stream(task, tasks), 0
-        name = self.dataset.rstrip("/").rpartition("/")[2]
+    def _records(self, stream: Any, part: int) -> Iterator[tuple[int, Any]]:
+        number = 0
+        records = iter(stream.shard(stream.num_shards, part))
         while True:
             try:
-                record = next(stream)
+                record = next(records)
             except StopIteration:
                 return
-            except Exception as error:
+            except Exception as error:  # whatever pyarrow or json raise on a damaged file
                 if self.local_folder is None or isinstance(error, UserError):
                     raise
-                yield SetAside(f"{name}/{task}:{number}", "damaged_file", f"{type(error).__name__}: {error}"[:500])
+                yield number, Unreadable("damaged_file", f"{type(error).__name__}: {error}")
                 return
-            item = self.reader.read(record, f"{name}/{task}:{number}")
+            yield number, record
             number += 1
-            if item is not None:
-                yield item
 
-    def _stream(self, task: int, tasks: int) -> Iterator[dict[str, Any]]:
+    def _stream(self) -> Any:
         import datasets
-        from datasets.distributed import split_dataset_by_node
 
         folder = self.local_folder
         try:
-            stream = datasets.load_dataset(
+            return datasets.load_dataset(
                 str(folder) if folder else self.dataset,
                 self.config,
                 split=self.split,
@@ -108,4 +100,3 @@ class HuggingFace(Source):
             )
         except ValueError as error:  # how datasets says that a config or split does not exist
             raise UserError(f"dataset {self.dataset}, config {self.config}, split {self.split}: {error}") from None
-        yield from split_dataset_by_node(stream, rank=task, world_size=tasks)

@@ -6,8 +6,10 @@ every machine: Phi-1's own domain, no download.
 """
 
 import ast
+import contextlib
 import csv
 import inspect
+import io
 import os
 import platform
 import re
@@ -19,12 +21,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from data_filters.rule import CODE, PROSE
 from pipeline.artifacts import hash_files, hash_json
-from pipeline.corpus.documents import SetAside
-from pipeline.corpus.file_sources import read_text
-from pipeline.corpus.source import Item, Source, document, missing
+from pipeline.corpus.compressed import Unreadable, decode_utf8, read_whole
+from pipeline.corpus.source import Item, Limits, Source, document, missing, set_aside
 
 CODE_ENDINGS, PROSE_ENDINGS = (".py",), (".rst", ".md", ".txt")
 LONG_DOCSTRING_CHARACTERS = 1_500  # worth a document of its own
@@ -50,15 +52,16 @@ class LibraryFile:
 
 
 class PythonLibrary(Source):
-    """The standard library and `distributions` (names on the package index, installed here).
-
-    Held out together: a distribution; of the standard library, a top-level module.
+    """The standard library and `distributions` (names on the package index, installed here): modules, descriptions,
+    manual pages and long docstrings. Held out together: a distribution; of the standard library, a top-level module.
+    `limit_tokens`: at 4 bytes a token.
     """
 
-    def __init__(self, distributions: Sequence[str], standard_library: bool = True):
+    def __init__(self, distributions: Sequence[str], standard_library: bool = True, **common: Any):
         if isinstance(distributions, str):
             raise ValueError(f"distributions is '{distributions}'; expected a list of names")
         self.distributions, self.standard_library = sorted(set(distributions)), standard_library
+        self.limits = Limits(**common)
 
     @cached_property
     def files(self) -> list[LibraryFile]:
@@ -76,7 +79,7 @@ class PythonLibrary(Source):
         hashes = sorted(hash_files(paths, Path(root)) for root, paths in roots.items())
         return hash_json([platform.python_version() if self.standard_library else None, versions, hashes])
 
-    def documents(self, task: int, tasks: int) -> Iterator[Item]:
+    def items(self, task: int, tasks: int) -> Iterator[Item]:
         for file in self.files[task::tasks]:
             yield from _read(file)
         if self.standard_library:
@@ -131,9 +134,10 @@ def declared_license(fields: metadata.PackageMetadata) -> str:
 
 
 def _read(file: LibraryFile) -> Iterator[Item]:
-    text = _decode(file.path)
-    if not isinstance(text, str):
-        yield SetAside(file.name, *text)
+    try:
+        text = _decode(file.path)
+    except Unreadable as problem:
+        yield set_aside(file.name, problem)
         return
     is_code = file.name.endswith(CODE_ENDINGS)
     if file.name.endswith("/METADATA"):
@@ -184,17 +188,17 @@ def _document(file: LibraryFile, text: str, path: str, kind: str) -> Item:
     return document(text, path=path, kind=kind, **shared)
 
 
-def _decode(path: str) -> str | tuple[str, str]:
-    """UTF-8, else the encoding that a Python file declares in its first lines (PEP 263)."""
-    text = read_text(Path(path))
-    if isinstance(text, tuple) and text[0] == "not_utf8" and path.endswith(CODE_ENDINGS):
-        try:
-            with open(path, "rb") as file:
-                encoding, _ = tokenize.detect_encoding(file.readline)
-            return Path(path).read_bytes().decode(encoding)
-        except (SyntaxError, UnicodeDecodeError, LookupError):
-            return text
-    return text
+def _decode(path: str) -> str:
+    """UTF-8, else the encoding that a Python file declares in its first lines (PEP 263). Raises `Unreadable`."""
+    data = read_whole(Path(path))
+    try:
+        return decode_utf8(data)
+    except Unreadable:
+        if not path.endswith(CODE_ENDINGS):
+            raise
+        with contextlib.suppress(SyntaxError, UnicodeDecodeError, LookupError):
+            return data.decode(tokenize.detect_encoding(io.BytesIO(data).readline)[0])
+        raise
 
 
 def _wanted(relative: str) -> bool:

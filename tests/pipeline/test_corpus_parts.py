@@ -1,7 +1,5 @@
-"""The parts of the data stage: confined runs, exercises, sources, duplicates, split, encoder, scorer."""
+"""The parts of the data stage: confined runs, exercises, the library, duplicates, split, encoder, scorer."""
 
-import gzip
-import json
 import os
 import time
 
@@ -10,18 +8,15 @@ import pytest
 from datatrove.data import Document
 
 from pipeline.corpus.confined import BLOCKED, FAILED, KILLED, PASSED, ConfinedRunner
-from pipeline.corpus.documents import SetAside, hash_key
+from pipeline.corpus.documents import hash_key
 from pipeline.corpus.duplicates import Sketcher, band_keys, band_rows, clusters
 from pipeline.corpus.encoder import Encoder
 from pipeline.corpus.exercise import Exercise
 from pipeline.corpus.exercise_templates import TEMPLATES
 from pipeline.corpus.exercises import Exercises, verify
 from pipeline.corpus.features import Features, docstring_share, features, weak_label
-from pipeline.corpus.file_sources import Jsonl, TextFolder
-from pipeline.corpus.hub_source import HuggingFace
 from pipeline.corpus.python_library import PythonLibrary, long_docstrings
 from pipeline.corpus.scorer import Sparse, auc, calibrate, train
-from pipeline.corpus.source import Comparison
 from pipeline.corpus.splitting import held_out
 from pipeline.corpus.tokenizing import _train, load_tokenizer
 
@@ -91,79 +86,9 @@ def test_exercises_are_the_same_for_any_hash_seed_and_any_split_into_shards():
     assert whole == parts
 
 
-def items(source, tasks: int = 2):
-    found = [item for task in range(tasks) for item in source.documents(task, tasks)]
-    documents = [i for i in found if isinstance(i, Document)]
-    return documents, sorted(i.cause for i in found if isinstance(i, SetAside))
-
-
-def test_compressed_lines_are_read_and_a_cut_archive_keeps_what_came_before(tmp_path):
-    import zstandard
-
-    lines = b"".join(json.dumps({"text": f"line {i} " + os.urandom(40).hex()}).encode() + b"\n" for i in range(2000))
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines))
-    (tmp_path / "b.jsonl.zst").write_bytes(zstandard.compress(lines))
-    documents, causes = items(Jsonl(str(tmp_path / "*.jsonl.*")))
-    assert (len(documents), causes) == (4000, [])
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines)[: len(gzip.compress(lines)) // 2])
-    documents, causes = items(Jsonl(str(tmp_path / "a.jsonl.gz")))
-    assert 500 < len(documents) < 2000
-    assert causes == ["damaged_file"]
-
-
-def test_limits_hold_over_all_shards_and_an_empty_file_is_no_document(tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(50)))
-    assert len(items(Jsonl(str(path), limit_documents=7), tasks=3)[0]) == 7
-    (tmp_path / "empty.jsonl").write_text("")
-    assert items(Jsonl(str(tmp_path / "empty.jsonl"))) == ([], [])
-
-
-def test_a_folder_of_text_gives_each_file_and_counts_the_undecodable(tmp_path):
-    (tmp_path / "one").mkdir()
-    (tmp_path / "one" / "a.md").write_text("hello")
-    (tmp_path / "b.py").write_text("x = 1")
-    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\xfa")
-    (tmp_path / "empty.txt").write_text("")
-    documents, causes = items(TextFolder(str(tmp_path), license="own"))
-    assert {d.id: d.metadata["kind"] for d in documents} == {"b.py": "code", "one/a.md": "prose", "empty.txt": "prose"}
-    assert causes == ["not_utf8"]
-
-
-def test_a_local_parquet_folder_is_read_through_datasets_with_a_condition(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = {"text": [f"text {i}" for i in range(20)] + [None], "int_score": [i % 5 for i in range(20)] + [4]}
-    pq.write_table(pa.table(rows), tmp_path / "train-00000.parquet")
-    source = HuggingFace(str(tmp_path), where="int_score >= 3", license="odc-by")
-    documents, causes = items(source)
-    assert sorted(d.text for d in documents) == sorted(f"text {i}" for i in range(20) if i % 5 >= 3)
-    assert causes == ["text_is_not_text"]
-    assert len(items(HuggingFace(str(tmp_path), limit_documents=4))[0]) == 4
-    before = source.content_hash()
-    pq.write_table(pa.table({"text": ["other"], "int_score": [5]}), tmp_path / "train-00000.parquet")
-    assert source.content_hash() != before
-
-
-def test_a_hub_dataset_needs_no_network_for_its_fingerprint():
-    hashes = {
-        HuggingFace("owner/name", revision=r, config=c).content_hash()
-        for r, c in ((None, None), ("a", None), ("a", "x"))
-    }
-    assert len(hashes) == 3
-
-
-def test_one_condition_on_a_field():
-    assert Comparison("int_score >= 3").holds({"int_score": 3})
-    assert not Comparison("int_score >= 3").holds({"int_score": "9"})
-    assert not Comparison("int_score >= 3").holds({})
-    assert Comparison("language == 'en'").holds({"language": "en"})
-
-
 def test_the_library_source_reads_modules_descriptions_and_docstrings_of_named_packages():
     source = PythonLibrary(["idna", "humanize", "networkx"], standard_library=False)
-    documents, _ = items(source)
+    documents = [d for d in source.documents(0, 1) if isinstance(d, Document)]
     assert {d.metadata["group"] for d in documents} == {"idna", "humanize", "networkx"}
     assert {d.metadata["kind"] for d in documents} == {"code", "prose"}
     assert any(d.id.endswith("/METADATA") for d in documents)

@@ -1,0 +1,135 @@
+"""Parquet tables: one record a row, read row group by row group, with the needed columns only, a few rows at a time.
+
+A file without the text column, or one that is damaged, is set aside by name and the others go on.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from pipeline.corpus.compressed import BOMB_BYTES, BOMB_RATIO, Unreadable
+from pipeline.corpus.input_files import InputFile, hash_inputs, matching
+from pipeline.corpus.records import RecordReader
+from pipeline.corpus.source import Item, RecordOptions, Source, set_aside
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_ROWS_AT_ONCE = 32  # a text may be 32 MB
+_BUFFER_BYTES = 1 << 20  # a column is streamed through it, where row groups are a gigabyte
+
+
+class Parquet(Source):
+    """Parquet: one record a row, the text in the column `text_key` (`a.b`: a field of a struct column). `path`: file,
+    glob or folder. Other options as for `jsonl`: `group_key`, `metadata_keys`, `license`, `where`, limits.
+    """
+
+    options = RecordOptions
+
+    def __init__(self, path: str, **common: Any):
+        self.path = path
+        self.limits = options = RecordOptions(**common)
+        self.reader = RecordReader(options)
+
+    def files(self) -> list[InputFile]:
+        return matching(self.path, "a .parquet file, a folder of them", (".parquet", ".parq", ".pq"))
+
+    def content_hash(self) -> str:
+        return hash_inputs(self.files())
+
+    def libraries(self) -> tuple[str, ...]:
+        return ("pyarrow",)
+
+    def items(self, task: int, tasks: int) -> Iterator[Item]:
+        """By file where there are enough of them; else each shard takes every `tasks`-th row."""
+        files = self.files()
+        by_file = len(files) >= tasks
+        for i, file in enumerate(files):
+            if by_file and i % tasks != task:
+                continue
+            mine = range(1) if by_file else range((task - i) % tasks, tasks)  # of row numbers modulo tasks
+            step = 1 if by_file else tasks
+            try:
+                for number, record in self._rows(file, mine.start, step):
+                    place = f"{file.name}:{number + 1}"
+                    item = set_aside(place, record) if isinstance(record, Unreadable) else None
+                    item = item or self.reader.read(record, place)
+                    if item is not None:
+                        yield item
+            except Unreadable as problem:
+                if by_file or i % tasks == task:  # said once
+                    yield set_aside(file.name, problem)
+
+    def _rows(self, file: InputFile, first: int, step: int) -> Iterator[tuple[int, Any]]:
+        """(number, record) of every `step`-th row from `first`. Raises `Unreadable` for what ails the file."""
+        import pyarrow as pa
+
+        if file.problem is not None:
+            raise file.problem
+        try:
+            yield from self._open_rows(file, first, step)
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # of damaged names, too
+            raise Unreadable("damaged_file", f"{type(error).__name__}: {error}") from None
+
+    def _open_rows(self, file: InputFile, first: int, step: int) -> Iterator[tuple[int, Any]]:
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(file.path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as table:
+            self._check_columns(table.schema_arrow)
+            columns = [c for c in table.schema_arrow.names if c in {top for k in self.reader.keys for top in _tops(k)}]
+            before = 0
+            for number in range(table.metadata.num_row_groups):
+                group = table.metadata.row_group(number)
+                _check_growth(group)
+                batches = table.iter_batches(_ROWS_AT_ONCE, row_groups=[number], columns=columns, use_threads=False)
+                at = before
+                for batch in batches:
+                    for row in range((first - at) % step, batch.num_rows, step):
+                        yield at + row, _record(batch, row)
+                    at += batch.num_rows
+                before += group.num_rows
+
+    def _check_columns(self, schema: "pa.Schema") -> None:
+        names = f"columns: {', '.join(schema.names)}"
+        text, *others = self.reader.needed_keys
+        if not _tops(text) & set(schema.names):
+            raise Unreadable("no_text_column", f"{text}; {names}")
+        for key in others:
+            if not _tops(key) & set(schema.names):
+                raise Unreadable("no_where_column", f"{key}; {names}")
+        if text in schema.names and not _holds_text(schema.field(text).type):
+            raise Unreadable("text_is_not_text", f"column {text} is {schema.field(text).type}")
+
+
+def _tops(key: str) -> set[str]:
+    """The columns that can hold `key`: one of that name, or the struct that its first part names."""
+    return {key, key.partition(".")[0]}
+
+
+def _holds_text(kind: "pa.DataType") -> bool:
+    import pyarrow.types as types
+
+    if types.is_dictionary(kind):
+        return _holds_text(kind.value_type)
+    strings = types.is_string, types.is_large_string, types.is_string_view
+    as_bytes = types.is_binary, types.is_large_binary, types.is_binary_view
+    return any(is_one(kind) for is_one in (*strings, *as_bytes, types.is_null))
+
+
+def _check_growth(group: Any) -> None:
+    made = group.total_byte_size
+    stored = sum(group.column(i).total_compressed_size for i in range(group.num_columns))
+    if made > BOMB_BYTES and made > BOMB_RATIO * max(stored, 1):
+        raise Unreadable("bomb", f"a row group of {stored:,} compressed bytes grows to {made:,}")
+
+
+def _record(batch: "pa.RecordBatch", row: int) -> dict[str, Any] | Unreadable:
+    """A row as a record; text that is stored as bytes is decoded."""
+    record: dict[str, Any] = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            value = column[row].as_py()
+            record[name] = value.decode("utf-8") if isinstance(value, bytes) else value
+        except UnicodeDecodeError as error:
+            around = error.object[max(0, error.start - 50) : error.start + 200]
+            return Unreadable("not_utf8", f"column {name}: {bytes(around).decode('utf-8', 'backslashreplace')}")
+    return record
