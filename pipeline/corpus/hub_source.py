@@ -16,9 +16,9 @@ from pipeline.errors import UserError
 
 
 class HuggingFace(Source):
-    """A dataset of the Hugging Face hub or a local folder of its layout (Parquet, JSON lines). `config`, `split`,
-    `revision`: as in `datasets.load_dataset`; pin `revision` to a commit, the fingerprint of hub data is the name
-    with these three. Other options as for `jsonl`: `text_key`, `group_key`, `metadata_keys`, `where`
+    """A dataset of the Hugging Face hub (unmeasured) or a local folder of its layout (Parquet, JSON lines). `config`,
+    `split`, `revision`: as in `datasets.load_dataset`; pin `revision` to a commit: the fingerprint of hub data is its
+    name with these three. Other options as for `jsonl`: `text_key`, `group_key`, `metadata_keys`, `where`
     (`int_score >= 3`), limits.
     """
 
