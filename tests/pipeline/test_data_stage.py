@@ -277,7 +277,7 @@ def _held_out_texts(step):
         ({"data__sources__web": {"type": "jsonl", "pth": "x"}}, "unknown option 'pth'.*'path'"),
         ({"data__sources__web": {"type": "jsonl", "path": "x", "kind": "poem"}}, "kind is 'poem'"),
         ({"data__sources__lib": {"type": "python_library", "distributions": ["no-such-thing"]}}, "not installed"),
-        ({"data__sources__lib": {"type": "text", "path": "no-folder"}}, "is not a folder"),
+        ({"data__sources__lib": {"type": "text", "path": "no-folder"}}, "nothing matches no-folder"),
         ({"data__sources__hub": {"type": "huggingface", "dataset": "a/b", "where": "score >>> 3"}}, "one comparison"),
         ({"data__filters__lenght": {}}, "did you mean 'length'"),
         ({"data__filters__length": {"min_chars": 3}}, "unknown option 'min_chars'"),
