@@ -75,7 +75,13 @@ def run(executor: "Executor", folder: Folder, pipeline: Sequence[Any], descripti
         return
     job = _slurm(cls, shared, description, dict(executor.options))
     with progress(description, executor.tasks, "shards") as bar:
-        job.launch_job()
+        try:
+            job.launch_job()
+        except subprocess.CalledProcessError:
+            raise UserError(
+                "sbatch refused the job, and says above why; data.executor_options holds what it was given "
+                f"({', '.join(f'{k}={v}' for k, v in executor.options.items())})"
+            ) from None
         try:
             _wait(job, folder, executor.tasks, bar)
         except (Stopped, KeyboardInterrupt):

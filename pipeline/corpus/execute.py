@@ -48,6 +48,7 @@ class Executor:
         """Runs `pipeline` for the shards that are not finished yet. Raises what a worker raises, after stopping the
         others; `RuntimeError` where a worker was killed (most often: out of memory) or a job ended early."""
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes are the parallelism; threads do not survive a fork
+        quiet(folder)
         if self.kind == "local":
             self._run_local(folder, pipeline, description)
         else:
@@ -56,7 +57,6 @@ class Executor:
             cluster.run(self, folder, pipeline, description)
 
     def _run_local(self, folder: Folder, pipeline: Sequence[Any], description: str) -> None:
-        _quiet(folder)
         from datatrove.executor import LocalPipelineExecutor
 
         def run_rank(rank: int) -> None:
@@ -133,7 +133,7 @@ def _end(pool: ProcessPoolExecutor) -> None:
     pool.shutdown(wait=True, cancel_futures=True)  # its own thread sees the dead workers and cleans up
 
 
-def _quiet(folder: Folder) -> None:
+def quiet(folder: Folder) -> None:
     """Sends datatrove's chatter to a file: its task logger adds the terminal again for every task."""
     import datatrove.utils.logging as datatrove_logging
 

@@ -8,122 +8,15 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
+from data_corpus import MODEL, fingerprints, made, make_config, write_corpus
 
 from pipeline import data
-from pipeline.artifacts import build, read_manifest
-from pipeline.config import from_values
+from pipeline.artifacts import read_manifest
 from pipeline.corpus.documents import read_records, shard_name
 from pipeline.corpus.duplicates import read_validation
 from pipeline.corpus.shards import INDEX_DTYPE, TokenShards
 from pipeline.errors import UserError
-
-MODEL = {
-    "vocab_size": 400,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-}
-SUBJECTS = [
-    "river",
-    "stone",
-    "garden",
-    "window",
-    "paper",
-    "morning",
-    "silver",
-    "market",
-    "forest",
-    "bridge",
-    "letter",
-    "engine",
-    "candle",
-    "harbor",
-]
-VERBS = ["shows", "explains", "builds", "moves", "counts", "carries", "finds", "keeps", "turns", "holds"]
-
-
-def prose(number: int, sentences: int = 14) -> str:
-    """English-like text, different for every number, with the stop words that Gopher's rules ask for."""
-    draw = np.random.default_rng(number)
-    lines = []
-    for _ in range(sentences):
-        a, b, c = draw.choice(SUBJECTS, 3)
-        lines.append(f"The {a} {draw.choice(VERBS)} that the {b} of day {draw.integers(999)} is with the {c} and more.")
-    return "\n".join(lines)
-
-
-def write_corpus(folder: Path, n: int = 60) -> Path:
-    """Documents in ten groups, with one of each kind of broken line among them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps({"text": prose(i), "domain": f"site{i % 10}"}).encode() for i in range(n)]
-    lines += [
-        b'{"text": "cut off',
-        b'{"text": "' + b"\xff\xfe" + b'"}',
-        b'{"text": 12}',
-        b'{"body": "no text"}',
-        b'{"text": "' + b"\\ud800 lone " * 40 + b'"}',
-        json.dumps({"text": ""}).encode(),
-        json.dumps({"text": prose(3), "domain": "copy"}).encode(),
-        json.dumps({"text": "short"}).encode(),
-    ]
-    path = folder / "texts.jsonl"
-    path.write_bytes(b"\n".join(lines) + b"\n")
-    return path
-
-
-def make_config(corpus: Path, **changes):
-    values = {
-        "name": "test",
-        "model": dict(MODEL),
-        "data": {
-            "sources": {
-                "web": {"type": "jsonl", "path": str(corpus), "group_key": "domain", "license": "MIT"},
-                "exercises": {"type": "exercises", "count": 24},
-            },
-            "filters": {"licence": {}, "length": {"min_characters": 50}, "gopher_quality": {}, "quality": {}},
-            "tasks": 3,
-            "workers": 2,
-            "tokenizer_train_bytes": 20_000,
-        },
-    }
-    for key, value in changes.items():
-        place = values
-        *sections, last = key.split("__")
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[last] = value
-    return from_values(values, "test")
-
-
-def made(config) -> dict:
-    return build(data.data_step(config), experiment="test")
-
-
-def fingerprints(config) -> dict[str, str]:
-    return {f"{s.name}/{s.config.get('source', '')}": s.fingerprint for s in data.data_step(config).chain()}
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """One finished stage that several tests look at: (its folder, its manifest)."""
-    folder = tmp_path_factory.mktemp("stage")
-    before = os.environ.get("HORNBOOK_ROOT")
-    os.environ["HORNBOOK_ROOT"] = str(folder)
-    try:
-        config = make_config(write_corpus(folder / "in"))
-        step = data.data_step(config)
-        yield step.path, build(step, experiment="test")
-    finally:
-        os.environ.pop("HORNBOOK_ROOT") if before is None else os.environ.update(HORNBOOK_ROOT=before)
 
 
 def test_every_document_read_is_kept_dropped_or_unreadable(finished):
@@ -193,7 +86,7 @@ def test_same_content_for_one_and_two_workers_and_any_hash_seed(finished, tmp_pa
     script = (
         "import sys; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path\n"
-        "import test_data_stage as t\n"
+        "import data_corpus as t\n"
         "print(t.made(t.make_config(Path(sys.argv[1]), data__workers=int(sys.argv[3])))['content_hash'])"
     )
     for workers, seed in ((1, "1"), (2, "77")):
@@ -341,7 +234,7 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_content(finished, tmp
     script = (
         "import sys; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path\n"
-        "import test_data_stage as t\n"
+        "import data_corpus as t\n"
         "print(t.made(t.make_config(Path(sys.argv[1])))['content_hash'])"
     )
     environment = {**os.environ, "HORNBOOK_ROOT": str(tmp_path / "root")}
