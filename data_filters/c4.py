@@ -53,42 +53,37 @@ class C4Quality(Rule):
     def filter(self, doc: Document) -> Decision:
         text = doc.text
         if self.split_paragraph:
-            lines = words_of(text).split_lines()
+            lines = words_of(text).stripped_split_lines()
         else:
-            lines = [text[start:end] for start, end in sentence_spans(text)]
-        kept, n_sentences = [], 0
-        # What the whole text does not hold no line holds; a citation taken out may join what it parted.
-        citations = self.remove_citations and "[" in text
-        whole = "" if citations else text.lower()
-        lorem = self.filter_lorem_ipsum and (citations or "lorem ipsum" in whole)
-        javascript = self.filter_javascript and (citations or "javascript" in whole)
-        policies = _POLICIES if self.filter_policy else ()
-        if not citations:
-            policies = tuple(p for p in policies if p in whole)
-        lowered = bool(lorem or javascript or policies)
-        curly = self.filter_curly_bracket and "{" in text
+            lines = [text[start:end].strip() for start, end in sentence_spans(text)]
+        citations = self.remove_citations and _CITATION.search(text) is not None
         punctuated, min_words, max_word = self.filter_no_terminal_punct, self.min_words_per_line, self.max_word_length
-
-        stripped = map(str.strip, lines)
         if punctuated:  # most lines fall here; a citation may hide the end of a sentence
-            ends = (*_ENDS, "]") if citations else _ENDS
-            stripped = [line for line in stripped if line and line[-1] in ends]
-        for full in stripped:
-            line = full
-            if citations and "[" in line:
-                line = _CITATION.sub("", line)
+            ends = frozenset((*_ENDS, "]") if citations else _ENDS)
+            lines = [line for line in lines if line and line[-1] in ends]
+        before = lines
+        if citations:
+            lines = [_CITATION.sub("", line) if "[" in line else line for line in lines]
+        whole = "\n".join(lines).lower()  # what all lines together do not hold no line holds
+        lorem = self.filter_lorem_ipsum and "lorem ipsum" in whole
+        javascript = self.filter_javascript and "javascript" in whole
+        policies = [p for p in _POLICIES if p in whole] if self.filter_policy else []
+        lowered = bool(lorem or javascript or policies)
+        curly = self.filter_curly_bracket and "{" in whole
+
+        kept, n_sentences = [], 0
+        for full, line in zip(before, lines, strict=True):
             if punctuated and (not line.endswith(_ENDS) or line.endswith(_ELLIPSIS)):
                 continue
             if min_words > 0 and len(full.split(None, min_words - 1)) < min_words:
                 continue
             if len(full) > max_word != -1 and any(len(word) > max_word for word in full.split()):
                 continue
-            if lowered:
-                low = line.lower()
-                if lorem and "lorem ipsum" in low:
-                    return False, Drop("lorem_ipsum", line[:120], "none")
-                if javascript and "javascript" in low:
-                    continue
+            low = line.lower() if lowered else ""
+            if lorem and "lorem ipsum" in low:
+                return False, Drop("lorem_ipsum", line[:120], "none")
+            if javascript and "javascript" in low:
+                continue
             if curly and "{" in line:
                 return False, Drop("curly_bracket", line[:120], "none")
             if policies and any(p in low for p in policies):

@@ -7,12 +7,16 @@ thresholds were found on web pages; on code they keep 7% (DATA.md 2.1).
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import compress
+from operator import itemgetter
 
 from datatrove.data import Document
 
 from data_filters.checks import check_range
 from data_filters.rule import PROSE, Decision, Drop, Rule
 from data_filters.words import words_of
+
+_LAST = itemgetter(-1)
 
 
 class FineWebQuality(Rule):
@@ -52,11 +56,11 @@ class FineWebQuality(Rule):
 
     def filter(self, doc: Document) -> Decision:
         view = words_of(doc.text)
-        lines = [line for line in view.lines if line and not line.isspace()]
+        lines = list(compress(view.lines, view.stripped_lines))
         if not lines:
             return False, Drop("empty", 0, 1)
         single, longer = self._ends
-        ended = sum([line[-1] in single for line in lines])
+        ended = sum(map(single.__contains__, map(_LAST, lines)))
         if longer:
             ended = sum(line[-1] in single or line.endswith(longer) for line in lines)
         ratio = ended / len(lines)

@@ -14,7 +14,7 @@ from data_filters.checks import check_range
 from data_filters.rule import PROSE, Decision, Drop, Rule
 from data_filters.words import Words, words_of
 
-STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
+STOP_WORDS = ("the", "to", "of", "and", "that", "with", "be", "have")  # the common ones first: they are tried first
 
 
 class GopherQuality(Rule):
@@ -48,7 +48,8 @@ class GopherQuality(Rule):
         self.max_bullet_lines_ratio, self.max_ellipsis_lines_ratio = max_bullet_lines_ratio, max_ellipsis_lines_ratio
         self.max_non_alpha_words_ratio = max_non_alpha_words_ratio
         self.min_stop_words = min_stop_words
-        self.stop_words = frozenset(STOP_WORDS if stop_words is None else stop_words)
+        # What is no single word is never found among words.
+        self.stop_words = tuple(w for w in dict.fromkeys(STOP_WORDS if stop_words is None else stop_words) if w.split() == [w])
 
     def filter(self, doc: Document) -> Decision:
         view = words_of(doc.text)
@@ -103,9 +104,12 @@ class GopherQuality(Rule):
             if ratio < limit:
                 return Drop("gopher_below_alpha_threshold", round(ratio, 4), limit)
         if limit := self.min_stop_words:
-            if sum(f" {word} " in view.text for word in self.stop_words) >= limit:
-                return None  # sure without making the words
-            found = len(self.stop_words.intersection(view.words))
+            sure = 0
+            for word in self.stop_words:
+                sure += f" {word} " in view.text
+                if sure >= limit:
+                    return None  # without making the words
+            found = len(set(self.stop_words).intersection(view.words))
             if found < limit:
                 return Drop("gopher_enough_stop_words", found, limit)
         return None

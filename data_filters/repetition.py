@@ -22,7 +22,7 @@ from data_filters.checks import check_grams, check_range
 from data_filters.rule import PROSE, Decision, Drop, Rule
 from data_filters.words import Words, words_of
 
-WINDOWS = (16, 24, 32, 48, 64)  # bytes; a 5-gram of English prose is about 25 long
+WINDOWS = (8, 16, 24, 32, 48, 64)  # bytes; a 5-gram of English prose is about 25 long
 NO_LIMIT = 1 << 40
 _PARAGRAPHS = re.compile(r"\n{2,}")
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, 2**64 over the golden ratio: the upper bits of a product are well mixed
@@ -86,8 +86,9 @@ class GopherRepetition(Rule):
         n_words, starts, size = view.n_words, view.starts, len(view.text)
         if not self.top_n_grams or not n_words:
             return None
-        # Words by their first eight bytes: those that share them are counted together, so no count is too small.
-        heads = (_eights(view.joined_bytes)[starts[:-1]] & _HEADS[np.minimum(view.lengths, 8)]) * _MIX
+        # Words by length and first eight bytes: those that share them are counted together, so no count is too small.
+        heads = _eights(view.joined_bytes)[starts[:-1]] & _HEADS[np.minimum(view.lengths, 8)]
+        heads = (heads * _MIX ^ view.lengths.astype(np.uint64)) * _MIX
         often = _counts(heads, n_words)  # each word; below, the rarest word of each phrase
         rarest, width = often, 1
         for n, limit in self.top_n_grams:
@@ -157,10 +158,11 @@ class _Phrases:
             done = window
             again, member = _shared(hashes)
             repeated = places[again]
-            most = view.starts[np.minimum(repeated + longest, self.n_words)] - view.starts[repeated]
-            few = int(most.sum()) <= harmless
+            few = len(repeated) * longest <= harmless
             if few:
-                following = NO_LIMIT
+                most = view.starts[np.minimum(repeated + longest, self.n_words)] - view.starts[repeated]
+                few = int(most.sum()) <= harmless
+                following = NO_LIMIT if few else following
             self.again[repeated] = following
             places = places[member]
             self.member[places] = following
@@ -202,14 +204,14 @@ class _Phrases:
         return characters
 
     @cached_property
-    def joined(self) -> str:
-        return "".join(self.view.words)
+    def joined(self) -> str | bytes:
+        return self.view.joined_bytes if self.view.text.isascii() else "".join(self.view.words)
 
 
 def _shared(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Masks: whose bucket was met before, whose bucket is met twice. Too many is harmless, too few is not."""
     order = np.arange(len(hashes))
-    buckets, n_buckets = _buckets(hashes, len(hashes))
+    buckets, n_buckets = _buckets(hashes, len(hashes), 3)
     first = np.empty(n_buckets, np.intp)
     first[buckets[::-1]] = order[::-1]  # the last write stays: the first place of each bucket
     firsts = first[buckets]
@@ -221,13 +223,13 @@ def _shared(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _counts(hashes: np.ndarray, n: int) -> np.ndarray:
     """How often each hash's bucket occurs: at least as often as the hash."""
-    buckets, n_buckets = _buckets(hashes, n)
+    buckets, n_buckets = _buckets(hashes, n, 1)
     return np.bincount(buckets, minlength=n_buckets)[buckets]
 
 
-def _buckets(hashes: np.ndarray, n: int) -> tuple[np.ndarray, int]:
-    """The upper bits of each hash: 8 to 16 buckets per place."""
-    bits = n.bit_length() + 3
+def _buckets(hashes: np.ndarray, n: int, spare_bits: int) -> tuple[np.ndarray, int]:
+    """The upper bits of each hash: 2 to 4 buckets per place with one spare bit, 8 to 16 with three."""
+    bits = n.bit_length() + spare_bits
     return (hashes >> np.uint64(64 - bits)).astype(np.intp), 1 << bits
 
 

@@ -39,11 +39,15 @@ class Words:
     def unique_lines(self) -> set[str]:
         return set(self.lines)
 
-    def split_lines(self) -> list[str]:
-        """`text.splitlines()`, from the lines that are already there where no other line end occurs."""
+    @cached_property
+    def stripped_lines(self) -> list[str]:
+        return list(map(str.strip, self.lines))
+
+    def stripped_split_lines(self) -> list[str]:
+        """`text.splitlines()`, each stripped; from the lines that are there where no other line end occurs."""
         if not self.text.isascii() or any(mark in self.text for mark in "\r\v\f\x1c\x1d\x1e"):
-            return self.text.splitlines()
-        return self.lines if self.lines[-1] else self.lines[:-1]
+            return list(map(str.strip, self.text.splitlines()))
+        return self.stripped_lines if self.lines[-1] else self.stripped_lines[:-1]
 
     @cached_property
     def _classes(self) -> np.ndarray:
