@@ -20,7 +20,7 @@ _LITERAL = (
 )
 # Possessive throughout (`*+`): a line that is no data must fail at once, not try every way to cut its numbers.
 _DATA_LINE = re.compile(
-    r"^[ \t]*+(?=[^\n]*[\d\"'])(?:" + _LITERAL + r"|[\[\](){}<>,:;=|\\ \t]){2,}+$",
+    r"^[ \t]*+(?=[^\n]*[\d\"'])(?![^\n]*(?:\"\"\"|'''))(?:" + _LITERAL + r"|[\[\](){}<>,:;=|\\ \t]){2,}+$",
     re.MULTILINE,
 )
 _NO_CODE = re.compile(

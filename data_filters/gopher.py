@@ -49,7 +49,9 @@ class GopherQuality(Rule):
         self.max_non_alpha_words_ratio = max_non_alpha_words_ratio
         self.min_stop_words = min_stop_words
         # What is no single word is never found among words.
-        self.stop_words = tuple(w for w in dict.fromkeys(STOP_WORDS if stop_words is None else stop_words) if w.split() == [w])
+        self.stop_words = tuple(
+            w for w in dict.fromkeys(STOP_WORDS if stop_words is None else stop_words) if w.split() == [w]
+        )
 
     def filter(self, doc: Document) -> Decision:
         view = words_of(doc.text)

@@ -99,7 +99,9 @@ def _write(expression: Expression) -> str:
     if isinstance(expression, str):
         return expression
     joint, parts = expression
-    inside = (f"({_write(p)})" if joint == "AND" and isinstance(p, tuple) and p[0] == "OR" else _write(p) for p in parts)
+    inside = (
+        f"({_write(p)})" if joint == "AND" and isinstance(p, tuple) and p[0] == "OR" else _write(p) for p in parts
+    )
     return f" {joint} ".join(inside)
 
 
