@@ -79,7 +79,7 @@ def mask(text: str, kinds: tuple[str, ...] = KINDS_OF_DATA) -> tuple[str, dict[s
 
     Masks stay inside a string literal, comment or prose: no quote, no backslash, no line end.
     """
-    counts = dict.fromkeys(KINDS_OF_DATA, 0)
+    counts: dict[str, int] = {kind: 0 for kind in KINDS_OF_DATA}
 
     def replace(kind: str, pattern: re.Pattern[str], new: Callable[[re.Match[str]], str | None]) -> None:
         nonlocal text

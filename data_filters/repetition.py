@@ -151,7 +151,7 @@ class _Phrases:
         self.member = self.again.copy()
         eights = _eights(view.joined_bytes)
         places, starts = np.arange(self.n_words), view.starts[:-1]
-        hashes, done = np.uint64(0), 0
+        hashes, done = np.zeros(self.n_words, np.uint64), 0
         for window, following in zip(WINDOWS, (*WINDOWS[1:], NO_LIMIT), strict=True):
             for offset in range(done, window, 8):
                 hashes = (hashes ^ eights[starts + offset]) * _MIX

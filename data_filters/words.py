@@ -1,9 +1,9 @@
 """A text's words, measured once and shared by every rule that looks at the same text.
 
-In: a text. Out: per white-space word its length, where it starts in the words joined without spaces, whether it holds a
-letter and whether it is a symbol; the words themselves are only made where a rule must read them. Words are runs between
-white space (Gopher, arXiv 2112.11446). `whitespace_splitter` gives datatrove's own filters exactly these words, so that
-both can be compared or mixed.
+In: a text. Out: per white-space word its length, where it starts in the words joined without spaces, whether it holds
+a letter and whether it is a symbol; the words themselves are only made where a rule must read them. Words are runs
+between white space (Gopher, arXiv 2112.11446). `whitespace_splitter` gives datatrove's own filters exactly these
+words, so that both can be compared or mixed.
 
 Characters are classed by a table (`bytes.translate` for ASCII), words are found where the class changes: no Python
 object per word, 10 times as fast as splitting and asking each word.

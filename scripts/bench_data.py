@@ -1,7 +1,7 @@
 """Figures of the data stage, on text that every machine has: packaged documentation and code, as prose.
 
-`rules`: our prose rules against datatrove's classes with the same splitter. Every decision, reason and (C4) text must be
-equal before any time is printed. CPU time of one process, stock and ours in turns, the median of the turns.
+`rules`: our prose rules against datatrove's classes with the same splitter. Every decision, reason and (C4) text must
+be equal before any time is printed. CPU time of one process, stock and ours in turns, the median of the turns.
 Each part is a function that returns rows; `--only` picks some.
 """
 
