@@ -25,7 +25,7 @@ def _records(folder):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kept_and_dropped_documents_arrive_with_their_reasons(tmp_path, workers):
-    repeated = "the same line again\n" * 30
+    repeated = "This line of plain English stands here again and again.\n" * 30
     texts = [GOOD_PROSE, repeated, "no", "Der Hund läuft über die Straße und bellt laut."]
     (tmp_path / "in").mkdir()
     for task in range(2):
