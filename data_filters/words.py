@@ -6,7 +6,7 @@ between white space (Gopher, arXiv 2112.11446). `whitespace_splitter` gives data
 words, so that both can be compared or mixed.
 
 Characters are classed by a table (`bytes.translate` for ASCII), words are found where the class changes: no Python
-object per word, 10 times as fast as splitting and asking each word.
+object per word, 6 times as fast as splitting and looking each word up (75 against 460 ns a word).
 """
 
 import re

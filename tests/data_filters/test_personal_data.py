@@ -15,8 +15,8 @@ PEM = "-----BEGIN RSA PRIVATE KEY-----{}-----END RSA PRIVATE KEY-----"
     [
         "y = x@w.sum()", "@app.route('/')", "z = (a@b.T).info()", "z = a@b.info()", "a @ b.com", "v1.2.3.4",
         "1.2.3.4.5", "a[1::2]", "x[2000::3]", "x[2001:2002:3]", "x[2023:]", "12:30:45", "2024:01:02:03",
-        "00:1B:44:11:3A:B7", "2a1b:44:11", "std::vector<int>", "2bad::std::x", "f'{x:2000:}'", "::1 fe80::1 2001:db8::1 ::",
-        "127.0.0.1",
+        "00:1B:44:11:3A:B7", "2a1b:44:11", "std::vector<int>", "2bad::std::x", "f'{x:2000:}'",
+        "::1 fe80::1 2001:db8::1 ::", "127.0.0.1",
         "10.0.0.1", "300.1.1.1", "user@example.com", "sk-learn", "task-force-of-people-with-many-long-names-in-it",
         "AKIAIOSFODNN7EXAMPLE", "self.ghp_" + "x" * 10, "hf_hub_download(repo_id)", PEM.format("\n...\n"),
         "eyJhbGciOiJIUzI1NiJ9", "_" + "A1" * 20, "a" * 5_000, "-" * 5_000, "://" * 1_000, "1." * 3_000,
