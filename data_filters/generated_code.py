@@ -4,6 +4,7 @@ import re
 
 from datatrove.data import Document
 
+from data_filters.checks import check_range
 from data_filters.rule import CODE, Decision, Drop, Rule
 
 # Only banners in a comment or docstring head count: a code generator's own source merely mentions the words.
@@ -22,6 +23,7 @@ class GeneratedCode(Rule):
     kinds = (CODE,)
 
     def __init__(self, head_characters: int = 1_000):
+        check_range("head_characters", head_characters, 1, optional=False)
         self.head_characters = head_characters
 
     def filter(self, doc: Document) -> Decision:

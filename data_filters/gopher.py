@@ -1,32 +1,20 @@
-"""Gopher's rules for prose (arXiv 2112.11446, appendix A), by datatrove's own classes.
+"""Gopher's quality rules for prose (arXiv 2112.11446, appendix A.1): counts of words, symbols, bullets, stop words.
 
-Words are runs between white space, as the paper says; datatrove's default splits with spaCy, which costs 13-23 times
-as much, is one more heavy dependency, and keeps a third of what these keep (DATA.md 2.1).
+In: a document. Out: the decision and reason of datatrove's `GopherQualityFilter` with white-space words, which is the
+paper's definition; datatrove's default splits with spaCy and keeps a third of what these keep (DATA.md 2.1). A text
+without words makes datatrove divide by zero where its length check is off; here it is `gopher_short_doc`.
 """
 
-from functools import cached_property
-from typing import Any
+from collections.abc import Sequence
 
+import numpy as np
 from datatrove.data import Document
 
+from data_filters.checks import check_range
 from data_filters.rule import PROSE, Decision, Drop, Rule
+from data_filters.words import Words, words_of
 
-
-def whitespace_words() -> Any:
-    """A datatrove `WordTokenizer` that splits at white space; made on demand, its module takes 0.3 s to import."""
-    from datatrove.utils.word_tokenizers import WordTokenizer
-
-    class Whitespace(WordTokenizer):
-        def word_tokenize(self, text: str) -> list[str]:
-            return text.split()
-
-        def sent_tokenize(self, text: str) -> list[str]:
-            return text.splitlines()
-
-        def span_tokenize(self, text: str) -> list[tuple[int, int]]:
-            return [(0, len(text))]
-
-    return Whitespace()
+STOP_WORDS = ("the", "to", "of", "and", "that", "with", "be", "have")  # the common ones first: they are tried first
 
 
 class GopherQuality(Rule):
@@ -36,95 +24,94 @@ class GopherQuality(Rule):
 
     def __init__(
         self,
-        min_doc_words: int = 50,
-        max_doc_words: int = 100_000,
-        min_avg_word_length: float = 3,
-        max_avg_word_length: float = 10,
-        max_symbol_word_ratio: float = 0.1,
-        max_non_alpha_words_ratio: float = 0.8,
-        min_stop_words: int = 2,
+        min_doc_words: int | None = 50,
+        max_doc_words: int | None = 100_000,
+        min_avg_word_length: float | None = 3,
+        max_avg_word_length: float | None = 10,
+        max_symbol_word_ratio: float | None = 0.1,
+        max_bullet_lines_ratio: float | None = 0.9,
+        max_ellipsis_lines_ratio: float | None = 0.3,
+        max_non_alpha_words_ratio: float | None = 0.8,
+        min_stop_words: int | None = 2,
+        stop_words: Sequence[str] | None = None,
     ):
-        self.options = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-
-    @cached_property
-    def _stock(self) -> Any:
-        from datatrove.pipeline.filters.gopher_quality_filter import GopherQualityFilter
-
-        return GopherQualityFilter(**self.options, language=whitespace_words())
-
-    def filter(self, doc: Document) -> Decision:
-        if not doc.text.strip():  # datatrove divides by the number of lines and words
-            return False, Drop("gopher_short_doc", 0, self.options["min_doc_words"])
-        kept = self._stock.filter(doc)
-        if kept is True:
-            return True
-        reason = kept[1]
-        return False, Drop(reason, *self._measure(reason, doc.text))
-
-    def _measure(self, reason: str, text: str) -> tuple[float | None, float | None]:
-        """Value and threshold behind a reason, measured again only for what was dropped."""
-        words, limits = text.split(), self.options
-        n = max(1, len(words))
-        measures: dict[str, tuple[float | None, float | None]] = {
-            "gopher_short_doc": (len(words), limits["min_doc_words"]),
-            "gopher_long_doc": (len(words), limits["max_doc_words"]),
-            "gopher_below_avg_threshold": (sum(map(len, words)) / n, limits["min_avg_word_length"]),
-            "gopher_above_avg_threshold": (sum(map(len, words)) / n, limits["max_avg_word_length"]),
-            "gopher_too_many_hashes": (text.count("#") / n, limits["max_symbol_word_ratio"]),
-            "gopher_too_many_ellipsis": (
-                (text.count("...") + text.count("…")) / n,
-                limits["max_symbol_word_ratio"],
-            ),
-            "gopher_below_alpha_threshold": (
-                sum(any(c.isalpha() for c in w) for w in words) / n,
-                limits["max_non_alpha_words_ratio"],
-            ),
-            "gopher_enough_stop_words": (
-                len(self._stock.stop_words.intersection(words)),
-                limits["min_stop_words"],
-            ),
-            "gopher_too_many_bullets": (_line_share(text, ("•", "-"), start=True), 0.9),
-            "gopher_too_many_end_ellipsis": (_line_share(text, ("...", "…"), start=False), 0.3),
-        }
-        value, threshold = measures[reason]
-        return (None if value is None else round(value, 4)), threshold
-
-
-class GopherRepetition(Rule):
-    """Gopher's repetition rules on prose: repeated lines, paragraphs and word n-grams, at the paper's thresholds."""
-
-    kinds = (PROSE,)
-
-    @cached_property
-    def _stock(self) -> Any:
-        from datatrove.pipeline.filters.gopher_repetition_filter import GopherRepetitionFilter
-
-        return GopherRepetitionFilter(language=whitespace_words())
+        for name in ("min_doc_words", "max_doc_words", "min_avg_word_length", "max_avg_word_length", "min_stop_words"):
+            check_range(name, locals()[name], 0)
+        check_range("max_symbol_word_ratio", max_symbol_word_ratio, 0)
+        for name in ("max_bullet_lines_ratio", "max_ellipsis_lines_ratio", "max_non_alpha_words_ratio"):
+            check_range(name, locals()[name], 0, 1)
+        if isinstance(stop_words, str):
+            raise ValueError(f"stop_words is {stop_words!r}; expected a list of words")
+        self.min_doc_words, self.max_doc_words = min_doc_words, max_doc_words
+        self.min_avg_word_length, self.max_avg_word_length = min_avg_word_length, max_avg_word_length
+        self.max_symbol_word_ratio = max_symbol_word_ratio
+        self.max_bullet_lines_ratio, self.max_ellipsis_lines_ratio = max_bullet_lines_ratio, max_ellipsis_lines_ratio
+        self.max_non_alpha_words_ratio = max_non_alpha_words_ratio
+        self.min_stop_words = min_stop_words
+        # What is no single word is never found among words.
+        self.stop_words = tuple(
+            w for w in dict.fromkeys(STOP_WORDS if stop_words is None else stop_words) if w.split() == [w]
+        )
 
     def filter(self, doc: Document) -> Decision:
-        kept = self._stock.filter(doc)
-        return True if kept is True else (False, Drop(kept[1], *self._measure(kept[1], doc.text)))
+        view = words_of(doc.text)
+        if not view.n_words:
+            return False, Drop("gopher_short_doc", 0, self.min_doc_words or 1)
+        drop = self._by_words(view) or self._by_marks(view) or self._by_kinds_of_words(view)
+        return True if drop is None else (False, drop)
 
-    def _measure(self, reason: str, text: str) -> tuple[float | None, float | None]:
-        from datatrove.pipeline.filters import gopher_repetition_filter as stock
+    def _by_words(self, view: Words) -> Drop | None:
+        n, characters, symbols = view.n_words, int(view.starts[-1]), view.is_symbol
+        if symbols.any():
+            n -= int(np.count_nonzero(symbols))
+            characters -= int(view.lengths[symbols].sum())
+        if self.min_doc_words and n < self.min_doc_words:
+            return Drop("gopher_short_doc", n, self.min_doc_words)
+        if self.max_doc_words and n > self.max_doc_words:
+            return Drop("gopher_long_doc", n, self.max_doc_words)
+        if not n:
+            return None  # a mean of nothing crosses no limit
+        mean = characters / n
+        if self.min_avg_word_length and mean < self.min_avg_word_length:
+            return Drop("gopher_below_avg_threshold", round(mean, 4), self.min_avg_word_length)
+        if self.max_avg_word_length and mean > self.max_avg_word_length:
+            return Drop("gopher_above_avg_threshold", round(mean, 4), self.max_avg_word_length)
+        return None
 
-        words, limits = text.split(), self._stock
-        if reason.startswith("top_"):
-            n = int(reason.split("_")[1])
-            grams = stock.get_n_grams(words, n)
-            return round(stock.find_top_duplicate(grams) / len(text), 4), dict(limits.top_n_grams)[n]
-        if reason.startswith("duplicated_"):
-            n = int(reason.split("_")[1])
-            return round(stock.find_all_duplicate(words, n) / len(text), 4), dict(limits.dup_n_grams)[n]
-        if reason.startswith("dup_"):
-            parts = limits.paragraph_exp.split(text.strip()) if "para" in reason else limits._line_splitter.split(text)
-            elements, characters = stock.find_duplicates(parts)
-            value = characters / len(text) if "char" in reason else elements / len(parts)
-            return round(value, 4), getattr(limits, reason)
-        return None, None
+    def _by_marks(self, view: Words) -> Drop | None:
+        text, n_words = view.text, view.n_words
+        ellipses = text.count("...") + (0 if text.isascii() else text.count("…"))
+        if limit := self.max_symbol_word_ratio:
+            if (ratio := text.count("#") / n_words) > limit:
+                return Drop("gopher_too_many_hashes", round(ratio, 4), limit)
+            if (ratio := ellipses / n_words) > limit:
+                return Drop("gopher_too_many_ellipsis", round(ratio, 4), limit)
+        # Lines are only looked at where the marks in the whole text could be enough.
+        at_least = text.count("\n") + (text[-1] != "\n")
+        if (limit := self.max_bullet_lines_ratio) and (text.count("-") + text.count("•")) / at_least > limit:
+            lines = text.splitlines()
+            ratio = sum(line.lstrip().startswith(("•", "-")) for line in lines) / len(lines)
+            if ratio > limit:
+                return Drop("gopher_too_many_bullets", round(ratio, 4), limit)
+        if (limit := self.max_ellipsis_lines_ratio) and ellipses / at_least > limit:
+            lines = text.splitlines()
+            ratio = sum(line.rstrip().endswith(("...", "…")) for line in lines) / len(lines)
+            if ratio > limit:
+                return Drop("gopher_too_many_end_ellipsis", round(ratio, 4), limit)
+        return None
 
-
-def _line_share(text: str, marks: tuple[str, ...], *, start: bool) -> float:
-    lines = text.splitlines()
-    hits = sum(line.lstrip().startswith(marks) if start else line.rstrip().endswith(marks) for line in lines)
-    return hits / max(1, len(lines))
+    def _by_kinds_of_words(self, view: Words) -> Drop | None:
+        if limit := self.max_non_alpha_words_ratio:
+            ratio = int(np.count_nonzero(view.has_letter)) / view.n_words
+            if ratio < limit:
+                return Drop("gopher_below_alpha_threshold", round(ratio, 4), limit)
+        if limit := self.min_stop_words:
+            sure = 0
+            for word in self.stop_words:
+                sure += f" {word} " in view.text
+                if sure >= limit:
+                    return None  # without making the words
+            found = len(set(self.stop_words).intersection(view.words))
+            if found < limit:
+                return Drop("gopher_enough_stop_words", found, limit)
+        return None

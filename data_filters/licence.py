@@ -1,140 +1,65 @@
-"""Licences: the many spellings that packages declare, as SPDX identifiers, and an allow-list over them.
+"""Licences: the many ways in which packages declare them, as SPDX expressions, and an allow-list over them.
 
-In: free text from package metadata or a dataset card. Out: an SPDX expression (`MIT`, `Apache-2.0 OR BSD-2-Clause`),
-or None where we cannot tell. What is unknown is dropped: a licence that nobody stated is not a permission.
+In: free text from package metadata or a dataset card. Out: an SPDX expression (`MIT`, `Apache-2.0 OR BSD-2-Clause`,
+SPDX 2.3 annex D), or None where we cannot tell. What is unknown is dropped: a licence that nobody stated is not a
+permission.
 """
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from datatrove.data import Document
 
+from data_filters.licence_names import IDENTIFIERS, OWN, PERMISSIVE, SPELLINGS
 from data_filters.rule import Decision, Drop, Rule
 
-PERMISSIVE = (
-    "0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC-BY-4.0",
-    "CC0-1.0", "CNRI-Python", "HPND", "ISC", "MIT", "MIT-0", "ODC-By-1.0", "PSF-2.0", "Python-2.0", "Unlicense",
-    "WTFPL", "ZPL-2.1", "Zlib",
-)  # fmt: skip
-OWN = "own"  # private text of the user: allowed, and kept out of cards
+__all__ = ["OWN", "PERMISSIVE", "Licence", "allowed", "normalise"]
 
-# Lower-cased spelling -> SPDX. "BSD" without a number is the three-clause text in every package looked at.
-SPELLINGS: dict[str, str] = {
-    "0bsd": "0BSD",
-    "agpl-3.0": "AGPL-3.0-only",
-    "apache": "Apache-2.0",
-    "apache 2": "Apache-2.0",
-    "apache 2.0": "Apache-2.0",
-    "apache 2.0 license": "Apache-2.0",
-    "apache license": "Apache-2.0",
-    "apache license 2.0": "Apache-2.0",
-    "apache license version 2.0": "Apache-2.0",
-    "apache license, version 2.0": "Apache-2.0",
-    "apache software license": "Apache-2.0",
-    "apache software license 2.0": "Apache-2.0",
-    "apache-2": "Apache-2.0",
-    "apache2": "Apache-2.0",
-    "asl 2.0": "Apache-2.0",
-    "boost software license 1.0": "BSL-1.0",
-    "boost software license 1.0 (bsl-1.0)": "BSL-1.0",
-    "bsd": "BSD-3-Clause",
-    "bsd license": "BSD-3-Clause",
-    "bsd 2-clause": "BSD-2-Clause",
-    "bsd 2-clause license": "BSD-2-Clause",
-    "simplified bsd": "BSD-2-Clause",
-    "2-clause bsd": "BSD-2-Clause",
-    "2-clause bsd license": "BSD-2-Clause",
-    "bsd 3": "BSD-3-Clause",
-    "bsd 3 clause": "BSD-3-Clause",
-    "bsd 3-clause": "BSD-3-Clause",
-    "bsd 3-clause license": "BSD-3-Clause",
-    "bsd-3": "BSD-3-Clause",
-    "3-clause bsd": "BSD-3-Clause",
-    "3-clause bsd license": "BSD-3-Clause",
-    "modified bsd": "BSD-3-Clause",
-    "modified bsd license": "BSD-3-Clause",
-    "new bsd": "BSD-3-Clause",
-    "new bsd license": "BSD-3-Clause",
-    "cc-by": "CC-BY-4.0",
-    "cc0": "CC0-1.0",
-    "cc0 1.0 universal (cc0 1.0) public domain dedication": "CC0-1.0",
-    "gpl": "GPL-3.0-or-later",
-    "gplv2": "GPL-2.0-only",
-    "gplv3": "GPL-3.0-only",
-    "gnu general public license (gpl)": "GPL-3.0-or-later",
-    "gnu general public license v2 (gplv2)": "GPL-2.0-only",
-    "gnu general public license v2 or later (gplv2+)": "GPL-2.0-or-later",
-    "gnu general public license v3 (gplv3)": "GPL-3.0-only",
-    "gnu general public license v3 or later (gplv3+)": "GPL-3.0-or-later",
-    "gnu affero general public license v3": "AGPL-3.0-only",
-    "gnu lesser general public license v2 or later (lgplv2+)": "LGPL-2.1-or-later",
-    "gnu lesser general public license v3 (lgplv3)": "LGPL-3.0-only",
-    "gnu library or lesser general public license (lgpl)": "LGPL-2.1-or-later",
-    "lgpl": "LGPL-2.1-or-later",
-    "lgplv2+": "LGPL-2.1-or-later",
-    "historical permission notice and disclaimer (hpnd)": "HPND",
-    "hpnd": "HPND",
-    "isc license": "ISC",
-    "isc license (iscl)": "ISC",
-    "iscl": "ISC",
-    "expat": "MIT",
-    "mit licence": "MIT",
-    "mit license": "MIT",
-    "the mit license": "MIT",
-    "the mit license (mit)": "MIT",
-    "mit license (mit)": "MIT",
-    "mit no attribution license (mit-0)": "MIT-0",
-    "mozilla public license 1.1 (mpl 1.1)": "MPL-1.1",
-    "mozilla public license 2.0": "MPL-2.0",
-    "mozilla public license 2.0 (mpl 2.0)": "MPL-2.0",
-    "mpl 2.0": "MPL-2.0",
-    "odc-by": "ODC-By-1.0",
-    "odc by 1.0": "ODC-By-1.0",
-    "psf": "PSF-2.0",
-    "psf license": "PSF-2.0",
-    "psf-2.0": "PSF-2.0",
-    "psfl": "PSF-2.0",
-    "python software foundation license": "PSF-2.0",
-    "python software foundation license version 2": "PSF-2.0",
-    "the unlicense": "Unlicense",
-    "the unlicense (unlicense)": "Unlicense",
-    "public domain": "Unlicense",
-    "zlib/libpng license": "Zlib",
-    "zope public license": "ZPL-2.1",
-    "own": OWN,
-}
-_IDENTIFIERS = {name.lower(): name for name in (*PERMISSIVE, *SPELLINGS.values(), "LGPL-2.1", "MPL-1.1", "OFL-1.1")}
-_JOINT = re.compile(r"\s+(AND|OR)\s+|\s*(;)\s*|\s*(/)\s*(?=[A-Z])")
+# From the weakest to the tightest: several classifiers (`;`) all hold, then OR and its forms, then AND.
+_JOINTS = (
+    ("AND", re.compile(r";")),
+    ("OR", re.compile(r"\sOR\s|\||/(?=\s*[A-Z0-9(])")),
+    ("AND", re.compile(r"\sAND\s|&")),
+    ("OR", re.compile(r"\sor\s")),
+    ("AND", re.compile(r"\sand\s|,")),
+)
+_EXCEPTION = re.compile(r"[A-Za-z0-9.+-]+-exception(?:-[0-9.]+)?|Linux-syscall-note", re.IGNORECASE)
+_SAYS_NOTHING = {"osi approved", "dfsg approved", "dual license", "dual licence", "freely distributable"}
+_PAGE = re.compile(
+    r"https?://(?:www\.)?(?:opensource\.org/licenses?|spdx\.org/licenses|choosealicense\.com/licenses"
+    r"|apache\.org/licenses|gnu\.org/licenses|mozilla\.org/(?:[\w-]+/)?(?=mpl)|(?=unlicense\.org|mit-license\.org))"
+    r"/?([^?#]*?)(?:-license)?(?:\.php|\.html?|\.txt)?/?",
+    re.IGNORECASE,
+)
+_CREATIVE_COMMONS_PAGE = re.compile(
+    r"https?://(?:www\.)?creativecommons\.org/(licenses|publicdomain)/([a-z-]+)/(\d\.\d)(?:/.*)?", re.IGNORECASE
+)
+_CREATIVE_COMMONS_NAME = re.compile(
+    r"(?:cc|creative commons)[ -]+(by|attribution)((?:[ -]+(?:nc|noncommercial|non-commercial|sa|sharealike|share-alike"
+    r"|share alike|nd|noderivatives|noderivs|no-derivs))*)[ -]+v?(\d(?:\.\d)?)(?: international| unported| generic)?"
+)
+
+# An expression is an identifier, or ("AND" or "OR", its parts).
+Expression = str | tuple[str, tuple["Expression", ...]]
 
 
 def normalise(declared: str | None) -> str | None:
     """The SPDX expression behind a declared licence, or None where any part of it is not known.
 
-    `;` (several classifiers) becomes AND, the careful reading. Parentheses are not nested in practice and dropped.
+    `;` between classifiers, `,` and `and` become AND, the careful reading; `/`, `|` and `or` become OR.
     """
-    text = " ".join((declared or "").split()).strip(" .,\"'")
-    if not text:
-        return None
-    whole = _one(text)
-    if whole:
-        return whole
-    parts = _JOINT.split(text)
-    names = [_one(part) for part in parts[::4]]
-    if None in names or len(names) < 2:
-        return None
-    joints = ["AND" if and_or is None and slash is None else (and_or or "OR") for and_or, _, slash in _triples(parts)]
-    result = str(names[0])
-    for joint, name in zip(joints, names[1:], strict=True):
-        result += f" {joint} {name}"
-    return result
+    found = _parse(" ".join((declared or "").split()))
+    return None if found is None else _write(found)
 
 
 def allowed(expression: str | None, allow: Sequence[str] = (*PERMISSIVE, OWN)) -> bool:
-    """True where every AND part has an allowed OR alternative (AND is read as binding weaker: the careful way)."""
-    if expression is None:
-        return False
-    names = set(allow)
-    return all(any(name in names for name in part.split(" OR ")) for part in expression.split(" AND "))
+    """True where the expression holds with what is in `allow`: every part of an AND, one part of an OR.
+
+    AND binds tighter than OR, as SPDX says. `X WITH exception` and `X+` are allowed where `X` is: both only add rights.
+    """
+    found = None if expression is None else _parse(expression)
+    return found is not None and _holds(found, frozenset(allow))
 
 
 class Licence(Rule):
@@ -163,11 +88,108 @@ class Licence(Rule):
         return False, Drop(reason, expression or str(declared)[:120], "allow-list")
 
 
+def _holds(expression: Expression, names: frozenset[str]) -> bool:
+    if isinstance(expression, str):
+        return expression in names or expression.partition(" WITH ")[0].removesuffix("+") in names
+    joint, parts = expression
+    return (all if joint == "AND" else any)(_holds(part, names) for part in parts)
+
+
+def _write(expression: Expression) -> str:
+    if isinstance(expression, str):
+        return expression
+    joint, parts = expression
+    inside = (
+        f"({_write(p)})" if joint == "AND" and isinstance(p, tuple) and p[0] == "OR" else _write(p) for p in parts
+    )
+    return f" {joint} ".join(inside)
+
+
+@lru_cache(10_000)
+def _parse(text: str) -> Expression | None:
+    """The expression in a text: the whole as one name, else split at its weakest joint outside parentheses."""
+    text = text.strip(" .\"'")
+    if whole := _one(text):
+        return whole
+    for joint, pattern in _JOINTS:
+        pieces = _split(text, pattern)
+        if len(pieces) == 1:
+            continue
+        pieces = [piece for piece in pieces if piece.strip().lower() not in _SAYS_NOTHING]
+        parts = [_parse(piece.strip()) for piece in pieces]
+        if joint == "OR":  # one may take the other alternative
+            parts = [
+                part
+                for part, piece in zip(parts, pieces, strict=True)
+                if part is not None or not piece.strip().startswith("LicenseRef-")
+            ]
+        known = [part for part in parts if part is not None]
+        return _join(joint, known) if known and len(known) == len(parts) else None
+    return _parse(text[1:-1]) if text.startswith("(") and text.endswith(")") and len(text) > 2 else None
+
+
+def _join(joint: str, parts: list[Expression]) -> Expression:
+    flat: list[Expression] = []
+    for part in parts:
+        flat += part[1] if isinstance(part, tuple) and part[0] == joint else [part]
+    unique = tuple(dict.fromkeys(flat))
+    return unique[0] if len(unique) == 1 else (joint, unique)
+
+
+def _split(text: str, pattern: re.Pattern[str]) -> list[str]:
+    """Pieces between the matches that lie outside parentheses."""
+    pieces, done = [], 0
+    for match in pattern.finditer(text):
+        before = text[: match.start()]
+        if before.count("(") == before.count(")"):
+            pieces.append(text[done : match.start()])
+            done = match.end()
+    return [*pieces, text[done:]]
+
+
 def _one(text: str) -> str | None:
-    key = text.strip("() ").lower()
-    found = _IDENTIFIERS.get(key) or SPELLINGS.get(key) or SPELLINGS.get(text.lower())
-    return found or SPELLINGS.get(re.sub(r"^the\s+|\s+licen[sc]e$", "", key))
+    """The identifier behind one name, page or classifier."""
+    if "::" in text:
+        text = text.rpartition("::")[2].strip()
+    name, _, exception = text.partition(" WITH ")
+    if exception:
+        base = _one(name)
+        return f"{base} WITH {exception}" if base and _EXCEPTION.fullmatch(exception) else None
+    if text.lower().startswith("http"):
+        return _page(text)
+    if match := re.fullmatch(r"(.+?)\s*[(<](https?://[^)>]+|see [^)>]*)[)>]", text, re.IGNORECASE):
+        return _one(match.group(1))
+    key = text.strip(" ,").lower()
+    for form in (key, re.sub(r"^the\s+|\s+licen[sc]e$", "", key), key.replace("licence", "license")):
+        if found := IDENTIFIERS.get(form) or SPELLINGS.get(form):
+            return found
+    if match := re.fullmatch(r"((?:a|l)?gpl|gfdl)-(\d)(\.\d)?(\+)?", key):
+        family, major, minor, later = match.groups()
+        return IDENTIFIERS.get(f"{family}-{major}{minor or '.0'}-{'or-later' if later else 'only'}")
+    if match := _CREATIVE_COMMONS_NAME.fullmatch(key):
+        return _creative_commons(*match.groups()[1:])
+    if key.endswith("+") and (base := IDENTIFIERS.get(key[:-1])):
+        return f"{base}+"
+    return None
 
 
-def _triples(parts: list[str | None]) -> list[tuple[str | None, str | None, str | None]]:
-    return [(parts[i], parts[i + 1], parts[i + 2]) for i in range(1, len(parts) - 1, 4)]
+def _creative_commons(terms: str, version: str) -> str | None:
+    short = {"n": "NC", "s": "SA"}
+    found = []
+    for term in re.findall(r"no-?n-?commercial|nc|share[ -]?alike|sa|no-?deriv\w*|nd", terms):
+        found.append("ND" if term.startswith(("nd", "nod", "no-d")) else short[term[0]])
+    return IDENTIFIERS.get("-".join(["cc-by", *found, version if "." in version else f"{version}.0"]).lower())
+
+
+def _page(url: str) -> str | None:
+    if match := _CREATIVE_COMMONS_PAGE.fullmatch(url):
+        part, terms, version = match.groups()
+        zero = part == "publicdomain" and terms == "zero"
+        return IDENTIFIERS.get(f"cc0-{version}" if zero else f"cc-{terms}-{version}".lower())
+    match = _PAGE.fullmatch(url)
+    slug = match.group(1) if match else ""
+    if "unlicense.org" in slug.lower():
+        return "Unlicense"
+    if "mit-license.org" in slug.lower():
+        return "MIT"
+    return _one(slug.strip("/").replace("/", "-")) if slug and not slug.lower().startswith("http") else None

@@ -6,7 +6,7 @@ Rules are plain objects, quick to import (a config is checked in milliseconds) a
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from datatrove.data import Document
 
@@ -52,14 +52,7 @@ class Rule(ABC):
 
 
 def as_datatrove_filter(rule: Rule, exclusion_writer: "DiskWriter | None" = None) -> "BaseFilter":
-    """`rule` as a datatrove filter, to stand beside datatrove's own in a pipeline; the reason is `Drop.reason`."""
-    from datatrove.pipeline.filters.base_filter import BaseFilter  # 0.7 s to import
+    """`rule` as a datatrove filter, to stand beside datatrove's own in a pipeline; see `datatrove_step.RuleFilter`."""
+    from data_filters.datatrove_step import RuleFilter
 
-    class RuleFilter(BaseFilter):
-        name = type(rule).__name__
-
-        def filter(self, doc: Document) -> Any:
-            drop = rule.decide(doc)
-            return True if drop is None else (False, drop.reason)
-
-    return RuleFilter(exclusion_writer)  # type: ignore[arg-type] - datatrove's annotation forgets None
+    return RuleFilter(rule, exclusion_writer)

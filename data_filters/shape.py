@@ -8,6 +8,7 @@ import re
 
 from datatrove.data import Document
 
+from data_filters.checks import check_range
 from data_filters.rule import CODE, KINDS, PROSE, Decision, Drop, Rule
 
 _LETTERS = re.compile(r"[^\W\d_]+")
@@ -19,6 +20,8 @@ class Length(Rule):
     kinds = KINDS
 
     def __init__(self, min_characters: int = 200, max_characters: int = 1_000_000):
+        check_range("min_characters", min_characters, 0, optional=False)
+        check_range("max_characters", max_characters, min_characters, optional=False)
         self.min_characters, self.max_characters = min_characters, max_characters
 
     def filter(self, doc: Document) -> Decision:
@@ -36,6 +39,8 @@ class LongLines(Rule):
     kinds = (CODE,)
 
     def __init__(self, max_line_characters: int = 2_000, max_mean_line_characters: int = 120):
+        check_range("max_line_characters", max_line_characters, 1, optional=False)
+        check_range("max_mean_line_characters", max_mean_line_characters, 1, optional=False)
         self.max_line, self.max_mean = max_line_characters, max_mean_line_characters
 
     def filter(self, doc: Document) -> Decision:
@@ -54,6 +59,7 @@ class Letters(Rule):
     kinds = (CODE, PROSE)
 
     def __init__(self, min_share: float = 0.4):
+        check_range("min_share", min_share, 0, 1, optional=False)
         self.min_share = min_share
 
     def filter(self, doc: Document) -> Decision:

@@ -2,12 +2,18 @@
 so that a document dropped for two reasons is counted under the more serious one. The first rule that drops wins.
 """
 
+from data_filters.c4 import C4Quality
+from data_filters.code_content import Boilerplate, DataLines
 from data_filters.evaluation_packages import EvaluationPackages
+from data_filters.fineweb import FineWebQuality
 from data_filters.generated_code import GeneratedCode
-from data_filters.gopher import GopherQuality, GopherRepetition
+from data_filters.gopher import GopherQuality
+from data_filters.language import Language
 from data_filters.licence import Licence
 from data_filters.parses import Parses
+from data_filters.personal_data import PersonalData
 from data_filters.quality import Quality
+from data_filters.repetition import GopherRepetition
 from data_filters.rule import Rule
 from data_filters.shape import Length, Letters, LongLines
 
@@ -15,11 +21,17 @@ FILTERS: dict[str, type[Rule]] = {
     "licence": Licence,
     "evaluation_packages": EvaluationPackages,
     "length": Length,
+    "personal_data": PersonalData,
     "long_lines": LongLines,
     "letters": Letters,
     "generated_code": GeneratedCode,
+    "boilerplate": Boilerplate,
+    "data_lines": DataLines,
     "parses": Parses,
-    "gopher_quality": GopherQuality,
+    "language": Language,
     "gopher_repetition": GopherRepetition,
+    "gopher_quality": GopherQuality,
+    "fineweb": FineWebQuality,
+    "c4": C4Quality,
     "quality": Quality,  # needs the trained score, so it is read by the cut, the last decision of the stage
 }

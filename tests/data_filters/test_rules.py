@@ -6,7 +6,8 @@ import pytest
 from datatrove.data import Document
 
 from data_filters.licence import allowed, normalise
-from data_filters.repair import MASKED_EMAIL, mend_surrogates, repair
+from data_filters.personal_data import MASKED_EMAIL
+from data_filters.repair import mend_surrogates, repair
 from data_filters.rule import as_datatrove_filter
 from data_filters.table import FILTERS
 
@@ -41,6 +42,16 @@ def doc(text: str, kind: str = "code", path: str = "a/b.py", **metadata) -> Docu
         ("gopher_quality", doc(" \n", "prose"), "gopher_short_doc"),
         ("gopher_quality", doc("zzz yyy xxx " * 30, "prose"), "gopher_enough_stop_words"),
         ("gopher_repetition", doc("the same line again\n" * 30, "prose"), "dup_line_frac"),
+        ("fineweb", doc("a line without any end\n" * 9, "prose"), "line_punct_ratio"),
+        ("c4", doc("One sentence of some words. And a second.", "prose"), "too_few_sentences"),
+        ("c4", doc("This line holds a { bracket.", "prose"), "curly_bracket"),
+        ("language", doc("Der Hund läuft schnell über die Straße und bellt.", "prose"), "other_language"),
+        ("language", doc("", "prose"), "other_language"),
+        ("personal_data", doc("mail jane.doe@mail.somewhere.org"), "email"),
+        ("personal_data", doc("host 8.8.8.8"), "ip"),
+        ("personal_data", doc("token = 'hf_" + "aBcD" * 8 + "ab'"), "key"),
+        ("boilerplate", doc("# a licence\nfrom a import (\n    b,\n    c,\n)\n__all__ = ['b', 'c']\n"), "only_imports"),
+        ("data_lines", doc("DAYS = [\n" + "    'Monday', 'mon', 1, 0x1F,\n" * 20 + "]\n"), "mostly_data"),
         ("quality", doc("x", score=0.2), "below_min_score"),
     ],
 )
@@ -71,19 +82,6 @@ def test_a_generator_that_only_mentions_the_banner_is_kept():
     assert FILTERS["generated_code"]().decide(doc(text)) is None
 
 
-def test_gopher_decisions_are_datatroves_own_with_the_same_splitter():
-    from datatrove.pipeline.filters.gopher_quality_filter import GopherQualityFilter
-
-    from data_filters.gopher import whitespace_words
-
-    stock, ours = GopherQualityFilter(language=whitespace_words()), FILTERS["gopher_quality"]()
-    for text in (GOOD_PROSE, "# " * 80, "- a list of the items that is to be\n" * 30, "and so on... " * 60):
-        expected = stock.filter(doc(text, "prose"))
-        found = ours.decide(doc(text, "prose"))
-        assert (expected is True) == (found is None)
-        assert found is None or found.reason == expected[1]
-
-
 def test_a_rule_runs_inside_a_datatrove_pipeline():
     step = as_datatrove_filter(FILTERS["length"](min_characters=3))
     assert [d.text for d in step.run(iter([doc("ab"), doc("abcd")]))] == ["abcd"]
@@ -106,6 +104,17 @@ LICENCES = {
     "MIT License; Apache Software License": "MIT AND Apache-2.0",
     "Apache-2.0 OR BSD-2-Clause": "Apache-2.0 OR BSD-2-Clause",
     "Apache-2.0 AND MIT": "Apache-2.0 AND MIT", "odc-by": "ODC-By-1.0",
+    "(MIT OR Apache-2.0) AND BSD-3-Clause": "(MIT OR Apache-2.0) AND BSD-3-Clause", "((MIT))": "MIT",
+    "(MIT AND (Apache-2.0 OR (BSD-2-Clause AND ISC)))": "MIT AND (Apache-2.0 OR BSD-2-Clause AND ISC)",
+    "GPL-2.0+": "GPL-2.0-or-later", "Apache-2.0+": "Apache-2.0+", "MIT/Apache-2.0": "MIT OR Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception": "Apache-2.0 WITH LLVM-exception", "MIT WITH nonsense": None,
+    "https://opensource.org/licenses/MIT": "MIT", "https://www.apache.org/licenses/LICENSE-2.0.txt": "Apache-2.0",
+    "https://creativecommons.org/licenses/by-sa/4.0/": "CC-BY-SA-4.0", "https://example.org/my": None,
+    "Creative Commons Attribution-ShareAlike 3.0 Unported": "CC-BY-SA-3.0", "CC BY 4.0": "CC-BY-4.0",
+    "License :: OSI Approved :: MIT License": "MIT", "License :: OSI Approved": None, "Dual License": None,
+    "Dual License; MIT License; Apache Software License": "MIT AND Apache-2.0", "LicenseRef-mine": None,
+    "MIT OR LicenseRef-Commercial": "MIT", "MIT AND LicenseRef-x": None, "EUPL-1.2": "EUPL-1.2",
+    "MIT (but parts GPL)": None, "(MIT": None, "MIT) OR (BSD": None, "MIT AND": None,
     "Zope Public License": "ZPL-2.1", "no such licence": None, "": None, "MIT AND nonsense": None,
 }  # fmt: skip
 
@@ -113,12 +122,17 @@ LICENCES = {
 @pytest.mark.parametrize(("declared", "spdx"), LICENCES.items())
 def test_licence_spellings_become_spdx(declared, spdx):
     assert normalise(declared) == spdx
+    assert spdx is None or normalise(spdx) == spdx
 
 
 def test_every_part_of_an_and_must_be_allowed_and_one_of_an_or():
     assert allowed("MIT AND Apache-2.0")
     assert not allowed("MIT AND MPL-2.0")
     assert allowed("MIT OR GPL-3.0-only")
+    assert allowed("MIT OR GPL-2.0-only AND BSD-3-Clause")  # AND binds tighter
+    assert not allowed("(MIT OR GPL-2.0-only) AND MPL-2.0")
+    assert allowed("(GPL-2.0-only OR MIT) AND BSD-3-Clause")
+    assert allowed("GPL-2.0-only WITH Classpath-exception-2.0", ["GPL-2.0-only"])
     assert not allowed(None)
     assert allowed("MPL-2.0", ["MPL-2.0"])
 

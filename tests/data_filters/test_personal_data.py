@@ -1,0 +1,82 @@
+"""Personal data is found and masked; programs that only look like it are left alone."""
+
+import ast
+
+import pytest
+
+from data_filters.personal_data import MASKED_EMAIL, MASKED_IP, MASKED_IP6, MASKED_KEY, PersonalData, find, mask
+from data_filters.repair import repair
+
+PEM = "-----BEGIN RSA PRIVATE KEY-----{}-----END RSA PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "y = x@w.sum()", "@app.route('/')", "z = (a@b.T).info()", "z = a@b.info()", "a @ b.com", "v1.2.3.4",
+        "1.2.3.4.5", "a[1::2]", "x[2000::3]", "x[2001:2002:3]", "x[2023:]", "12:30:45", "2024:01:02:03",
+        "00:1B:44:11:3A:B7", "2a1b:44:11", "std::vector<int>", "2bad::std::x", "f'{x:2000:}'",
+        "::1 fe80::1 2001:db8::1 ::", "127.0.0.1",
+        "10.0.0.1", "300.1.1.1", "user@example.com", "sk-learn", "task-force-of-people-with-many-long-names-in-it",
+        "AKIAIOSFODNN7EXAMPLE", "self.ghp_" + "x" * 10, "hf_hub_download(repo_id)", PEM.format("\n...\n"),
+        "eyJhbGciOiJIUzI1NiJ9", "_" + "A1" * 20, "a" * 5_000, "-" * 5_000, "://" * 1_000, "1." * 3_000,
+    ],
+)  # fmt: skip
+def test_programs_are_left_alone(code):
+    assert mask(code)[0] == code
+    assert find(code) == {"email": 0, "ip": 0, "key": 0}
+
+
+@pytest.mark.parametrize(
+    ("secret", "masked", "kind"),
+    [
+        ("jane.doe+x@mail.somewhere.org", MASKED_EMAIL, "email"),
+        ("8.8.8.8", MASKED_IP, "ip"),
+        ("2606:4700:4700::1111", MASKED_IP6, "ip"),
+        ("2a00:1450:4001:82a:0:0:0:200e", MASKED_IP6, "ip"),
+        ("AKIA" + "ABCDEFGH23456777", MASKED_KEY, "key"),
+        ("ghp_" + "a1B2" * 9, MASKED_KEY, "key"),
+        ("github_pat_" + "a" * 22 + "_" + "b1" * 29 + "c", MASKED_KEY, "key"),
+        ("glpat-" + "xY3-" * 5, MASKED_KEY, "key"),
+        ("xoxb-" + "123456789012-" * 2 + "abcDEF", MASKED_KEY, "key"),
+        ("sk_live_" + "a1" * 12, MASKED_KEY, "key"),
+        ("AIza" + "b-9" * 11 + "cd", MASKED_KEY, "key"),
+        ("sk-ant-" + "api03-" + "a-_B" * 10, MASKED_KEY, "key"),
+        ("sk-" + "aB3d" * 12, MASKED_KEY, "key"),
+        ("sk-proj-" + "aB3d" * 12, MASKED_KEY, "key"),
+        ("hf_" + "aBcD" * 8 + "ab", MASKED_KEY, "key"),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N", MASKED_KEY, "key"),
+        (PEM.format("\\n" + "MIIEab+/" * 12 + "\\n"), PEM.format(MASKED_KEY), "key"),
+    ],
+)
+def test_each_kind_is_masked_anywhere_and_the_program_still_parses(secret, masked, kind):
+    code = f"value = ['{secret}', \"{secret}\"]  # {secret}\n"
+    text, counts = mask(code)
+    assert text == f"value = ['{masked}', \"{masked}\"]  # {masked}\n"
+    assert counts == {"email": 0, "ip": 0, "key": 0, kind: 3}
+    ast.parse(text)
+    assert mask(text)[0] == text, "what is masked is not masked again"
+    assert repair(code, "code") == text
+    assert repair(code, "code", mask=False) == code
+
+
+def test_a_key_over_several_literals_leaves_a_program():
+    lines = "".join(f'    "{"MIIEab+/" * 8}\\n"\n' for _ in range(3))
+    code = f'KEY = (\n    "-----BEGIN PRIVATE KEY-----\\n"\n{lines}    "-----END PRIVATE KEY-----\\n"\n)\n'
+    text, counts = mask(code)
+    assert counts["key"] == 1
+    assert "MIIE" not in text
+    ast.parse(text)
+
+
+def test_the_rule_counts_against_its_limits():
+    from tests.data_filters.test_rules import doc
+
+    text = "a@mail.somewhere.org b@mail.somewhere.org 8.8.8.8"
+    assert PersonalData(max_emails=2, max_ips=1).decide(doc(text)) is None
+    assert PersonalData(max_emails=None, max_ips=None).decide(doc(text)) is None
+    drop = PersonalData(max_emails=1).decide(doc(text))
+    assert drop is not None
+    assert (drop.reason, drop.value, drop.threshold) == ("email", 2, 1)
+    with pytest.raises(ValueError, match="max_ips is -1; expected 0 or more or null"):
+        PersonalData(max_ips=-1)
