@@ -35,7 +35,7 @@ class Language(Rule):
     The first `head_characters` decide. Writes the language found to `metadata["language"]`.
     """
 
-    kinds = (PROSE,)
+    kinds, libraries = (PROSE,), ("py3langid",)
 
     def __init__(self, languages: Sequence[str] = ("en",), min_probability: float = 0.65, head_characters: int = 2_000):
         if isinstance(languages, str) or not languages:

@@ -5,6 +5,7 @@ sources shard by shard and writes the texts for the last time; rules only write 
 """
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from data_filters.personal_data import mask
 from data_filters.repair import mend_surrogates, repair
 from data_filters.rule import EXERCISE, KINDS, Drop, Rule
 from pipeline.artifacts import Folder, write_json
@@ -31,6 +33,7 @@ from pipeline.corpus.documents import (
     read_records,
     shard_name,
     step_facts,
+    sum_mappings,
 )
 from pipeline.corpus.execute import Executor
 from pipeline.corpus.source import Source
@@ -108,15 +111,16 @@ def _mend(value: Any) -> Any:
     return [_mend(v) for v in value] if isinstance(value, list) else value
 
 
-def repair_documents(folder: Folder, sources: Sequence[str], mask: bool, executor: Executor) -> dict[str, Any]:
+def repair_documents(folder: Folder, sources: Sequence[str], mask_personal: bool, executor: Executor) -> dict[str, Any]:
     """Joins the sources' shards in the order of their names, mends each text, sets the empty ones aside as dropped.
-    `mask`: e-mail addresses, IP addresses and keys are replaced."""
+    `mask_personal`: e-mail addresses, IP addresses and keys are replaced."""
     read = {name: folder.input(f"read-{name}") for name in sources}
     documents = folder.path / "documents"
-    executor.run(folder, [Repair(read, folder.path, mask), document_writer(documents)], description="repair")
+    executor.run(folder, [Repair(read, folder.path, mask_personal), document_writer(documents)], description="repair")
     complete(documents, executor.tasks)
     write_json(folder.path / "table" / "sources.json", [sorted(sources), executor.tasks])
-    return step_facts(folder.path, Table.load(folder.path))
+    masked = [json.loads(path.read_text()) for path in sorted((folder.path / "masked").glob("*.json"))]
+    return {**step_facts(folder.path, Table.load(folder.path)), "masked": sum_mappings(masked)}
 
 
 class Repair(PipelineStep):
@@ -124,16 +128,20 @@ class Repair(PipelineStep):
 
     name, type = "repair", "✂️ - FORMAT"
 
-    def __init__(self, read: Mapping[str, Path], folder: Path, mask: bool):
+    def __init__(self, read: Mapping[str, Path], folder: Path, mask_personal: bool):
         super().__init__()
-        self.read, self.folder, self.mask = dict(read), folder, mask
+        self.read, self.folder, self.mask = dict(read), folder, mask_personal
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # type: ignore[override]
+        masked: Counter[str] = Counter()
         with TableWriter(self.folder, rank) as table, ShardDecisions(self.folder, rank) as decisions:
             for number, name in enumerate(sorted(self.read)):
                 for record in read_records(self.read[name] / "documents" / shard_name(rank)):
                     metadata, kind = record["metadata"], record["metadata"]["kind"]
-                    text = repair(record["text"], kind, mask=self.mask and kind != EXERCISE)
+                    text = repair(record["text"], kind, mask=False)
+                    if self.mask and kind != EXERCISE:
+                        text, counts = mask(text)
+                        masked.update({name: n for name, n in counts.items() if n})
                     at = decisions.add()
                     if not text.strip():
                         decisions.drop(at, "empty", Drop("empty", 0, 1))
@@ -141,6 +149,7 @@ class Repair(PipelineStep):
                     row = (number, KINDS.index(kind), len(text.encode()), hash_key(name, group), digest(text))
                     table.add(row, Names(metadata["path"], group, metadata["license"]))
                     yield Document(text=text, id=record["id"], metadata=metadata)
+        write_json(self.folder / "masked" / f"{rank:05d}.json", masked)
 
 
 def digest(text: str) -> tuple[int, int]:

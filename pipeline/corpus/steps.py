@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_filters.c4 import C4Quality
 from data_filters.quality import Quality
 from data_filters.rule import Rule
 from data_filters.table import FILTERS
@@ -145,6 +146,12 @@ def rules_by_source(config: Config) -> tuple[dict[str, dict[str, Rule]], dict[st
             raise UserError(
                 "data.filters.personal_data drops texts with addresses and keys, but data.mask_personal_data replaces "
                 "them before any filter looks: choose one (data.mask_personal_data=false or the filter set to null)"
+            )
+        c4 = rules[name].get("c4")
+        if isinstance(c4, C4Quality) and c4.remove_lines:
+            raise UserError(
+                "data.filters.c4.remove_lines rewrites texts, and the data stage has written them before its rules "
+                "decide; take it out here, or run the rule in a datatrove pipeline of your own (as_datatrove_filter)"
             )
     return rules, qualities
 

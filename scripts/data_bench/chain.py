@@ -74,7 +74,8 @@ def _stock(lines: Path, folder: Path, tokenizer: Path) -> None:
     stages: list[tuple[list[Any], int]] = [
         (
             [
-                JsonlReader(str(lines)), GopherRepetitionFilter(), GopherQualityFilter(), C4QualityFilter(filter_no_terminal_punct=False),
+                JsonlReader(str(lines)), GopherRepetitionFilter(), GopherQualityFilter(),
+                C4QualityFilter(filter_no_terminal_punct=False),
                 FineWebQualityFilter(), JsonlWriter(str(folder / "kept"), compression=None),
             ],
             1,
