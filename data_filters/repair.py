@@ -33,16 +33,21 @@ def mend_surrogates(text: str) -> str:
 
 
 def _mend_unicode(text: str, kind: str) -> str:
+    """Lines that are ASCII cannot be wrongly decoded: only the others go through ftfy, which reads 4 MB/s."""
     text = mend_surrogates(text)
     if kind == PROSE:
-        import ftfy
-
-        text = ftfy.fix_text(
-            text,
-            unescape_html=False,  # a manual about HTML must keep its entities
-            fix_latin_ligatures=False,
-            fix_character_width=False,
-            uncurl_quotes=False,
-            normalization=None,
-        )
+        text = "\n".join(line if line.isascii() else _fix_line(line) for line in text.split("\n"))
     return text
+
+
+def _fix_line(line: str) -> str:
+    import ftfy
+
+    return ftfy.fix_text(
+        line,
+        unescape_html=False,  # a manual about HTML must keep its entities
+        fix_latin_ligatures=False,
+        fix_character_width=False,
+        uncurl_quotes=False,
+        normalization=None,
+    )
