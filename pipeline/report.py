@@ -15,6 +15,7 @@ from pipeline import ledger
 from pipeline.artifacts import MANIFEST, read_manifest
 from pipeline.charts import Line, bar, line_chart
 from pipeline.config import Config
+from pipeline.data_report import data_section
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
 from pipeline.progress import format_seconds
@@ -61,7 +62,7 @@ def render(config: Config, folders: Mapping[str, Path], ledger_path: Path) -> st
         _summary(data, init, pretrain),
         _curves(metrics, pretrain) if pretrain else "",
         _growth(init, pretrain) if init else "",
-        _funnel(data) if data else "",
+        data_section(data) if data else "",
         _hours(config, ledger_path, init, pretrain),
         _samples(pretrain) if pretrain else "",
         _identity(manifests),
@@ -153,47 +154,6 @@ def _kept(init: Mapping[str, Any]) -> str:
     if init["max_abs_logit_diff"] is None:
         return "fresh weights"
     return f"largest logit difference {init['max_abs_logit_diff']:.1e}"
-
-
-def _funnel(data: Mapping[str, Any]) -> str:
-    documents = data["documents"]
-    top = max(1, documents["read"])
-    steps = "".join(
-        f"<tr><td>{escape(row['step'].replace('_', ' '))}<td class=n>{row['documents']:,}"
-        f"<td class=n>{_megabytes(row.get('bytes'))}<td>{bar(row['documents'] / top)}"
-        for row in data["funnel"]
-    )
-    dropped = sorted(documents["dropped"].items(), key=lambda item: -item[1])
-    reasons = "".join(
-        f"<tr><td>{escape(name)}<td class=n>{count:,}<td>{bar(count / top, '--b')}" for name, count in dropped if count
-    )
-    sources = "".join(
-        f"<tr><td>{escape(name)}<td class=n>{s['documents']:,}<td class=n>{s['tokens']:,}"
-        f"<td>{escape(_licences(s['licenses']))}"
-        for name, s in data["sources"].items()
-    )
-    total = (
-        f"{documents['read']:,} read = {documents['kept']:,} kept + {sum(documents['dropped'].values()):,} dropped + "
-        f"{documents['unreadable']:,} unreadable. {data['bytes_per_token']:.2f} bytes per token, vocabulary "
-        f"{data['vocab_size']:,}."
-    )
-    classifier = data["classifier"]
-    scorer = f" Quality scorer: AUC {classifier['auc']:.3f}. {classifier['note']}." if classifier["auc"] else ""
-    return (
-        f"<h2>Data</h2><p>{escape(total + scorer)}</p>"
-        f"<table><tr><th>after step<th class=n>documents<th class=n>MB<th>{steps}</table>"
-        f"<h3>Why documents were dropped</h3><table><tr><th>rule<th class=n>documents<th>{reasons}</table>"
-        "<h3>What is trained on</h3><table><tr><th>source<th class=n>documents<th class=n>tokens<th>licences"
-        f"{sources}</table>"
-    )
-
-
-def _megabytes(count: int | None) -> str:
-    return "" if count is None else f"{count / 1e6:,.1f}"
-
-
-def _licences(documents: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {n:,}" for name, n in sorted(documents.items(), key=lambda item: -item[1]))
 
 
 def _hours(config: Config, ledger_path: Path, init: dict | None, pretrain: dict | None) -> str:

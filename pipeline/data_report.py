@@ -1,0 +1,154 @@
+"""The data part of the report: where every document went, and why, in tables that close to zero.
+
+In: the manifest of a finished data stage. Out: HTML for `report.html`; no script, no network.
+"""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from pipeline.charts import bar
+
+REASONS_SHOWN = 40
+STEP_NAMES = {
+    "repair": "repair, empty texts out",
+    "rules": "rules",
+    "exact_dedup": "exact dedup",
+    "near_dedup": "near dedup",
+    "contamination": "decontamination",
+    "cut": "cut by quality score",
+    "data": "validation limit",
+}
+
+
+def data_section(data: Mapping[str, Any]) -> str:
+    """The whole section, from the funnel to the licences."""
+    parts = [
+        _sentence(data),
+        _funnel(data),
+        _dropped(data),
+        _unreadable(data),
+        _near_duplicates(data),
+        _sources(data),
+    ]
+    return "<h2>Data</h2>" + "".join(parts)
+
+
+def _sentence(data: Mapping[str, Any]) -> str:
+    documents, classifier = data["documents"], data["classifier"]
+    sentences = [
+        f"{documents['read']:,} read = {documents['kept']:,} kept + {sum(documents['dropped'].values()):,} dropped + "
+        f"{documents['unreadable']:,} unreadable.",
+        f"{data['bytes_per_token']:.2f} bytes per token, vocabulary {data['vocab_size']:,}.",
+    ]
+    if classifier["auc"]:
+        sentences.append(f"Quality scorer: AUC {classifier['auc']:.3f}. {classifier['note']}.")
+    contamination = data["contamination"]
+    if contamination is None:
+        sentences.append("Nothing was compared with evaluation items (data.decontamination.files is empty).")
+    else:
+        sentences.append(
+            f"{contamination['n']:,} documents shared {contamination['ngram_words']} words in a row with one of "
+            f"{contamination['items']:,} evaluation items ({contamination['items_too_short']:,} items were too "
+            "short to look for)."
+        )
+    if data["masked"]:
+        masked = ", ".join(f"{n:,} {_plural(name)}" for name, n in data["masked"].items())
+        sentences.append(f"Masked: {masked}.")
+    return f"<p>{escape(' '.join(sentences))}</p>"
+
+
+def _plural(kind: str) -> str:
+    return {"email": "e-mail addresses", "ip": "IP addresses", "key": "keys"}.get(kind, kind)
+
+
+def _funnel(data: Mapping[str, Any]) -> str:
+    top, before, rows = max(1, data["documents"]["read"]), data["documents"]["read"], []
+    for row in data["funnel"]:
+        lost = before - row["documents"]
+        before = row["documents"]
+        rows.append(
+            f"<tr><td>{escape(STEP_NAMES.get(row['step'], row['step']))}<td class=n>{row['documents']:,}"
+            f"<td class=n>{f'-{lost:,}' if lost else ''}<td class=n>{_megabytes(row.get('bytes'))}"
+            f"<td class=n>{_millions(row.get('tokens'))}<td>{bar(row['documents'] / top)}"
+        )
+    head = "<tr><th>after step<th class=n>documents<th class=n>lost<th class=n>MB<th class=n>M tokens<th>"
+    return f"<table>{head}{''.join(rows)}</table>"
+
+
+def _dropped(data: Mapping[str, Any]) -> str:
+    counts = [(n, name, reason) for name, reasons in data["reasons"].items() for reason, n in reasons.items()]
+    counted = {name: sum(reasons.values()) for name, reasons in data["reasons"].items()}
+    # What the sources and the last step drop has no finer reason than its filter.
+    counts += [(n - counted.get(f, 0), f, "") for f, n in data["documents"]["dropped"].items() if n > counted.get(f, 0)]
+    return _counts("Why documents were dropped", ("rule", "reason"), [(n, (f, _words(r))) for n, f, r in counts], "--b")
+
+
+def _unreadable(data: Mapping[str, Any]) -> str:
+    counts = [
+        (n, (source, _words(cause)))
+        for source, facts in data["sources"].items()
+        for cause, n in facts["unreadable_causes"].items()
+    ]
+    return _counts("What could not be read", ("source", "cause"), counts, "--c")
+
+
+def _counts(title: str, heads: Sequence[str], counts: Sequence[tuple[int, tuple[str, ...]]], colour: str) -> str:
+    if not counts:
+        return ""
+    ordered = sorted(counts, key=lambda item: (-item[0], item[1]))
+    top, rest = ordered[0][0], sum(n for n, _ in ordered[REASONS_SHOWN:])
+    shown = [*ordered[:REASONS_SHOWN], *([(rest, ("others", ""))] if rest else [])]
+    rows = "".join(
+        f"<tr>{''.join(f'<td>{escape(word)}' for word in words)}<td class=n>{n:,}<td>{bar(n / top, colour)}"
+        for n, words in shown
+    )
+    head = "".join(f"<th>{escape(h)}" for h in heads)
+    return f"<h3>{escape(title)}</h3><table><tr>{head}<th class=n>documents<th>{rows}</table>"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _near_duplicates(data: Mapping[str, Any]) -> str:
+    near = data["near_duplicates"]
+    if not near["clusters"]:
+        return ""
+    sizes = ", ".join(f"{n:,} of {size} documents" for size, n in near["cluster_sizes"].items() if n)
+    largest = "".join(
+        f"<tr><td><code>{escape(c['path'])}</code><td class=n>{c['documents']:,}" for c in near["largest_clusters"]
+    )
+    return (
+        f"<h3>Near duplicates</h3><p>{near['clusters']:,} clusters: {escape(sizes)}. The first document of a cluster "
+        "stays, and all that is near a validation document goes.</p>"
+        f"<table><tr><th>first document of the largest clusters<th class=n>documents{largest}</table>"
+    )
+
+
+def _sources(data: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(name)}<td class=n>{s['documents']:,}<td class=n>{_share(s['documents'], s['read'])}"
+        f"<td class=n>{s['train']['tokens']:,}<td class=n>{s['val']['tokens']:,}<td>{escape(_licences(s['licenses']))}"
+        for name, s in data["sources"].items()
+    )
+    return (
+        "<h3>What is trained on</h3><table><tr><th>source<th class=n>documents<th class=n>kept"
+        f"<th class=n>train tokens<th class=n>validation<th>licences{rows}</table>"
+    )
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.0f}%" if whole else ""
+
+
+def _megabytes(count: int | None) -> str:
+    return "" if count is None else f"{count / 1e6:,.1f}"
+
+
+def _millions(count: int | None) -> str:
+    return "" if count is None else f"{count / 1e6:,.2f}"
+
+
+def _licences(documents: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {n:,}" for name, n in sorted(documents.items(), key=lambda item: -item[1]))
