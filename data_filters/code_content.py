@@ -1,9 +1,10 @@
 """Files that are code by name only: tables written as literals, and modules that merely import and re-export.
 
-In: a code document of any language with quotes and # or // comments. Thresholds were chosen on 1,146 files (17.3 MB) of
-packaged Python that pass the rules of shape and the generated-code banner, by reading what lies on both sides:
-`data_lines` over 0.5 are 29 files (2.5%; translation tables, lists of lexer keywords, trace rules), between 0.3 and 0.5
-real code begins; `boilerplate` under 50 characters are 35 files (3.1%; `__init__` files), from 80 on small functions.
+In: a code document of any language with quotes and # or // comments. Thresholds come from 1,146 files (17.3 MB) of
+packaged Python that pass the rules of shape and the generated-code banner; names and scores of the 60 highest were
+looked at, and excerpts of about 25. `data_lines` over 0.5 are 29 files (2.5%, 0.40 MB; translation tables, lexers'
+keyword lists, one test of settings); 0.3 would take 15 more, tests among them. `boilerplate` under 50 characters are 35
+files (3.1%, 0.04 MB; `__init__` files); at 77 characters a first small function appears.
 """
 
 import re
