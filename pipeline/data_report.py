@@ -68,7 +68,7 @@ def _funnel(data: Mapping[str, Any]) -> str:
         lost = before - row["documents"]
         before = row["documents"]
         rows.append(
-            f"<tr><td>{escape(STEP_NAMES.get(row['step'], row['step']))}<td class=n>{row['documents']:,}"
+            f"<tr><td>{escape(str(STEP_NAMES.get(row['step'], row['step'])))}<td class=n>{row['documents']:,}"
             f"<td class=n>{f'-{lost:,}' if lost else ''}<td class=n>{_megabytes(row.get('bytes'))}"
             f"<td class=n>{_millions(row.get('tokens'))}<td>{bar(row['documents'] / top)}"
         )
