@@ -5,7 +5,6 @@ content hash: `data.keep_dropped` changes what one can read, not what is trained
 by shard, so that millions of dropped documents need no memory.
 """
 
-import contextlib
 import heapq
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from pipeline.corpus.documents import DocumentReader, Table, draw, hash_key, rea
 
 PER_REASON = 20
 SAMPLE_CHARACTERS = 4_000
+GATHERED_BYTES = 32_000_000
 REPORTS = ("kept/*.zst", "dropped/*/*.zst")  # globs of these files, for `Step.reports`
 _PROVENANCE = ("source", "path", "license", "version", "kind", "record")
 
@@ -39,29 +39,30 @@ def write_gallery(
     candidates = _Candidates(folder, table, deciding, more, seed)
     limits = None if keep == "all" else candidates.limits()
     shown = _sample_kept(table, kept, seed)
-    with _Files(folder.path) as files:
-        for shard in range(table.tasks):
-            texts: dict[int, list[tuple[Reason, dict[str, Any]]]] = {}
-            for reason, lot, at, record in candidates.of_shard(shard):
-                if limits is not None and lot > limits[reason]:
-                    continue
-                if at is None:
-                    files.dropped(reason, record)
-                else:
-                    texts.setdefault(at, []).append((reason, record))
-            start = int(table.starts[shard])
-            here = {i - start for i in shown if start <= i < int(table.starts[shard + 1])}
-            if not texts and not here:
+    files = _Files(folder.path)
+    for shard in range(table.tasks):
+        texts: dict[int, list[tuple[Reason, dict[str, Any]]]] = {}
+        for reason, lot, at, record in candidates.of_shard(shard):
+            if limits is not None and lot > limits[reason]:
                 continue
-            for doc in DocumentReader(folder.input("repair")).run(rank=shard):
-                at = doc.metadata["at"]
-                if at in texts or at in here:
-                    provenance = {k: doc.metadata.get(k) for k in _PROVENANCE if doc.metadata.get(k) is not None}
-                    text = doc.text if keep == "all" else doc.text[:SAMPLE_CHARACTERS]
-                    for reason, record in texts.get(at, ()):
-                        files.dropped(reason, {**record, **provenance, "text": text})
-                    if at in here:
-                        files.kept(doc.metadata["source"], {**provenance, "text": doc.text[:SAMPLE_CHARACTERS]})
+            if at is None:
+                files.dropped(reason, record)
+            else:
+                texts.setdefault(at, []).append((reason, record))
+        start = int(table.starts[shard])
+        here = {i - start for i in shown if start <= i < int(table.starts[shard + 1])}
+        if not texts and not here:
+            continue
+        for doc in DocumentReader(folder.input("repair")).run(rank=shard):
+            at = doc.metadata["at"]
+            if at in texts or at in here:
+                provenance = {k: doc.metadata.get(k) for k in _PROVENANCE if doc.metadata.get(k) is not None}
+                text = doc.text if keep == "all" else doc.text[:SAMPLE_CHARACTERS]
+                for reason, record in texts.get(at, ()):
+                    files.dropped(reason, {**record, **provenance, "text": text})
+                if at in here:
+                    files.kept(doc.metadata["source"], {**provenance, "text": doc.text[:SAMPLE_CHARACTERS]})
+    files.write()
 
 
 def _sample_kept(table: Table, kept: np.ndarray, seed: int) -> set[int]:
@@ -115,31 +116,35 @@ class _Candidates:
 
 
 class _Files:
-    """The open sample files, one per reason and source."""
+    """The sample files, one per reason and source. Records are gathered and compressed a piece at a time (a zstd file
+    may hold several frames): an open compressor for each file would take 10 MB each."""
 
     def __init__(self, folder: Path):
-        self._folder, self._open, self._stack = folder, {}, contextlib.ExitStack()
+        self._folder, self._gathered, self._bytes = folder, dict[Path, list[bytes]](), 0
 
     def dropped(self, reason: Reason, record: Mapping[str, Any]) -> None:
-        self._write(self._folder / "dropped" / _word(reason[0]) / f"{_word(reason[1])}.jsonl.zst", record)
+        self._add(self._folder / "dropped" / _word(reason[0]) / f"{_word(reason[1])}.jsonl.zst", record)
 
     def kept(self, source: str, record: Mapping[str, Any]) -> None:
-        self._write(self._folder / "kept" / f"{_word(source)}.jsonl.zst", record)
+        self._add(self._folder / "kept" / f"{_word(source)}.jsonl.zst", record)
 
-    def _write(self, path: Path, record: Mapping[str, Any]) -> None:
-        if path not in self._open:
-            import zstandard
+    def _add(self, path: Path, record: Mapping[str, Any]) -> None:
+        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        self._gathered.setdefault(path, []).append(line)
+        self._bytes += len(line)
+        if self._bytes > GATHERED_BYTES:
+            self.write()
 
+    def write(self) -> None:
+        """Appends what was gathered; the folder holds nothing of an earlier run."""
+        import zstandard
+
+        compressor = zstandard.ZstdCompressor(level=9)
+        for path, lines in self._gathered.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = self._stack.enter_context(path.open("wb"))
-            self._open[path] = self._stack.enter_context(zstandard.ZstdCompressor(level=9).stream_writer(file))
-        self._open[path].write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
-
-    def __enter__(self) -> "_Files":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+            with open(path, "ab") as file:
+                file.write(compressor.compress(b"".join(lines)))
+        self._gathered, self._bytes = {}, 0
 
 
 def _word(name: str) -> str:
