@@ -3,13 +3,17 @@
 In: the manifest of a finished data stage. Out: HTML for `report.html`; no script, no network.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from pipeline.charts import bar
 
 REASONS_SHOWN = 40
+EXAMPLES, EXAMPLE_CHARACTERS = 3, 400
 STEP_NAMES = {
     "repair": "repair, empty texts out",
     "rules": "rules",
@@ -21,13 +25,14 @@ STEP_NAMES = {
 }
 
 
-def data_section(data: Mapping[str, Any]) -> str:
-    """The whole section, from the funnel to the licences."""
+def data_section(data: Mapping[str, Any], folder: Path) -> str:
+    """The whole section, from the funnel to the licences. `folder`: of the stage, for the samples."""
     parts = [
         _sentence(data),
         _funnel(data),
         _dropped(data),
         _unreadable(data),
+        _examples(folder),
         _near_duplicates(data),
         _sources(data),
     ]
@@ -109,6 +114,44 @@ def _counts(title: str, heads: Sequence[str], counts: Sequence[tuple[int, tuple[
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
+
+
+def _examples(folder: Path) -> str:
+    """Some of the samples that lie in `dropped/`, folded: the measured value, the limit, the beginning of the text."""
+    blocks = []
+    for path in sorted((folder / "dropped").glob("*/*.jsonl.zst")):
+        records = _first_records(path, EXAMPLES)
+        items = "".join(
+            f"<p class=note><code>{escape(str(r.get('path', '')))}</code> {escape(_measured(r))}</p>"
+            + (f"<pre>{escape(text[:EXAMPLE_CHARACTERS])}</pre>" if (text := r.get("text", "")).strip() else "")
+            for r in records
+        )
+        reason = f"{path.parent.name}: {_words(path.name.removesuffix('.jsonl.zst'))}"
+        blocks.append(f"<details><summary>{escape(reason)}</summary>{items}</details>")
+    if not blocks:
+        return ""
+    note = "More of them, and samples of what was kept, lie in the data folder: dropped/ and kept/ (zstd JSON lines)."
+    return f"<h3>Examples of what was dropped</h3><p class=note>{note}</p>{''.join(blocks)}"
+
+
+def _first_records(path: Path, count: int) -> list[dict[str, Any]]:
+    import orjson
+    import zstandard
+
+    with open(path, "rb") as file, zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as stream:
+        lines = io.BufferedReader(stream)  # type: ignore[type-var]
+        return [orjson.loads(line) for line in islice(lines, count)]
+
+
+def _measured(record: Mapping[str, Any]) -> str:
+    parts = []
+    if record.get("value") is not None:
+        parts.append(f"measured {record['value']}")
+    if record.get("threshold") is not None:
+        parts.append(f"limit {record['threshold']}")
+    if record.get("detail"):
+        parts.append(str(record["detail"]))
+    return "; ".join(parts)
 
 
 def _near_duplicates(data: Mapping[str, Any]) -> str:

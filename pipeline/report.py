@@ -62,7 +62,7 @@ def render(config: Config, folders: Mapping[str, Path], ledger_path: Path) -> st
         _summary(data, init, pretrain),
         _curves(metrics, pretrain) if pretrain else "",
         _growth(init, pretrain) if init else "",
-        data_section(data) if data else "",
+        data_section(data, folders["data"]) if data else "",
         _hours(config, ledger_path, init, pretrain),
         _samples(pretrain) if pretrain else "",
         _identity(manifests),
@@ -221,6 +221,7 @@ td.n{font-variant-numeric:tabular-nums}
 .bar span{display:block;height:100%}
 figure{margin:12px 0}figcaption{font-weight:600}svg{width:100%;height:auto}
 .grid{stroke:var(--rule)}.tick,.axis,.name{font:12px system-ui,sans-serif}.tick,.axis{fill:var(--dim)}
+details{border-bottom:1px solid var(--rule);padding:4px 0}summary{cursor:pointer;font-size:14px}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;border:1px solid var(--rule);border-radius:8px;padding:12px;
 font-size:13px}pre b{color:var(--a)}code{font-size:13px}
 @media(max-width:520px){.bar{width:70px}td,th{padding-right:5px;font-size:13px}}

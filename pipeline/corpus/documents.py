@@ -12,6 +12,7 @@ bytes a document, so that ten million documents fit in a small machine.
 
 import hashlib
 import json
+import mmap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -146,6 +147,16 @@ class RowWriter:
 def read_rows(path: Path, dtype: np.dtype) -> np.ndarray:
     """The rows of a file, mapped and not read."""
     return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype=dtype)
+
+
+def forget_pages(rows: np.ndarray) -> None:
+    """Lets go of what was read of mapped rows, which would else count as this process's memory. (Linux; elsewhere the
+    system takes them back when it needs them.)"""
+    base: Any = rows
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from pipeline.corpus.documents import (
     DocumentReader,
     Table,
     draw,
+    forget_pages,
     read_all_alive,
     read_rows,
     step_facts,
@@ -229,7 +230,10 @@ class SignatureStore:
     def bands(self) -> Iterator[np.ndarray]:
         """The keys of one band after the other."""
         for band in range(self._bands):
-            yield np.concatenate([k[band] for k in self._keys])
+            keys = np.concatenate([k[band] for k in self._keys])
+            for part in self._keys:
+                forget_pages(part)
+            yield keys
 
     def similarity(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Estimated Jaccard similarity of pairs: the share of equal values (standard error 0.025 at 0.8)."""
@@ -241,6 +245,7 @@ class SignatureStore:
         for shard in np.unique(shards):
             here = shards == shard
             found[here] = self._signatures[shard][numbers[here] - self._starts[shard]]
+            forget_pages(self._signatures[shard])
         return found
 
 

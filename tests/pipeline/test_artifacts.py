@@ -90,6 +90,7 @@ def test_a_forked_worker_does_not_keep_the_lock_of_its_dead_parent(tmp_path):
     ) as parent:
         assert parent.stdout is not None
         parent.stdout.readline()
+        parent.stdout.readline()  # both have spoken: the child, too, is past its fork
         parent.kill()
         parent.wait()
         with FolderLock(tmp_path, wait=False):
