@@ -36,10 +36,24 @@ def _table(name: str) -> dict[str, Any]:
 
 
 def _entry(name: str, thing: Any) -> str:
-    options = [str(p) for p in inspect.signature(thing).parameters.values() if p.default is not p.empty]
-    about = inspect.cleandoc(thing.__doc__ or "").split("\n\n")[0]
-    head = f"{name}" + (f"  [{', '.join(options)}]" if options else "")
-    return head + "\n" + textwrap.indent(textwrap.fill(" ".join(about.split()), 100), "    ")
+    about = " ".join(inspect.cleandoc(thing.__doc__ or "").split("\n\n")[0].split())
+    lines = [name, textwrap.fill(about, 104, initial_indent="    ", subsequent_indent="    ")]
+    if options := ", ".join(_options(thing)):
+        lines.append(textwrap.fill(options, 104, initial_indent="    options: ", subsequent_indent=" " * 13))
+    return "\n".join(lines)
+
+
+def _options(thing: Any) -> list[str]:
+    """`name=default`; a class' options without default are the config's too, a function's are the caller's."""
+    options = []
+    for parameter in inspect.signature(thing).parameters.values():
+        default = parameter.default
+        if default is not parameter.empty:
+            value = f"({len(default)} values)" if isinstance(default, tuple) and len(repr(default)) > 60 else default
+            options.append(f"{parameter.name}={value}")
+        elif inspect.isclass(thing):
+            options.append(parameter.name)
+    return options
 
 
 def _show_keys() -> str:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from data_corpus import MODEL, fingerprints, made, make_config, write_corpus
+from data_corpus import MODEL, fingerprints, made, make_config, prose, write_corpus
 
 from pipeline import data
 from pipeline.artifacts import read_manifest
@@ -150,6 +150,18 @@ def test_validation_is_never_cut_and_train_near_it_is_removed(root):
     second = made(make_config(corpus))
     assert second["documents"]["dropped"]["near_dedup"] == first["documents"]["dropped"].get("near_dedup", 0) + 1
     assert held_out in set(_held_out_texts(data.data_step(make_config(corpus))))
+
+
+def test_a_source_of_one_group_is_split_by_document(root):
+    corpus = write_corpus(root / "in")
+    corpus.write_text("".join(json.dumps({"text": prose(i), "domain": "only"}) + "\n" for i in range(60)))
+    config = make_config(corpus)
+    made(config)
+    split = read_manifest(data.data_step(config).inputs["split"].path)
+    held_out = split["validation_groups"]["web"]
+    assert len(held_out) in (1, 2, 3)  # 2% of 60 documents
+    assert all(name.startswith("only/") for name in held_out)
+    assert 0 < split["validation"]["documents"] < 60
 
 
 def _held_out_texts(step):
