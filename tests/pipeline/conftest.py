@@ -20,6 +20,14 @@ def root(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """For the input of a source; beside it lies the rest of the machine."""
+    path = tmp_path / "in"
+    path.mkdir()
+    return path
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """One finished stage that several tests look at: (its folder, its manifest)."""

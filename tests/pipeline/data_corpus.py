@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+from datatrove.data import Document
 
 from pipeline import data
 from pipeline.artifacts import build
 from pipeline.config import from_values
+from pipeline.corpus.compressed import MAX_SAMPLE
+from pipeline.corpus.documents import SetAside
 
 MODEL = {
     "vocab_size": 400,
@@ -94,3 +97,11 @@ def made(config) -> dict:
 
 def fingerprints(config) -> dict[str, str]:
     return {f"{s.name}/{s.config.get('source', '')}": s.fingerprint for s in data.data_step(config).chain()}
+
+
+def items(source, tasks: int = 2) -> tuple[list[Document], list[str]]:
+    """What a source gives over all shards: its documents, and the causes of what was set aside, sorted."""
+    found = [item for task in range(tasks) for item in source.documents(task, tasks)]
+    aside = [i for i in found if isinstance(i, SetAside)]
+    assert all(len(i.sample) <= MAX_SAMPLE for i in aside)
+    return [i for i in found if isinstance(i, Document)], sorted(i.cause for i in aside)

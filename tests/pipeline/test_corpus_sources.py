@@ -8,10 +8,9 @@ import sys
 import time
 
 import pytest
-from datatrove.data import Document
+from data_corpus import items
 
-from pipeline.corpus import compressed
-from pipeline.corpus.documents import MAX_TEXT_BYTES, SetAside
+from pipeline.corpus.documents import MAX_TEXT_BYTES
 from pipeline.corpus.exercises import Exercises
 from pipeline.corpus.folder_source import TextFolder
 from pipeline.corpus.hub_source import HuggingFace
@@ -22,25 +21,7 @@ from pipeline.corpus.records import Comparison, Where
 from pipeline.corpus.sources import SOURCES
 from pipeline.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "root"))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Beside it lies the rest of the machine."""
-    path = tmp_path / "in"
-    path.mkdir()
-    return path
-
-
-def items(source, tasks: int = 2):
-    found = [item for task in range(tasks) for item in source.documents(task, tasks)]
-    assert all(len(i.sample) <= compressed.MAX_SAMPLE for i in found if isinstance(i, SetAside))
-    documents = [i for i in found if isinstance(i, Document)]
-    return documents, sorted(i.cause for i in found if isinstance(i, SetAside))
+pytestmark = pytest.mark.usefixtures("root")
 
 
 def texts(source, tasks: int = 2) -> list[str]:

@@ -5,7 +5,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datatrove.data import Document
+from data_corpus import items
 
 from pipeline.corpus import parquet_source
 from pipeline.corpus.documents import SetAside
@@ -13,23 +13,7 @@ from pipeline.corpus.hub_source import HuggingFace
 from pipeline.corpus.parquet_source import Parquet
 from pipeline.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "root"))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    path = tmp_path / "in"
-    path.mkdir()
-    return path
-
-
-def items(source, tasks: int = 2):
-    found = [item for task in range(tasks) for item in source.documents(task, tasks)]
-    documents = [i for i in found if isinstance(i, Document)]
-    return documents, sorted(i.cause for i in found if isinstance(i, SetAside))
+pytestmark = pytest.mark.usefixtures("root")
 
 
 def write(path, rows: dict, **options) -> None:

@@ -11,31 +11,14 @@ import zipfile
 import docx
 import pypdf
 import pytest
-from datatrove.data import Document
+from data_corpus import items
 
 from pipeline.corpus.compressed import Unreadable
-from pipeline.corpus.documents import SetAside
 from pipeline.corpus.folder_source import TextFolder
 from pipeline.corpus.parsing import parsed
 from pipeline.corpus.warc_source import Warc
 
-
-@pytest.fixture(autouse=True)
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "root"))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    path = tmp_path / "in"
-    path.mkdir()
-    return path
-
-
-def items(source, tasks: int = 2):
-    found = [item for task in range(tasks) for item in source.documents(task, tasks)]
-    documents = [i for i in found if isinstance(i, Document)]
-    return documents, sorted(i.cause for i in found if isinstance(i, SetAside))
+pytestmark = pytest.mark.usefixtures("root")
 
 
 # Web archives
