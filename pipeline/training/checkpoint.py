@@ -86,7 +86,7 @@ class Checkpoints:
             "step": state.step,
             "sequence_index": state.sequence_index,
             "branch": self.decisions.branch,
-            "spent_seconds": state.values["spent_seconds"],
+            "spent_seconds": state.values.get("spent_seconds"),
         }
         index["files"] = {name: _seal(part / name) for name in (WEIGHTS, TRAINER)}
         write_json(part / INDEX, {**index, "sha256": hash_json(index)})
