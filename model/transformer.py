@@ -105,7 +105,7 @@ class TiedHead(nn.Module):
         self.bias = nn.Parameter(embedding.weight.new_zeros(embedding.num_embeddings))
 
     @property
-    def weight(self) -> nn.Parameter:
+    def weight(self) -> Tensor:
         return self._embedding[0].weight
 
     def forward(self, h_BTD: Tensor) -> Tensor:

@@ -1,7 +1,11 @@
-"""Which source block each target block comes from: three maps.
+"""Which source block each target block comes from: three maps, and the source tensor's name that follows.
 
 In: the number of blocks in source and target. Out: one source index per target block.
 """
+
+from collections.abc import Sequence
+
+from model.config import ModelConfig
 
 
 def interleaved(source_blocks: int, target_blocks: int) -> list[tuple[int, bool]]:
@@ -26,3 +30,13 @@ def nearest(source_blocks: int, target_blocks: int) -> list[int]:
 def stacked(source_blocks: int, target_blocks: int) -> list[int]:
     """The whole list again and again: 0 1 2 0 1 2 (G_stack); a rest takes the first blocks."""
     return [index % source_blocks for index in range(target_blocks)]
+
+
+def origin(name: str, blocks: Sequence[int], source: ModelConfig) -> str:
+    """The source tensor that the target tensor `name` comes from, where target block i comes from block `blocks[i]`."""
+    if name == "lm_head.weight" and source.tie_word_embeddings:
+        return "model.embed_tokens.weight"
+    if not name.startswith("model.layers."):
+        return name
+    _, _, index, rest = name.split(".", 3)
+    return f"model.layers.{blocks[int(index)]}.{rest}"

@@ -58,7 +58,8 @@ def first_difference(
                 return Parting(f"model.layers.{index}.{pair.culprit(part, silent, tolerance)}", found)
             small_TD, large_TD = small_TD if silent else small_TD + small_part, large_TD + large_part
     logits = [
-        _double(network.lm_head)(_double(network.model.final_layernorm)(x))
+        nn.functional.linear(_double(network.model.final_layernorm)(x), network.lm_head.weight.cpu().double())
+        + network.lm_head.bias.cpu().double()
         for network, x in ((source, small_TD), (grown, large_TD))
     ]
     found = _difference(*logits)
