@@ -14,7 +14,7 @@ from pipeline import config as configs
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.hub import MODEL_FILES, TOKENIZER_FILES, local_folder
-from pipeline.initialize import GATE_WINDOWS, HeldOut, check_method, grow_folder, measure
+from pipeline.initialize import GATE_WINDOWS, HeldOut, SourceFiles, check_method, grow_folder, measure
 
 
 def run(source: str, target: str, overrides: Sequence[str], text_path: str | None) -> None:
@@ -31,7 +31,9 @@ def run(source: str, target: str, overrides: Sequence[str], text_path: str | Non
     try:
         pair = (load_config(source_folder), open_state(source_folder))
         facts = grow_folder(config, pair, part, tokenizer if tokenizer.is_file() else None)
-        facts |= measure(config, source_folder, part, _windows(config, tokenizer, text_path))
+        facts |= measure(
+            config, SourceFiles(source_folder, source_folder), part, _windows(config, tokenizer, text_path)
+        )
         if target_folder.exists():
             target_folder.rmdir()
         part.replace(target_folder)

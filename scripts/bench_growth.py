@@ -1,7 +1,7 @@
 """Does growth pay, how should a budget be spent on it, and does it fit into memory?
 
     scripts/with_env.sh scripts/bench_growth.py --json docs/growth/bench_growth.json
-    scripts/with_env.sh scripts/bench_growth.py --schedule --json docs/growth/bench_growth_schedule.json
+    scripts/with_env.sh scripts/bench_growth.py --schedule --steps 200 --json docs/growth/bench_growth_schedule.json
     scripts/with_env.sh scripts/bench_growth.py --streaming --json docs/growth/bench_growth_streaming.json
     scripts/with_env.sh scripts/bench_growth.py --device cuda --shape 100m --json docs/gpu/growth.json
 
@@ -41,27 +41,32 @@ def _pays(steps: int, seeds: int, path: str | None) -> dict[str, Any]:
     return content
 
 
-def _schedule(budgets: list[int], seeds: int, path: str | None) -> dict[str, Any]:
-    text, content = Text(SCALES["toy"], 2 * max(budgets)), {}
-    done: dict[int, list[dict[str, Run]]] = {steps: [] for steps in budgets}
+def _schedule(steps: int, seeds: int, shares: tuple[float, ...], path: str | None) -> dict[str, Any]:
+    text, content = Text(SCALES["toy"], 2 * steps), {}
+    done: list[dict[str, Run]] = []
     for seed in range(1, seeds + 1):
-        for steps in budgets:
-            lab = Lab(text, seed, steps, points=10)
-            # the shorter budget asks only what a source should cost
-            choices = tuple(schedule.CHOICES) if steps == max(budgets) else ("stable", "decayed")
-            done[steps].append(schedule.sweep(lab, choices=choices))
+        lab = Lab(text, seed, steps, points=10)
+        done.append(schedule.sweep(lab, shares))
         content = schedule.run_record(done, lab)
         _write(path, content)
-    if path:
-        _write(str(Path(path).with_name("schedule.json")), content["table"])
+        if path:
+            _write_table(Path(path).with_name("schedule.json"), content["table"])
     return content
+
+
+def _write_table(path: Path, table: dict[str, Any]) -> None:
+    """Rows of other budgets that are in the file already stay."""
+    new = {row["tokens_per_parameter"] for row in table["rows"]}
+    kept = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    rows = [row for row in kept if row["tokens_per_parameter"] not in new] + table["rows"]
+    _write(str(path), {**table, "rows": sorted(rows, key=lambda row: row["tokens_per_parameter"])})
 
 
 def _card(shape: str, device: str, minutes: float, path: str | None) -> dict[str, Any]:
     runs, lab = card.run(shape, device, minutes)
     if path:
         card.picture(runs, lab, Path(path).with_suffix(".svg"))
-    return schedule.run_record({lab.steps: [runs]}, lab, device)
+    return schedule.run_record([runs], lab, device)
 
 
 def _write(path: str | None, content: dict[str, Any]) -> None:
@@ -76,7 +81,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, few steps: shows that it runs, proves nothing")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400, help="of the scratch run, 2,048 tokens each")
-    parser.add_argument("--schedule", action="store_true", help="ways to spend --steps, and half of them, on growth")
+    parser.add_argument("--schedule", action="store_true", help="ways to spend the FLOPs of --steps on growth")
+    parser.add_argument("--shares", default="0.2,0.35,0.5", help="with --schedule: spent before the target")
     parser.add_argument("--streaming", action="store_true", help="phi-1.5's shape to phi-2's: memory and time")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="the comparison at --shape on this device")
     parser.add_argument("--shape", choices=SCALES, default="100m")
@@ -96,7 +102,8 @@ def main() -> None:
     elif arguments.streaming:
         content = record(streaming.run(arguments.quick))
     elif arguments.schedule:
-        content = _schedule([steps // 2, steps], seeds, arguments.json)
+        shares = tuple(float(share) for share in arguments.shares.split(","))
+        content = _schedule(steps, seeds, shares, arguments.json)
     else:
         content = _pays(steps, seeds, arguments.json)
     print(show(content["rows"]))

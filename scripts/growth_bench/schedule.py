@@ -101,25 +101,25 @@ def _spread(values: list[float]) -> float | None:
     return stdev(values) if len(values) > 1 else None
 
 
-def plan_table(by_steps: dict[int, list[dict[str, Run]]], lab: Lab) -> dict[str, Any]:
-    """What a planner needs: for each budget (tokens that scratch would see, per parameter of the target) and choice the
-    gain in nats per token over scratch at equal total FLOPs, its standard deviation over seeds, and each seed's."""
+def plan_table(seeds: list[dict[str, Run]], lab: Lab) -> dict[str, Any]:
+    """What a planner needs: for a budget (tokens that scratch would see, per parameter of the target) and each choice
+    the gain in nats per token over scratch at equal total FLOPs, its standard deviation over seeds, and each seed's."""
     target, source = lab.scale.target, lab.scale.source
     rows = []
-    for steps, seeds in sorted(by_steps.items()):
-        for name in (name for name in seeds[0] if name != "scratch" and not name.endswith("source")):
-            share, choice = name.split(" ", 1)
-            gains = [runs["scratch"].final - runs[name].final for runs in seeds]
-            rows.append(
-                {
-                    "tokens_per_parameter": round(steps * lab.scale.step_tokens / target.parameters, 3),
-                    "source_share": float(share),
-                    "choice": choice,
-                    "gain_nats": round(mean(gains), 4),
-                    "spread_nats": _spread(gains) and round(_spread(gains) or 0.0, 4),
-                    "per_seed": [round(gain, 4) for gain in gains],
-                }
-            )
+    for name in (name for name in seeds[0] if name != "scratch" and not name.endswith("source")):
+        share, choice = name.split(" ", 1)
+        gains = [runs["scratch"].final - runs[name].final for runs in seeds]
+        spread = _spread(gains)
+        rows.append(
+            {
+                "tokens_per_parameter": round(lab.steps * lab.scale.step_tokens / target.parameters, 3),
+                "source_share": float(share),
+                "choice": choice,
+                "gain_nats": round(mean(gains), 4),
+                "spread_nats": None if spread is None else round(spread, 4),
+                "per_seed": [round(gain, 4) for gain in gains],
+            }
+        )
     return {
         "what": "gain over training from fresh weights at equal total FLOPs, source counted",
         "target_parameters": target.parameters,
@@ -130,14 +130,8 @@ def plan_table(by_steps: dict[int, list[dict[str, Run]]], lab: Lab) -> dict[str,
     }
 
 
-def run_record(by_steps: dict[int, list[dict[str, Run]]], lab: Lab, device: str = "cpu") -> dict[str, Any]:
-    """Rows of all budgets, the table, and every curve."""
-    rows = []
-    for steps, seeds in sorted(by_steps.items()):
-        rows += [row | {"name": f"{steps} steps, {row['name']}"} for row in rows_of(seeds)]
-    curves = {
-        steps: [{name: {"source_cost": r.source_cost, "curve": r.curve} for name, r in runs.items()} for runs in seeds]
-        for steps, seeds in by_steps.items()
-    }
-    settings = {"tokens_per_step": lab.scale.step_tokens, "peak_rate": lab.scale.peak_rate}
-    return record(rows, device, settings=settings, table=plan_table(by_steps, lab), curves=curves)
+def run_record(seeds: list[dict[str, Run]], lab: Lab, device: str = "cpu") -> dict[str, Any]:
+    """Rows, the table, and every curve of the seeds so far."""
+    curves = [{name: {"source_cost": r.source_cost, "curve": r.curve} for name, r in runs.items()} for runs in seeds]
+    settings = {"steps": lab.steps, "tokens_per_step": lab.scale.step_tokens, "peak_rate": lab.scale.peak_rate}
+    return record(rows_of(seeds), device, settings=settings, table=plan_table(seeds, lab), curves=curves)
