@@ -28,8 +28,18 @@ class Line:
     dashed: bool = False
 
 
-def line_chart(lines: Sequence[Line], *, x_name: str, y_name: str, format_x: Callable[[float], str]) -> str:
-    """An SVG with labelled axes and the name of every curve at its end. Empty string where there is nothing to draw."""
+def line_chart(
+    lines: Sequence[Line],
+    *,
+    x_name: str,
+    y_name: str,
+    format_x: Callable[[float], str],
+    notes: Sequence[tuple[float, float, str]] = (),
+) -> str:
+    """An SVG with labelled axes and the name of every curve at its end. Empty string where there is nothing to draw.
+
+    `notes`: (x, y, words) at places that are worth a look.
+    """
     lines = [dataclasses.replace(c, points=_thin(c.points)) for c in lines if c.points]
     if not lines:
         return ""
@@ -60,6 +70,9 @@ def line_chart(lines: Sequence[Line], *, x_name: str, y_name: str, format_x: Cal
     turned = f'transform="rotate(-90 14 {middle_y})"'
     parts.append(f'<text class="axis" x="14" y="{middle_y}" text-anchor="middle" {turned}>{escape(y_name)}</text>')
     parts += _curves(lines, place_x, place_y)
+    for x, y, words in notes:
+        parts.append(f'<circle cx="{place_x(x):.1f}" cy="{place_y(y):.1f}" r="5" fill="none" stroke="var(--ink)"/>')
+        parts.append(f'<text class="tick" x="{place_x(x) + 9:.1f}" y="{place_y(y) - 7:.1f}">{escape(words)}</text>')
     return "".join([*parts, "</svg>"])
 
 

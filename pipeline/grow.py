@@ -5,6 +5,7 @@ With `--text` the logits of both models are compared on that text, without it on
 """
 
 import dataclasses
+import glob
 import os
 import shutil
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ def run(source: str, target: str, overrides: Sequence[str], text_path: str | Non
     tokenizer = source_folder / "tokenizer.json"
     from model.hf import load_config, open_state
 
+    _remove_orphans(target_folder)
     part = target_folder.with_name(f".{target_folder.name}.{os.getpid()}.part")
     try:
         pair = (load_config(source_folder), open_state(source_folder))
@@ -42,6 +44,14 @@ def run(source: str, target: str, overrides: Sequence[str], text_path: str | Non
     print(f"{facts['method']}: {facts['parameters']['source']:,} -> {facts['parameters']['grown']:,} parameters")
     print(f"largest logit difference {facts['max_abs_logit_diff']:.1e} ({facts['max_rel_logit_diff']:.1e} relative)")
     print(f"model: {target}")
+
+
+def _remove_orphans(target: Path) -> None:
+    """What killed growths to the same target left behind: gigabytes that nobody would look for."""
+    for orphan in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        pid = orphan.name.split(".")[-2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(orphan, ignore_errors=True)
 
 
 def _config(source_folder: Path, source: str, overrides: Sequence[str]) -> Config:

@@ -226,6 +226,7 @@ def grow_folder(config: Config, source: Any, target: Path, tokenizer_json: Path 
     method cannot do, with the method's own reason.
     """
     from model.growth import GROWTH
+    from model.growth.blocks import block_origins
     from model.growth.rules import cautions, stream
     from model.hf import save_folder
 
@@ -247,6 +248,8 @@ def grow_folder(config: Config, source: Any, target: Path, tokenizer_json: Path 
             "source": source_config_.parameters if source_config_ else None,
             "grown": config.model.parameters,
         },
+        "source_model": dataclasses.asdict(source_config_) if source_config_ else None,
+        "blocks": [{"source": block, "silent": silent} for block, silent in block_origins(rules)],
     }
 
 

@@ -18,6 +18,7 @@ from pipeline.config import Config
 from pipeline.data_report import data_section
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
+from pipeline.growth_report import growth_pictures
 from pipeline.progress import format_seconds
 
 SMOOTH_ROWS = 9
@@ -61,7 +62,7 @@ def render(config: Config, folders: Mapping[str, Path], ledger_path: Path) -> st
     sections = [
         _summary(data, init, pretrain),
         _curves(metrics, pretrain) if pretrain else "",
-        _growth(init, pretrain) if init else "",
+        _growth(init, pretrain) + growth_pictures(config, init, metrics) if init else "",
         data_section(data, folders["data"]) if data else "",
         _hours(config, ledger_path, init, pretrain),
         _samples(pretrain) if pretrain else "",

@@ -6,6 +6,7 @@ In: the number of blocks in source and target. Out: one source index per target 
 from collections.abc import Sequence
 
 from model.config import ModelConfig
+from model.growth.rules import Rule
 
 
 def interleaved(source_blocks: int, target_blocks: int) -> list[tuple[int, bool]]:
@@ -40,3 +41,13 @@ def origin(name: str, blocks: Sequence[int], source: ModelConfig) -> str:
         return name
     _, _, index, rest = name.split(".", 3)
     return f"model.layers.{blocks[int(index)]}.{rest}"
+
+
+def block_origins(rules: Sequence[Rule]) -> list[tuple[int, bool]]:
+    """For each target block that comes from a source block: which, and whether it adds nothing yet (is silent)."""
+    sources = {rule.target: rule.sources for rule in rules}
+    origins = []
+    while norm := sources.get(f"model.layers.{len(origins)}.input_layernorm.weight"):
+        silent = not sources[f"model.layers.{len(origins)}.mlp.fc2.weight"]
+        origins.append((int(norm[0].split(".")[2]), silent))
+    return origins
