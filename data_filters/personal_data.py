@@ -67,9 +67,10 @@ _MARKED_KEYS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("AIza", re.compile(r"AIza(?<!\wAIza)[A-Za-z0-9_-]{35}(?![\w-])")),  # Google
     (".eyJ", re.compile(r"eyJ(?<!\weyJ)[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{16,}(?![\w-])")),  # JWT
 )
+# A body ends at the next five dashes, so that a thousand beginnings without an end are not read a thousand times.
 # Only the key's body is masked: the lines that frame it say what it was, and in code they may be compared with.
 _PEM = re.compile(
-    r"(-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----)([A-Za-z0-9+/=\s\\:,.\-\"'#*]{64,}?)"
+    r"(-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----)((?:(?!-----)[A-Za-z0-9+/=\s\\:,.\-\"'#*]){64,16384}?)"
     r"(-----END (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----)"
 )
 

@@ -73,6 +73,13 @@ def _guarded(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:
         return FAILED
     except OSError as error:
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST) and error.filename:
+            print(
+                f"hornbook: {error.strerror}: {error.filename}. hornbook writes to artifacts/ and runs/ in the working "
+                "folder, or in HORNBOOK_ROOT; expected a folder there that it may write to",
+                file=sys.stderr,
+            )
+            return WRONG_INPUT
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             traceback.print_exc()
         else:

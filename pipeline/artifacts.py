@@ -6,6 +6,7 @@ A `Step` says what it reads; its folder `artifacts/<step>/<12 hex>` follows from
 a whole one. Folders are never overwritten by another config: another config is another folder.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -82,7 +83,10 @@ class Step:
     @property
     def finished(self) -> bool:
         """Whether the manifest is there and every output it names still lies beside it (reports may be deleted)."""
-        return (self.path / MANIFEST).is_file() and not self.missing_outputs()
+        try:
+            return (self.path / MANIFEST).is_file() and not self.missing_outputs()
+        except (ValueError, KeyError, TypeError):  # a manifest that is not one vouches for nothing: made again
+            return False
 
     def missing_outputs(self) -> list[str]:
         outputs = read_manifest(self.path)["outputs"]
@@ -209,8 +213,8 @@ def hash_file(path: Path) -> str:
 
 
 def hash_files(paths: Sequence[Path], base: Path) -> str:
-    """Content hash of many input files by path relative to `base`; a file whose size and time are known
-    is not read again, so that 50 GB of input cost seconds the second time."""
+    """Content hash of many input files by path relative to `base`; a file whose size and times (of its content, and of
+    its entry: `cp -p` keeps only the first) are known is not read again, so that 50 GB cost seconds the second time."""
     known_path = root() / "artifacts" / ".input-hashes.json"
     known: dict[str, list] = _read_json_or(known_path, {})
     result, changed = {}, False
@@ -218,13 +222,14 @@ def hash_files(paths: Sequence[Path], base: Path) -> str:
     for path in paths:
         stat = os.stat(path)
         relative = os.path.relpath(path, base)  # strings: 9,000 files of the library corpus cost 0.1 s, not 0.7
-        key, state = f"{resolved}/{relative}", [stat.st_size, stat.st_mtime_ns]
-        if known.get(key, [None, None, ""])[:2] != state:
+        key, state = f"{resolved}/{relative}", [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        if known.get(key, [None, None, None, ""])[:3] != state:
             known[key] = [*state, hash_file(path)]
             changed = True
-        result[relative] = known[key][2]
+        result[relative] = known[key][3]
     if changed:
-        write_json(known_path, known)
+        with contextlib.suppress(OSError):  # without it the next run reads the files again
+            write_json(known_path, known)
     return hash_json(result)
 
 

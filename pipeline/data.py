@@ -6,6 +6,7 @@ experiments that share their first settings share the folders.
 """
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline import config as configs
@@ -15,6 +16,8 @@ from pipeline.config import Config
 from pipeline.corpus import steps
 from pipeline.experiment import Experiment
 from pipeline.progress import format_seconds
+
+CUT_FILES = ("damaged_file", "bomb", "cannot_open", "too_large")  # of which more than one document may be missing
 
 
 def data_step(config: Config) -> Step:
@@ -88,8 +91,31 @@ def result_line(name: str, manifest: dict[str, Any]) -> str:
     if dropped:
         parts.append(f"{dropped:,} dropped")
     if manifest.get("unreadable"):
-        parts.append(f"{sum(manifest['unreadable'].values()):,} unreadable")
+        parts.append(f"{sum(manifest['unreadable'].values()):,} unreadable ({_causes(manifest['unreadable'])})")
     return ", ".join(parts)
+
+
+def _causes(unreadable: Mapping[str, int]) -> str:
+    return ", ".join(f"{n:,} {cause}" for cause, n in sorted(unreadable.items(), key=lambda item: -item[1]))
+
+
+def warnings(manifest: Mapping[str, Any]) -> list[str]:
+    """What went well enough to go on and is not what the user will have meant."""
+    found = []
+    for name, source in manifest["sources"].items():
+        lost = {cause: n for cause, n in source["unreadable_causes"].items() if cause in CUT_FILES}
+        if lost:
+            found.append(
+                f"data.sources.{name}: {_causes(lost)}: such a file counts once, however many documents it held; "
+                "what came before the damage is kept"
+            )
+    classifier = manifest["classifier"]
+    if classifier["threshold"] is not None and classifier["auc"] is None:
+        found.append(f"data.filters.quality cut nothing, for want of a scorer: {classifier['note']}")
+    short = (manifest["contamination"] or {}).get("items_too_short")
+    if short:
+        found.append(f"{short:,} evaluation items are too short to look for (data.decontamination.min_words)")
+    return found
 
 
 def summary(step: Step, manifest: dict[str, Any]) -> list[str]:
@@ -106,6 +132,7 @@ def summary(step: Step, manifest: dict[str, Any]) -> list[str]:
         lines.append(
             f"    {name:<18} {source['documents']:>9,} documents {train:>13,} train tokens {val:>11,} validation"
         )
+    lines += [f"  WARNING: {warning}" for warning in warnings(manifest)]
     lines += [
         f"  tokens       {tokens['train']:,} train, {tokens['val']:,} validation "
         f"({manifest['textbook']['tokens']:,} textbook-grade); {manifest['bytes_per_token']:.2f} bytes per token",

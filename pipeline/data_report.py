@@ -48,6 +48,8 @@ def _sentence(data: Mapping[str, Any]) -> str:
     ]
     if classifier["auc"]:
         sentences.append(f"Quality scorer: AUC {classifier['auc']:.3f}. {classifier['note']}.")
+    elif classifier["threshold"] is not None:
+        sentences.append(f"The cut by quality score cut nothing, for want of a scorer: {classifier['note']}.")
     contamination = data["contamination"]
     if contamination is None:
         sentences.append("Nothing was compared with evaluation items (data.decontamination.files is empty).")

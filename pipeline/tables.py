@@ -6,7 +6,6 @@ from typing import Any
 
 from pipeline.config import key_kinds
 
-
 _OF_EVERY_SOURCE = """
 every source also takes
     weight=1.0: how much of it is read at pretraining, times its tokens

@@ -36,7 +36,7 @@ class TextFolder(Source):
 
     def files(self) -> list[InputFile]:
         if not Path(self.path).expanduser().is_dir():
-            return matching(self.path, "a folder, a text file", self.endings)
+            return matching(self.path, "a folder, a text file", self.endings, links_inside=True)
         found = in_folder(self.path, lambda name: name.lower().endswith(self.endings))
         if not found:
             raise missing(f"{self.path} holds no text file", f"files ending in {', '.join(self.endings)}", "path")

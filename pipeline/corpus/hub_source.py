@@ -100,3 +100,9 @@ class HuggingFace(Source):
             )
         except ValueError as error:  # how datasets says that a config or split does not exist
             raise UserError(f"dataset {self.dataset}, config {self.config}, split {self.split}: {error}") from None
+        except OSError as error:  # no such dataset, no connection, no right to it
+            raise UserError(
+                f"dataset {self.dataset}: there is no local folder of this name here, and the hub did not give it "
+                f"({str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}); expected a "
+                "folder, or a hub name owner/name and a network"
+            ) from None

@@ -52,9 +52,10 @@ def in_folder(path: str, wanted: Callable[[str], bool]) -> list[InputFile]:
     return sorted(found, key=lambda f: f.name.split("/"))
 
 
-def matching(path: str, what: str, endings: Sequence[str]) -> list[InputFile]:
+def matching(path: str, what: str, endings: Sequence[str], links_inside: bool = False) -> list[InputFile]:
     """A file, the files that a glob matches, or those of `endings` below a folder; links may lead anywhere, as the
-    user named them. Raises `UserError` where nothing is found."""
+    user named them. `links_inside`: those that a glob found only inside the folder that its matches share. Raises
+    `UserError` where nothing is found."""
     given = Path(path).expanduser()
     if given.is_dir():
         paths = [p for p in given.rglob("*") if p.name.lower().endswith(tuple(endings)) and not p.is_dir()]
@@ -63,7 +64,8 @@ def matching(path: str, what: str, endings: Sequence[str]) -> list[InputFile]:
     if not paths:
         raise missing(f"nothing matches {path}", f"{what} or a glob", "path")
     base = Path(os.path.commonpath([p.parent for p in paths]))
-    files = [InputFile(p, _clean(p.relative_to(base).as_posix()), _problem(p)) for p in paths]
+    inside = base if links_inside and glob.has_magic(path) else None
+    files = [InputFile(p, _clean(p.relative_to(base).as_posix()), _problem(p, inside)) for p in paths]
     return sorted(files, key=lambda f: f.name.split("/"))
 
 

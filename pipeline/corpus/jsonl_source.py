@@ -51,6 +51,8 @@ class Jsonl(Source):
                     yield item
 
     def _record(self, line: bytes, place: str) -> Item | None:
+        if not line.strip():
+            return None  # a blank line is no document
         try:
             record = parse(line)
         except Unreadable as problem:
@@ -59,9 +61,7 @@ class Jsonl(Source):
 
 
 def parse(line: bytes) -> Any:
-    """The value of a line of JSON. Raises `Unreadable`: `empty_line`, `not_utf8`, `broken_json`."""
-    if not line.strip():
-        raise Unreadable("empty_line")
+    """The value of a line of JSON. Raises `Unreadable`: `not_utf8`, `broken_json`."""
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError:

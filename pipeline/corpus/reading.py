@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ from pipeline.corpus.execute import Executor
 from pipeline.corpus.source import Source
 from pipeline.errors import UserError
 
+GROUPS_LOOKED_AT = 1_000
+
 
 def read_source(folder: Folder, name: str, source: Source, max_unreadable: float, executor: Executor) -> dict[str, Any]:
     """Reads one source. Facts: documents, bytes, unreadable and refused by cause. `UserError` if nothing is left, or
@@ -49,14 +52,18 @@ def read_source(folder: Folder, name: str, source: Source, max_unreadable: float
     complete(documents, tasks)
     unreadable: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
+    example = ""
     for shard in range(tasks):
         for record in read_records(aside / shard_name(shard)):
             if record["filter"] is None:
                 unreadable[record["cause"]] += 1
+                example = example or f"{record['path']}: {record['cause']} {record['sample'][:100]}".strip()
             else:
                 dropped[record["filter"]] += 1
     n_documents = sum(1 for shard in range(tasks) for _ in read_lines(documents / shard_name(shard)))
-    _check(name, n_documents + dropped.total(), unreadable, max_unreadable, aside)
+    found = f"the first is {example}; all lie in {aside}"
+    _check(name, n_documents + dropped.total(), unreadable, max_unreadable, found)
+    _check_groups(name, source, documents, tasks)
     return {
         "documents": n_documents,
         "unreadable": dict(sorted(unreadable.items())),
@@ -64,18 +71,32 @@ def read_source(folder: Folder, name: str, source: Source, max_unreadable: float
     }
 
 
-def _check(name: str, readable: int, unreadable: Counter[str], max_unreadable: float, aside: Path) -> None:
+def _check_groups(name: str, source: Source, documents: Path, tasks: int) -> None:
+    """A `group_key` that no record has would silently hold out single documents instead of groups."""
+    key = getattr(source.limits, "group_key", None)
+    if key is None:
+        return
+    records = (r for shard in range(tasks) for r in read_records(documents / shard_name(shard)))
+    first = [record["metadata"] for record in islice(records, GROUPS_LOOKED_AT)]
+    if first and all(metadata["group"] == metadata["path"] for metadata in first):
+        raise UserError(
+            f"data.sources.{name}.group_key is '{key}', a field that none of the first {len(first):,} records has; "
+            "expected the field whose documents are held out together, or group_key=null: each is its own"
+        )
+
+
+def _check(name: str, readable: int, unreadable: Counter[str], max_unreadable: float, found: str) -> None:
     causes = ", ".join(f"{n:,} {cause}" for cause, n in unreadable.most_common()) or "it is empty"
     if not readable:
         raise UserError(
-            f"data.sources.{name} gave no readable document ({causes}); what was found lies in {aside}. "
+            f"data.sources.{name} gave no readable document ({causes}); {found}. "
             f"Mend the source or take it out with data.sources.{name}=null"
         )
     share = unreadable.total() / (readable + unreadable.total())
     if share > max_unreadable:
         raise UserError(
             f"data.sources.{name}: {100 * share:.1f}% of it could not be read ({causes}), more than "
-            f"data.max_unreadable={max_unreadable:g} allows; what was found lies in {aside}. Mend the source, or go on "
+            f"data.max_unreadable={max_unreadable:g} allows; {found}. Mend the source, or go on "
             f"with what was read: data.max_unreadable={min(1.0, round(share + 0.01, 2)):g}"
         )
 

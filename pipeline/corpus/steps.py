@@ -41,8 +41,8 @@ from pipeline.errors import UserError
 from pipeline.hub import TOKENIZER_FILES, content_of_model, is_hub_name, local_folder
 
 VERSIONS = {
-    "read": 2, "repair": 2, "rules": 2, "exact_dedup": 2, "split": 2, "near_dedup": 2, "contamination": 1,
-    "tokenizer": 2, "encode": 2, "score": 2, "cut": 2, "data": 2,
+    "read": 3, "repair": 3, "rules": 2, "exact_dedup": 2, "split": 2, "near_dedup": 3, "contamination": 2,
+    "tokenizer": 3, "encode": 2, "score": 2, "cut": 2, "data": 2,
 }  # fmt: skip
 OF_EVERY_SOURCE = ("type", "weight", "filters")  # read here and at pretraining, not by the source's class
 

@@ -6,6 +6,7 @@ arbitrary places, and arithmetic on them could not be learned. White space runs 
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+_LONG_RUN = re.compile(r"[^\W\d_]{1000,}|(?:[^\w\s]|_){1000,}|\s{1000,}")
 END_OF_TEXT = "<|endoftext|>"
 IDS_INDEX = np.dtype([("at", "<u4"), ("offset", "<u8"), ("length", "<u4"), ("bytes", "<u4")])
 
@@ -82,7 +84,8 @@ def _train(texts: list[str], vocab_size: int, path: Path) -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # any text can be encoded
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer, length=len(texts))
+    # No word that is worth a token has a thousand letters, and the trainer's time grows with the square of a word.
+    tokenizer.train_from_iterator((_LONG_RUN.sub(" ", text) for text in texts), trainer, length=len(texts))
     temporary = path.with_name(f".{path.name}.part")
     tokenizer.save(str(temporary))
     temporary.replace(path)
@@ -226,6 +229,7 @@ def empty_corpus(dropped: dict[str, int]) -> UserError:
     keys = {
         "near_dedup": "raise data.near_dedup_similarity",
         "exact_dedup": "the sources repeat each other, add another under data.sources",
+        "licence": "set `license` of the source (`own` for private text), or widen data.filters.licence.allow",
         "empty": "the documents are empty, see data.sources",
     }
     mend = keys.get(worst, f"loosen data.filters.{worst}, or take it out with data.filters.{worst}=null")

@@ -24,6 +24,7 @@ _BREAKS = bytes.maketrans(
 _WIDE_BREAKS = re.compile(
     "[\u0080-\u00a9\u00ab-\u00b4\u00b6-\u00b9\u00bb-\u00bf\u2000-\u206f\u3000-\u303f\uff00-\uff0f]+"
 )
+_INVISIBLE = re.compile("\u00ad\n?|[\u200b-\u200f\u2060\ufeff]")  # soft hyphens, joiners: what PDF and web text carry
 _NO_SPACES = re.compile("([\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff])")
 _DIGITS = re.compile(rb"\d+")
 _SYMBOLS = re.compile(rb"[A-Za-z0-9_\x80-\xff]+|[^\sA-Za-z0-9_\x80-\xff]")
@@ -31,9 +32,11 @@ _MIX = [np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049B
 
 
 def plain_words(text: str) -> list[bytes]:
-    """UTF-8 words in lower case without punctuation: `Don't (really)` is `don t really`."""
+    """UTF-8 words in lower case without punctuation: `Don't (really)` is `don t really`. Wide letters and ligatures are
+    the plain ones, invisible characters are not there."""
     if not text.isascii():
-        text = _NO_SPACES.sub(r" \1 ", _WIDE_BREAKS.sub(" ", text.lower()))
+        text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).lower()
+        text = _NO_SPACES.sub(r" \1 ", _WIDE_BREAKS.sub(" ", text))
     return text.encode().translate(_BREAKS).split()
 
 

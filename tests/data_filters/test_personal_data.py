@@ -69,6 +69,15 @@ def test_a_key_over_several_literals_leaves_a_program():
     ast.parse(text)
 
 
+@pytest.mark.timeout(20)
+def test_a_thousand_beginnings_of_a_key_take_no_longer_than_their_text():
+    hostile = "-----BEGIN RSA PRIVATE KEY-----\n" * 20_000
+    key = "-----BEGIN RSA PRIVATE KEY-----\n" + "MIIEab+/" * 40 + "\n-----END RSA PRIVATE KEY-----\n"
+    text, counts = mask(hostile + key)
+    assert counts["key"] == 1
+    assert "MIIE" not in text
+
+
 def test_the_rule_counts_against_its_limits():
     from tests.data_filters.test_rules import doc
 

@@ -157,7 +157,6 @@ BROKEN_LINES = {
     b'{"body": "x"}': "no_text_key",
     b'["text"]': "not_a_record",
     b'"text"': "not_a_record",
-    b"": "empty_line",
     b'{"text": "' + b"\xff\xfe" + b'"}': "not_utf8",
     b"[" * 100_000: "broken_json",
     b"[" * 900 + b"]" * 900: "not_a_record",
@@ -170,7 +169,7 @@ BROKEN_LINES = {
 def test_each_kind_of_broken_line_is_counted_by_name_and_takes_no_neighbour_along(folder):
     lines = [line(text="first").strip()]
     for broken in BROKEN_LINES:
-        lines += [broken, line(text="between").strip()]
+        lines += [broken, b"", line(text="between").strip()]  # a blank line is no document
     (folder / "a.jsonl").write_bytes(b"\n".join(lines))
     documents, causes = items(Jsonl(str(folder)), tasks=3)
     assert len(documents) == len(BROKEN_LINES) + 1
@@ -406,3 +405,20 @@ def test_pages_are_decoded_as_they_say_and_hostile_ones_are_counted(folder):
     (folder / "unknown.html").write_text("")
     documents, causes = items(TextFolder(str(folder)))
     assert (documents, causes) == ([], ["no_main_text", "no_main_text", "not_utf8", "wrong_encoding"])
+
+
+def test_a_link_out_of_the_folder_is_refused_behind_a_glob_too(folder, tmp_path):
+    (tmp_path / "secret.txt").write_text("secret")
+    (folder / "a.txt").write_text("mine")
+    (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+    documents, causes = items(TextFolder(str(folder / "*.txt")))
+    assert [d.text for d in documents] == ["mine"]
+    assert causes == ["leaves_its_folder"]
+
+
+def test_a_dataset_that_is_neither_here_nor_on_the_hub_is_one_clear_error(monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="no local folder of this name here, and the hub did not give it"):
+        items(HuggingFace("nobody/nothing-such"))

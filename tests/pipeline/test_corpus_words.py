@@ -5,6 +5,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from pipeline.corpus import encoder as encoding
+from pipeline.corpus import tokenizing
 from pipeline.corpus.encoder import Encoder
 from pipeline.corpus.words import WordHashes, ngrams, plain_words, symbols, without_numbers
 
@@ -17,6 +18,8 @@ from pipeline.corpus.words import WordHashes, ngrams, plain_words, symbols, with
         ("ÉCOLE naïve", ["école", "naïve"]),
         ("漢字 かな", ["漢", "字", "か", "な"]),
         ("a\x00b\tc\x7fd", ["a", "b", "c", "d"]),
+        ("soft\u00adware and zero\u200bwidth", ["software", "and", "zerowidth"]),
+        ("soft\u00ad\nware, \uff57ide, \ufb01ne\u00a0print", ["software", "wide", "fine", "print"]),
         ("", []),
     ],
 )
@@ -89,6 +92,15 @@ def test_a_long_text_is_encoded_in_pieces_to_the_same_ids(gpt2_like, monkeypatch
     lines = "\n".join(draw.choice(["the cat", "    return x", "", "café", "a\tb"], 400))
     for text in (one_line, lines, "x" * 500, " " * 500):
         assert ids(ours.encode(text)) == gpt2_like.encode(text, add_special_tokens=False).ids
+
+
+@pytest.mark.timeout(60)
+def test_a_run_without_a_break_stops_neither_the_training_nor_the_encoding(tmp_path):
+    hostile = ["x" * 900_000, "-" * 300_000, "the cat " * 50]
+    tokenizing._train(hostile, 300, tmp_path / "tokenizer.json")
+    tokenizer = tokenizing.load_tokenizer(tmp_path / "tokenizer.json")
+    found = ids(Encoder(tokenizer, np.dtype("<u2")).encode(hostile[0][:50_000]))
+    assert found == tokenizer.encode(hostile[0][:50_000]).ids
 
 
 def test_a_tokenizer_that_cuts_otherwise_goes_through_the_library(gpt2_like):

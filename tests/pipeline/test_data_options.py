@@ -1,5 +1,6 @@
 """What a config can ask of the data stage: rules per source, weights, previews, decontamination, limits on loss."""
 
+import gzip
 import json
 import os
 import resource
@@ -247,3 +248,40 @@ def test_the_shards_on_slurm_give_the_same_content(tmp_path, monkeypatch, finish
     options = {"partition": os.environ.get("HORNBOOK_TEST_PARTITION", "low"), "time": "00:10:00", "mem_per_cpu_gb": 1}
     config = make_config(write_corpus(tmp_path / "in"), data__executor="slurm", data__executor_options=options)
     assert made(config)["content_hash"] == finished[1]["content_hash"]
+
+
+def test_a_group_key_that_no_record_has_is_an_error(root):
+    config = make_config(write_corpus(root / "in"), data__sources__web__group_key="domian")
+    with pytest.raises(UserError, match=r"data.sources.web.group_key is 'domian'.*none of the first"):
+        made(config)
+
+
+def test_a_cut_file_and_a_scorer_that_is_missing_are_warned_of(root, capsys):
+    corpus = write_corpus(root / "in")
+    packed = gzip.compress(corpus.read_bytes())
+    (root / "in" / "more.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    config = make_config(root / "in", data__max_unreadable=0.5, data__validation={"max_bytes": 100_000})
+    data.run(config, "test.yaml")
+    said = capsys.readouterr().out
+    assert "WARNING: data.sources.web: 1 damaged_file" in said
+    assert "WARNING: data.filters.quality cut nothing, for want of a scorer" in said
+    assert "cut nothing, for want of a scorer" in (root / "runs/test/report.html").read_text()
+
+
+def test_a_damaged_manifest_vouches_for_nothing_and_is_made_again(root):
+    config = make_config(write_corpus(root / "in"))
+    first = made(config)
+    manifest = data.data_step(config).path / "manifest.json"
+    manifest.write_text("{bad")
+    assert made(config)["content_hash"] == first["content_hash"]
+    assert json.loads(manifest.read_text())["content_hash"] == first["content_hash"]
+
+
+def test_an_edit_that_keeps_size_and_time_is_noticed(root):
+    corpus = write_corpus(root / "in")
+    before = data.data_step(make_config(corpus)).fingerprint
+    stat, content = corpus.stat(), corpus.read_bytes()
+    corpus.write_bytes(content.replace(b"river", b"raven"))
+    os.utime(corpus, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert corpus.stat().st_size == stat.st_size
+    assert data.data_step(make_config(corpus)).fingerprint != before
