@@ -14,6 +14,7 @@ GIVEN = " + our settings"  # allocator thresholds and oneDNN for fp32 products, 
 
 Run = Callable[[Shape, Meter], None]
 OURS, BARE, BARE_FP32 = "hornbook", "hornbook, bare loop", "hornbook 32-true, bare loop"
+WANDB = "hornbook, W&B offline"
 LITGPT = "litgpt bf16-mixed"
 PEERS: dict[str, Run] = {
     LITGPT: partial(peers.litgpt, precision="bf16-mixed"),
@@ -31,6 +32,7 @@ ARMS: dict[str, Run] = {
     OURS: partial(ours.lightning, precision="auto"),
     BARE: partial(ours.bare, precision="auto"),
     BARE_FP32: partial(ours.bare, precision="32-true"),
+    WANDB: partial(ours.lightning, precision="auto", wandb=True),
     **PEERS,
 }
 

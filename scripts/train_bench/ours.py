@@ -16,12 +16,12 @@ from pipeline.training import devices
 from pipeline.training.batches import Batch, TokenBatches
 from pipeline.training.module import PretrainModule
 from scripts.train_bench.race import Meter
-from scripts.train_bench.shapes import CLIP_NORM, LEARNING_RATE, ROTARY_SHARE, VOCAB_SIZE, WEIGHT_DECAY, Shape, pool
+from scripts.train_bench.shapes import CLIP_NORM, LEARNING_RATE, ROTARY_SHARE, WEIGHT_DECAY, Shape, pool
 
 
 def model_config(shape: Shape) -> ModelConfig:
     return ModelConfig(
-        vocab_size=VOCAB_SIZE, hidden_size=shape.hidden, intermediate_size=4 * shape.hidden,
+        vocab_size=shape.vocab_size, hidden_size=shape.hidden, intermediate_size=4 * shape.hidden,
         num_hidden_layers=shape.layers, num_attention_heads=shape.heads, partial_rotary_factor=ROTARY_SHARE,
         max_position_embeddings=shape.tokens,
     )  # fmt: skip
@@ -65,13 +65,13 @@ def bare(shape: Shape, meter: Meter, precision: str) -> None:
         meter.step()
 
 
-def lightning(shape: Shape, meter: Meter, precision: str) -> None:
+def lightning(shape: Shape, meter: Meter, precision: str, wandb: bool = False) -> None:
     """The same under Lightning's Trainer with budget, metrics, checkpoints and signals on."""
     with tempfile.TemporaryDirectory() as folder:
-        fit(shape, meter, Path(folder), precision=precision)
+        fit(shape, meter, Path(folder), wandb, precision=precision)
 
 
-def fit(shape: Shape, meter: Meter, folder: Path, wandb: bool = False, **train: Any) -> None:
+def fit(shape: Shape, meter: Meter, folder: Path, wandb: bool, **train: Any) -> None:
     """`hornbook pretrain`'s own parts, put together as pipeline/pretrain.py does, with the meter as last callback."""
     from lightning.pytorch import Callback
 

@@ -20,6 +20,7 @@ class Shape:
     heads: int
     windows: int
     tokens: int
+    vocab_size: int = VOCAB_SIZE
 
     @property
     def step_tokens(self) -> int:
@@ -29,6 +30,7 @@ class Shape:
 SHAPES = {
     "S": Shape(layers=4, hidden=192, heads=3, windows=8, tokens=256),  # 4.9M parameters
     "M": Shape(layers=8, hidden=384, heads=6, windows=4, tokens=512),  # 20.5M
+    "toy": Shape(layers=2, hidden=64, heads=2, windows=1, tokens=64, vocab_size=512),  # a step of milliseconds
 }
 
 
@@ -36,7 +38,7 @@ def pool(shape: Shape) -> Tensor:
     """Windows of `tokens` + 1 ids [POOL_STEPS * windows, T + 1]: frequent tokens come often, as in text."""
     generator = torch.Generator().manual_seed(0)
     uniform = torch.rand(POOL_STEPS * shape.windows, shape.tokens + 1, generator=generator)
-    return (VOCAB_SIZE**uniform - 1).long().clamp_(0, VOCAB_SIZE - 1)
+    return (shape.vocab_size**uniform - 1).long().clamp_(0, shape.vocab_size - 1)
 
 
 def batches(shape: Shape) -> Iterator[tuple[Tensor, Tensor]]:
