@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model import cpu_kernels
+
 IGNORE_INDEX = -100  # labels with this value count neither in the loss nor in n
 
 
@@ -35,6 +37,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, h_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, labels_N: Tensor, chunk: int, grad: bool
     ) -> Tensor:
+        fused, given_N = cpu_kernels.usable(h_ND), labels_N
         valid_N, labels_N = labels_N != IGNORE_INDEX, labels_N.clamp_min(0)
         wide = torch.float64 if h_ND.dtype == torch.float64 else torch.float32
         loss_sum = torch.zeros((), dtype=wide, device=h_ND.device)
@@ -42,6 +45,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, h_ND.shape[0], chunk):
             part = slice(start, start + chunk)
             logits_CV = torch.addmm(bias_V, h_ND[part], weight_VD.t())
+            if fused:
+                loss_sum += cpu_kernels.cross_entropy_(logits_CV, given_N[part], gradients is not None).sum()
+                if gradients is not None:
+                    gradients.add(part, logits_CV)
+                continue
             p_CV = torch.softmax(logits_CV, -1, dtype=wide)
             labels_C1 = labels_N[part, None]
             # log of the sum of exponentials from the largest term, which no underflow can reach (p_max >= 1/V)
@@ -76,7 +84,10 @@ class _Gradients:
         self.bias_V = torch.zeros(bias_V.shape, dtype=wide, device=bias_V.device)
 
     def add(self, part: slice, d_CV: Tensor) -> None:
-        self.bias_V += d_CV.sum(0)
+        if cpu_kernels.usable(d_CV):
+            cpu_kernels.add_column_sums_(self.bias_V, d_CV)
+        else:
+            self.bias_V += d_CV.sum(0)
         d_CV = d_CV.to(self.head_VD.dtype)  # the matrix products run in the network's dtype
         torch.mm(d_CV, self.head_VD, out=self.h_ND[part])
         if d_CV.dtype == self.weight_VD.dtype:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from model import cpu_kernels
 from model.attention import Documents, causal_attention, decode_attention
 from model.config import ModelConfig
 from model.generation import KeyValueCache, generate
@@ -173,4 +174,5 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, n_BTD: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(n_BTD), approximate="tanh"))
+        u_BTF = self.fc1(n_BTD)
+        return self.fc2(cpu_kernels.gelu(u_BTF) if cpu_kernels.usable(u_BTF) else F.gelu(u_BTF, approximate="tanh"))

@@ -16,7 +16,7 @@ HELD_OUT_SHARE, SEED = 0.05, 0
 
 @dataclass(frozen=True)
 class Task:
-    """`train` and `held_out`: flat ids, every file ended by id 0; `held_out_bytes`: UTF-8 bytes of the held-out text."""
+    """`train` and `held_out`: flat ids with the bytes behind them, every file ended by id 0."""
 
     train: TokenSet
     held_out: TokenSet
