@@ -29,8 +29,10 @@ static inline float exponential(float x) {
     return p * scale.f + (x - x);
 }
 
-/* Rows of logits become rows of softmax minus the label's 1 (where `grad`), loss[r] the row's nats; label < 0: zeros. */
-void cross_entropy(bf16 *logits, const int64_t *labels, float *loss, int64_t rows, int64_t V, int grad, int threads) {
+/* Rows of logits become rows of softmax minus the label's 1 (where `grad`), loss[r] the row's nats; label < 0: zeros.
+   The gradient is that of loss + z_loss * log(Z)^2. */
+void cross_entropy(bf16 *logits, const int64_t *labels, float *loss, int64_t rows, int64_t V, int grad, float z_loss,
+                   int threads) {
 #pragma omp parallel num_threads(threads)
     {
         float *e = malloc(V * sizeof(float));
@@ -49,7 +51,7 @@ void cross_entropy(bf16 *logits, const int64_t *labels, float *loss, int64_t row
             for (int64_t j = 0; j < V; j++) { e[j] = exponential(wide(row[j]) - top); sum += e[j]; }
             loss[r] = top + logf(sum) - label;
             if (!grad) continue;
-            float scale = 1.f / sum;
+            float scale = (1.f + 2.f * z_loss * (top + logf(sum))) / sum;
 #pragma omp simd
             for (int64_t j = 0; j < V; j++) row[j] = narrow(e[j] * scale);
             row[labels[r]] = narrow(e[labels[r]] * scale - 1.f);

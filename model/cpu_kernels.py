@@ -56,11 +56,12 @@ def why_not() -> str | None:
     return None
 
 
-def cross_entropy_(logits_CV: Tensor, labels_C: Tensor, grad: bool) -> Tensor:
-    """Nats of each row [C] in fp32, 0 where the label is negative. With `grad` the logits become their gradient."""
+def cross_entropy_(logits_CV: Tensor, labels_C: Tensor, grad: bool, z_loss: float = 0.0) -> Tensor:
+    """Nats of each row [C] in fp32, 0 where the label is negative. With `grad` the logits become their gradient, that
+    of nats + `z_loss` * log(Z)^2."""
     loss_C = torch.empty(logits_CV.shape[0], dtype=torch.float32)
     labels_C = labels_C.contiguous()
-    _call("cross_entropy", logits_CV, labels_C, loss_C, *logits_CV.shape, ctypes.c_int(grad))
+    _call("cross_entropy", logits_CV, labels_C, loss_C, *logits_CV.shape, ctypes.c_int(grad), ctypes.c_float(z_loss))
     return loss_C
 
 

@@ -31,7 +31,7 @@ class Transformer(nn.Module):
     `attention_kernel`: "auto" (by device and length) or a name in `model.attention.ATTENTION`.
     `document_end_id`: a token that ends a document; attention then does not look across it. None: it looks at all
     tokens before. Positions go on from document to document: rotary attention knows differences only. Generation
-    with a cache continues one document and takes no notice of it.
+    with a cache continues one document and takes no notice of it. `z_loss`: see `model.loss.chunked_cross_entropy`.
     """
 
     document_end_id: int | None
@@ -44,6 +44,7 @@ class Transformer(nn.Module):
         self.activation_checkpointing = "none"
         self.attention_kernel = "auto"
         self.document_end_id = None
+        self.z_loss = 0.0
 
     generate = generate
 
@@ -75,7 +76,8 @@ class Transformer(nn.Module):
         Labels are already shifted: labels[b, t] is the token that follows input_ids[b, t]; -100 is not counted.
         """
         h_ND = self.hidden(input_ids_BT).flatten(0, 1)
-        return chunked_cross_entropy(h_ND, self.lm_head.weight, self.lm_head.bias, labels_BT.flatten(), chunk_tokens)
+        head = self.lm_head
+        return chunked_cross_entropy(h_ND, head.weight, head.bias, labels_BT.flatten(), chunk_tokens, self.z_loss)
 
     @torch.no_grad()
     def initialize(self, seed: int) -> "Transformer":
