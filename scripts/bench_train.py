@@ -54,11 +54,18 @@ def _quality(quick: bool) -> Rows:
     return quality.run(10.0 if quick else 200.0)
 
 
+def _sweeps(quick: bool) -> Rows:
+    from scripts.train_bench import sweeps
+
+    return sweeps.run(quick)
+
+
 PARTS = {
     "small": Part(_small),
     "medium": Part(_medium, slow=True),
     "lightning": Part(_lightning),
     "quality": Part(_quality, slow=True),
+    "sweeps": Part(_sweeps, slow=True),
     "compiled": Part(_compiled, slow=True),
     "threads": Part(_threads, one_core=False, slow=True),
 }

@@ -31,7 +31,8 @@ def run(shape: str, quick: bool) -> Rows:
     given = [name + GIVEN for name in (QUICK if quick else GIVEN_OURS)]
     mine = [OURS, BARE] if quick else [OURS, BARE, BARE_FP32]
     peaks = [_gemm_flops()]
-    times = race(MODULE, [*mine, *peers, *given], shape, rounds=2 if quick else 8, steps=2 if quick else 3)
+    rounds = 2 if quick else 6 if shape == "S" else 3
+    times = race(MODULE, [*mine, *peers, *given], shape, rounds, steps=2 if quick or shape == "M" else 3)
     peaks.append(_gemm_flops())
     must, reach = GOALS[shape]
     best_given = min(given, key=lambda name: times[name].cpu_seconds)

@@ -156,6 +156,7 @@ def test_the_decay_reads_only_documents_of_the_score_asked_for(packing: str) -> 
     assert good - decay <= {38, 103}  # each document once per epoch; a last token is only ever a label
     assert stream.epochs(10)["a (best)"] == 0
     assert stream.epochs(10 + stream.streams["a (best)"].count)["a (best)"] == 1
+    assert "a (best) 34 tokens, 0.0% of the mix (100.0% in the decay)" in stream.describe(10, 5, at_most=False)
     assert stream.shares(10, 20) == {"a": 0, "b": 0, "a (best)": 1}
     again = TokenBatches(sets, Config(name="test", train=train))
     again.decay_from(5)
