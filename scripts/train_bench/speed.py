@@ -31,7 +31,7 @@ def run(shape: str, quick: bool) -> Rows:
     given = [name + GIVEN for name in (QUICK if quick else GIVEN_OURS)]
     mine = [OURS, BARE] if quick else [OURS, BARE, BARE_FP32]
     peaks = [_gemm_flops()]
-    rounds = 2 if quick else 6 if shape == "S" else 3
+    rounds = 2 if quick else 5 if shape == "S" else 3
     times = race(MODULE, [*mine, *peers, *given], shape, rounds, steps=2 if quick or shape == "M" else 3)
     peaks.append(_gemm_flops())
     must, reach = GOALS[shape]
