@@ -26,8 +26,8 @@ from scripts.train_bench.shapes import (
 def litgpt(shape: Shape, meter: Meter, precision: str, compiled: bool = False) -> None:
     """litgpt's Phi with the loss and the order of litgpt/pretrain.py."""
     from lightning import Fabric
-    from litgpt.model import GPT, Config
-    from litgpt.utils import chunked_cross_entropy
+    from litgpt.model import GPT, Config  # pyright: ignore[reportMissingImports]
+    from litgpt.utils import chunked_cross_entropy  # pyright: ignore[reportMissingImports]
 
     fabric = Fabric(accelerator="cpu", devices=1, precision=precision)  # type: ignore[arg-type]
     config = Config.from_name(
@@ -38,7 +38,8 @@ def litgpt(shape: Shape, meter: Meter, precision: str, compiled: bool = False) -
     with fabric.init_module():
         model: Any = GPT(config)
     model.max_seq_length = shape.tokens
-    model = fabric.setup(torch.compile(model) if compiled else model)
+    whole: Any = torch.compile(model) if compiled else model
+    model = fabric.setup(whole)
     adamw = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=False)
     optimizer: Any = fabric.setup_optimizers(adamw)
     meter.built()
