@@ -103,7 +103,13 @@ def _parser() -> argparse.ArgumentParser:
     data = _add_stage(verbs, "data", "text in, filtered, deduplicated and tokenized shards out")
     data.add_argument("--limit", type=int, metavar="N", help="preview: at most N documents of each source")
     _add_stage(verbs, "init", "grow the model from a smaller one, and prove what it keeps")
-    _add_stage(verbs, "pretrain", "train inside the GPU-hour cap; always ends annealed")
+    pretrain = _add_stage(verbs, "pretrain", "train inside the GPU-hour cap; always ends annealed")
+    pretrain.add_argument(
+        "--branch",
+        metavar="6h",
+        help="an annealed model for another budget (6h, 90m, or tokens: "
+        "500M) out of this run's trunk, as the experiment <name>/branch-6h",
+    )
     sample = _add_verb(verbs, "sample", _sample, "stream text from a trained model")
     sample.add_argument("--prompt", help="text to continue; default: sample.prompts of the config")
     sample.add_argument("--max-new-tokens", type=int, help="default: sample.max_new_tokens")
@@ -166,6 +172,10 @@ def _stage(arguments: argparse.Namespace) -> None:
     config = configs.load(arguments.config, arguments.overrides)
     if getattr(arguments, "limit", None) is not None:
         config = configs.preview(config, arguments.limit)
+    if getattr(arguments, "branch", None) is not None:
+        from pipeline.training.branching import branch
+
+        config = branch(config, arguments.branch)
     command = _typed(arguments)
     if arguments.print_config:
         print(configs.to_yaml(config), end="")

@@ -117,6 +117,8 @@ class BudgetConfig:
     max_tokens: int | None = _key(None, "train on at most this many tokens", EXTENDABLE)
     count_source: bool = _key(False, "charge the source's training to the cap too", RUNTIME)
     gpu_hour_price: float | None = _key(None, "for the cost in reports", RUNTIME)
+    branches: list[str] = _key([], "budgets (6h, 500M) that `--branch` will be asked for: kept in reach", RUNTIME)
+    branch_of: str | None = _key(None, "set by `--branch`: the trunk's fingerprint and the budget", RUNTIME)
 
 
 @dataclass

@@ -63,6 +63,8 @@ class Ledger:
         self.waited_seconds = waited_seconds
         self.earlier_seconds = 0.0
         """Device-seconds of earlier lives alone."""
+        self.inherited_seconds = 0.0
+        """Device-seconds of the trunk that a branch goes on from; in another ledger, but under the same cap."""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._write_lock = threading.Lock()
@@ -105,8 +107,8 @@ class Ledger:
 
     @property
     def spent_seconds(self) -> float:
-        """Device-seconds of this stage so far: earlier lives and this one."""
-        return self.earlier_seconds + self._own_seconds * self.devices
+        """Device-seconds of this stage so far: the trunk's, where this is a branch, earlier lives and this one."""
+        return self.inherited_seconds + self.earlier_seconds + self._own_seconds * self.devices
 
     @property
     def _own_seconds(self) -> float:

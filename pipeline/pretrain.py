@@ -72,7 +72,7 @@ def run(config: Config, command: str) -> None:
 def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -> tuple[dict[str, Any], str]:
     from model.hf import load_network
     from pipeline.corpus.shards import TokenShards
-    from pipeline.training import devices, tracking
+    from pipeline.training import branching, devices, tracking
     from pipeline.training.batches import TokenBatches
     from pipeline.training.budget import Budget, planned_decay_start
     from pipeline.training.callbacks import Control, Parts
@@ -88,6 +88,7 @@ def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -
     print(f"pretrain: {machine.describe()}", flush=True)
     mirror = _mirror(config, step, experiment)
     decisions = _open_decisions(config, folder)
+    ledger.inherited_seconds = branching.begin(config, folder, decisions)
     tokens = TokenShards.open(_input(step, "data"))
     network = load_network(_input(step, "init")).to(machine.device)
     source_seconds = _source_seconds(config, step)
@@ -114,7 +115,7 @@ def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -
             build_trainer(machine, metrics, control).fit(module, batches)
         if control.stopped:
             raise Stopped(control.stopped)
-        facts = finish(control, config, folder, tokens)
+        facts = {**finish(control, config, folder, tokens), **branching.facts(decisions)}
     decisions.add("finish", module.step, annealed=facts["annealed"], stopped_by=facts["stopped_by"])
     if not facts["annealed"]:
         print("WARNING: this model is NOT annealed: too little of the cap was left for the decay", flush=True)
@@ -170,6 +171,7 @@ def _open_decisions(config: Config, folder: Path) -> Decisions:
 
 def _plan(config: Config, batches: Any) -> Any:
     """The limits of the run: the hours, and the tokens or what `train.max_epochs` leaves of them."""
+    from pipeline.training import branching
     from pipeline.training.budget import Plan, planned_decay_start
 
     budget, train = config.budget, config.train
@@ -200,6 +202,7 @@ def _plan(config: Config, batches: Any) -> Any:
         max_tokens=None if bounded else budget.max_tokens,
         max_steps_reason="max_epochs" if bounded else "max_tokens",
         steps_available=batches.steps_available,
+        branches=branching.planned(config),
     )
 
 
@@ -289,6 +292,8 @@ def _last_lines(manifest: dict[str, Any], path: Path, command: str) -> str:
     epochs = ", ".join(f"{name} {value:.2f}" for name, value in manifest["epochs"].items())
     share = manifest.get("validated_share", 1)
     part = "" if share == 1 else f"   (on {100 * share:.0f}% of the held-out text: the cap left no time for more)"
+    if trunk := manifest.get("trunk"):
+        used += f", {trunk['gpu_hours']:.4f} of them the trunk's ({trunk['steps']:,} steps)"
     lines = [f"  bits per byte   before    after{part}"]
     lines += [f"    {name:<13} {before.get(name, math.nan):7.4f}  {value:7.4f}" for name, value in after.items()]
     lines += [

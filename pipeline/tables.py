@@ -7,10 +7,17 @@ from typing import Any
 from pipeline.config import key_kinds
 
 
+_OF_EVERY_SOURCE = """
+every source also takes
+    weight=1.0: how much of it is read at pretraining, times its tokens
+    filters={}: rules of this source, laid over data.filters; null takes one away"""
+
+
 def show(table: str) -> str:
     if table == "keys":
         return _show_keys()
-    return "\n".join(_entry(name, thing) for name, thing in sorted(_table(table).items()))
+    text = "\n".join(_entry(name, thing) for name, thing in sorted(_table(table).items()))
+    return text + (_OF_EVERY_SOURCE if table == "sources" else "")
 
 
 def _table(name: str) -> dict[str, Any]:

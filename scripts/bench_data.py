@@ -45,7 +45,7 @@ def _rules(quick: bool) -> Rows:
 def _chain(quick: bool) -> Rows:
     from scripts.data_bench import chain
 
-    return chain.run(2 if quick else 12, quick)
+    return chain.run(4 if quick else 24, quick)
 
 
 def _memory(quick: bool) -> Rows:

@@ -3,9 +3,14 @@
 import os
 import shutil
 import subprocess
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ("bash", "cat", "cksum", "cut", "env", "grep", "mkdir", "touch", "dirname", "make", "sh")
@@ -60,3 +65,27 @@ def test_a_named_python_without_the_packages_is_told_how_to_get_them(bare):
     (bare / "bin" / "python3").chmod(0o755)
     assert "pip install -e" in _make(bare, HORNBOOK_PYTHON=str(bare / "bin" / "python3"))[1]
     assert "not an executable" in _make(bare, HORNBOOK_PYTHON="/nowhere/python")[1]
+
+
+def _needed(requirements: list[str]) -> set[str]:
+    """Names of these distributions and of all that they need, as installed here; markers and extras obeyed."""
+    found: set[str] = set()
+    left = [(Requirement(text), "") for text in requirements]
+    while left:
+        requirement, extra = left.pop()
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        name = canonicalize_name(requirement.name)
+        for wanted in ("", *requirement.extras):
+            if f"{name}[{wanted}]" not in found:
+                found |= {name, f"{name}[{wanted}]"}
+                left += [(Requirement(text), wanted) for text in metadata.requires(name) or []]
+    return found
+
+
+def test_the_default_corpus_reads_nothing_that_only_developers_install():
+    needed = _needed(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
+    tiny = yaml.safe_load((ROOT / "configs" / "tiny.yaml").read_text())
+    read = {canonicalize_name(name) for name in tiny["data"]["sources"]["python_library"]["distributions"]}
+    assert read
+    assert read - needed == set()

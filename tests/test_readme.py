@@ -37,7 +37,7 @@ def test_a_hornbook_command_is_understood(command):
     words = shlex.split(command)[1:]
     arguments = _parser().parse_args(words)
     if hasattr(arguments, "config"):
-        configs.load(ROOT / arguments.config, arguments.overrides)
+        configs.load(ROOT / arguments.config, getattr(arguments, "overrides", []))
 
 
 def test_every_path_of_the_file_map_exists():
@@ -52,18 +52,18 @@ def test_every_path_of_the_file_map_exists():
             assert any(place.exists() for place in places), name
 
 
-def test_its_example_sources_and_filters_are_accepted():
-    from pipeline.corpus.options import make
-    from pipeline.corpus.sources import SOURCES
-    from pipeline.corpus.steps import make_rules
+def test_its_example_data_section_is_accepted():
+    from pipeline.corpus.steps import make_source, named_sources, rules_by_source
 
     example = next(b for b in BLOCKS if b.lstrip().startswith("data:"))
     import yaml
 
-    data = yaml.safe_load(example)["data"]
-    assert make_rules(data["filters"])
-    for name, options in data["sources"].items():
-        assert make(SOURCES[options.pop("type")], options, f"data.sources.{name}")
+    tiny = yaml.safe_load((ROOT / "configs" / "tiny.yaml").read_text())
+    data = {**yaml.safe_load(example)["data"], "validation": tiny["data"]["validation"]}
+    config = configs.from_values({**tiny, "data": data}, "README")
+    assert all(rules_by_source(config))
+    for name, options in named_sources(config).items():
+        assert make_source(options, f"data.sources.{name}")
 
 
 def test_pictures_and_pages_it_links_exist():

@@ -11,8 +11,8 @@ nearer whenever the prediction would overrun, to the measured speed each time th
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import islice
 from typing import Any
@@ -46,7 +46,8 @@ class Plan:
     `decay_share`: share of the steps. `checkpoint_every_seconds`, `validate_every_share`: the periodic events that
     are charged to the prediction and skipped where they would eat the reserve. `max_steps_reason`: the key that set
     `max_steps`; where it is "max_epochs", `max_tokens` is None: raising that reopens nothing. `steps_available`: how
-    long the text lasts if the decay starts at a step, None = without end.
+    long the text lasts if the decay starts at a step, None = without end. `branches`: name -> (cap in device-
+    seconds, None) or (None, step where its decay starts) of annealed models that will be asked for besides.
     """
 
     cap_seconds: float | None
@@ -58,6 +59,7 @@ class Plan:
     max_tokens: int | None = None
     steps_available: Callable[[int], int | None] = lambda decay_start: None
     max_steps_reason: str = "max_tokens"
+    branches: Mapping[str, tuple[float | None, int | None]] = field(default_factory=dict)
 
 
 def planned_decay_start(last: int, decay_share: float) -> int:
@@ -133,6 +135,7 @@ class Budget:
     def __init__(self, plan: Plan, spent: Callable[[], float], decisions: Decisions):
         self.plan, self.spent, self.decisions = plan, spent, decisions
         self.measured = Measured()
+        self.start_seconds = 0.0  # of this life, until its first step: what a branch will need again
         self._review_at = 0  # remaining steps at which the end is adjusted next
 
     def begin(self, step: int) -> None:
@@ -195,6 +198,23 @@ class Budget:
         if step >= self.end_step(step):
             return Verdict.FINISH
         return Verdict.DECAY if step == self._decay_start() else Verdict.GO_ON
+
+    def branches_due(self, step: int) -> list[str]:
+        """Those of `plan.branches` whose decay would have to start now: the state after `step` is to be kept."""
+        if not self.plan.branches or self._segment(step) is not None:
+            return []
+        kept = {record["branch"] for record in self.decisions.of_kind("branch_point")}
+        return [name for name in self.plan.branches if name not in kept and self._branch_is_due(name, step)]
+
+    def _branch_is_due(self, name: str, step: int) -> bool:
+        cap_seconds, start = self.plan.branches[name]
+        if start is not None:
+            return step >= start
+        plan = replace(self.plan, cap_seconds=cap_seconds, max_steps=None, branches={})
+        branch = Budget(plan, lambda: self.spent() + self.start_seconds, Decisions(None))
+        branch.measured = self.measured
+        branch._start_decay_if_due(step)
+        return bool(branch.decisions.decays())
 
     def end_step(self, step: int) -> float:
         """The first step that is not taken, as far as it is known when `step` steps are done."""

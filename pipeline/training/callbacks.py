@@ -84,7 +84,7 @@ class Control(Callback):
         self._validations_due = math.floor(parts.budget.fraction(step) / parts.train.validate_every_share)
         self.use_decisions()
         self._stop_if_asked(trainer)
-        self.start_seconds = process_age_seconds()
+        self.start_seconds = parts.budget.start_seconds = process_age_seconds()
         self._rate.restart()
 
     def on_train_batch_start(
@@ -109,6 +109,7 @@ class Control(Callback):
                 parts.metrics.log_metrics(row, step)
                 self._show(step, row)
         self._after_decision(verdict, trainer)
+        self._keep_for_branches(step)
         self._stop_if_asked(trainer)
         if not trainer.should_stop and self._checkpoint_is_due(step):
             self.save()
@@ -163,6 +164,7 @@ class Control(Callback):
         """Everything that a later life needs, at the end of a step."""
         optimizer = {k: v for k, v in self.module.optimizer.state_dict().items() if not k.startswith("master/")}
         values = {
+            "spent_seconds": round(self.parts.ledger.spent_seconds, 3),
             "measured": self.parts.budget.measured.state_dict(),
             "skipped": self.skipped,
             "initial_bits_per_byte": self.initial_bits_per_byte,
@@ -253,6 +255,13 @@ class Control(Callback):
             self._say(f"  decay starts at step {record['step']:,}: {steps:,} steps to the end ({record['reason']})")
         elif verdict == Verdict.FINISH:
             self.finished = trainer.should_stop = True
+
+    def _keep_for_branches(self, step: int) -> None:
+        due = self.parts.budget.branches_due(step)
+        for name in due:
+            self.parts.budget.decisions.add("branch_point", step, branch=name)  # first: `save` prunes by it
+        if due:
+            self.save()
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
         name = signals.stop_requested()

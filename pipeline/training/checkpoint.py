@@ -62,8 +62,6 @@ class Checkpoints:
         if os.environ.get(UNSAFE_SWITCH, "").lower() in ("1", "y", "yes", "true"):
             raise UserError(f"{UNSAFE_SWITCH} is set: a checkpoint could then run code; unset it")
         self.folder, self.keep, self.decisions, self.say = folder, keep, decisions, say
-        for orphan in folder.glob(".step-*.part"):  # of a process that was killed inside a save
-            shutil.rmtree(orphan, ignore_errors=True)
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
@@ -88,6 +86,7 @@ class Checkpoints:
             "step": state.step,
             "sequence_index": state.sequence_index,
             "branch": self.decisions.branch,
+            "spent_seconds": state.values.get("spent_seconds"),
         }
         index["files"] = {name: _seal(part / name) for name in (WEIGHTS, TRAINER)}
         write_json(part / INDEX, {**index, "sha256": hash_json(index)})
@@ -102,6 +101,8 @@ class Checkpoints:
 
     def load(self) -> State | None:
         """The newest checkpoint that is whole, or None. A damaged one is named and set aside."""
+        for orphan in self.folder.glob(".step-*.part"):  # of a process that was killed inside a save
+            shutil.rmtree(orphan, ignore_errors=True)
         steps = self.steps()
         for step in steps:
             path = self.path(step)
@@ -137,15 +138,42 @@ class Checkpoints:
         return State(trainer["step"], trainer["sequence_index"], weights, trainer["optimizer"], trainer["values"])
 
     def prune(self) -> None:
-        """Keeps the newest ones and the one from before the decay; removes older ones and those of other branches."""
+        """Keeps the newest ones, the one from before the decay and those for branches; removes the others."""
         decays = self.decisions.decays()
-        kept = set(self.steps()[: self.keep])
+        kept = set(self.steps()[: self.keep]) | {record["step"] for record in self.decisions.of_kind("branch_point")}
         if decays:
             kept.add(decays[0]["step"])
         for path in self.folder.glob("step-*"):
             match = NAME.fullmatch(path.name)
             if match is None or int(match[1]) not in kept:
                 shutil.rmtree(path, ignore_errors=True)
+
+    def spent_seconds(self, step: int) -> float | None:
+        """Device-seconds when the checkpoint was made; None where it does not say."""
+        try:
+            return json.loads((self.path(step) / INDEX).read_text(encoding="utf-8")).get("spent_seconds")
+        except (OSError, ValueError):
+            return None
+
+    def adopt(self, path: Path) -> None:
+        """Takes another run's checkpoint in, by hard links where the disk allows it. Raises `UserError` where it is
+        damaged."""
+        part, final = self.folder / f".{path.name}.{os.getpid()}.part", self.folder / path.name
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        for name in (WEIGHTS, TRAINER, INDEX):
+            link_or_copy(path / name, part / name)
+        if problem := self.damage(part):
+            shutil.rmtree(part)
+            raise UserError(f"checkpoint {path} is damaged ({problem}); choose another budget for the branch")
+        index = json.loads((part / INDEX).read_text(encoding="utf-8"))
+        index.update(branch=self.decisions.branch)
+        del index["sha256"]
+        write_json(part / INDEX, {**index, "sha256": hash_json(index)})
+        _sync_folder(part)
+        shutil.rmtree(final, ignore_errors=True)
+        part.rename(final)
+        _sync_folder(self.folder)
 
     def _of_this_branch(self, step: int) -> bool:
         """A checkpoint of a branch that was left counts only up to the step at which the run was extended."""
@@ -164,6 +192,13 @@ class Checkpoints:
                 f"{self.folder} has {free / 1e9:.2f} GB free, a checkpoint needs {needed / 1e9:.2f} GB; earlier ones "
                 "are intact: make room (train.keep_checkpoints) and run the same command again"
             )
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without hard links
+        shutil.copyfile(source, target)
 
 
 def random_state() -> dict[str, Any]:

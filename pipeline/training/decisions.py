@@ -3,7 +3,7 @@
 In: records as they are made. Out: the decay segments, extensions and skips in force, so that a resumed run takes the
 same learning rate at every step, and a record from which a run can be repeated. One JSON object per line: `kind`,
 `step` (steps done when it was decided), `time`, and what the kind needs. Kinds: life, decay, extend, skip, emergency,
-finish. A later decay record replaces earlier ones from its step on.
+threads, branch_point, branch, finish. A later decay record replaces earlier ones from its step on.
 """
 
 import json
@@ -16,11 +16,12 @@ from model.schedules import DecaySegment, decay_progress
 
 
 class Decisions:
-    """The record of one run. `add` returns after the line is synced; a line torn by a kill is dropped on opening."""
+    """The record of one run. `add` returns after the line is synced; a line torn by a kill is dropped on opening.
+    `mend=False`: of a run that another process may be writing; to look at only."""
 
-    def __init__(self, path: Path | None):
+    def __init__(self, path: Path | None, mend: bool = True):
         self.path = path
-        self.records: list[dict[str, Any]] = _read(path) if path else []
+        self.records: list[dict[str, Any]] = _read(path, mend) if path else []
         self._decays = self._in_force()
 
     def add(self, kind: str, step: int, **values: Any) -> dict[str, Any]:
@@ -42,7 +43,10 @@ class Decisions:
 
     @property
     def extensions(self) -> list[dict[str, Any]]:
-        return [record for record in self.records if record["kind"] == "extend"]
+        return self.of_kind("extend")
+
+    def of_kind(self, kind: str) -> list[dict[str, Any]]:
+        return [record for record in self.records if record["kind"] == kind]
 
     def decays(self) -> list[dict[str, Any]]:
         """The decay records in force, by step: those after the last extension, less the replaced ones."""
@@ -64,15 +68,15 @@ class Decisions:
         return decay_progress(step, [s for s in self.segments() if s.step <= step])
 
     def count(self, kind: str) -> int:
-        return sum(record["kind"] == kind for record in self.records)
+        return len(self.of_kind(kind))
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _read(path: Path, mend: bool) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) != len(content):
+    if len(whole) != len(content) and mend:
         with open(path, "r+b") as file:  # what was never fully written was never used either
             file.truncate(len(whole))
             os.fsync(file.fileno())

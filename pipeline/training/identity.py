@@ -24,7 +24,12 @@ def pretrain_step(config: Config) -> Step:
         "pretrain",
         VERSION,
         _run_instead,
-        config={"train": configs.identity(config.train), "seed": config.seed, **weights_in_fingerprint(config)},
+        config={
+            "train": configs.identity(config.train),
+            "seed": config.seed,
+            **weights_in_fingerprint(config),
+            **({"branch_of": config.budget.branch_of} if config.budget.branch_of else {}),
+        },
         inputs=input_steps(config),
         libraries=("torch", "lightning"),
         reports=REPORTS,

@@ -6,6 +6,7 @@ write token ids. Ours also repairs, removes exact duplicates, splits, and scores
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -13,9 +14,8 @@ from typing import Any
 
 from data_filters.table import FILTERS
 from pipeline import config as configs
-from pipeline.artifacts import build, read_manifest
+from pipeline.artifacts import read_manifest
 from pipeline.config import Config, from_values
-from pipeline.corpus.steps import data_step
 from scripts.bench_rows import at_least, at_most, row
 from scripts.data_bench.corpus import Sample, paired, sample
 
@@ -27,24 +27,50 @@ BIG_BYTES, PACKED_CORES = 50e9, 16
 
 
 def run(megabytes: float, quick: bool) -> list[dict[str, Any]]:
-    text = sample(megabytes, prose_only=True)
+    """Each arm is a process of its own, start-up and imports counted, as a user would run it. Prose alone (there is
+    little of it) shows how much the start-up and the first sight of every word weigh in a small corpus."""
+    prose, mixed = sample(megabytes / 3, prose_only=True), sample(megabytes)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        lines = text.write(folder / "text")
-        tokenizer = _tokenizer(text, folder)
-        stock, ours, _, manifest = paired(
-            lambda: _stock(lines, folder / "stock", tokenizer),
-            lambda: _ours(make_config(lines, tokenizer), folder / "ours"),
-            1, 1 if quick else 5,
-        )  # fmt: skip
+        tokenizer = _tokenizer(mixed, folder)
+        small, large = (_arms(s, folder / n, tokenizer, quick) for n, s in (("prose", prose), ("mixed", mixed)))
         title = f"whole chain at equal filters ({', '.join(RULES)})"
         return [
-            at_least(title, stock / ours, "x", 8),
-            row("whole chain, stock", round(text.megabytes / stock, 3), "MB/s"),
-            row("whole chain, ours", round(text.megabytes / ours, 2), "MB/s"),
-            row("whole chain, documents kept by ours", manifest["documents"]["kept"], f"of {len(text.texts)}"),
-            *_fifty_gigabytes(sample(4 * megabytes), folder),
+            at_least(f"{title}, {mixed.megabytes:.0f} MB", large["stock"] / large["ours"], "x", 8),
+            row("whole chain, stock", round(mixed.megabytes / large["stock"], 3), "MB/s"),
+            row("whole chain, ours", round(mixed.megabytes / large["ours"], 2), "MB/s"),
+            row("whole chain, documents kept by ours", large["kept"], f"of {len(mixed.texts)}"),
+            row(f"the same, {prose.megabytes:.1f} MB of prose alone", round(small["stock"] / small["ours"], 2), "x"),
+            row("the same, documents kept by ours", small["kept"], f"of {len(prose.texts)}"),
+            *_fifty_gigabytes(sample(2 * megabytes), folder),
         ]
+
+
+def _arms(text: Sample, folder: Path, tokenizer: Path, quick: bool) -> dict[str, Any]:
+    """Processor seconds of both, and how many documents ours kept."""
+    lines = text.write(folder / "text")
+    config = folder / "config.yaml"
+    config.write_text(configs.to_yaml(make_config(lines, tokenizer)))
+    stock, ours, _, kept = paired(
+        lambda: _process(folder / "stock", "-m", "scripts.data_bench.chain", lines, folder / "stock", tokenizer),
+        lambda: _stage(config, folder / "ours")["documents"]["kept"],
+        1, 1 if quick else 5,
+    )  # fmt: skip
+    return {"stock": stock, "ours": ours, "kept": kept}
+
+
+def _process(root: Path, *words: object, before: tuple[str, ...] = ()) -> str:
+    """Runs Python with these words and an empty `HORNBOOK_ROOT`; what it printed."""
+    shutil.rmtree(root, ignore_errors=True)
+    environment = {**os.environ, "HORNBOOK_ROOT": str(root), "PYTHONPATH": str(ROOT)}
+    command = [*before, sys.executable, "-P", *map(str, words)]
+    return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def _stage(config: Path, root: Path) -> dict[str, Any]:
+    """`hornbook data` in a process of its own; the manifest."""
+    _process(root, "-m", "pipeline", "data", config)
+    return read_manifest((root / "runs" / "bench" / "data").resolve())
 
 
 def _tokenizer(text: Sample, folder: Path) -> Path:
@@ -100,9 +126,7 @@ def _stock(lines: Path, folder: Path, tokenizer: Path) -> None:
 
 def make_config(lines: Path, tokenizer: Path | None, **data: Any) -> Config:
     """The data stage on a folder of JSON lines, with one worker."""
-    filters: dict[str, Any] = {name: {} for name in RULES}
-    if "c4" in filters:
-        filters["c4"] = dict(C4)
+    filters = {name: dict(C4) if name == "c4" else {} for name in RULES}
     source = {"type": "jsonl", "path": str(lines / "*.jsonl"), "group_key": "group", "license": "MIT"}
     settings = {"sources": {"text": source}, "filters": filters, "tasks": 4, "workers": 1, **data}
     model = {"vocab_size": VOCAB_SIZE, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1,
@@ -113,17 +137,12 @@ def make_config(lines: Path, tokenizer: Path | None, **data: Any) -> Config:
     return from_values(values, "bench")
 
 
-def _ours(config: Config, folder: Path) -> dict[str, Any]:
-    shutil.rmtree(folder, ignore_errors=True)
-    os.environ["HORNBOOK_ROOT"] = str(folder)
-    return build(data_step(config), experiment="bench")
-
-
 def _fifty_gigabytes(text: Sample, folder: Path) -> list[dict[str, Any]]:
     """From the wall times of the steps on one core: minutes from 50 GB of pre-filtered text (no rules, no cut) to
     tokens on 16 cores. Work in the shards is divided by the cores; what one process does alone is not."""
-    config = make_config(text.write(folder / "more"), folder / "tokenizer.json", filters={})
-    _ours(config, folder / "fifty")
+    config = folder / "fifty.yaml"
+    config.write_text(configs.to_yaml(make_config(text.write(folder / "more"), folder / "tokenizer.json", filters={})))
+    _stage(config, folder / "fifty")
     shards, alone = 0.0, 0.0
     for path in (folder / "fifty" / "artifacts").glob("*/*"):
         manifest = read_manifest(path)
@@ -140,37 +159,46 @@ def _fifty_gigabytes(text: Sample, folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+_MEASURE = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
+_MEASURE += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+
+
 def run_memory(megabytes: float) -> list[dict[str, Any]]:
-    """Peak memory of any process of the stage, with one document of 10 MB among the others, and of any without it."""
+    """Peak memory of any process of the stage, with one document of 10 MB among the others and without it; with all
+    rules, and with none, so that everything comes to the later steps."""
     text = sample(megabytes)
     giant = "\n".join(text.texts)[:10_000_000]
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        plain = _peak(text, folder / "plain")
-        with_giant = Sample([*text.texts, giant], [*text.kinds, "prose"], [*text.paths, "giant/giant"])
-        return [
-            at_most(
-                "peak memory of a worker, with one document of 10 MB", _peak(with_giant, folder / "giant"), "MB", 400
-            ),
-            row("the same without it", round(plain), "MB"),
-        ]
-
-
-def _peak(text: Sample, folder: Path) -> float:
-    """Resident MB of the largest process, all rules and the scorer on."""
-    filters = {
+    with_giant = Sample([*text.texts, giant], [*text.kinds, "prose"], [*text.paths, "giant/giant"])
+    rules: dict[str, Any] = {
         **{name: {} for name in FILTERS if name not in ("personal_data", "licence", "parses")},
         "gopher_quality": {"max_doc_words": 10_000_000},
         "length": {"max_characters": 100_000_000},
     }
+    none: dict[str, Any] = {"quality": {}}
+    with tempfile.TemporaryDirectory() as place:
+        peaks = {
+            (name, giants): _peak(chosen, filters, Path(place) / f"{name}-{giants}")
+            for giants, chosen in ((False, text), (True, with_giant))
+            for name, filters in (("rules", rules), ("none", none))
+        }
+    title = "peak memory of a worker, with one document of 10 MB"
+    return [
+        at_most(title, max(peaks["rules", True], peaks["none", True]), "MB", 400),
+        row("the same, all rules on", round(peaks["rules", True]), "MB"),
+        row("without the large document: all rules on", round(peaks["rules", False]), "MB"),
+        row("without the large document: no rule but the score", round(peaks["none", False]), "MB"),
+    ]
+
+
+def _peak(text: Sample, filters: dict[str, Any], folder: Path) -> float:
+    """Resident MB of the largest process. Measured by a small one in between: a program starts with the peak of
+    whoever started it on its account."""
     config = make_config(text.write(folder / "text"), None, filters=filters)
     (folder / "config.yaml").write_text(configs.to_yaml(config))
-    pid = os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-P", "-m", "pipeline", "data", str(folder / "config.yaml")],
-        {**os.environ, "HORNBOOK_ROOT": str(folder), "PYTHONPATH": str(ROOT)},
-    )
-    _, status, usage = os.wait4(pid, 0)
-    if status:
-        raise RuntimeError(f"the data stage ended with {os.waitstatus_to_exitcode(status)}")
-    return usage.ru_maxrss / 1e3
+    before = (sys.executable, "-c", _MEASURE)
+    kilobytes = _process(folder / "root", "-m", "pipeline", "data", folder / "config.yaml", before=before)
+    return int(kilobytes) / 1e3
+
+
+if __name__ == "__main__":
+    _stock(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))

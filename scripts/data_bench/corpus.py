@@ -18,6 +18,7 @@ DISTRIBUTIONS = (
     "aiohttp", "datasets", "datatrove", "fsspec", "lightning", "mpmath", "networkx", "numpy", "pyarrow", "pydantic",
     "pygments", "regex", "rich", "sympy", "torchmetrics", "typer", "urllib3",
 )  # fmt: skip
+PROSE_DISTRIBUTIONS = (*DISTRIBUTIONS, "pytorch-lightning", "torch", "transformers")
 logger.remove()  # datatrove writes a page a step, which is not what is measured
 
 RUNS = 5
@@ -56,7 +57,8 @@ class Sample:
 
 def sample(megabytes: float, prose_only: bool = False) -> Sample:
     """About so much text of the library corpus, drawn by a seed; the same for the same versions of the packages."""
-    documents = [d for d in PythonLibrary(DISTRIBUTIONS).documents(0, 1) if isinstance(d, Document) and d.text.strip()]
+    distributions = PROSE_DISTRIBUTIONS if prose_only else DISTRIBUTIONS
+    documents = [d for d in PythonLibrary(distributions).documents(0, 1) if isinstance(d, Document) and d.text.strip()]
     documents = [d for d in documents if not prose_only or d.metadata["kind"] == "prose"]
     random.Random(SEED).shuffle(documents)
     chosen, n_bytes = [], 0

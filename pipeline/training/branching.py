@@ -1,0 +1,119 @@
+"""Branches: annealed models for several budgets out of one trunk, each at the cost of its decay.
+
+The stable phase of warmup-stable-decay does not depend on the end (Hu et al. 2024, arXiv 2404.06395, section 4), so
+the trunk's state at the place where a shorter run's decay would start is that run's state. In: a config and a
+budget. Out: an experiment `<name>/branch-<budget>` whose pretraining goes on from the newest checkpoint of the
+trunk's stable phase from which the decay fits; the trunk's seconds up to there count towards its cap. The trunk may be
+running, finished or stopped; nothing of it is changed. `budget.branches` makes the trunk keep the checkpoints.
+"""
+
+import dataclasses
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.artifacts import root
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.training.budget import planned_decay_start
+from pipeline.training.decisions import Decisions
+from pipeline.training.identity import pretrain_step
+
+if TYPE_CHECKING:
+    from pipeline.training.checkpoint import Checkpoints
+
+_BUDGET = re.compile(r"(\d+(?:\.\d+)?)(h|m|s|K|M|B)")
+_HOURS, _TOKENS = {"h": 1.0, "m": 1 / 60, "s": 1 / 3600}, {"K": 1e3, "M": 1e6, "B": 1e9}
+
+
+def branch(config: Config, budget: str) -> Config:
+    """The experiment that anneals the trunk of `config` at `budget`: `6h`, `90m`, `45s`, or `500M` tokens. Raises
+    `UserError` for another form."""
+    max_gpu_hours, max_tokens = _limits(budget, "--branch")
+    limits = dataclasses.replace(
+        config.budget,
+        max_gpu_hours=max_gpu_hours,
+        max_tokens=max_tokens,
+        branches=[],
+        branch_of=f"{pretrain_step(config).fingerprint}@{budget}",
+    )
+    return dataclasses.replace(config, name=f"{config.name}/branch-{budget}", budget=limits)
+
+
+def planned(config: Config) -> dict[str, tuple[float | None, int | None]]:
+    """`budget.branches` for the plan of a run: its name -> device-seconds, or the step where its decay starts."""
+    limits = {name: _limits(str(name), "budget.branches") for name in config.budget.branches}
+    return {
+        name: (3600 * hours, None) if hours is not None else (None, _decay_start(config, tokens or 0))
+        for name, (hours, tokens) in limits.items()
+    }
+
+
+def _limits(budget: str, key: str) -> tuple[float | None, int | None]:
+    """GPU-hours or tokens."""
+    found = _BUDGET.fullmatch(budget)
+    if found is None or float(found[1]) == 0:
+        raise UserError(f"{key}: '{budget}' is no budget; expected time (6h, 90m, 45s) or tokens (500M, 2B)")
+    number, unit = float(found[1]), found[2]
+    return (number * _HOURS[unit], None) if unit in _HOURS else (None, round(number * _TOKENS[unit]))
+
+
+def _decay_start(config: Config, tokens: int) -> int:
+    return planned_decay_start(max(1, tokens // config.train.global_batch_tokens), config.train.decay_share)
+
+
+def begin(config: Config, folder: Path, decisions: Decisions) -> float:
+    """Puts the trunk's checkpoint and its rows of metrics into a branch's empty folder; once. Returns the device-
+    seconds that the trunk had spent by then, 0 for a run that is no branch. Raises `UserError` where the trunk has no
+    checkpoint that this budget can start from."""
+    from pipeline.training.checkpoint import Checkpoints
+    from pipeline.training.tracking import cut_metrics
+
+    if config.budget.branch_of is None:
+        return 0.0
+    if not decisions.of_kind("branch"):
+        trunk_folder = root() / "artifacts" / "pretrain" / config.budget.branch_of.partition("@")[0]
+        trunk = Checkpoints(trunk_folder / "checkpoints", 0, Decisions(trunk_folder / "decisions.jsonl", mend=False))
+        step = _start(config, trunk)
+        Checkpoints(folder / "checkpoints", config.train.keep_checkpoints, decisions).adopt(trunk.path(step))
+        shutil.copyfile(trunk_folder / "metrics.jsonl", folder / "metrics.jsonl")
+        cut_metrics(folder / "metrics.jsonl", step)
+        spent = trunk.spent_seconds(step)
+        decisions.add("branch", step, trunk=trunk_folder.name, inherited_seconds=spent)
+        print(f"  branches off its trunk {trunk_folder.name} at step {step:,}", flush=True)
+    return decisions.of_kind("branch")[0]["inherited_seconds"]
+
+
+def facts(decisions: Decisions) -> dict[str, Any]:
+    """The lineage of a branch for its manifest; nothing for another run."""
+    records = decisions.of_kind("branch")
+    if not records:
+        return {}
+    trunk, step, seconds = (records[0][key] for key in ("trunk", "step", "inherited_seconds"))
+    return {"trunk": {"fingerprint": trunk, "steps": step, "gpu_hours": seconds / 3600}}
+
+
+def _start(config: Config, trunk: "Checkpoints") -> int:
+    """The newest step of the trunk's stable phase from which the decay fits into the branch's budget."""
+    decays, spent = trunk.decisions.decays(), {step: trunk.spent_seconds(step) for step in trunk.steps()}
+    stable = {s: seconds for s, seconds in spent.items() if seconds and not (decays and s > decays[0]["step"])}
+    if not stable:
+        raise UserError(
+            f"{trunk.folder.parent} has no checkpoint to branch from; run `hornbook pretrain` without --branch first"
+        )
+    budget = config.budget
+    if budget.max_gpu_hours is not None:
+        longest = 3600 * budget.max_gpu_hours * (1 - config.train.decay_share / 2)
+        fits = [s for s, seconds in stable.items() if seconds <= longest]
+        kept = ", ".join(f"{seconds / 3600:.4g} GPU-hours" for seconds in stable.values())
+    else:
+        last = _decay_start(config, budget.max_tokens or 0)
+        fits = [s for s in stable if s <= last]
+        kept = ", ".join(f"{s * config.train.global_batch_tokens:,} tokens" for s in stable)
+    if not fits:
+        raise UserError(
+            f"the trunk's checkpoints are too late for this branch: it has those at {kept}. Name a larger budget; a "
+            "trunk keeps the checkpoints for the branches that `budget.branches=[6h, 500M]` names beforehand"
+        )
+    return max(fits)

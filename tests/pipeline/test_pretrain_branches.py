@@ -1,0 +1,76 @@
+"""Branches: annealed models for other budgets out of one trunk, with its data position and its seconds."""
+
+import pytest
+from test_pretrain import Small, driver, hours, small, small_inputs  # noqa: F401 - fixtures
+
+from pipeline import pretrain
+from pipeline.artifacts import read_manifest
+from pipeline.errors import UserError
+from pipeline.training.branching import branch, planned
+from pipeline.training.decisions import Decisions
+from pipeline.training.identity import pretrain_step
+from pipeline.training.tracking import read_metrics
+
+EXACT = "train.precision=32-true"
+
+
+def run_branch(trunk: Small, budget: str, *overrides: str) -> tuple[dict, list[dict]]:
+    config = branch(trunk.config(*overrides), budget)
+    pretrain.run(config, str(trunk.path))
+    folder = pretrain_step(config).path
+    return read_manifest(folder), read_metrics(folder / "metrics.jsonl")
+
+
+def test_a_branch_in_tokens_equals_the_run_that_had_this_limit_from_the_start(small: Small, tmp_path, monkeypatch):  # noqa: F811
+    trunk = small.run_here("budget.max_tokens=40_960", "budget.branches=[20.48K, 30.72K]", EXACT)
+    before = {p: p.stat().st_mtime_ns for p in small.folder.rglob("*") if p.is_file()}
+    names = {p.name for p in (small.folder / "checkpoints").iterdir()}
+    assert {"step-00000028", "step-00000042", "step-00000056"} <= names  # for the branches, and before its own decay
+    shorter, rows = run_branch(small, "20.48K", EXACT)
+    assert (shorter["steps"], shorter["annealed"], shorter["stopped_by"]) == (40, True, "tokens")
+    assert shorter["trunk"]["fingerprint"] == small.folder.name
+    assert shorter["trunk"]["steps"] == 28
+    assert shorter["trunk"]["gpu_hours"] < shorter["gpu_hours_total"]
+    assert [row["step"] for row in rows] == list(range(41))
+    assert {p: p.stat().st_mtime_ns for p in small.folder.rglob("*") if p.is_file()} == before
+    assert read_manifest(small.folder) == trunk
+    longer, _ = run_branch(small, "30.72K", EXACT)
+    assert longer["trunk"]["steps"] == 42
+    assert (small.root / "runs/small/branch-20.48K/pretrain/model/config.json").is_file()
+
+    root = tmp_path / "direct"
+    root.mkdir()
+    monkeypatch.setenv("HORNBOOK_ROOT", str(root))
+    direct = Small(root)
+    expected = direct.run_here("budget.max_tokens=20_480", EXACT)
+    assert [r["train/loss"] for r in direct.rows()[1:]] == [r["train/loss"] for r in rows[1:]]
+    assert expected["content_hash"] == shorter["content_hash"]
+
+
+def test_a_branch_in_time_ends_annealed_inside_its_cap_which_counts_the_trunks_seconds(small: Small):  # noqa: F811
+    code, output, _ = small.command(hours(24), "budget.branches=[15s]", "train.checkpoint_every_seconds=1000")
+    assert code == 0, output
+    point = Decisions(small.folder / "decisions.jsonl").of_kind("branch_point")
+    assert [p["branch"] for p in point] == ["15s"]
+    code, output, _ = small.command("--branch", "15s")
+    assert code == 0, output
+    manifest = read_manifest(pretrain_step(branch(small.config(), "15s")).path)
+    assert manifest["annealed"]
+    assert manifest["trunk"]["steps"] == point[0]["step"]
+    assert manifest["trunk"]["gpu_hours"] < manifest["gpu_hours_total"] <= 15 / 3600
+    assert "of them the trunk's" in output
+    code, output, _ = small.command("--branch", "15s")
+    assert (code, "up to date" in output) == (0, True), output
+
+
+def test_a_branch_that_cannot_be_cut_says_what_can(small: Small):  # noqa: F811
+    with pytest.raises(UserError, match=r"no checkpoint to branch from.*without --branch first"):
+        run_branch(small, "20K")
+    small.run_here("budget.max_tokens=20_480", EXACT)
+    with pytest.raises(UserError, match=r"too late.*14,336 tokens.*budget.branches"):
+        run_branch(small, "10K", EXACT)
+    for wrong in ("6", "h", "-1h", "0h", "6 days", "../6h", "1e9"):
+        with pytest.raises(UserError, match=r"expected time"):
+            branch(small.config(EXACT), wrong)
+    with pytest.raises(UserError, match=r"budget.branches: '6d'"):
+        planned(small.config("budget.branches=[6d]"))
