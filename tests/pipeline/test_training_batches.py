@@ -167,3 +167,11 @@ def test_a_score_that_no_document_has_is_an_error() -> None:
     train = TrainConfig(sequence_length=LENGTH, global_batch_tokens=2 * LENGTH, decay_min_score=0.95)
     with pytest.raises(UserError, match=r"train\.decay_min_score=0\.95"):
         TokenBatches({"a": scored("a", [30], [0.2])}, Config(name="test", train=train))
+
+
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    stream = batches({"a": 7 * 200 + 1}, seed=2)
+    windows = [stream.window_numbers(stream.streams["a"], np.arange(200) + 200 * epoch) for epoch in range(3)]
+    for first, second in ((0, 1), (1, 2), (0, 2)):
+        assert sorted(windows[first]) == sorted(windows[second])
+        assert np.mean(windows[first] == windows[second]) < 0.05
