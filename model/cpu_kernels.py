@@ -34,10 +34,7 @@ def usable(x: Tensor) -> bool:
 @cache
 def available() -> ctypes.CDLL | None:
     """The compiled library, or None; `why_not` then says what is missing. The first call may take a second."""
-    if why_not() is not None:
-        return None
-    ctypes.CDLL(_shared_openmp(), ctypes.RTLD_GLOBAL)
-    return ctypes.CDLL(str(_library()))
+    return None if why_not() is not None else _load()
 
 
 @cache
@@ -50,17 +47,25 @@ def why_not() -> str | None:
     if _shared_openmp() is None:
         return "torch has no GNU OpenMP here"
     try:
-        _library()
-    except (OSError, subprocess.SubprocessError) as error:
-        return f"the C compiler failed: {' '.join(str(error).split())[:200]}"
+        _load()
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # no home, no space, a compiler that fails
+        return f"no compiled library: {' '.join(str(error).split())[:200]}"
     return None
+
+
+@cache
+def _load() -> ctypes.CDLL:
+    ctypes.CDLL(_shared_openmp(), ctypes.RTLD_GLOBAL)
+    return ctypes.CDLL(str(_library()))
 
 
 def cross_entropy_(logits_CV: Tensor, labels_C: Tensor, grad: bool, z_loss: float = 0.0) -> Tensor:
     """Nats of each row [C] in fp32, 0 where the label is negative. With `grad` the logits become their gradient, that
-    of nats + `z_loss` * log(Z)^2."""
+    of nats + `z_loss` * log(Z)^2. Raises IndexError for a label past the vocabulary."""
     loss_C = torch.empty(logits_CV.shape[0], dtype=torch.float32)
-    labels_C = labels_C.contiguous()
+    labels_C = labels_C.long().contiguous()
+    if int(labels_C.max()) >= logits_CV.shape[1]:
+        raise IndexError(f"label {int(labels_C.max())} of a vocabulary of {logits_CV.shape[1]}")
     _call("cross_entropy", logits_CV, labels_C, loss_C, *logits_CV.shape, ctypes.c_int(grad), ctypes.c_float(z_loss))
     return loss_C
 

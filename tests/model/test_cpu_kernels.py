@@ -112,6 +112,28 @@ def test_a_whole_step_agrees_with_torchs_own_operations_and_with_fp32(
     assert error < 2e-2
 
 
+@needs_kernels
+def test_a_label_past_the_vocabulary_is_an_error() -> None:
+    with pytest.raises(IndexError, match="label 64 of a vocabulary of 64"):
+        cpu_kernels.cross_entropy_(values(2, 64), torch.tensor([1, 64]), grad=True)
+
+
+def test_a_compiler_that_fails_is_named_and_torch_used(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o755)
+    caches = (cpu_kernels.available, cpu_kernels.why_not, cpu_kernels._load, cpu_kernels._library)
+    for function in caches:
+        function.cache_clear()
+    monkeypatch.setenv("CC", str(broken))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert not cpu_kernels.usable(values(2))
+    assert cpu_kernels.why_not()
+    assert not list(tmp_path.glob("hornbook/*.so"))
+    for function in caches:
+        function.cache_clear()
+
+
 def test_other_tensors_are_left_to_torch() -> None:
     assert not cpu_kernels.usable(torch.zeros(2))
     with FakeTensorMode():
