@@ -3,8 +3,10 @@
     scripts/with_env.sh scripts/bench_train.py --json docs/training/bench_train.json
     scripts/with_env.sh scripts/bench_train.py --quick --only small
 
-The peers: `pip install litgpt==0.5.13 'transformers>=5' accelerate` in an environment of their own that has hornbook's
-packages too (litgpt wants an older huggingface-hub; nothing used here needs it). Every arm is a process; the arms of a
+The peers, in an environment of their own that has hornbook's packages too: `pip install -e '.[dev]' accelerate
+'jsonargparse[signatures]<=4.41' psutil`, then `pip install --no-deps litgpt==0.5.13` (it asks for a huggingface-hub that
+transformers 5 is too new for, and that nothing used here needs).
+Every arm is a process; the arms of a
 race take turns of a few steps; figures are medians of CPU time per optimizer step.
 """
 
