@@ -4,10 +4,9 @@
     scripts/with_env.sh scripts/bench_train.py --quick --only small
 
 The peers, in an environment of their own that has hornbook's packages too: `pip install -e '.[dev]' accelerate
-'jsonargparse[signatures]<=4.41' psutil`, then `pip install --no-deps litgpt==0.5.13` (it asks for a huggingface-hub that
-transformers 5 is too new for, and that nothing used here needs).
-Every arm is a process; the arms of a
-race take turns of a few steps; figures are medians of CPU time per optimizer step.
+'jsonargparse[signatures]<=4.41' psutil`, then `pip install --no-deps litgpt==0.5.13` (it asks for a huggingface-hub
+that transformers 5 is too new for, and that nothing used here needs).
+Every arm is a process; the arms of a race take turns of a few steps; figures are medians of CPU time per step.
 """
 
 import sys
