@@ -64,7 +64,10 @@ class ModelConfig:
         for layer in range(self.num_hidden_layers):
             shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in self._block_shapes().items()}
         shapes |= _linear_or_norm("model.final_layernorm", (d,))
-        return shapes | _linear_or_norm("lm_head", (self.vocab_size, d))
+        head = _linear_or_norm("lm_head", (self.vocab_size, d))
+        if self.tie_word_embeddings:  # one matrix, held once; the head keeps its bias
+            del head["lm_head.weight"]
+        return shapes | head
 
     def _block_shapes(self) -> dict[str, tuple[int, ...]]:
         d, ff = self.hidden_size, self.intermediate_size
@@ -86,8 +89,9 @@ class ModelConfig:
 
     @property
     def non_embedding_parameters(self) -> int:
-        """Parameters without the input embedding, which is looked up and not multiplied; the head is counted."""
-        return self.parameters - self.vocab_size * self.hidden_size
+        """Parameters without the input embedding, which is looked up and not multiplied; the head is counted, tied or
+        not."""
+        return self.parameters - (0 if self.tie_word_embeddings else self.vocab_size * self.hidden_size)
 
     def flops_per_token(self, sequence_length: int) -> int:
         """Training FLOPs (forward and backward) per token: 6N + 12 * L * T * d.
@@ -109,11 +113,6 @@ class ModelConfig:
             raise ImpossibleShape(
                 f"model.hidden_act is {self.hidden_act!r}; this network computes the tanh GELU, "
                 f"so write one of: {', '.join(ACTIVATIONS)}."
-            )
-        if self.tie_word_embeddings:
-            raise ImpossibleShape(
-                "model.tie_word_embeddings is true, but Phi has a head of its own (with a bias, and every released "
-                "Phi is untied); set model.tie_word_embeddings=false."
             )
         return self
 
@@ -181,7 +180,7 @@ class ModelConfig:
     def from_hf(cls, content: Mapping[str, Any]) -> "ModelConfig":
         """Reads a Phi `config.json`, old style (flat rotary fields) or new (`rope_parameters`); dropout is ignored.
 
-        Raises `ImpossibleShape` for another model family, another activation, scaled rotary embeddings or tied weights.
+        Raises `ImpossibleShape` for another model family, another activation or scaled rotary embeddings.
         """
         family = content.get("model_type")
         if family != "phi":

@@ -215,10 +215,14 @@ def _why_no_weights(folder: Path) -> str:
     )
 
 
-def load_network(folder: Path, dtype: torch.dtype = torch.float32) -> Transformer:
-    """The network in `folder`, on the CPU, in `dtype`. Raises `UnreadableModel` where tensors and config disagree."""
-    config, state = load_config(folder), open_state(folder)
-    _check_names(set(state), config.tensor_shapes(), str(folder))
+def load_network(folder: Path, dtype: torch.dtype = torch.float32, weights: Path | None = None) -> Transformer:
+    """The network in `folder`, on the CPU, in `dtype`, with the tensors of the folder `weights` where one is given.
+
+    Raises `UnreadableModel` where tensors and config disagree.
+    """
+    config, state = load_config(folder), open_state(weights or folder)
+    copied = {"lm_head.weight"} if config.tie_word_embeddings else set()  # some writers store the tied matrix twice
+    _check_names(set(state) - copied, config.tensor_shapes(), str(folder))
     with torch.device("meta"):
         network = Transformer(config)
     loaded = {}

@@ -1,7 +1,8 @@
 """The Phi decoder in plain PyTorch; its state dict has exactly the names of transformers' PhiForCausalLM.
 
 In: token ids. Out: logits, hidden states, a summed loss, or generated ids. A block adds attention and MLP of the same
-normalized input to the stream in parallel (Phi-1.5, arXiv 2309.05463); every Linear has a bias, the head included.
+normalized input to the stream in parallel (Phi-1.5, arXiv 2309.05463); every Linear has a bias, the head included,
+also where its matrix is the embedding's (`tie_word_embeddings`).
 No dropout: pretraining sees its text about once.
 Letters: B batch, T tokens, D hidden, H query heads, G key-value heads, K head size, R half the rotary size, F
 feed-forward, V vocabulary, N = B x T.
@@ -40,7 +41,10 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config.validate()
         self.model = Decoder(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        if config.tie_word_embeddings:
+            self.lm_head = TiedHead(self.model.embed_tokens)
+        else:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.activation_checkpointing = "none"
         self.attention_kernel = "auto"
         self.document_end_id = None
@@ -93,6 +97,22 @@ class Transformer(nn.Module):
                 f"it must be one of: {', '.join(ACTIVATION_CHECKPOINTING)}."
             )
         return self.activation_checkpointing == "full" and torch.is_grad_enabled()
+
+
+class TiedHead(nn.Module):
+    """The head whose matrix is the embedding's: parameters and state dict hold that matrix once, as `embed_tokens`."""
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self._embedding = (embedding,)  # in a tuple, which torch does not search: a second name would be a second copy
+        self.bias = nn.Parameter(embedding.weight.new_zeros(embedding.num_embeddings))
+
+    @property
+    def weight(self) -> Tensor:
+        return self._embedding[0].weight
+
+    def forward(self, h_BTD: Tensor) -> Tensor:
+        return F.linear(h_BTD, self.weight, self.bias)
 
 
 class Decoder(nn.Module):

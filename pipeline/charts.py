@@ -1,5 +1,6 @@
 """Small SVG charts for reports: no library, no script, readable in light and dark (colours are CSS variables)."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,12 @@ from html import escape
 WIDTH, HEIGHT = 720, 300
 LEFT, RIGHT, TOP, BOTTOM = 70, 132, 14, 42
 MAX_POINTS = 400
+COLOURS = """
+:root{--paper:#fdfcf9;--ink:#26221c;--dim:#7a7266;--rule:#e4dfd4;--a:#9c4a1a;--b:#2f6f73;--c:#7a5ea8;--d:#6b7d1e}
+@media(prefers-color-scheme:dark){:root{--paper:#1b1917;--ink:#ece6da;--dim:#a39a8a;--rule:#3a352e;--a:#e08a4f;
+--b:#6dbcc0;--c:#b79fe0;--d:#b5c95a}}
+.grid{stroke:var(--rule)}.tick,.axis,.name{font:12px system-ui,sans-serif}.tick,.axis{fill:var(--dim)}
+"""
 
 
 @dataclass(frozen=True)
@@ -18,11 +25,22 @@ class Line:
     points: Sequence[tuple[float, float]]
     colour: str
     marks: bool = False
+    dashed: bool = False
 
 
-def line_chart(lines: Sequence[Line], *, x_name: str, y_name: str, format_x: Callable[[float], str]) -> str:
-    """An SVG with labelled axes and the name of every curve at its end. Empty string where there is nothing to draw."""
-    lines = [Line(c.name, _thin(c.points), c.colour, c.marks) for c in lines if c.points]
+def line_chart(
+    lines: Sequence[Line],
+    *,
+    x_name: str,
+    y_name: str,
+    format_x: Callable[[float], str],
+    notes: Sequence[tuple[float, float, str]] = (),
+) -> str:
+    """An SVG with labelled axes and the name of every curve at its end. Empty string where there is nothing to draw.
+
+    `notes`: (x, y, words) at places that are worth a look.
+    """
+    lines = [dataclasses.replace(c, points=_thin(c.points)) for c in lines if c.points]
     if not lines:
         return ""
     xs = [x for c in lines for x, _ in c.points]
@@ -52,7 +70,17 @@ def line_chart(lines: Sequence[Line], *, x_name: str, y_name: str, format_x: Cal
     turned = f'transform="rotate(-90 14 {middle_y})"'
     parts.append(f'<text class="axis" x="14" y="{middle_y}" text-anchor="middle" {turned}>{escape(y_name)}</text>')
     parts += _curves(lines, place_x, place_y)
+    for x, y, words in notes:
+        parts.append(f'<circle cx="{place_x(x):.1f}" cy="{place_y(y):.1f}" r="5" fill="none" stroke="var(--ink)"/>')
+        parts.append(f'<text class="tick" x="{place_x(x) + 9:.1f}" y="{place_y(y) - 7:.1f}">{escape(words)}</text>')
     return "".join([*parts, "</svg>"])
+
+
+def chart_file(svg: str) -> str:
+    """A chart as a file of its own: with its colours, and a paper to stand on."""
+    head, rest = svg.split(">", 1)
+    paper = 'xmlns="http://www.w3.org/2000/svg" style="background:var(--paper)"'
+    return f"{head} {paper}><style>{COLOURS}</style>{rest}\n"
 
 
 def bar(share: float, colour: str = "--a") -> str:
@@ -65,7 +93,8 @@ def _curves(lines: Sequence[Line], place_x: Callable[[float], float], place_y: C
     parts, label_ys = [], []
     for curve in lines:
         path = " ".join(f"{place_x(x):.1f},{place_y(y):.1f}" for x, y in curve.points)
-        parts.append(f'<polyline fill="none" stroke="var({curve.colour})" stroke-width="2" points="{path}"/>')
+        dashes = ' stroke-dasharray="5 4"' if curve.dashed else ""
+        parts.append(f'<polyline fill="none" stroke="var({curve.colour})" stroke-width="2"{dashes} points="{path}"/>')
         if curve.marks:
             parts += [
                 f'<circle cx="{place_x(x):.1f}" cy="{place_y(y):.1f}" r="3.5" fill="var({curve.colour})"/>'

@@ -77,6 +77,7 @@ class InitConfig:
     source: str | None = _key(None, "config of a smaller experiment, a Hugging Face folder or a hub name")
     train_source: bool = _key(False, "train the source experiment first where it is not there", RUNTIME)
     source_overrides: dict[str, Any] = _key({}, "overrides for the source experiment's config", RUNTIME)
+    source_checkpoint: str = _key("final", "final | before_decay: which weights of a source experiment grow", RUNTIME)
     options: dict[str, Any] = _key({}, "options of the method")
     tolerance: float = _key(1e-5, "largest logit difference / largest logit a method that claims exactness may show")
 
@@ -315,6 +316,8 @@ def _problems(config: Config) -> Iterable[str]:
     ):
         if getattr(train, key) not in allowed:
             yield f"train.{key} is '{getattr(train, key)}'; expected one of {', '.join(allowed)}"
+    if config.init.source_checkpoint not in ("final", "before_decay"):
+        yield f"init.source_checkpoint is '{config.init.source_checkpoint}'; expected final or before_decay"
     yield from _out_of_range(config)
     if train.keep_checkpoints < 2:
         yield f"train.keep_checkpoints is {train.keep_checkpoints}; expected at least 2 (the newest may be damaged)"

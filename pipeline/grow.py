@@ -5,6 +5,7 @@ With `--text` the logits of both models are compared on that text, without it on
 """
 
 import dataclasses
+import glob
 import os
 import shutil
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from pipeline import config as configs
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.hub import MODEL_FILES, TOKENIZER_FILES, local_folder
-from pipeline.initialize import GATE_WINDOWS, HeldOut, check_method, grow_folder, measure
+from pipeline.initialize import GATE_WINDOWS, HeldOut, SourceFiles, check_method, grow_folder, measure
 
 
 def run(source: str, target: str, overrides: Sequence[str], text_path: str | None) -> None:
@@ -27,11 +28,14 @@ def run(source: str, target: str, overrides: Sequence[str], text_path: str | Non
     tokenizer = source_folder / "tokenizer.json"
     from model.hf import load_config, open_state
 
+    _remove_orphans(target_folder)
     part = target_folder.with_name(f".{target_folder.name}.{os.getpid()}.part")
     try:
         pair = (load_config(source_folder), open_state(source_folder))
         facts = grow_folder(config, pair, part, tokenizer if tokenizer.is_file() else None)
-        facts |= measure(config, source_folder, part, _windows(config, tokenizer, text_path))
+        facts |= measure(
+            config, SourceFiles(source_folder, source_folder), part, _windows(config, tokenizer, text_path)
+        )
         if target_folder.exists():
             target_folder.rmdir()
         part.replace(target_folder)
@@ -40,6 +44,14 @@ def run(source: str, target: str, overrides: Sequence[str], text_path: str | Non
     print(f"{facts['method']}: {facts['parameters']['source']:,} -> {facts['parameters']['grown']:,} parameters")
     print(f"largest logit difference {facts['max_abs_logit_diff']:.1e} ({facts['max_rel_logit_diff']:.1e} relative)")
     print(f"model: {target}")
+
+
+def _remove_orphans(target: Path) -> None:
+    """What killed growths to the same target left behind: gigabytes that nobody would look for."""
+    for orphan in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        pid = orphan.name.split(".")[-2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(orphan, ignore_errors=True)
 
 
 def _config(source_folder: Path, source: str, overrides: Sequence[str]) -> Config:

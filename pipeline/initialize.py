@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
-from pipeline.artifacts import Folder, Step, build, content_hash, hash_outputs, read_manifest
+from pipeline.artifacts import Folder, Step, build, content_hash, hash_file, hash_outputs, read_manifest
 from pipeline.config import Config, nearest
 from pipeline.data import data_step
 from pipeline.errors import STOPPED, WRONG_INPUT, Stopped, UserError
@@ -23,9 +23,11 @@ from pipeline.experiment import Experiment
 from pipeline.hub import MODEL_FILES, content_of_model, is_hub_name, local_folder
 from pipeline.locks import FolderLock
 from pipeline.progress import format_seconds
+from pipeline.training.decisions import Decisions
 from pipeline.training.identity import finished_manifest, pretrain_step
 
 GATE_WINDOWS = 32
+WEIGHTS = "model.safetensors"
 
 
 def init_step(config: Config) -> Step:
@@ -137,6 +139,8 @@ def _source_content(config: Config) -> str:
     if not source_is_experiment(config):
         return content_of_model(config.init.source or "")
     source = source_config(config)
+    if config.init.source_checkpoint == "before_decay" and pretrain_step(source).finished:
+        return before_decay(pretrain_step(source)).sha256
     step = pretrain_step(source)
     if not step.finished:
         raise UserError(
@@ -207,12 +211,12 @@ def _make(config: Config, folder: Folder) -> dict[str, Any]:
     from model.hf import load_config, open_state
 
     check_method(config)
-    source_folder = _source_folder(config)
-    source = (load_config(source_folder), open_state(source_folder)) if source_folder else None
+    files = source_files(config)
+    source = (load_config(files.folder), open_state(files.weights)) if files else None
     _check_vocabulary(config, folder.input("data"), source[0] if source else None)
     facts = grow_folder(config, source, folder.path, tokenizer_json=folder.input("data") / "tokenizer.json")
     windows = _held_out_windows(config, folder.input("data"))
-    return {**facts, **measure(config, source_folder, folder.path, windows), **_source_facts(config)}
+    return {**facts, **measure(config, files, folder.path, windows), **_source_facts(config)}
 
 
 def grow_folder(config: Config, source: Any, target: Path, tokenizer_json: Path | None) -> dict[str, Any]:
@@ -222,6 +226,7 @@ def grow_folder(config: Config, source: Any, target: Path, tokenizer_json: Path 
     method cannot do, with the method's own reason.
     """
     from model.growth import GROWTH
+    from model.growth.blocks import block_origins
     from model.growth.rules import cautions, stream
     from model.hf import save_folder
 
@@ -243,10 +248,12 @@ def grow_folder(config: Config, source: Any, target: Path, tokenizer_json: Path 
             "source": source_config_.parameters if source_config_ else None,
             "grown": config.model.parameters,
         },
+        "source_model": dataclasses.asdict(source_config_) if source_config_ else None,
+        "blocks": [{"source": block, "silent": silent} for block, silent in block_origins(rules)],
     }
 
 
-def measure(config: Config, source_folder: Path | None, grown_folder: Path, windows: "HeldOut") -> dict[str, Any]:
+def measure(config: Config, files: "SourceFiles | None", grown_folder: Path, windows: "HeldOut") -> dict[str, Any]:
     """The gate: logits and loss of source and grown model on held-out windows, in fp32 (fp64 and bf16 beside it).
 
     Raises `UserError` where a method that claims exactness moves a logit by more than `init.tolerance` of the
@@ -262,7 +269,7 @@ def measure(config: Config, source_folder: Path | None, grown_folder: Path, wind
     grown = load_network(grown_folder, torch.float32)
     method = GROWTH[config.init.method]
     claims = method.claims_exact(**config.init.options)
-    if source_folder is None:
+    if files is None:
         with torch.no_grad():
             loss_sum, count = grown.loss(windows.input_ids[:, :-1], windows.input_ids[:, 1:])
         return {
@@ -273,7 +280,7 @@ def measure(config: Config, source_folder: Path | None, grown_folder: Path, wind
             "grown_bits_per_byte": windows.bits_per_byte(float(loss_sum / count)),
             "gate": None,
         }
-    source = load_network(source_folder, torch.float32)
+    source = load_network(files.folder, torch.float32, files.weights)
     report = examine(source, grown, windows.input_ids)
     result = report.fp32
     if claims and not result.max_rel_logit_diff <= config.init.tolerance:
@@ -353,12 +360,55 @@ def _held_out_windows(config: Config, data: Path) -> HeldOut:
     return HeldOut(torch.from_numpy(np.stack(rows)), byte_count)
 
 
-def _source_folder(config: Config) -> Path | None:
+@dataclasses.dataclass(frozen=True)
+class SourceFiles:
+    """Where a source lies: `folder` has its config.json, `weights` its safetensors (mostly the same folder)."""
+
+    folder: Path
+    weights: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyCheckpoint:
+    """The checkpoint of a pretraining from just before its decay; `sha256` of its weights, as its own index says."""
+
+    folder: Path
+    step: int
+    sha256: str
+
+
+def source_files(config: Config) -> SourceFiles | None:
+    """The files that this config grows from, every byte of them looked at; None without a source."""
     if config.init.source is None:
         return None
-    if source_is_experiment(config):
-        return _whole_model(pretrain_step(source_config(config)))
-    return local_folder(config.init.source, "init.source", MODEL_FILES)
+    if not source_is_experiment(config):
+        if config.init.source_checkpoint != "final":
+            raise UserError(
+                f"init.source_checkpoint={config.init.source_checkpoint} needs a source experiment (a .yaml): "
+                f"{config.init.source} holds one set of weights only; set init.source_checkpoint=final"
+            )
+        folder = local_folder(config.init.source, "init.source", MODEL_FILES)
+        return SourceFiles(folder, folder)
+    step = pretrain_step(source_config(config))
+    if config.init.source_checkpoint == "final":
+        folder = _whole_model(step)
+        return SourceFiles(folder, folder)
+    early = before_decay(step)
+    if hash_file(early.folder / WEIGHTS) != early.sha256:
+        raise UserError(f"{early.folder / WEIGHTS} is damaged; set init.source_checkpoint=final")
+    return SourceFiles(step.path / "model", early.folder)
+
+
+def before_decay(step: Step) -> EarlyCheckpoint:
+    """The checkpoint that a finished pretraining kept from before its decay. Raises `UserError` where it is gone."""
+    decays = Decisions(step.path / "decisions.jsonl").decays()
+    missing = "never came to its decay" if not decays else f"lacks its checkpoint of step {decays[0]['step']}"
+    if decays:
+        folder = step.path / "checkpoints" / f"step-{decays[0]['step']:08d}"
+        if (folder / WEIGHTS).is_file() and (folder / "checkpoint.json").is_file():
+            index = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+            return EarlyCheckpoint(folder, decays[0]["step"], index["files"][WEIGHTS]["sha256"])
+    raise UserError(f"the source {step.path} {missing}; set init.source_checkpoint=final, or train it again")
 
 
 def _whole_model(step: Step) -> Path:
@@ -373,8 +423,13 @@ def _whole_model(step: Step) -> Path:
 
 def _source_facts(config: Config) -> dict[str, Any]:
     if config.init.source is None or not source_is_experiment(config):
-        return {"source_gpu_hours": None}
-    return {"source_gpu_hours": read_manifest(pretrain_step(source_config(config)).path).get("gpu_hours_total")}
+        return {"source_gpu_hours": None, "source_checkpoint": None}
+    step = pretrain_step(source_config(config))
+    taken: dict[str, Any] = {"which": config.init.source_checkpoint}
+    if config.init.source_checkpoint == "before_decay":
+        taken["step"] = before_decay(step).step
+    # The hours of the whole source, its decay included: they were spent, whichever weights are taken.
+    return {"source_gpu_hours": read_manifest(step.path).get("gpu_hours_total"), "source_checkpoint": taken}
 
 
 def _check_vocabulary(config: Config, data: Path, source: Any) -> None:
@@ -400,10 +455,13 @@ def end_of_text(tokenizer_json: Path) -> str:
 
 def _last_lines(manifest: dict[str, Any], path: Path, fresh: bool, command: str) -> str:
     parameters = manifest["parameters"]
+    checkpoint = manifest.get("source_checkpoint") or {}
+    early = f" (step {checkpoint['step']:,}, before its decay)" if "step" in checkpoint else ""
     lines = [f"init: {'done in ' + format_seconds(manifest['seconds']) if fresh else 'up to date'}"]
     if parameters["source"]:
         lines += [
-            f"  {manifest['method']}: {parameters['source'] / 1e6:.2f}M -> {parameters['grown'] / 1e6:.2f}M parameters",
+            f"  {manifest['method']}: {parameters['source'] / 1e6:.2f}M{early} -> {parameters['grown'] / 1e6:.2f}M "
+            "parameters",
             f"  bits per byte on held-out text: source {manifest['source_bits_per_byte']:.4f}, "
             f"grown {manifest['grown_bits_per_byte']:.4f}",
             f"  largest logit difference {manifest['max_abs_logit_diff']:.1e} "

@@ -13,11 +13,12 @@ from typing import Any
 
 from pipeline import ledger
 from pipeline.artifacts import MANIFEST, read_manifest
-from pipeline.charts import Line, bar, line_chart
+from pipeline.charts import COLOURS, Line, bar, line_chart
 from pipeline.config import Config
 from pipeline.data_report import data_section
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
+from pipeline.growth_report import growth_pictures
 from pipeline.progress import format_seconds
 
 SMOOTH_ROWS = 9
@@ -61,7 +62,7 @@ def render(config: Config, folders: Mapping[str, Path], ledger_path: Path) -> st
     sections = [
         _summary(data, init, pretrain),
         _curves(metrics, pretrain) if pretrain else "",
-        _growth(init, pretrain) if init else "",
+        _growth(init, pretrain) + growth_pictures(config, init, metrics) if init else "",
         data_section(data, folders["data"]) if data else "",
         _hours(config, ledger_path, init, pretrain),
         _samples(pretrain) if pretrain else "",
@@ -203,10 +204,9 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
-STYLE = """
-:root{--paper:#fdfcf9;--ink:#26221c;--dim:#7a7266;--rule:#e4dfd4;--a:#9c4a1a;--b:#2f6f73;--c:#7a5ea8;--d:#6b7d1e}
-@media(prefers-color-scheme:dark){:root{--paper:#1b1917;--ink:#ece6da;--dim:#a39a8a;--rule:#3a352e;--a:#e08a4f;
---b:#6dbcc0;--c:#b79fe0;--d:#b5c95a}}
+STYLE = (
+    COLOURS
+    + """
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
 main{max-width:760px;margin:0 auto;padding:24px 20px 64px}
 h1{font-size:30px;margin:8px 0 16px}h2{font-size:20px;margin:36px 0 8px;border-bottom:1px solid var(--rule)}
@@ -220,10 +220,10 @@ td.n{font-variant-numeric:tabular-nums}
 .bar{display:inline-block;width:150px;height:9px;background:var(--rule);border-radius:4px;overflow:hidden}
 .bar span{display:block;height:100%}
 figure{margin:12px 0}figcaption{font-weight:600}svg{width:100%;height:auto}
-.grid{stroke:var(--rule)}.tick,.axis,.name{font:12px system-ui,sans-serif}.tick,.axis{fill:var(--dim)}
 details{border-bottom:1px solid var(--rule);padding:4px 0}summary{cursor:pointer;font-size:14px}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;border:1px solid var(--rule);border-radius:8px;padding:12px;
 font-size:13px}pre b{color:var(--a)}code{font-size:13px}
 @media(max-width:520px){.bar{width:70px}td,th{padding-right:5px;font-size:13px}}
 @media print{.tile,pre{break-inside:avoid}}
 """
+)

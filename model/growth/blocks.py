@@ -1,7 +1,12 @@
-"""Which source block each target block comes from: three maps.
+"""Which source block each target block comes from: three maps, and the source tensor's name that follows.
 
 In: the number of blocks in source and target. Out: one source index per target block.
 """
+
+from collections.abc import Sequence
+
+from model.config import ModelConfig
+from model.growth.rules import Rule
 
 
 def interleaved(source_blocks: int, target_blocks: int) -> list[tuple[int, bool]]:
@@ -26,3 +31,23 @@ def nearest(source_blocks: int, target_blocks: int) -> list[int]:
 def stacked(source_blocks: int, target_blocks: int) -> list[int]:
     """The whole list again and again: 0 1 2 0 1 2 (G_stack); a rest takes the first blocks."""
     return [index % source_blocks for index in range(target_blocks)]
+
+
+def origin(name: str, blocks: Sequence[int], source: ModelConfig) -> str:
+    """The source tensor that the target tensor `name` comes from, where target block i comes from block `blocks[i]`."""
+    if name == "lm_head.weight" and source.tie_word_embeddings:
+        return "model.embed_tokens.weight"
+    if not name.startswith("model.layers."):
+        return name
+    _, _, index, rest = name.split(".", 3)
+    return f"model.layers.{blocks[int(index)]}.{rest}"
+
+
+def block_origins(rules: Sequence[Rule]) -> list[tuple[int, bool]]:
+    """For each target block that comes from a source block: which, and whether it adds nothing yet (is silent)."""
+    sources = {rule.target: rule.sources for rule in rules}
+    origins = []
+    while norm := sources.get(f"model.layers.{len(origins)}.input_layernorm.weight"):
+        silent = not sources[f"model.layers.{len(origins)}.mlp.fc2.weight"]
+        origins.append((int(norm[0].split(".")[2]), silent))
+    return origins

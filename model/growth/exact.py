@@ -8,7 +8,7 @@ from typing import Literal
 
 from model.config import ModelConfig
 from model.growth import limits
-from model.growth.blocks import interleaved
+from model.growth.blocks import interleaved, origin
 from model.growth.expansion import Expansion, NewUnits
 from model.growth.operations import Constant
 from model.growth.rules import Rule, growth_method
@@ -32,11 +32,12 @@ def exact(
     as `copies` that share the outgoing weights (in silent blocks always random: shares of zero are equal, and equal
     copies never part). `copy_noise`: how far the shares of k copies differ, in standard deviations of the weights over
     sqrt(k); it cancels exactly now and lets the copies part in training.
-    `exact=false` lifts the promise: live copied blocks and changed rotary angles are then done and measured, not
-    refused. Sizes that shrink, another vocabulary and heads that do not fit are refused in either case.
+    `exact=false` lifts the promise: live copied blocks, changed rotary angles and a head that gives way to the
+    embedding (tied from untied) are then done and measured, not refused. Sizes that shrink, another vocabulary and
+    heads that do not fit are refused in either case.
     """
     reasons = limits.impossible(source, target)
-    inexact = limits.changed_angles(source, target)
+    inexact = limits.changed_angles(source, target) + limits.newly_tied(source, target)
     if new_blocks == "copy" and target.num_hidden_layers > source.num_hidden_layers:
         inexact.append("init.options.new_blocks=copy adds live blocks, which change the function")
     way_out = ", or take init.options.exact=false, which does it and measures the change" if inexact else ""
@@ -48,17 +49,14 @@ def exact(
 
 def _rules(source: ModelConfig, target: ModelConfig, live: bool, expansion: Expansion) -> list[Rule]:
     blocks = interleaved(source.num_hidden_layers, target.num_hidden_layers)
+    inserted = {f"model.layers.{index}." for index, (_, is_inserted) in enumerate(blocks) if is_inserted}
     in_silence = dataclasses.replace(expansion, new_units="random")
     rules = []
     for name, shape in target.tensor_shapes().items():
-        origin, inserted = name, False
-        if name.startswith("model.layers."):
-            _, _, index, rest = name.split(".", 3)
-            block, inserted = blocks[int(index)]
-            origin = f"model.layers.{block}.{rest}"
-        silent = inserted and not live
+        silent = not live and name.startswith(tuple(inserted))
         if silent and name.endswith(SILENCED):
             rules.append(Rule(name, shape, (), Constant(shape, 0.0, "inserted block starts as the identity")))
-        else:
-            rules.append(Rule(name, shape, (origin,), (in_silence if silent else expansion).operation(name)))
+            continue
+        operation = (in_silence if silent else expansion).operation(name)
+        rules.append(Rule(name, shape, (origin(name, [block for block, _ in blocks], source),), operation))
     return rules

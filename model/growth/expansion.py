@@ -5,6 +5,7 @@ all that writes into it is centred first (LayerNorm ignores the mean), so that z
 k d / D the variance is rho s^2 times the old one, so the source's LayerNorm is kept exactly by s = sqrt(eps' / (eps
 rho)) and gains times sqrt(rho), for any eps' of the target; the same holds inside heads with normalized queries.
 New units have one random and one zero factor, never two zeros: they change nothing at first and still get gradients.
+A tied embedding is also a head, where a row's mean is part of a logit: it keeps its mean and its pads carry it.
 Related: LEMON (arXiv 2310.07999), HyperCloning (arXiv 2409.12903). New here: any ratio >= 1 by centring, changed head
 size and rotary size, another eps, spread groups, all in one step.
 """
@@ -41,7 +42,9 @@ class Expansion:
 
     def _steps(self, module: str, bias: bool) -> tuple[Step, ...]:
         if module == "embed_tokens":
-            return self._writer(axis=1)
+            return self._tied_embedding() if self.target.tie_word_embeddings else self._writer(axis=1)
+        if module == "final_layernorm" and self.target.tie_word_embeddings:
+            return self._tied_head_norm() + self._norm(bias)
         if module in ("input_layernorm", "final_layernorm"):
             return self._norm(bias)
         if module in ("q_proj", "k_proj", "v_proj"):
@@ -58,7 +61,10 @@ class Expansion:
 
     @property
     def _copied(self) -> int:
-        """Width of the whole copies of the stream."""
+        """Width of the whole copies of the stream. One copy where the target is tied: nothing but the tied head tells
+        the last block's copies apart, and it holds equal columns for them, so they would hardly part in training."""
+        if self.target.tie_word_embeddings:
+            return self.source.hidden_size
         return self.target.hidden_size // self.source.hidden_size * self.source.hidden_size
 
     @property
@@ -68,10 +74,24 @@ class Expansion:
     def _writer(self, axis: int) -> tuple[Step, ...]:
         """What is added to the stream: the stream's coordinates lie along `axis`."""
         steps: tuple[Step, ...] = (Centre(axis),) if self._pads else ()
-        steps += self._scale_before_norm(self._copied / self.target.hidden_size)
+        return steps + self._into_stream(axis, "zero")
+
+    def _into_stream(self, axis: int, pads: Fill) -> tuple[Step, ...]:
+        steps = self._scale_before_norm(self._copied / self.target.hidden_size)
         if self._copied > self.source.hidden_size:
             steps += (Repeat(axis, self._copied),)
-        return steps + ((Pad(axis, self.target.hidden_size, "zero"),) if self._pads else ())
+        return steps + ((Pad(axis, self.target.hidden_size, pads),) if self._pads else ())
+
+    def _tied_embedding(self) -> tuple[Step, ...]:
+        """Not centred, for as a head's row its mean counts: the pads carry the mean instead, so that LayerNorm sees the
+        same mean and variance. All else that is written is centred, so the pads hold the stream's mean at any depth."""
+        return self._into_stream(1, "mean")
+
+    def _tied_head_norm(self) -> tuple[Step, ...]:
+        """The head now holds the embedding's scale: the final norm takes it back. The pads come out of that norm as 0
+        (their bias), so what the head holds there does not count at first."""
+        factor = 1 / self._stream_scale(self._copied / self.target.hidden_size)
+        return () if factor == 1 else (Scale(factor, "undoes the scale of the tied head"),)
 
     def _reader(self) -> tuple[Step, ...]:
         """What multiplies the normalized stream, along axis 1. Pads are 0 at first, so their columns are free."""
@@ -90,8 +110,11 @@ class Expansion:
         return steps + ((Pad(0, self.target.hidden_size, "zero" if bias else "mean"),) if self._pads else ())
 
     def _scale_before_norm(self, rho: float) -> tuple[Step, ...]:
-        factor = math.sqrt(self.target.layer_norm_eps / (self.source.layer_norm_eps * rho))
+        factor = self._stream_scale(rho)
         return () if factor == 1 else (Scale(factor, "the norm's eps weighs as before"),)
+
+    def _stream_scale(self, rho: float) -> float:
+        return math.sqrt(self.target.layer_norm_eps / (self.source.layer_norm_eps * rho))
 
     @property
     def _larger_heads(self) -> bool:

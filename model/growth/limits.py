@@ -68,6 +68,16 @@ def _rotary_space(source: ModelConfig, target: ModelConfig) -> list[str]:
     ]
 
 
+def newly_tied(source: ModelConfig, target: ModelConfig) -> list[str]:
+    """A target that has one matrix where the source has two."""
+    if source.tie_word_embeddings or not target.tie_word_embeddings:
+        return []
+    return [
+        "model.tie_word_embeddings is true, but the source's embedding and head are two matrices and one cannot be "
+        "both; write model.tie_word_embeddings=false"
+    ]
+
+
 def changed_angles(source: ModelConfig, target: ModelConfig) -> list[str]:
     """Rotary settings under which the source's pairs cannot keep their angles."""
     old, new = source.rotary_dim, target.rotary_dim

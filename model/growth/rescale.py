@@ -8,12 +8,11 @@ straddle heads when the head size changes), and the map of blocks cannot run pas
 
 from model.config import ModelConfig
 from model.growth import limits
-from model.growth.blocks import nearest
+from model.growth.blocks import nearest, origin
 from model.growth.expansion import grouping
 from model.growth.heads import WrapHeads
 from model.growth.operations import Chain, Scale, Step, Wrap
 from model.growth.rules import Operation, Rule, growth_method
-from model.growth.stack import block_origin
 
 
 @growth_method(claims_exact=False)
@@ -26,7 +25,7 @@ def rescale(source: ModelConfig, target: ModelConfig, divide_by_fan_in: bool = F
     limits.refuse("rescale", limits.foreign(source, target))
     blocks = nearest(source.num_hidden_layers, target.num_hidden_layers)
     return [
-        Rule(name, shape, (block_origin(name, blocks),), _operation(name, source, target, divide_by_fan_in))
+        Rule(name, shape, (origin(name, blocks, source),), _operation(name, source, target, divide_by_fan_in))
         for name, shape in target.tensor_shapes().items()
     ]
 

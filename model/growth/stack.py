@@ -6,7 +6,7 @@ so that depth is the only thing that changes the function. A rest of blocks is t
 
 from model.config import ModelConfig
 from model.growth import limits
-from model.growth.blocks import stacked
+from model.growth.blocks import origin, stacked
 from model.growth.expansion import Expansion, NewUnits
 from model.growth.rules import Rule, growth_method
 
@@ -19,18 +19,13 @@ def stack(
 
     `new_units` and `copy_noise` as in `exact`.
     """
-    limits.refuse("stack", limits.impossible(source, target) + limits.changed_angles(source, target))
+    reasons = (
+        limits.impossible(source, target) + limits.changed_angles(source, target) + limits.newly_tied(source, target)
+    )
+    limits.refuse("stack", reasons)
     blocks = stacked(source.num_hidden_layers, target.num_hidden_layers)
     expansion = Expansion(source, target, new_units, copy_noise)
     return [
-        Rule(name, shape, (block_origin(name, blocks),), expansion.operation(name))
+        Rule(name, shape, (origin(name, blocks, source),), expansion.operation(name))
         for name, shape in target.tensor_shapes().items()
     ]
-
-
-def block_origin(name: str, blocks: list[int]) -> str:
-    """The source tensor's name, where target block i comes from source block `blocks[i]`."""
-    if not name.startswith("model.layers."):
-        return name
-    _, _, index, rest = name.split(".", 3)
-    return f"model.layers.{blocks[int(index)]}.{rest}"

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.growth.blocks import block_origins
 from model.growth.rules import Rule
 from model.rotary import rotary_tables, rotate
 from model.transformer import Attention, Block, Rotary, Transformer
@@ -48,7 +49,7 @@ def first_difference(
 
     if (found := apart(small_TD, large_TD)) > tolerance:
         return Parting("model.embed_tokens", found)
-    for index, (origin, silent) in enumerate(_block_origins(rules)):
+    for index, (origin, silent) in enumerate(block_origins(rules)):
         pair = _Pair(source, grown, origin, index, small_TD, large_TD)
         before_TD = small_TD
         for part in ("self_attn", "mlp"):
@@ -58,7 +59,8 @@ def first_difference(
                 return Parting(f"model.layers.{index}.{pair.culprit(part, silent, tolerance)}", found)
             small_TD, large_TD = small_TD if silent else small_TD + small_part, large_TD + large_part
     logits = [
-        _double(network.lm_head)(_double(network.model.final_layernorm)(x))
+        nn.functional.linear(_double(network.model.final_layernorm)(x), network.lm_head.weight.cpu().double())
+        + network.lm_head.bias.cpu().double()
         for network, x in ((source, small_TD), (grown, large_TD))
     ]
     found = _difference(*logits)
@@ -127,16 +129,6 @@ def _scores(attention: Attention, n_TD: Tensor, rotary: Rotary) -> Tensor:
     q_HTK, k_GTK = (rotate(x.transpose(0, 1)[None], *rotary)[0] for x in (q_THK, k_TGK))
     k_HTK = k_GTK.repeat_interleave(attention.heads // attention.kv_heads, 0)
     return q_HTK @ k_HTK.transpose(1, 2) * attention.head_size**-0.5
-
-
-def _block_origins(rules: Sequence[Rule]) -> list[tuple[int, bool]]:
-    """For each target block its source block, and whether it was inserted and should add nothing."""
-    sources = {rule.target: rule.sources for rule in rules}
-    origins = []
-    while (norm := sources.get(f"model.layers.{len(origins)}.input_layernorm.weight")) is not None:
-        silent = not sources[f"model.layers.{len(origins)}.mlp.fc2.weight"]
-        origins.append((int(norm[0].split(".")[2]), silent))
-    return origins
 
 
 def _products(x_TD: Tensor, eps: float) -> Tensor:

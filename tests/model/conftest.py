@@ -30,6 +30,7 @@ def network_of() -> Callable[..., Transformer]:
                 start, spread = (1.0, 0.3) if "norm.weight" in name else (0.0, 0.3)
                 if parameter.ndim == 2:  # a small embedding with an offset: LayerNorm's eps and centring then count
                     start, spread = (0.01, 0.02) if "embed" in name else (0.0, parameter.shape[1] ** -0.5)
+                    spread *= 4 if config.tie_word_embeddings and "embed" in name else 1  # it also makes the logits
                 parameter.copy_(start + spread * noise)
         return network.to(dtype)
 
@@ -45,7 +46,10 @@ def phi_of() -> Callable[[Transformer], PhiForCausalLM]:
             PhiConfig.from_dict(network.config.to_hf()), attn_implementation=attention, dtype=torch.float32
         )
         reference = reference.to(network.lm_head.weight.dtype).eval()
-        reference.load_state_dict(network.state_dict())
+        state = network.state_dict()
+        if network.config.tie_word_embeddings:  # which transformers lists under both names
+            state["lm_head.weight"] = state["model.embed_tokens.weight"]
+        reference.load_state_dict(state)
         return reference
 
     return convert

@@ -28,6 +28,7 @@ def by(config: ModelConfig, **changes) -> ModelConfig:
 
 GROUPED = by(SOURCE, num_attention_heads=4, head_dim=8, num_key_value_heads=2)
 NORMALIZED = by(SOURCE, qk_layernorm=True)
+TIED = by(SOURCE, tie_word_embeddings=True)
 PAIRS = {
     "ratios of phi-1.5 to phi-2": (SOURCE, to(hidden_size=60, intermediate_size=240, num_hidden_layers=4)),
     "nothing but width": (SOURCE, to(hidden_size=53, head_dim=8)),
@@ -65,6 +66,19 @@ PAIRS = {
         by(NORMALIZED, hidden_size=66, partial_rotary_factor=4 / 11 + 1e-9, layer_norm_eps=1e-4, num_hidden_layers=4),
     ),
     "normalized, larger rotary size": (NORMALIZED, by(NORMALIZED, hidden_size=96)),
+    "tied": (TIED, to(hidden_size=60, intermediate_size=240, num_hidden_layers=4, tie_word_embeddings=True)),
+    "tied, whole copies and pads": (TIED, to(hidden_size=132, num_attention_heads=11, tie_word_embeddings=True)),
+    "tied, three whole copies, another eps": (
+        TIED,
+        to(hidden_size=144, num_attention_heads=9, head_dim=16, layer_norm_eps=1e-3, tie_word_embeddings=True),
+    ),
+    "tied to untied": (TIED, to(hidden_size=60, intermediate_size=240, num_hidden_layers=4)),
+    "tied to untied, twice the width": (TIED, to(hidden_size=96, num_attention_heads=12)),
+    "tied to untied, same width": (TIED, to(num_hidden_layers=4)),
+    "tied, normalized": (
+        by(NORMALIZED, tie_word_embeddings=True),
+        by(NORMALIZED, hidden_size=72, num_attention_heads=9, tie_word_embeddings=True),
+    ),
 }
 SMALL_ANGLES = "by the base"  # transformers keeps rotary frequencies in fp32, and another base rounds them differently
 
@@ -156,10 +170,11 @@ def test_after_two_steps_every_tensor_and_every_new_unit_has_a_gradient(name: st
         assert seen.any(0).all(), tensor_name
 
 
+@pytest.mark.parametrize("source", [SOURCE, TIED])
 @pytest.mark.parametrize("new_units", ["random", "copies"])
-def test_after_forty_steps_no_two_units_are_equal(new_units: str, network_of, grow, train) -> None:
-    target = by(PAIRS["three whole copies"][1], num_hidden_layers=4)
-    grown = train(grow(network_of(SOURCE, dtype=torch.float32), target, new_units=new_units), 40, rate=1e-3)
+def test_after_forty_steps_no_two_units_are_equal(source: ModelConfig, new_units: str, network_of, grow, train) -> None:
+    target = by(PAIRS["three whole copies"][1], num_hidden_layers=4, tie_word_embeddings=source.tie_word_embeddings)
+    grown = train(grow(network_of(source, dtype=torch.float32), target, new_units=new_units), 40, rate=1e-3)
     for name, parameter in grown.named_parameters():
         if parameter.ndim == 2:
             for rows in (parameter.detach(), parameter.detach().T):
@@ -252,13 +267,26 @@ def test_live_copied_blocks_need_exact_false_which_gives_up_the_promise(network_
     assert not exact.claims_exact(new_blocks="copy", exact=False)
 
 
-def test_groups_activations_and_ties_are_refused_by_name() -> None:
+def test_groups_and_activations_are_refused_by_name() -> None:
     with pytest.raises(GrowthRefused, match=r"model.num_key_value_heads of at least 4, not 3"):
         GROWTH["exact"](GROUPED, by(GROUPED, num_attention_heads=6 - 3, num_key_value_heads=3))
     with pytest.raises(ImpossibleShape, match=r"model.hidden_act"):
         GROWTH["exact"](SOURCE, by(SOURCE, hidden_act="relu"))
-    with pytest.raises(ImpossibleShape, match=r"model.tie_word_embeddings"):
-        GROWTH["exact"](SOURCE, by(SOURCE, tie_word_embeddings=True))
+
+
+def test_two_matrices_cannot_become_one_and_with_exact_false_the_embedding_is_taken(network_of, grow) -> None:
+    tied = to(hidden_size=60, tie_word_embeddings=True)
+    words = r"model.tie_word_embeddings is true.*two matrices.*init.options.exact=false"
+    with pytest.raises(GrowthRefused, match=words):
+        GROWTH["exact"](SOURCE, tied)
+    with pytest.raises(GrowthRefused, match=r"stack cannot do this: model.tie_word_embeddings"):
+        GROWTH["stack"](SOURCE, tied)
+    source = network_of(SOURCE)
+    grown = grow(source, tied, exact=False)
+    assert compare(source, grown, windows(), torch.float64).max_rel_logit_diff > 1e-2
+    with torch.no_grad():  # the function that it keeps is the source's with its embedding as the head
+        source.lm_head.weight.copy_(source.model.embed_tokens.weight)
+    assert compare(source, grown, windows(), torch.float64).max_rel_logit_diff <= 1e-11
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ TARGET = dataclasses.replace(
     SOURCE, hidden_size=60, intermediate_size=240, num_hidden_layers=5, partial_rotary_factor=0.4
 )
 COPIED = dataclasses.replace(SOURCE, hidden_size=96, num_attention_heads=12, intermediate_size=384)
+TIED = dataclasses.replace(SOURCE, tie_word_embeddings=True)
 GROUPED = dataclasses.replace(SOURCE, num_key_value_heads=2, qk_layernorm=True)
 
 
@@ -105,6 +106,8 @@ def test_the_walk_names_the_tensor_that_is_wrong(tensor: str, place: str, networ
         (SOURCE, TARGET),
         (SOURCE, COPIED),
         (GROUPED, dataclasses.replace(GROUPED, hidden_size=72, num_attention_heads=9, num_key_value_heads=3)),
+        (TIED, dataclasses.replace(TARGET, tie_word_embeddings=True)),
+        (TIED, COPIED),
     ],
 )
 def test_the_walk_finds_nothing_where_the_promise_is_kept(config, target, options, network_of, grow) -> None:

@@ -102,6 +102,24 @@ def test_stack_repeats_live_blocks_and_grows_widths_exactly(network_of, grow) ->
         GROWTH["stack"](SOURCE, dataclasses.replace(SOURCE, hidden_size=36, head_dim=8))
 
 
+@pytest.mark.parametrize("method", ["stack", "rescale", "random", "continue"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_method_takes_a_tied_source_and_reads_its_one_matrix(method: str, tied: bool, network_of, grow) -> None:
+    source = network_of(dataclasses.replace(SOURCE, tie_word_embeddings=True))
+    target = dataclasses.replace(SOURCE if method == "continue" else LARGER, tie_word_embeddings=tied)
+    if method == "continue" and not tied:
+        with pytest.raises(GrowthRefused, match=r"tie_word_embeddings True -> False"):
+            grow(source, target, method)
+        return
+    needs = source.config if GROWTH[method].needs_source else None
+    made = {rule.target: rule for rule in GROWTH[method](needs, target)}
+    assert list(made) == list(target.tensor_shapes())
+    if needs and not tied:
+        assert made["lm_head.weight"].sources == ("model.embed_tokens.weight",)
+    if needs:
+        assert torch.isfinite(grow(source, target, method)(windows())).all()
+
+
 def test_random_growth_is_a_fresh_initialization_and_needs_no_source() -> None:
     grown = dict(apply(GROWTH["random"](None, SOURCE), {}, seed=3))
     expected = Transformer(SOURCE).initialize(3).state_dict()

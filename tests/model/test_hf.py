@@ -1,5 +1,6 @@
 """Model folders: transformers loads them and agrees; one file, shards and half precision are read, the rest refused."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -76,6 +77,23 @@ def test_tensors_are_stored_and_read_in_their_dtype(dtype: str, tmp_path: Path, 
         assert torch.equal(read[name], tensor.to(getattr(torch, dtype)))
         assert torch.equal(read[name], theirs[name])
     assert load_network(tmp_path / "m", torch.bfloat16).lm_head.weight.dtype == torch.bfloat16
+
+
+def test_a_tied_model_is_stored_once_and_ties_again_wherever_it_is_loaded(tmp_path: Path, network_of) -> None:
+    config = dataclasses.replace(CONFIG, tie_word_embeddings=True)
+    network = network_of(config, dtype=torch.float32)
+    save_folder(tmp_path / "m", network.state_dict(), config, None, END)
+    assert "lm_head.weight" not in load_file(tmp_path / "m" / "model.safetensors")
+    ids = torch.arange(20)[None]
+    loaded, theirs = load_network(tmp_path / "m"), AutoModelForCausalLM.from_pretrained(tmp_path / "m")
+    assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+    assert theirs.lm_head.weight is theirs.model.embed_tokens.weight
+    with torch.no_grad():
+        assert torch.equal(loaded(ids), network(ids))
+        assert theirs(ids).logits.allclose(network(ids), atol=1e-5)
+    state = network.state_dict()
+    save_file(state | {"lm_head.weight": state["model.embed_tokens.weight"].clone()}, tmp_path / "m/model.safetensors")
+    assert torch.equal(load_network(tmp_path / "m").lm_head.weight, network.lm_head.weight)  # stored twice
 
 
 def state_in_order(state: dict[str, torch.Tensor]) -> list[tuple[str, torch.Tensor]]:

@@ -1,5 +1,6 @@
 """The network: the function is transformers' Phi; recomputing changes nothing; generation is the forward pass."""
 
+import copy
 import itertools
 
 import pytest
@@ -17,6 +18,7 @@ SHAPES = {
     "grouped": ModelConfig(97, 64, 160, 2, 8, num_key_value_heads=2),
     "one group, normalized": ModelConfig(97, 48, 96, 2, 4, num_key_value_heads=1, qk_layernorm=True),
     "free head size": ModelConfig(97, 60, 100, 2, 4, num_key_value_heads=2, head_dim=24),
+    "tied": ModelConfig(97, 64, 160, 2, 8, tie_word_embeddings=True),
 }
 
 
@@ -66,6 +68,21 @@ def test_activation_checkpointing_changes_neither_loss_nor_gradients(network_of)
         loss_sum.backward()
         results.append([loss_sum.detach(), *(p.grad.clone() for p in network.parameters())])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_a_tied_head_is_one_matrix_that_learns_from_both_uses(network_of) -> None:
+    network = network_of(SHAPES["tied"], dtype=torch.float32)
+    assert set(network.state_dict()) == set(network.config.tensor_shapes())
+    assert sum(p.numel() for p in network.parameters()) == network.config.parameters
+    assert network.lm_head.weight is network.model.embed_tokens.weight
+    ids, labels = token_ids(network.config), token_ids(network.config, seed=2)
+    network.loss(ids, labels)[0].backward()
+    rows = network.model.embed_tokens.weight.grad.any(-1)
+    assert rows.all()  # also those of tokens that the input does not hold
+    copied = copy.deepcopy(network).to(torch.float64)
+    assert copied.lm_head.weight is copied.model.embed_tokens.weight is not network.lm_head.weight
+    assert copied.lm_head.weight.dtype == copied.lm_head.bias.dtype == torch.float64
+    assert copied.config.non_embedding_parameters == copied.config.parameters  # the one matrix is multiplied with
 
 
 def test_an_unknown_checkpointing_mode_is_refused_with_the_known_ones(network_of) -> None:
@@ -163,7 +180,7 @@ def test_initialization_is_the_same_for_the_same_seed_and_follows_its_rule() -> 
     assert (first["model.final_layernorm.weight"] == 1).all()
 
 
-@pytest.mark.parametrize("name", ["plain", "one group, normalized", "free head size"])
+@pytest.mark.parametrize("name", ["plain", "one group, normalized", "free head size", "tied"])
 def test_generation_with_a_cache_writes_what_the_full_forward_pass_prefers(name: str, network_of) -> None:
     network = network_of(SHAPES[name])
     ids = token_ids(network.config, rows=1, tokens=5)

@@ -200,3 +200,87 @@ def test_grow_that_is_refused_leaves_nothing_behind(source, tmp_path):
     with pytest.raises(UserError):
         grow.run(str(source), str(tmp_path / "grown"), ["model.num_hidden_layers=1"], text_path=None)
     assert not list(tmp_path.glob("*grown*"))
+
+
+def test_a_growth_that_is_killed_leaves_nothing_that_is_taken_for_a_model(tmp_path):
+    import os
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    from model.config import ModelConfig
+    from model.hf import save_folder
+    from model.transformer import Transformer
+
+    shape = ModelConfig(8192, 256, 1024, 4, 4, max_position_embeddings=64)  # large enough to be caught in the act
+    (tmp_path / "source").mkdir()
+    save_folder(tmp_path / "source", Transformer(shape).initialize(0).state_dict(), shape, None, "<|endoftext|>")
+    words = ["model.hidden_size=640", "model.partial_rotary_factor=0.2", "model.num_hidden_layers=9"]
+    command = [sys.executable, "-m", "pipeline", "grow", str(tmp_path / "source"), str(tmp_path / "grown"), *words]
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while process.poll() is None and not list(tmp_path.glob(".grown.*.part/*.partial")):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert list(tmp_path.glob(".grown.*.part"))  # it was killed while it wrote
+    assert not (tmp_path / "grown").exists()
+    assert not list(tmp_path.glob(".grown.*.part/model.safetensors"))
+    grow.run(str(tmp_path / "source"), str(tmp_path / "grown"), words, text_path=None)
+    assert (tmp_path / "grown" / "model.safetensors").is_file()
+    assert not list(tmp_path.glob(".grown.*.part"))  # nor do the dead process's gigabytes stay
+
+
+def test_a_truncated_source_is_refused_by_name_and_nothing_is_left(source, tmp_path):
+    from model.hf import UnreadableModel
+
+    weights = source / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(UnreadableModel, match=r"model\.safetensors is damaged"):
+        grow.run(str(source), str(tmp_path / "grown"), ["model.num_hidden_layers=4"], text_path=None)
+    assert not list(tmp_path.glob("*grown*"))
+
+
+def test_a_source_grows_from_before_its_decay_where_that_is_asked_for(source, data, monkeypatch, tmp_path):
+    import json
+
+    from safetensors.torch import load_file, save_file
+
+    from pipeline.artifacts import Step, hash_file
+
+    step = Step("pretrain", 1, lambda folder: {})
+    early = step.path / "checkpoints" / "step-00000007"
+    early.mkdir(parents=True)
+    source.rename(step.path / "model")
+    build(step, experiment="small")
+    state = load_file(step.path / "model" / "model.safetensors")
+    save_file({name: tensor + 0.01 for name, tensor in state.items()}, early / "model.safetensors")
+    index = {"files": {"model.safetensors": {"sha256": hash_file(early / "model.safetensors")}}}
+    (early / "checkpoint.json").write_text(json.dumps(index))
+    decay = {"kind": "decay", "step": 7, "end_step": 10, "progress": 0.0, "bound_by": "tokens"}
+    (step.path / "decisions.jsonl").write_text(json.dumps(decay) + "\n")
+    monkeypatch.setattr(initialize, "pretrain_step", lambda config: step)
+    monkeypatch.setattr(initialize, "source_config", lambda config: config)
+    monkeypatch.setattr(initialize, "_whole_model", lambda step: step.path / "model")
+    made = {
+        which: _build(_config({"method": "exact", "source": "small.yaml", "source_checkpoint": which}))
+        for which in ("final", "before_decay")
+    }
+    assert made["before_decay"]["source_checkpoint"] == {"which": "before_decay", "step": 7}
+    assert made["final"]["source_checkpoint"] == {"which": "final"}
+    assert made["before_decay"]["fingerprint"] != made["final"]["fingerprint"]
+    assert made["before_decay"]["source_bits_per_byte"] != made["final"]["source_bits_per_byte"]
+    assert all(manifest["max_rel_logit_diff"] <= 1e-5 for manifest in made.values())  # each against its own source
+    damaged = _config({"method": "exact", "source": "small.yaml", "source_checkpoint": "before_decay"})
+    with open(early / "model.safetensors", "ab") as file:
+        file.write(b"x")
+    with pytest.raises(UserError, match=r"is damaged; set init\.source_checkpoint=final"):
+        initialize.source_files(damaged)
+    (early / "checkpoint.json").unlink()
+    with pytest.raises(UserError, match=r"lacks its checkpoint of step 7; set init\.source_checkpoint=final"):
+        initialize.source_files(damaged)
+
+
+def test_a_folder_has_no_checkpoint_from_before_a_decay(source, data):
+    with pytest.raises(UserError, match="needs a source experiment"):
+        _build(_config({"method": "exact", "source": str(source), "source_checkpoint": "before_decay"}))

@@ -1,0 +1,77 @@
+"""phi-1.5's exact shape to phi-2's, streamed from synthetic fp16 weights: memory and time, in a process of its own."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.growth import GROWTH
+from model.growth.rules import stream
+from model.hf import load_config, open_state, save_folder
+from scripts.growth_bench.rows import Row, row
+
+PHI_1_5 = ModelConfig(51200, 2048, 8192, 24, 32)
+PHI_2 = ModelConfig(51200, 2560, 10240, 32, 32, partial_rotary_factor=0.4)
+GOALS = {"private_gb": ("<= 2.5", "<= 1.0"), "cpu_seconds": ("<= 120", "<= 60")}
+
+
+def run(quick: bool) -> list[Row]:
+    """`quick` takes 4 -> 5 blocks."""
+    shapes = (replace(PHI_1_5, num_hidden_layers=4), replace(PHI_2, num_hidden_layers=5)) if quick else (PHI_1_5, PHI_2)
+    with tempfile.TemporaryDirectory(prefix="bench_growth.") as folder:
+        needed = 2 * shapes[0].parameters + 4 * shapes[1].parameters
+        if shutil.disk_usage(folder).free < needed + 4e9:
+            raise SystemExit(f"{folder} needs {needed / 1e9:.0f} GB of free disk and 4 GB to spare; set TMPDIR")
+        save_folder(Path(folder) / "source", _synthetic(shapes[0]), shapes[0], None, "", "float16")
+        rows = []
+        for dtype in ("bfloat16", "float32"):
+            command = [sys.executable, str(Path(__file__).parents[1] / "bench_growth.py"), "--grow-once"]
+            command += [folder, dtype, json.dumps(asdict(shapes[1]))]
+            facts = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            for name, unit in (("private_gb", "GB"), ("cpu_seconds", "s"), ("wall_seconds", "s")):
+                rows.append(row(f"phi-1.5 to phi-2 as {dtype}: {name}", facts[name], unit, *GOALS.get(name, ("", ""))))
+            shutil.rmtree(Path(folder) / "grown")
+    return rows
+
+
+def _synthetic(config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+    noise = torch.randn(1 << 22, generator=torch.Generator().manual_seed(0)).mul_(0.02).half()
+    for name, shape in config.tensor_shapes().items():
+        if name.endswith("layernorm.weight"):
+            yield name, torch.ones(shape)
+        else:
+            yield name, noise.repeat(math.prod(shape) // noise.numel() + 1)[: math.prod(shape)].view(shape)
+
+
+def grow_once(folder: Path, dtype: str, target: ModelConfig) -> dict[str, float]:
+    """Grows folder/source to folder/grown. Private memory: what the kernel counts as anonymous, without the mapped
+    file's pages, with all that Python and torch hold."""
+    torch.set_num_threads(1)
+    peak, done = [0.0], threading.Event()
+    watcher = threading.Thread(target=_watch, args=(peak, done))
+    watcher.start()
+    wall, cpu = time.monotonic(), time.process_time()
+    rules = GROWTH["exact"](load_config(folder / "source"), target)
+    pieces = stream(rules, open_state(folder / "source"), seed=0)
+    save_folder(folder / "grown", pieces, target, None, "", dtype)
+    wall, cpu = time.monotonic() - wall, time.process_time() - cpu
+    done.set()
+    watcher.join()
+    return {"private_gb": peak[0], "cpu_seconds": cpu, "wall_seconds": wall}
+
+
+def _watch(peak: list[float], done: threading.Event) -> None:
+    while not done.wait(0.02):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        peak[0] = max(peak[0], *(int(line.split()[1]) / 1e6 for line in lines if line.startswith("RssAnon")))

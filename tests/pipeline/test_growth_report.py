@@ -1,0 +1,65 @@
+"""The pictures of growth: the bump where it is, both accountings, every block with where it comes from."""
+
+import dataclasses
+
+from model.config import ModelConfig
+from model.growth import GROWTH
+from model.growth.blocks import block_origins
+from pipeline import config as configs
+from pipeline import growth_report
+
+SMALL = ModelConfig(512, 32, 128, 3, 4)
+LARGE = ModelConfig(512, 40, 160, 4, 4, partial_rotary_factor=0.4)
+
+
+def _init(method: str = "exact") -> dict:
+    blocks = block_origins(GROWTH[method](SMALL, LARGE))
+    return {
+        "source_model": dataclasses.asdict(SMALL),
+        "blocks": [{"source": source, "silent": silent} for source, silent in blocks],
+        "parameters": {"source": SMALL.parameters, "grown": LARGE.parameters},
+    }
+
+
+def _rows(losses: list[float], hours: float) -> list[dict]:
+    return [
+        {"train/loss": y, "budget/tokens": 1000 * (i + 1), "budget/gpu_hours": hours * (i + 1) / len(losses)}
+        for i, y in enumerate(losses)
+    ]
+
+
+def test_the_bump_is_found_where_the_loss_rises_and_nowhere_else():
+    assert growth_report.bump([(0, 3.0), (1, 3.4), (2, 3.1), (3, 2.9)]) == (1, 3.4 - 3.0, 3)
+    assert growth_report.bump([(0, 3.0), (1, 2.9)])[1:] == (0.0, 0)
+    assert growth_report.bump([(0, 3.0), (1, 3.2)])[2] is None  # never back
+
+
+def test_the_map_names_silent_and_live_copies_and_every_block():
+    exact, stack = (growth_report.block_map(LARGE, _init(method)) for method in ("exact", "stack"))
+    assert exact.count("silent copy of block 0") == 1
+    assert stack.count("live copy of block 0") == 1
+    assert exact.count(">block 3<") == 1
+    assert exact.count("<line ") == 6  # embedding, four blocks, head
+
+
+def test_both_accountings_are_drawn_and_said_with_and_without_a_run_from_fresh_weights(monkeypatch):
+    model = {f.name: getattr(LARGE, f.name) for f in dataclasses.fields(LARGE)}
+    train = {"sequence_length": 64, "global_batch_tokens": 256}
+    init = {"method": "exact", "source": "small.yaml"}
+    config = configs.from_values({"name": "big", "model": model, "init": init, "train": train}, where="test")
+    falling = [8.0 - 0.1 * i for i in range(40)]
+    grown = _rows([4.1 - 0.02 * i for i in range(40)], 0.5)
+    monkeypatch.setattr(growth_report, "_source_rows", lambda config: _rows(falling, 0.25))
+    monkeypatch.setattr(growth_report, "_rows", lambda config: [])
+    alone = growth_report.growth_pictures(config, _init(), grown)
+    assert "name=big-scratch init.method=random init.source=null" in alone
+    assert "no re-warm bump" in alone
+    monkeypatch.setattr(growth_report, "_rows", lambda config: _rows(falling, 0.5))
+    beside = growth_report.growth_pictures(config, _init(), grown)
+    # scratch ends at the loss that the grown model begins with: nothing but the source's half of the hours is needed
+    assert "0.50 of its device-hours with the source counted, 0.00 with the source free" in beside
+    assert beside.count("<svg") == 3
+
+
+def test_fresh_weights_have_no_pictures_of_growth():
+    assert growth_report.growth_pictures(None, {"blocks": []}, []) == ""  # type: ignore[arg-type]
