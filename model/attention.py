@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model import cpu_kernels
+
 QUERY_BLOCK = 128  # queries per block: the upper half of the score matrix is mostly never computed
 EXPLICIT_MAX_TOKENS = 512  # above it the saved probabilities (T x T per head) cost more than they gain
 
@@ -177,14 +179,18 @@ class _Explicit(torch.autograd.Function):
         mask_QQ = torch.full((min(T, QUERY_BLOCK),) * 2, float("-inf"), dtype=q_NTK.dtype, device=q_NTK.device).triu(1)
         # Tokens before heads in memory: the output projection then reads it without another copy.
         o_BHTK = torch.empty(B, T, H, K, dtype=q_NTK.dtype, device=q_NTK.device).transpose(1, 2)
+        ctx.fused = fused = documents is None and cpu_kernels.usable(q_NTK)
         blocks = []
         for start, end in _query_blocks(T):
             scores_NQP = torch.bmm(q_NTK[:, start:end], k_NTK[:, :end].transpose(1, 2))
-            if documents is None:
+            if fused:
+                blocks.append(cpu_kernels.causal_softmax_(scores_NQP, start))
+            elif documents is None:
                 scores_NQP[:, :, start:] += mask_QQ[: end - start, : end - start]
             else:
                 scores_NQP.view(B, H, end - start, end).add_(documents.bias_B1QP(start, end, q_NTK.dtype))
-            blocks.append(torch.softmax(scores_NQP, -1))
+            if not fused:
+                blocks.append(torch.softmax(scores_NQP, -1))
             o_BHTK[:, :, start:end] = torch.bmm(blocks[-1], v_NTK[:, :end]).view(B, H, end - start, K)
         ctx.save_for_backward(q_NTK, k_NTK, v_NTK, *blocks)
         return o_BHTK
@@ -200,7 +206,10 @@ class _Explicit(torch.autograd.Function):
             do_NQK = do_NTK[:, start:end]
             dv_NTK[:, :end] += torch.bmm(p_NQP.transpose(1, 2), do_NQK)
             dp_NQP = torch.bmm(do_NQK, v_NTK[:, :end].transpose(1, 2))
-            ds_NQP = torch.ops.aten._softmax_backward_data(dp_NQP, p_NQP, -1, p_NQP.dtype)
+            if ctx.fused:
+                ds_NQP = cpu_kernels.causal_softmax_backward_(dp_NQP, p_NQP, start)
+            else:
+                ds_NQP = torch.ops.aten._softmax_backward_data(dp_NQP, p_NQP, -1, p_NQP.dtype)
             dq_NTK[:, start:end] = torch.bmm(ds_NQP, k_NTK[:, :end])
             dk_NTK[:, :end] += torch.bmm(ds_NQP.transpose(1, 2), q_NTK[:, start:end])
         dq_NTK *= K**-0.5

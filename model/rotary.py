@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model import cpu_kernels
 from model.config import ModelConfig
 
 
@@ -34,16 +35,18 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BHTK: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
         ctx.save_for_backward(cos_TR, sin_TR)
-        return _rotated(x_BHTK, cos_TR, sin_TR)
+        return _rotated(x_BHTK, cos_TR, sin_TR, 1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         cos_TR, sin_TR = ctx.saved_tensors
-        return _rotated(grads[0], cos_TR, -sin_TR), None, None  # the transpose of a rotation turns back
+        return _rotated(grads[0], cos_TR, sin_TR, -1), None, None  # the transpose of a rotation turns back
 
 
-def _rotated(x_BHTK: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
-    half = cos_TR.shape[-1]
+def _rotated(x_BHTK: Tensor, cos_TR: Tensor, sin_TR: Tensor, sign: int) -> Tensor:
+    if cpu_kernels.usable(x_BHTK):
+        return cpu_kernels.rotate(x_BHTK, cos_TR, sin_TR, sign)
+    half, sin_TR = cos_TR.shape[-1], sign * sin_TR
     y_BHTK = x_BHTK.clone(memory_format=torch.contiguous_format)
     first, second = x_BHTK[..., :half], x_BHTK[..., half : 2 * half]
     y_BHTK[..., :half] = torch.addcmul(first * cos_TR, second, sin_TR, value=-1)

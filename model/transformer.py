@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from model import cpu_kernels
 from model.attention import Documents, causal_attention, decode_attention
 from model.config import ModelConfig
 from model.generation import KeyValueCache, generate
@@ -31,7 +32,7 @@ class Transformer(nn.Module):
     `attention_kernel`: "auto" (by device and length) or a name in `model.attention.ATTENTION`.
     `document_end_id`: a token that ends a document; attention then does not look across it. None: it looks at all
     tokens before. Positions go on from document to document: rotary attention knows differences only. Generation
-    with a cache continues one document and takes no notice of it.
+    with a cache continues one document and takes no notice of it. `z_loss`: see `model.loss.chunked_cross_entropy`.
     """
 
     document_end_id: int | None
@@ -47,6 +48,7 @@ class Transformer(nn.Module):
         self.activation_checkpointing = "none"
         self.attention_kernel = "auto"
         self.document_end_id = None
+        self.z_loss = 0.0
 
     generate = generate
 
@@ -78,7 +80,8 @@ class Transformer(nn.Module):
         Labels are already shifted: labels[b, t] is the token that follows input_ids[b, t]; -100 is not counted.
         """
         h_ND = self.hidden(input_ids_BT).flatten(0, 1)
-        return chunked_cross_entropy(h_ND, self.lm_head.weight, self.lm_head.bias, labels_BT.flatten(), chunk_tokens)
+        head = self.lm_head
+        return chunked_cross_entropy(h_ND, head.weight, head.bias, labels_BT.flatten(), chunk_tokens, self.z_loss)
 
     @torch.no_grad()
     def initialize(self, seed: int) -> "Transformer":
@@ -193,4 +196,5 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, n_BTD: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(n_BTD), approximate="tanh"))
+        u_BTF = self.fc1(n_BTD)
+        return self.fc2(cpu_kernels.gelu(u_BTF) if cpu_kernels.usable(u_BTF) else F.gelu(u_BTF, approximate="tanh"))

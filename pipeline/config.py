@@ -108,6 +108,8 @@ class TrainConfig:
     keep_checkpoints: int = _key(2, "newest ones kept, besides the one from before the decay", RUNTIME)
     log_every_steps: int = _key(10, "steps between two rows of metrics", RUNTIME)
     device: str = _key("auto", "auto | cpu | cuda | mps", RUNTIME)
+    decay_min_score: float | None = _key(None, "from the decay's start on only documents scored this or more")
+    z_loss: float = _key(0.0, "adds this times log(Z)^2 of each token's softmax to the loss, 1e-4 where used; 0 = off")
 
 
 @dataclass
@@ -354,6 +356,14 @@ def _mixing_problems(config: Config) -> Iterable[str]:
                     f"train.{key} gives a share to '{name}' and data.sources.{name}.weight=0 says not to train on it; "
                     "remove one of them"
                 )
+    least = train.decay_min_score
+    if least is not None and not 0 <= least <= 1:
+        yield f"train.decay_min_score is {least}; expected 0 to 1 (`data.filters.quality` scores so), or null"
+    if least is not None and train.max_epochs is not None:
+        yield (
+            "train.decay_min_score reads documents again that the stable phase has read, which train.max_epochs does "
+            "not count: set one of them to null"
+        )
     limits = train.max_epochs if isinstance(train.max_epochs, Mapping) else {"": train.max_epochs}
     if train.max_epochs is not None and (
         set(limits) - {"", *sources} or not all(_is_number(limit) and limit > 0 for limit in limits.values())
@@ -389,6 +399,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.weight_decay": (0, 1e3),
     "train.clip_norm": (0, 1e9),
     "train.warmup_steps": (0, 1e9),
+    "train.z_loss": (0, 1),
     "train.decay_share": (0.01, 0.99),
     "train.validate_every_share": (1e-6, 1e9),
     "train.checkpoint_every_seconds": (1e-3, 1e9),

@@ -1,7 +1,7 @@
 """Batches as a pure function of (seed, sequence index): nothing is stored, any position is computed directly.
 
-In: token sets of the train split, `train.mix`, `decay_mix`, `max_epochs`, `packing`, and the step at which the decay
-starts, once that is decided. Out: windows of `sequence_length` tokens with their labels.
+In: token sets of the train split, `train.mix`, `decay_mix`, `decay_min_score`, `max_epochs`, `packing`, and the
+step at which the decay starts, once that is decided. Out: windows of `sequence_length` tokens with their labels.
 How: a source is cut into windows (packing.py). The order of an epoch is a keyed permutation of the window numbers.
 Which source the n-th sequence comes from follows from the shares (mixing.py). So resuming needs one integer, and a
 change of the batch size does not disturb the order.
@@ -10,6 +10,7 @@ Letters: B sequences, T tokens.
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,10 +20,12 @@ from torch import Tensor
 
 from pipeline.config import Config
 from pipeline.corpus.shards import TokenSet
+from pipeline.errors import UserError
 from pipeline.training.mixing import Order, caps_of, effective_weights, key_of, permute
 from pipeline.training.packing import IGNORED_LABEL, BestFit, Stream, windows_of
 
 MOST_STEPS = 2**40  # never reached
+BEST = " (best)"  # of a source's name: its documents of `train.decay_min_score` or more, read in the decay
 
 
 class Batch(NamedTuple):
@@ -52,10 +55,28 @@ class TokenBatches:
         self.packing = train.packing
         self.weights = effective_weights(config, counts)
         self.decay_weights = None if train.decay_mix is None else effective_weights(config, counts, "decay_mix")
+        if train.decay_min_score is not None:
+            self.decay_weights = self._add_best(config, filled, train.decay_min_score)
         self.caps = caps_of(train.max_epochs, counts)
         self._orders = lru_cache(maxsize=4)(self._make_order)
         self.order = self.order_from(None)
         self.start_step = 0
+
+    def _add_best(self, config: Config, sets: Mapping[str, TokenSet], min_score: float) -> dict[str, int]:
+        """Adds the streams of well scored documents; returns their shares in the decay."""
+        train = config.train
+        best = {n: windows_of(s, train.sequence_length, train.packing, min_score) for n, s in sets.items()}
+        counts = {name: stream.count for name, stream in best.items() if stream.count > 0}
+        if not counts:
+            raise UserError(
+                f"no train document has a score of train.decay_min_score={min_score:g} or more; lower it, or set it "
+                "to null"
+            )
+        self.streams |= {name + BEST: replace(best[name], name=name + BEST) for name in counts}
+        for name in counts:
+            index = sets[name].index
+            self.tokens[name + BEST] = int(index["length"][index["score"] >= min_score].sum(dtype=np.int64))
+        return {name + BEST: weight for name, weight in effective_weights(config, counts, "decay_mix").items()}
 
     def decay_from(self, step: int | None) -> None:
         """From here on the order is the one for a decay that starts at `step` (None: not decided)."""
@@ -144,6 +165,7 @@ class TokenBatches:
     def describe(self, steps: int | None, decay_step: int | None, at_most: bool) -> str:
         """One line for a person: tokens, share, repetition of every source. `steps`: of the whole run, if known."""
         counts = {name: stream.count for name, stream in self.streams.items()}
+        whole = {name: count for name, count in counts.items() if not name.endswith(BEST)}
         planned = None if steps is None else self.order_from(decay_step).counts_before(steps * self.batch_sequences)
         parts = []
         for name, tokens in self.tokens.items():
@@ -151,7 +173,7 @@ class TokenBatches:
             part = f"{name} {tokens:,} tokens, {100 * share:.1f}% of the mix"
             if self.decay_weights is not None:
                 part += f" ({100 * _share(self.decay_weights, name):.1f}% in the decay)"
-            ratio = share / _share(counts, name)
+            ratio = share / _share(whole, name) if name in whole else 1.0
             part += f", sampled {ratio:.2f}x" if abs(ratio - 1) > 0.005 else ""
             if planned is not None:
                 part += f", {'at most ' if at_most else ''}{planned.get(name, 0) / counts[name]:.2f} epochs"

@@ -33,6 +33,7 @@ class PretrainModule(LightningModule):
         self.automatic_optimization = False
         self.network, self.train_config = network, train
         network.activation_checkpointing = train.activation_checkpointing
+        network.z_loss = train.z_loss
         self.optimizer = MasterWeights(
             network,
             lambda groups: OPTIMIZERS[train.optimizer](

@@ -28,11 +28,31 @@ IGNORED_LABEL = -100
 STREAM, BEST_FIT = "stream", "best_fit"
 
 
-def windows_of(tokens: TokenSet, sequence_length: int, packing: str = STREAM) -> "Stream | BestFit":
-    """The windows of a source under `train.packing`."""
+def windows_of(
+    tokens: TokenSet, sequence_length: int, packing: str = STREAM, min_score: float | None = None
+) -> "Stream | BestFit":
+    """The windows of a source under `train.packing`; with `min_score` of its documents of that score or more."""
+    index = tokens.index if min_score is None else tokens.index[tokens.index["score"] >= min_score]
     if packing == BEST_FIT:
-        return BestFit(tokens.name, tokens.tokens, tokens.index, sequence_length)
-    return Stream(tokens.name, tokens.tokens, sequence_length)
+        return BestFit(tokens.name, tokens.tokens, index, sequence_length)
+    flat = tokens.tokens if min_score is None else Selection(tokens.tokens, index)
+    return Stream(tokens.name, flat, sequence_length)
+
+
+class Selection:
+    """The tokens of some documents as one flat array, end to end; 16 bytes of memory per document, nothing copied."""
+
+    def __init__(self, tokens: np.ndarray, index: np.ndarray) -> None:
+        self.tokens = tokens
+        self.end = np.cumsum(index["length"], dtype=np.int64)
+        # What is added to a place of the selection to find it in the whole.
+        self.shift = index["offset"].astype(np.int64) - (self.end - index["length"])
+
+    def __len__(self) -> int:
+        return int(self.end[-1]) if len(self.end) else 0
+
+    def __getitem__(self, places: np.ndarray) -> np.ndarray:
+        return self.tokens[places + self.shift[np.searchsorted(self.end, places, side="right")]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +60,7 @@ class Stream:
     """The windows of one source as one long text. `count` windows per epoch, the last one may be shorter."""
 
     name: str
-    tokens: np.ndarray
+    tokens: "np.ndarray | Selection"
     sequence_length: int
 
     @property

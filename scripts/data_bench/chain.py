@@ -16,7 +16,8 @@ from data_filters.table import FILTERS
 from pipeline import config as configs
 from pipeline.artifacts import read_manifest
 from pipeline.config import Config, from_values
-from scripts.data_bench.corpus import Sample, at_least, at_most, paired, row, sample
+from scripts.bench_rows import at_least, at_most, row
+from scripts.data_bench.corpus import Sample, paired, sample
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ("gopher_repetition", "gopher_quality", "c4", "fineweb")

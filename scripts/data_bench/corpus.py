@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import random
 import resource
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datatrove.data import Document
+from loguru import logger
 
 from pipeline.corpus.python_library import PythonLibrary
 
@@ -19,6 +19,8 @@ DISTRIBUTIONS = (
     "pygments", "regex", "rich", "sympy", "torchmetrics", "typer", "urllib3",
 )  # fmt: skip
 PROSE_DISTRIBUTIONS = (*DISTRIBUTIONS, "pytorch-lightning", "torch", "transformers")
+logger.remove()  # datatrove writes a page a step, which is not what is measured
+
 RUNS = 5
 SEED = 0
 
@@ -92,24 +94,3 @@ def paired(
                 times[side].append(cpu_seconds() - before)
     medians = [sorted(t)[len(t) // 2] for t in times]
     return medians[0], medians[1], results[0], results[1]
-
-
-def one_core() -> None:
-    """This process and its children on one core, one thread each."""
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
-        os.environ[name] = "1"
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-
-def row(name: str, value: Any, unit: str, goal: Any = None, met: bool | None = None) -> dict[str, Any]:
-    """One line of the table; `goal` None: reported, not judged."""
-    return {"name": name, "value": value, "unit": unit, "goal": goal, "met": met}
-
-
-def at_least(name: str, value: float, unit: str, goal: float) -> dict[str, Any]:
-    return row(name, round(value, 4), unit, f">= {goal:g}", value >= goal)
-
-
-def at_most(name: str, value: float, unit: str, goal: float) -> dict[str, Any]:
-    return row(name, round(value, 4), unit, f"<= {goal:g}", value <= goal)

@@ -6,7 +6,8 @@ from typing import Any
 
 from pipeline.corpus.contamination import Index, Item
 from pipeline.corpus.words import plain_words
-from scripts.data_bench.corpus import at_least, at_most, row, sample
+from scripts.bench_rows import at_least, at_most, row
+from scripts.data_bench.corpus import sample
 
 ITEMS, PLANTED = 500, 400
 

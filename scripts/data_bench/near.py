@@ -20,7 +20,8 @@ from pipeline.corpus.duplicates import (
 )
 from pipeline.corpus.exercises import Exercises
 from pipeline.corpus.words import WordHashes, ngrams, plain_words, without_numbers
-from scripts.data_bench.corpus import Sample, at_least, at_most, paired, row, sample
+from scripts.bench_rows import at_least, at_most, row
+from scripts.data_bench.corpus import Sample, paired, sample
 
 BUCKETS, ROWS = 14, 8  # datatrove's defaults
 

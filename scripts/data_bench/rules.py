@@ -20,7 +20,8 @@ from data_filters.fineweb import FineWebQuality
 from data_filters.gopher import GopherQuality
 from data_filters.repetition import GopherRepetition
 from data_filters.words import whitespace_splitter
-from scripts.data_bench.corpus import RUNS, at_least, row, sample
+from scripts.bench_rows import at_least, row
+from scripts.data_bench.corpus import RUNS, sample
 
 Row = dict[str, Any]
 Answer = tuple[str | None, str]

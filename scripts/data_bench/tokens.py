@@ -9,7 +9,8 @@ import numpy as np
 
 from pipeline.corpus.encoder import Encoder
 from pipeline.corpus.tokenizing import END_OF_TEXT, Encode, _train, load_tokenizer, open_ids, token_dtype
-from scripts.data_bench.corpus import Sample, at_least, paired, row, sample
+from scripts.bench_rows import at_least, row
+from scripts.data_bench.corpus import Sample, paired, sample
 
 VOCAB_SIZE = 16_384
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from scripts.data_bench.corpus import at_most, row
+from scripts.bench_rows import at_most, row
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = str(ROOT / "configs" / "tiny.yaml")

@@ -40,6 +40,22 @@ def test_loss_and_gradients_are_those_of_the_full_logits(chunk: int, dtype: torc
         assert (ours - theirs).norm() <= tolerance * theirs.norm()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 2e-6), (torch.bfloat16, 1e-2)]
+)
+def test_z_loss_is_in_the_gradient_and_not_in_the_loss(dtype: torch.dtype, tolerance: float) -> None:
+    (h, weight, bias), labels = inputs(dtype)
+    loss_sum, count = chunked_cross_entropy(h, weight, bias, labels, 16, z_loss=0.1)
+    got = torch.autograd.grad(loss_sum / count, (h, weight, bias))
+    logits = F.linear(h, weight, bias).double()
+    log_z = logits.logsumexp(-1)[labels >= 0]
+    plain = F.cross_entropy(logits, labels)
+    wanted = torch.autograd.grad(plain + 0.1 * log_z.square().mean(), (h, weight, bias))
+    torch.testing.assert_close((loss_sum / count).double(), plain, rtol=max(1e-6, tolerance / 100), atol=0)
+    for ours, theirs in zip(got, wanted, strict=True):
+        assert (ours - theirs).norm() <= tolerance * theirs.norm()
+
+
 def test_a_label_with_vanishing_probability_has_its_true_loss() -> None:
     (h, weight, bias), labels = inputs(torch.float32, scale=12.0)  # losses of hundreds of nats: exp underflows
     loss_sum, _ = chunked_cross_entropy(h, weight, bias, labels, 16)

@@ -104,3 +104,16 @@ def test_the_source_config_is_found_beside_the_config_that_names_it(monkeypatch,
 def test_a_source_model_brings_its_tokenizer():
     config = configs.load(TINY, ["init.source=some/model"])
     assert config.tokenizer.path == "some/model"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["train.decay_min_score=1.5"], "train.decay_min_score is 1.5; expected 0 to 1"),
+        (["train.decay_min_score=0.7", "train.max_epochs=2"], "set one of them to null"),
+        (["train.z_loss=-1"], "train.z_loss is -1"),
+    ],
+)
+def test_values_of_the_training_recipe_that_cannot_be(overrides, said):
+    with pytest.raises(UserError, match=said):
+        configs.load(TINY, overrides)

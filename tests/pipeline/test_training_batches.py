@@ -131,3 +131,47 @@ def test_a_mix_with_a_source_that_has_no_tokens_names_it() -> None:
         batches({"a": 700, "b": 1}, mix={"a": 0.5, "b": 0.5})
     with pytest.raises(UserError, match="kept no tokens"):
         batches({"a": 1})
+
+
+def scored(name: str, lengths: list[int], scores: list[float]) -> TokenSet:
+    """Documents of these lengths; every token says where it lies."""
+    ends = np.cumsum(lengths)
+    rows = [(e - n, n, 4 * n, s) for e, n, s in zip(ends, lengths, scores, strict=True)]
+    return TokenSet(name, np.arange(ends[-1], dtype=np.uint32), np.array(rows, INDEX_DTYPE))
+
+
+@pytest.mark.parametrize("packing", ["stream", "best_fit"])
+def test_the_decay_reads_only_documents_of_the_score_asked_for(packing: str) -> None:
+    sets = {"a": scored("a", [30, 9, 40, 25], [0.2, 0.9, 0.1, 0.8]), "b": scored("b", [50], [0.3])}
+    train = TrainConfig(sequence_length=LENGTH, global_batch_tokens=2 * LENGTH, packing=packing, decay_min_score=0.8)
+    stream = TokenBatches(sets, Config(name="test", train=train))
+    stream.decay_from(5)
+    good = {*range(30, 39), *range(79, 104)}
+    seen = [
+        set(stream.batch(step).input_ids_BT.flatten().tolist()) for step in range(5 + stream.streams["a (best)"].count)
+    ]
+    assert not set().union(*seen[:5]) <= good  # the stable phase reads everything
+    decay = set().union(*seen[5:])
+    assert decay <= good
+    assert good - decay <= {38, 103}  # each document once per epoch; a last token is only ever a label
+    assert stream.epochs(10)["a (best)"] == 0
+    assert stream.epochs(10 + stream.streams["a (best)"].count)["a (best)"] == 1
+    assert "a (best) 34 tokens, 0.0% of the mix (100.0% in the decay)" in stream.describe(10, 5, at_most=False)
+    assert stream.shares(10, 20) == {"a": 0, "b": 0, "a (best)": 1}
+    again = TokenBatches(sets, Config(name="test", train=train))
+    again.decay_from(5)
+    assert torch.equal(again.batch(9).input_ids_BT, stream.batch(9).input_ids_BT)  # a function of the step alone
+
+
+def test_a_score_that_no_document_has_is_an_error() -> None:
+    train = TrainConfig(sequence_length=LENGTH, global_batch_tokens=2 * LENGTH, decay_min_score=0.95)
+    with pytest.raises(UserError, match=r"train\.decay_min_score=0\.95"):
+        TokenBatches({"a": scored("a", [30], [0.2])}, Config(name="test", train=train))
+
+
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    stream = batches({"a": 7 * 200 + 1}, seed=2)
+    windows = [stream.window_numbers(stream.streams["a"], np.arange(200) + 200 * epoch) for epoch in range(3)]
+    for first, second in ((0, 1), (1, 2), (0, 2)):
+        assert sorted(windows[first]) == sorted(windows[second])
+        assert np.mean(windows[first] == windows[second]) < 0.05

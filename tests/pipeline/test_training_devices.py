@@ -46,6 +46,41 @@ def test_a_cpu_computes_in_bf16_only_where_it_is_fast(
     assert devices.choose(TrainConfig(device="cpu", precision="bf16-true")).precision == "bf16-true"
 
 
+@pytest.mark.parametrize(
+    ("precision", "flags", "setting"),
+    [
+        ("auto", {"avx512_bf16"}, "medium"),
+        ("32-true", {"avx512_bf16"}, "medium"),  # oneDNN's fp32 products are fp32-accurate there
+        ("auto", {"amx_bf16"}, "medium"),
+        ("32-true", {"amx_bf16"}, "highest"),  # "medium" would compute in bf16 through AMX
+    ],
+)
+def test_who_asks_for_fp32_gets_products_as_accurate_as_fp32(
+    precision: str, flags: set[str], setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "cpu_flags", lambda: frozenset(flags))
+    before = torch.get_float32_matmul_precision()
+    try:
+        devices.choose(TrainConfig(device="cpu", precision=precision))
+        assert torch.get_float32_matmul_precision() == setting
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_what_was_chosen_for_the_cpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
+    monkeypatch.setattr(devices.cpu_kernels, "why_not", lambda: None)
+    said = devices.choose(TrainConfig(device="cpu")).describe()
+    assert "avx512_bf16" in said
+    assert "passes between products fused" in said
+    monkeypatch.setattr(devices.cpu_kernels, "why_not", lambda: "no C compiler")
+    monkeypatch.setattr(devices.platform, "libc_ver", lambda: ("", ""))
+    said = devices.choose(TrainConfig(device="cpu")).describe()
+    assert "torch's own passes (no C compiler)" in said
+    assert "allocator as it comes (no glibc)" in said
+    assert "passes" not in devices.choose(TrainConfig(device="cpu", precision="32-true")).describe()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
 def test_a_device_that_is_not_there_names_what_is() -> None:
     with pytest.raises(UserError, match=r"train\.device is 'cuda', this machine has cpu"):

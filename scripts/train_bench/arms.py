@@ -1,0 +1,55 @@
+"""Every arm by name, and the process that runs one: `python -m scripts.train_bench.arms NAME SHAPE`, in a race."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
+
+from scripts.train_bench import ours, peers
+from scripts.train_bench.race import Meter
+from scripts.train_bench.shapes import SHAPES, Shape
+
+MODULE = "scripts.train_bench.arms"
+GIVEN = " + our settings"  # allocator thresholds and oneDNN for fp32 products, as `hornbook pretrain` sets them
+
+Run = Callable[[Shape, Meter], None]
+OURS, BARE, BARE_FP32 = "hornbook", "hornbook, bare loop", "hornbook 32-true, bare loop"
+WANDB = "hornbook, W&B offline"
+LITGPT = "litgpt bf16-mixed"
+PEERS: dict[str, Run] = {
+    LITGPT: partial(peers.litgpt, precision="bf16-mixed"),
+    "litgpt bf16-true (no fp32 weights)": partial(peers.litgpt, precision="bf16-true"),
+    "litgpt 32-true": partial(peers.litgpt, precision="32-true"),
+    "transformers loop, fp32": partial(peers.transformers_loop, autocast=False),
+    "transformers loop, bf16 autocast": partial(peers.transformers_loop, autocast=True),
+    "transformers Trainer, fp32": partial(peers.transformers_trainer, bf16=False),
+    "transformers Trainer, bf16": partial(peers.transformers_trainer, bf16=True),
+    "nanoGPT loop, fp32": partial(peers.nanogpt_loop, autocast=False),
+    "nanoGPT loop, bf16 autocast": partial(peers.nanogpt_loop, autocast=True),
+    "litgpt bf16-mixed, compiled": partial(peers.litgpt, precision="bf16-mixed", compiled=True),
+}
+ARMS: dict[str, Run] = {
+    OURS: partial(ours.lightning, precision="auto"),
+    BARE: partial(ours.bare, precision="auto"),
+    BARE_FP32: partial(ours.bare, precision="32-true"),
+    WANDB: partial(ours.lightning, precision="auto", wandb=True),
+    **PEERS,
+}
+
+
+def main(name: str, shape: str) -> None:
+    """Trains the arm until the race's parent closes its pipe."""
+    warnings.simplefilter("ignore")
+    meter = Meter()
+    if name.endswith(GIVEN):
+        import torch
+
+        from pipeline.training import devices
+
+        devices.keep_big_blocks()
+        torch.set_float32_matmul_precision("medium")
+    ARMS[name.removesuffix(GIVEN)](SHAPES[shape], meter)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,105 @@
+"""Bits per byte after a fixed time of one core: `hornbook pretrain`'s recipe beside a nanoGPT-style loop's defaults.
+
+Only training steps are charged, in CPU seconds; both learning rates follow the spent share of the budget, so that no
+arm is punished for a horizon that was set wrong. nanoGPT's values are those of its small (character) example.
+"""
+
+import math
+import time
+
+import torch
+
+from pipeline.training.budget import Budget, Plan, Verdict
+from pipeline.training.decisions import Decisions
+from scripts.bench_rows import Rows, at_most, row
+from scripts.train_bench import nanogpt, ours, task
+from scripts.train_bench.shapes import SHAPES
+
+SHAPE = SHAPES["S"]
+RATE, LEAST_RATE, BETA2, WARMUP_SHARE = 1e-3, 1e-4, 0.99, 0.05
+GOAL = 0.75
+
+
+def run(seconds: float) -> Rows:
+    """`seconds` of CPU time for each arm."""
+    text = task.load()
+    theirs, their_steps = train_nanogpt(text, seconds)
+    mine, my_steps = train_ours(text, seconds)
+    name = f"bits per byte on held-out text after {seconds:g} CPU seconds"
+    tokens = SHAPE.step_tokens / 1e6
+    return [
+        row(f"{name}: nanoGPT loop", round(theirs, 4), "bits/byte"),
+        row("its tokens", round(their_steps * tokens, 3), "million"),
+        row(f"{name}: hornbook", round(mine, 4), "bits/byte"),
+        row("its tokens", round(my_steps * tokens, 3), "million"),
+        at_most(f"{name}: share of the nanoGPT loop's (reach 0.70)", mine / theirs, "", GOAL),
+    ]
+
+
+def train_ours(text: task.Task, seconds: float, seed: int = 0, **train: object) -> tuple[float, int]:
+    """(bits per byte, steps) of our module with its defaults, the budget deciding when the decay starts."""
+    from pipeline.training.batches import TokenBatches
+    from pipeline.training.validation import Validation
+
+    config = ours.experiment(SHAPE, **{"learning_rate": 3e-3, **train})
+    config.seed = seed
+    module, _ = ours.module_of(config)
+    batches, decisions, spent = TokenBatches({"train": text.train}, config), Decisions(None), 0.0
+    plan = Plan(seconds, None, config.train.decay_share, checkpoint_every_seconds=math.inf, validate_every_share=2.0)
+    budget = Budget(plan, lambda: spent, decisions)
+    for number, batch in enumerate(ours.steps_without_end(batches)):
+        started = time.process_time()
+        module.segments = decisions.segments()
+        module.training_step(batch, number)
+        used = time.process_time() - started
+        spent += used
+        budget.measured.step(used)
+        if budget.decide(module.step) == Verdict.FINISH:
+            break
+    result = Validation({"held_out": text.held_out}, SHAPE.tokens).run(module.network)
+    assert result is not None
+    return result["held_out"], module.step
+
+
+def train_nanogpt(text: task.Task, seconds: float, seed: int = 0) -> tuple[float, int]:
+    """(bits per byte, steps) of the nanoGPT-style loop with its defaults, in fp32 as it runs on a CPU."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    model = nanogpt.GPT(SHAPE)
+    adamw = nanogpt.optimizer(model, RATE, BETA2)
+    step = nanogpt.step(model, adamw, autocast=False)
+    ids, spent, steps = torch.from_numpy(text.train.tokens.astype("int64")), 0.0, 0
+    while spent < seconds:
+        started = time.process_time()
+        for group in adamw.param_groups:
+            group["lr"] = _cosine(spent / seconds)
+        starts = torch.randint(len(ids) - SHAPE.tokens - 1, (SHAPE.windows,)).tolist()
+        step(
+            torch.stack([ids[at : at + SHAPE.tokens] for at in starts]),
+            torch.stack([ids[at + 1 : at + 1 + SHAPE.tokens] for at in starts]),
+        )
+        spent, steps = spent + time.process_time() - started, steps + 1
+    return _bits_per_byte(model, text), steps
+
+
+def _cosine(progress: float) -> float:
+    if progress < WARMUP_SHARE:
+        return RATE * max(progress / WARMUP_SHARE, 1e-3)
+    half = 0.5 + 0.5 * math.cos(math.pi * (progress - WARMUP_SHARE) / (1 - WARMUP_SHARE))
+    return LEAST_RATE + (RATE - LEAST_RATE) * half
+
+
+@torch.no_grad()
+def _bits_per_byte(model: nanogpt.GPT, text: task.Task) -> float:
+    """Over windows that do not overlap, as `Validation` cuts them."""
+    from pipeline.training.packing import Stream
+
+    stream = Stream("held_out", text.held_out.tokens, SHAPE.tokens)
+    nats, predicted = 0.0, 0
+    for part in torch.arange(stream.count).split(32):
+        inputs, labels = (torch.from_numpy(a) for a in stream.windows(part.numpy()))
+        labels = labels.masked_fill(labels < 0, -1)
+        count = int((labels >= 0).sum())
+        nats += float(model.loss(inputs, labels)) * count
+        predicted += count
+    return nats / predicted / math.log(2) / text.bytes_per_token

@@ -1,0 +1,152 @@
+"""The compiled CPU passes against torch in fp64: one bf16 rounding apart, NaN kept, and torch's own without them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from model import cpu_kernels
+from model.config import ModelConfig
+from model.transformer import Transformer
+
+ROUNDING = 2.0**-8  # of a result to bf16, relative, with room for fp32 sums
+needs_kernels = pytest.mark.skipif(cpu_kernels.available() is None, reason=f"{cpu_kernels.why_not()}")
+GENERATOR = torch.Generator().manual_seed(5)
+
+
+def values(*shape: int, scale: float = 1.0) -> torch.Tensor:
+    return (scale * torch.randn(shape, generator=GENERATOR)).bfloat16()
+
+
+def assert_rounded(got: torch.Tensor, expected: torch.Tensor, floor: float = 1e-6) -> None:
+    assert ((got.double() - expected).abs() <= ROUNDING * expected.abs() + floor).all()
+
+
+@needs_kernels
+@pytest.mark.parametrize("vocabulary", [7, 300, 8192])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_cross_entropy_and_its_gradient(vocabulary: int, scale: float) -> None:
+    logits, labels = values(13, vocabulary, scale=scale), torch.arange(13) % vocabulary
+    labels[::5] = -100
+    wide = logits.double().requires_grad_()
+    expected = F.cross_entropy(wide, labels, reduction="none", ignore_index=-100)
+    (gradient,) = torch.autograd.grad(expected.sum(), wide)
+    untouched = logits.clone()
+    torch.testing.assert_close(
+        cpu_kernels.cross_entropy_(untouched, labels, grad=False).double(), expected, atol=2e-5, rtol=2e-6
+    )
+    assert torch.equal(untouched, logits)
+    loss = cpu_kernels.cross_entropy_(logits, labels, grad=True)
+    torch.testing.assert_close(loss.double(), expected, atol=2e-5, rtol=2e-6)
+    assert_rounded(logits, gradient)
+    sums = torch.ones(vocabulary)
+    cpu_kernels.add_column_sums_(sums, logits)
+    torch.testing.assert_close(sums.double(), 1 + logits.double().sum(0), atol=1e-5, rtol=1e-5)
+
+
+@needs_kernels
+def test_gelu_and_its_gradient_over_all_bf16_numbers_of_use() -> None:
+    every = torch.arange(-32768, 32768, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    x = every[every.abs() < 1e31]  # below -1e31 it ends at -1e-6 and not at 0
+    wide = x.double().requires_grad_()
+    expected = F.gelu(wide, approximate="tanh")
+    (gradient,) = torch.autograd.grad(expected.sum(), wide)
+    x.requires_grad_()
+    got = cpu_kernels.gelu(x)
+    assert_rounded(got, expected.detach())
+    assert_rounded(torch.autograd.grad(got.sum(), x)[0], gradient)
+
+
+@needs_kernels
+@pytest.mark.parametrize(("queries", "start"), [(1, 0), (5, 0), (40, 24)])
+def test_causal_softmax_and_its_gradient(queries: int, start: int) -> None:
+    keys = start + queries
+    scores, upstream = values(3, queries, keys, scale=4.0), values(3, queries, keys)
+    hidden = torch.ones(queries, keys).triu(start + 1).bool()
+    expected = scores.double().masked_fill(hidden, float("-inf")).softmax(-1)
+    p = cpu_kernels.causal_softmax_(scores, start)
+    assert_rounded(p, expected)
+    assert not p[:, hidden].any()
+    d = upstream.double()
+    ds = p.double() * (d - (d * p.double()).sum(-1, keepdim=True))
+    assert_rounded(cpu_kernels.causal_softmax_backward_(upstream, p, start), ds, floor=2e-6)
+
+
+@needs_kernels
+def test_what_is_not_finite_stays_visible() -> None:
+    for bad in (float("nan"), float("inf")):
+        logits, scores, x = values(2, 64), values(1, 4, 4), values(64)
+        logits[1, 3] = scores[0, 3, 1] = x[9] = bad
+        assert cpu_kernels.cross_entropy_(logits, torch.tensor([1, 2]), grad=True).isfinite().tolist() == [True, False]
+        assert cpu_kernels.causal_softmax_(scores, 0)[0, 3].isnan().any()
+        assert not cpu_kernels.gelu(x)[9].isfinite()
+
+
+@needs_kernels
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_whole_step_agrees_with_torchs_own_operations_and_with_fp32(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ModelConfig(512, 64, 256, 2, 4, partial_rotary_factor=0.5, max_position_embeddings=160)
+    ids = torch.randint(0, 512, (3, 161), generator=GENERATOR)
+    before = torch.get_num_threads()
+
+    def step(dtype: torch.dtype) -> tuple[float, torch.Tensor]:
+        network = Transformer(config).initialize(1).to(dtype)
+        loss_sum, count = network.loss(ids[:, :-1], ids[:, 1:])
+        (loss_sum / count).backward()
+        return float(loss_sum.detach() / count), torch.cat([p.grad.flatten().float() for p in network.parameters()])
+
+    try:
+        torch.set_num_threads(threads)
+        loss, gradient = step(torch.bfloat16)
+        exact_loss, exact = step(torch.float32)
+        monkeypatch.setattr(cpu_kernels, "usable", lambda x: False)
+        own_loss, own = step(torch.bfloat16)
+    finally:
+        torch.set_num_threads(before)
+    assert loss == pytest.approx(exact_loss, abs=2e-3)
+    assert loss == pytest.approx(own_loss, abs=2e-3)
+    error, own_error = (gradient - exact).norm() / exact.norm(), (own - exact).norm() / exact.norm()
+    assert error < 1.1 * own_error  # no further from fp32 than torch's own bf16 operations are
+    assert error < 2e-2
+
+
+@needs_kernels
+def test_a_label_past_the_vocabulary_is_an_error() -> None:
+    with pytest.raises(IndexError, match="label 64 of a vocabulary of 64"):
+        cpu_kernels.cross_entropy_(values(2, 64), torch.tensor([1, 64]), grad=True)
+
+
+def test_a_compiler_that_fails_is_named_and_torch_used(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o755)
+    caches = (cpu_kernels.available, cpu_kernels.why_not, cpu_kernels._load, cpu_kernels._library)
+    for function in caches:
+        function.cache_clear()
+    monkeypatch.setenv("CC", str(broken))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert not cpu_kernels.usable(values(2))
+    assert cpu_kernels.why_not()
+    assert not list(tmp_path.glob("hornbook/*.so"))
+    for function in caches:
+        function.cache_clear()
+
+
+def test_other_tensors_are_left_to_torch() -> None:
+    assert not cpu_kernels.usable(torch.zeros(2))
+    with FakeTensorMode():
+        assert not cpu_kernels.usable(torch.zeros(2, dtype=torch.bfloat16))
+
+
+def test_without_a_compiler_torchs_own_operations_are_used_and_the_reason_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for function in (cpu_kernels.available, cpu_kernels.why_not):
+        function.cache_clear()
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert not cpu_kernels.usable(values(2))
+    assert cpu_kernels.why_not()
+    for function in (cpu_kernels.available, cpu_kernels.why_not):
+        function.cache_clear()
