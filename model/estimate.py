@@ -2,8 +2,9 @@
 
 In: a model's shape, the settings that decide memory, the windows of a micro-batch. Out: bytes by kind at the peak.
 The step is the one that trains (model, loss, optimizer, policies), run twice under torch's FakeTensorMode, which
-computes shapes only; every storage is counted from its birth to its end. Memory is linear in blocks and in windows, so
-2 and 4 blocks of 1 and 2 windows tell the rest. Tensors are fake CPU tensors: attention goes through SDPA and the loss
+computes shapes only; every storage is counted from its birth to its end. Each phase's peak is linear in blocks and in
+windows, so 2 and 4 blocks of 1 and 2 windows tell the rest. The backward pass is three phases (last block, first block,
+between): activations are all there in its first, gradients in its last, and which is larger changes with depth. Tensors are fake CPU tensors: attention goes through SDPA and the loss
 takes the chunks of a GPU, which keep what a GPU keeps. Not seen: the CUDA context, workspaces of its libraries, blocks
 the allocator rounds up or cannot join; `OVERHEAD_BYTES` and `FRAGMENTATION` stand for them and are unmeasured so far.
 """
@@ -87,7 +88,7 @@ class Plan:
         }
 
     def estimate(self, windows: int, device_memory_bytes: int | None = None) -> MemoryEstimate:
-        phases = self._traces[self.blocks[0], WINDOWS[0]]
+        phases = dict.fromkeys(phase for trace in self._traces.values() for phase in trace)
         totals = {phase: {kind: self._extend(phase, kind, windows) for kind in KINDS} for phase in phases}
         phase = max(totals, key=lambda name: sum(totals[name].values()))
         found = MemoryEstimate(windows, totals[phase], phase, None)
@@ -107,14 +108,14 @@ class Plan:
         """Linear in windows, then linear in blocks; never below 0."""
         at = []
         for blocks in self.blocks:
-            one, two = (self._traces[blocks, count][phase].get(kind, 0) for count in WINDOWS)
+            one, two = (self._traces[blocks, count].get(phase, {}).get(kind, 0) for count in WINDOWS)
             at.append(one + (two - one) * (windows - 1))
         slope = 0 if len(at) == 1 else (at[1] - at[0]) / (self.blocks[1] - self.blocks[0])
         return max(0, round(at[0] + slope * (self.layers - self.blocks[0])))
 
 
 def trace_step(config: ModelConfig, settings: TrainSettings, windows: int) -> dict[str, dict[str, int]]:
-    """Phase (forward, backward, optimizer) -> bytes by kind at that phase's peak, of the second step."""
+    """Phase of the step -> bytes by kind at that phase's peak, of the second step."""
     with FakeTensorMode(), _Storages() as storages:
         network = Transformer(config)
         network.activation_checkpointing, network.attention_kernel = settings.activation_checkpointing, "sdpa"
@@ -127,6 +128,7 @@ def trace_step(config: ModelConfig, settings: TrainSettings, windows: int) -> di
                 storages.name(tensors, kind)
         for parameter in {id(p): p for p in (*weights.weights, *weights.masters)}.values():
             parameter.register_post_accumulate_grad_hook(lambda p: storages.name([p.grad], "gradients"))
+        _mark_backward(network, storages)
         for _ in range(2):
             storages.peaks.clear()
             for _ in range(1 + settings.accumulate):
@@ -146,8 +148,22 @@ def _micro_batch(network: Transformer, ids_BT: torch.Tensor, storages: "_Storage
     h_ND = network.hidden(ids_BT).flatten(0, 1)
     storages.begin("loss", "loss")
     loss_sum = network.head_loss(h_ND, ids_BT, GPU_CHUNK_TOKENS)[0]
-    storages.begin("backward", "workspace")
+    storages.begin("backward of the last block", "workspace")
     (loss_sum / ids_BT.numel()).backward()
+
+
+def _mark_backward(network: Transformer, storages: "_Storages") -> None:
+    """The phases of the backward pass begin where the gradient of a block's output arrives."""
+    layers = network.model.layers
+    if len(layers) < 2:
+        return
+    for block, phase in ((layers[-2], "backward between"), (layers[0], "backward of the first block")):
+
+        def mark(module: Any, args: Any, output: torch.Tensor, phase: str = phase) -> None:
+            if storages.phase == "forward":  # not where the block is recomputed
+                output.register_hook(lambda _: storages.begin(phase, "workspace"))
+
+        block.register_forward_hook(mark)
 
 
 class _Storages(TorchDispatchMode):
@@ -158,11 +174,11 @@ class _Storages(TorchDispatchMode):
         self.peaks: dict[str, Counter[str]] = {}
         self._living: Counter[str] = Counter()
         self._kinds: dict[int, list[Any]] = {}
-        self._kind, self._phase, self._total, self._most = "weights", "", 0, 0
+        self._kind, self.phase, self._total, self._most = "weights", "", 0, 0
 
     def begin(self, phase: str, kind: str) -> None:
         """From here on new storages are of this kind and the peak is this phase's."""
-        self._phase, self._kind = phase, kind
+        self.phase, self._kind = phase, kind
         self._most = sum(self.peaks.get(phase, Counter()).values())
         self._note()
 
@@ -194,9 +210,9 @@ class _Storages(TorchDispatchMode):
         self._note()
 
     def _note(self) -> None:
-        if self._phase and self._total > self._most:
+        if self.phase and self._total > self._most:
             self._most = self._total
-            self.peaks[self._phase] = self._living.copy()
+            self.peaks[self.phase] = self._living.copy()
 
     def _forget(self, key: int) -> None:
         kind, count = self._kinds.pop(key)
