@@ -27,6 +27,7 @@ from model.transformer import Transformer
 KINDS = ("weights", "gradients", "optimizer", "activations", "loss", "workspace")
 OVERHEAD_BYTES = int(1.2 * 2**30)  # CUDA context and library workspaces; unmeasured
 FRAGMENTATION = 1.04  # share the caching allocator holds above what is allocated; unmeasured
+BETWEEN = "backward between"
 BLOCKS, WINDOWS = (2, 4), (1, 2)
 
 
@@ -89,6 +90,8 @@ class Plan:
 
     def estimate(self, windows: int, device_memory_bytes: int | None = None) -> MemoryEstimate:
         phases = dict.fromkeys(phase for trace in self._traces.values() for phase in trace)
+        if len(self.blocks) > 1:
+            phases.pop(BETWEEN, None)  # lies between its neighbours in memory too, and two blocks have none between
         totals = {phase: {kind: self._extend(phase, kind, windows) for kind in KINDS} for phase in phases}
         phase = max(totals, key=lambda name: sum(totals[name].values()))
         found = MemoryEstimate(windows, totals[phase], phase, None)
@@ -157,7 +160,7 @@ def _mark_backward(network: Transformer, storages: "_Storages") -> None:
     layers = network.model.layers
     if len(layers) < 2:
         return
-    for block, phase in ((layers[-2], "backward between"), (layers[0], "backward of the first block")):
+    for block, phase in ((layers[-2], BETWEEN), (layers[0], "backward of the first block")):
 
         def mark(module: Any, args: Any, output: torch.Tensor, phase: str = phase) -> None:
             if storages.phase == "forward":  # not where the block is recomputed

@@ -39,7 +39,11 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
     }
     parameters = list(network.parameters())
     return [
-        {"params": [p for p in parameters if linear.get(id(p)) is False], "weight_decay": weight_decay, "matrices": True},
+        {
+            "params": [p for p in parameters if linear.get(id(p)) is False],
+            "weight_decay": weight_decay,
+            "matrices": True,
+        },
         {"params": [p for p in parameters if linear.get(id(p)) is True], "weight_decay": weight_decay},
         {"params": [p for p in parameters if id(p) not in linear], "weight_decay": 0.0},
     ]

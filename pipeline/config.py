@@ -85,7 +85,9 @@ class InitConfig:
 class TrainConfig:
     sequence_length: int = _key(256, "tokens per window")
     global_batch_tokens: int = _key(8192, "tokens per optimizer step")
-    micro_batch: int = _key(0, "windows per forward pass; 0 = what fits the card, by plan; on a CPU what fits its caches", RUNTIME)
+    micro_batch: int = _key(
+        0, "windows per forward pass; 0 = what fits the card, by plan; on a CPU what fits its caches", RUNTIME
+    )
     optimizer: str = _key("adamw", "`hornbook list optimizers`")
     learning_rate: float = _key(3e-3, "peak")
     beta1: float = _key(0.9, "decay of AdamW's first moment")
@@ -340,8 +342,8 @@ def _in_backward_problems(train: TrainConfig) -> Iterable[str]:
         return
     if train.clip_norm:
         yield (
-            f"train.optimizer_in_backward is true and train.clip_norm is {train.clip_norm:g}: the norm of all gradients "
-            "is not known before the first weight moves; set train.clip_norm=0, or train.optimizer_in_backward=false"
+            f"train.optimizer_in_backward is true and train.clip_norm is {train.clip_norm:g}: the norm of all "
+            "gradients is not known before the first weight moves; set train.clip_norm=0, or train.optimizer_in_backward=false"
         )
     windows = train.global_batch_tokens // train.sequence_length
     if train.micro_batch not in (0, windows):

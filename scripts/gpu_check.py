@@ -91,16 +91,23 @@ def main() -> None:
         return
     ends = time.monotonic() + args.seconds
     found: dict[str, Any] = {"environment": environment(device), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    parts: list[tuple[str, Callable[[], Any]]] = [("kernels", lambda: kernels(device)), ("resume", lambda: resume(args))]
+    parts: list[tuple[str, Callable[[], Any]]] = [
+        ("kernels", lambda: kernels(device)),
+        ("resume", lambda: resume(args)),
+    ]
     parts += [(f"case {i}", lambda c=c: run_case(c, device)) for i, c in enumerate(CPU_CASES if args.cpu else CASES)]
     for name, part in parts:
         started = time.monotonic()
         found[name] = attempt(part) if started < ends else {"skipped": f"{args.seconds:g} s are over"}
         found[name]["seconds"] = round(time.monotonic() - started, 1)
         (args.out / "gpu_check.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        print(f"{name}: {found[name].get('error') or found[name].get('skipped') or 'done'}", file=sys.stderr, flush=True)
+        print(
+            f"{name}: {found[name].get('error') or found[name].get('skipped') or 'done'}", file=sys.stderr, flush=True
+        )
     print(table(found))
-    raise SystemExit(any("error" in part or part.get("ok") is False for part in found.values() if isinstance(part, dict)))
+    raise SystemExit(
+        any("error" in part or part.get("ok") is False for part in found.values() if isinstance(part, dict))
+    )
 
 
 def attempt(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -159,7 +166,10 @@ def kernels(device: torch.device) -> dict[str, Any]:
         checks[f"checkpointing {policy}"] = distance(gradients(device, torch.float32, policy), reference), 1e-5
     if device.type == "cuda":
         for policy in ("none", "selective", "full"):
-            checks[f"compiled bf16 {policy}"] = distance(gradients(device, torch.bfloat16, policy, True), reference), 0.05
+            checks[f"compiled bf16 {policy}"] = (
+                distance(gradients(device, torch.bfloat16, policy, True), reference),
+                0.05,
+            )
     losses = {name: optimizer_loss(device, name, "32-true") for name in OPTIMIZERS}
     checks["adamw8bit against adamw"] = abs(losses["adamw8bit"] - losses["adamw"]), 0.05
     checks["adamw4bit against adamw"] = abs(losses["adamw4bit"] - losses["adamw"]), 0.3
@@ -180,7 +190,7 @@ def loss_error(device: torch.device) -> float:
     expected.backward()
     errors = [(loss_sum - expected).abs() / expected]
     errors += [(a.grad.float() - b.grad).norm() / b.grad.norm() for a, b in zip(low, plain, strict=True)]  # type: ignore
-    return max(float(error) for error in errors)
+    return max(float(error.detach()) for error in errors)
 
 
 def gradients(device: torch.device, dtype: torch.dtype, policy: str = "none", compiled: bool = False) -> torch.Tensor:
@@ -239,9 +249,7 @@ def batch_of(config: ModelConfig, windows: int, tokens: int, device: torch.devic
 def run_case(case: Case, device: torch.device) -> dict[str, Any]:
     """Predicted and measured peak, tokens per second and MFU of one row. Memory that runs out is an answer too."""
     config = SHAPES[case.shape]
-    settings = TrainSettings(
-        case.sequence_length, case.precision, case.optimizer, case.checkpointing, case.in_backward
-    )
+    settings = TrainSettings(case.sequence_length, case.precision, case.optimizer, case.checkpointing, case.in_backward)
     predicted = estimate_memory(config, settings, case.windows)
     row: dict[str, Any] = {**asdict(case), "predicted_bytes": predicted.traced_bytes, "by_kind": predicted.by_kind}
     try:
@@ -318,7 +326,11 @@ def resume(args: argparse.Namespace) -> dict[str, Any]:
             subprocess.run(command, check=True, timeout=120)
         lines = (folder / "losses.jsonl").read_text(encoding="utf-8").splitlines()
         losses[name] = {row["step"]: row["loss"] for row in map(json.loads, lines)}
-    return {"ok": losses["killed"] == losses["unbroken"], "killed_after_step": killed_at or SAVE_AT, "steps": RESUME_STEPS}
+    return {
+        "ok": losses["killed"] == losses["unbroken"],
+        "killed_after_step": killed_at or SAVE_AT,
+        "steps": RESUME_STEPS,
+    }
 
 
 def kill_after_checkpoint(child: "subprocess.Popen[bytes]", folder: Path) -> int:
@@ -368,14 +380,19 @@ def train_child(folder: Path, device: torch.device) -> None:
 
 def table(found: dict[str, Any]) -> str:
     facts = found["environment"]
-    lines = [f"{facts.get('card', 'CPU, tiny sizes: no figures of a GPU')}, torch {facts['packages']['torch']}, {facts['commit'][:10]}"]
+    lines = [
+        f"{facts.get('card', 'CPU, tiny sizes: no figures of a GPU')}, torch {facts['packages']['torch']}, "
+        f"{facts['commit'][:10]}"
+    ]
     missing = [name for name, number in facts["packages"].items() if number == "missing"]
     if missing:
         lines.append(f"missing here: {', '.join(missing)} (`hornbook` itself needs omegaconf; this check does not)")
     for name in ("kernels", "resume"):
         part = found[name]
         bad = [check for check, row in part.get("checks", {}).items() if not row["ok"]]
-        lines.append(f"{name}: {'ok' if part.get('ok') else part.get('error') or part.get('skipped') or bad or 'NOT equal'}")
+        lines.append(
+            f"{name}: {'ok' if part.get('ok') else part.get('error') or part.get('skipped') or bad or 'NOT equal'}"
+        )
     lines.append(f"{'shape':6} {'batch':>9} {'recompute':9} {'compile':7} {'weights':10} {'optimizer':14} "
                  f"{'plan GiB':>8} {'peak GiB':>8} {'tokens/s':>10} {'MFU':>6}")  # fmt: skip
     for name, row in found.items():

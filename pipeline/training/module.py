@@ -165,5 +165,7 @@ def _divisors(train: TrainConfig) -> list[int]:
 
 def _card_bytes() -> int:
     """Of the card, or of the share that this process may use."""
-    share = torch.cuda.get_per_process_memory_fraction() if hasattr(torch.cuda, "get_per_process_memory_fraction") else 1
+    share = (
+        torch.cuda.get_per_process_memory_fraction() if hasattr(torch.cuda, "get_per_process_memory_fraction") else 1
+    )
     return int(torch.cuda.mem_get_info()[1] * share)

@@ -53,7 +53,9 @@ def plain_fp32(steps: int) -> tuple[Transformer, list[float]]:
 
 
 # bf16-mixed differs by the rounding of the forward and backward pass only; bf16-true also loses small updates.
-@pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-5), ("bf16-mixed", 0.02), ("bf16-true", 0.1), ("bf16-sr", 0.05)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("32-true", 1e-5), ("bf16-mixed", 0.02), ("bf16-true", 0.1), ("bf16-sr", 0.05)]
+)
 def test_training_agrees_with_a_plain_fp32_loop(precision: str, tolerance: float) -> None:
     _, expected = plain_fp32(40)
     losses = train(*driven(precision), steps=range(40))
