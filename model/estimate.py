@@ -4,9 +4,10 @@ In: a model's shape, the settings that decide memory, the windows of a micro-bat
 The step is the one that trains (model, loss, optimizer, policies), run twice under torch's FakeTensorMode, which
 computes shapes only; every storage is counted from its birth to its end. Each phase's peak is linear in blocks and in
 windows, so 2 and 4 blocks of 1 and 2 windows tell the rest. The backward pass is three phases (last block, first block,
-between): activations are all there in its first, gradients in its last, and which is larger changes with depth. Tensors are fake CPU tensors: attention goes through SDPA and the loss
-takes the chunks of a GPU, which keep what a GPU keeps. Not seen: the CUDA context, workspaces of its libraries, blocks
-the allocator rounds up or cannot join; `OVERHEAD_BYTES` and `FRAGMENTATION` stand for them and are unmeasured so far.
+between): activations are all there in its first, gradients in its last, and which is larger changes with depth.
+Tensors are fake CPU tensors: attention goes through SDPA and the loss takes the chunks of a GPU, which keep what a GPU
+keeps. Not seen: the CUDA context, workspaces of its libraries, blocks that the allocator rounds up or cannot join, what
+torch.compile fuses; `OVERHEAD_BYTES` and `FRAGMENTATION` stand for them and are unmeasured so far.
 """
 
 import weakref
@@ -113,8 +114,9 @@ class Plan:
         for blocks in self.blocks:
             one, two = (self._traces[blocks, count].get(phase, {}).get(kind, 0) for count in WINDOWS)
             at.append(one + (two - one) * (windows - 1))
-        slope = 0 if len(at) == 1 else (at[1] - at[0]) / (self.blocks[1] - self.blocks[0])
-        return max(0, round(at[0] + slope * (self.layers - self.blocks[0])))
+        if len(at) > 1:
+            at[0] += (at[-1] - at[0]) / (self.blocks[-1] - self.blocks[0]) * (self.layers - self.blocks[0])
+        return max(0, round(at[0]))
 
 
 def trace_step(config: ModelConfig, settings: TrainSettings, windows: int) -> dict[str, dict[str, int]]:

@@ -7,6 +7,8 @@ because a moment rounded to 0 makes the step explode (4-bit optimizers, arXiv 23
 Letters: M values, S blocks, Q values of a block.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -33,10 +35,10 @@ class Quantizer:
         book = codebook(bits, signed)
         self.bits, self.block = bits, BLOCK_VALUES[bits]
         self.book = torch.tensor(book, device=device)
-        self.borders = torch.tensor([(a + b) / 2 for a, b in zip(book, book[1:], strict=False)], device=device)
+        self.borders = torch.tensor([(a + b) / 2 for a, b in pairwise(book)], device=device)
 
     def quantize(self, values_M: Tensor) -> tuple[Tensor, Tensor]:
-        """(codes, scales_S) of a flat fp32 tensor; the last block may be short. Codes are uint8, two a byte in 4 bits."""
+        """(codes, scales_S) of a flat fp32 tensor; its last block may be short. Codes: uint8, two a byte in 4 bits."""
         count = values_M.numel()
         if count % self.block:
             values_M = torch.nn.functional.pad(values_M, (0, -count % self.block))

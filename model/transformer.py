@@ -29,10 +29,10 @@ Rotary = tuple[Tensor, Tensor]  # cos_TR, sin_TR
 class Transformer(nn.Module):
     """A Phi causal language model. Works in fp64, fp32 and bf16, and on the meta device.
 
-    `activation_checkpointing`: "none" keeps all activations, 14 D a token and block. "selective" does not keep the GELU's
-    result, 4 D, and computes it again: of all that is kept it costs the least time for the most bytes (one pass over
-    memory; what remains are the inputs of matrix products and of the attention). "full" keeps each block's input, D,
-    and recomputes the rest: a third more FLOPs.
+    `activation_checkpointing`: "none" keeps all activations, 14 D a token and block. "selective" does not keep the
+    GELU's result, 4 D, and computes it again: of all that is kept it costs the least time for the most bytes (one pass
+    over memory; what remains are the inputs of matrix products and of the attention). "full" keeps each block's input,
+    D, and recomputes the rest: a third more FLOPs.
     `attention_kernel`: "auto" (by device and length) or a name in `model.attention.ATTENTION`.
     `document_end_id`: a token that ends a document; attention then does not look across it. None: it looks at all
     tokens before. Positions go on from document to document: rotary attention knows differences only. Generation
@@ -102,7 +102,7 @@ class Transformer(nn.Module):
         are masked only the MLPs are compiled: masks are made on first use, and flex_attention compiles itself.
         """
         for block in self.model.layers:
-            (block if self.document_end_id is None else block.mlp).compile(dynamic=False)
+            (block if self.document_end_id is None else block.mlp).compile(dynamic=False)  # type: ignore[operator]
 
     def _recompute(self) -> str:
         if self.activation_checkpointing not in ACTIVATION_CHECKPOINTING:

@@ -1,7 +1,7 @@
 """Optimizers that write one tensor at a time: AdamW with states of 32, 8 or 4 bits, and Muon; rounding to bf16.
 
-In: parameters with gradients. Out: moved parameters. Unlike torch's own they can update a tensor as soon as its gradient
-is there (`update_one`, for the step inside the backward pass), keep states in fewer bits, and add fp32 updates to bf16
+In: parameters with gradients. Out: moved parameters. Unlike torch's own they can update a tensor as soon as it has its
+gradient (`update_one`, for the step inside the backward pass), keep states in fewer bits, and add fp32 updates to bf16
 weights with stochastic rounding. AdamW works through flat slices, so that fp32 temporaries stay small. A true
 `found_inf` (a tensor, as torch's fused optimizers read it) leaves everything as it was, and no number is read by the
 host.

@@ -343,7 +343,8 @@ def _in_backward_problems(train: TrainConfig) -> Iterable[str]:
     if train.clip_norm:
         yield (
             f"train.optimizer_in_backward is true and train.clip_norm is {train.clip_norm:g}: the norm of all "
-            "gradients is not known before the first weight moves; set train.clip_norm=0, or train.optimizer_in_backward=false"
+            "gradients is not known before the first weight moves; set train.clip_norm=0, or "
+            "train.optimizer_in_backward=false"
         )
     windows = train.global_batch_tokens // train.sequence_length
     if train.micro_batch not in (0, windows):

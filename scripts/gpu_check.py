@@ -183,7 +183,7 @@ def loss_error(device: torch.device) -> float:
     h, weight, bias = (torch.randn(shape, generator=generator).to(device) for shape in ((600, 64), (999, 64), (999,)))
     labels = torch.randint(0, 999, (600,), generator=generator).to(device)
     low = [tensor.bfloat16().requires_grad_() for tensor in (h, weight, bias)]
-    loss_sum = chunked_cross_entropy(*low, labels)[0]
+    loss_sum = chunked_cross_entropy(low[0], low[1], low[2], labels)[0]
     loss_sum.backward()
     plain = [tensor.detach().float().requires_grad_() for tensor in low]
     expected = torch.nn.functional.cross_entropy(torch.addmm(plain[2], plain[0], plain[1].t()), labels, reduction="sum")
