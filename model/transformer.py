@@ -29,7 +29,7 @@ Rotary = tuple[Tensor, Tensor]  # cos_TR, sin_TR
 class Transformer(nn.Module):
     """A Phi causal language model. Works in fp64, fp32 and bf16, and on the meta device.
 
-    `activation_checkpointing`: "none" keeps all activations, 14 D a token and block. "selective" does not keep the
+    `activation_checkpointing`: "none" keeps all activations, 15 D a token and block. "selective" does not keep the
     GELU's result, 4 D, and computes it again: of all that is kept it costs the least time for the most bytes (one pass
     over memory; what remains are the inputs of matrix products and of the attention). "full" keeps each block's input,
     D, and recomputes the rest: a third more FLOPs.
