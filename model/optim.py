@@ -1,8 +1,9 @@
 """Optimizers, and the fp32 master weights of a network that computes in bf16.
 
-In: a network with gradients. Out: updated weights and the gradient's norm. One class serves the three precisions:
+In: a network with gradients. Out: updated weights and the gradient's norm. One class serves all precisions:
 "bf16-mixed" (bf16 weights and gradients, fp32 masters and sums), "bf16-true" (bf16 only: updates below about 2^-9 of a
-weight are lost), "32-true" (fp32 only). Nothing here waits for a GPU: the norm is returned as a tensor.
+weight are lost), "bf16-sr" (bf16 weights, updates computed in fp32 and rounded stochastically, so that small ones
+count on average), "32-true" (fp32 only). Nothing here waits for a GPU: the norm is returned as a tensor.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,34 +14,102 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW, Optimizer
 
-PRECISIONS = {"bf16-mixed": torch.bfloat16, "bf16-true": torch.bfloat16, "32-true": torch.float32}
+from model.updates import Muon, SlicedAdamW, Updates
+
+PRECISIONS = {
+    "bf16-mixed": torch.bfloat16,
+    "bf16-true": torch.bfloat16,
+    "bf16-sr": torch.bfloat16,
+    "32-true": torch.float32,
+}
 FUSED_DEVICES = ("cuda", "cpu", "mps")
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: the matrices of Linear layers (the head included) decay, everything else does not.
+    """Three groups: the blocks' matrices (marked `matrices`) and the head's decay, everything else does not.
 
     Biases and norms are offsets and scales, where a pull to 0 changes the function without regularizing it. The
     embedding is a matrix by form only: a row sees a gradient when its token occurs, and would decay at every step, so
     that rare tokens shrink towards 0.
     """
-    linear = {id(module.weight) for module in network.modules() if isinstance(module, nn.Linear)}
+    linear = {
+        id(module.weight): "lm_head" in name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear)
+    }
     parameters = list(network.parameters())
     return [
-        {"params": [p for p in parameters if id(p) in linear], "weight_decay": weight_decay},
+        {
+            "params": [p for p in parameters if linear.get(id(p)) is False],
+            "weight_decay": weight_decay,
+            "matrices": True,
+        },
+        {"params": [p for p in parameters if linear.get(id(p)) is True], "weight_decay": weight_decay},
         {"params": [p for p in parameters if id(p) not in linear], "weight_decay": 0.0},
     ]
 
 
 def adamw(
-    groups: list[dict[str, Any]], learning_rate: float, beta1: float = 0.9, beta2: float = 0.95, eps: float = 1e-8
+    groups: list[dict[str, Any]],
+    learning_rate: float,
+    beta1: float = 0.9,
+    beta2: float = 0.95,
+    eps: float = 1e-8,
+    sliced: bool = False,
 ) -> Optimizer:
-    """AdamW (arXiv 1711.05101), fused into one kernel where the device has it. beta2 0.95: short runs, large steps."""
+    """AdamW (arXiv 1711.05101), fused into one kernel where the device has it. beta2 0.95: short runs, large steps.
+
+    `sliced`: ours instead of torch's, with fp32 moments for any weights; stochastic rounding and the step inside the
+    backward pass need it.
+    """
+    if sliced:
+        return SlicedAdamW(groups, learning_rate, (beta1, beta2), eps)
     device = groups[0]["params"][0].device.type
     return AdamW(groups, lr=learning_rate, betas=(beta1, beta2), eps=eps, fused=device in FUSED_DEVICES or None)
 
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adamw": adamw}
+def adamw8bit(
+    groups: list[dict[str, Any]],
+    learning_rate: float,
+    beta1: float = 0.9,
+    beta2: float = 0.95,
+    eps: float = 1e-8,
+    sliced: bool = True,
+) -> Optimizer:
+    """AdamW with both moments in 8 bits, block by block (arXiv 2110.02861): 2.03 bytes a parameter instead of 8."""
+    return SlicedAdamW(groups, learning_rate, (beta1, beta2), eps, bits=8)
+
+
+def adamw4bit(
+    groups: list[dict[str, Any]],
+    learning_rate: float,
+    beta1: float = 0.9,
+    beta2: float = 0.95,
+    eps: float = 1e-8,
+    sliced: bool = True,
+) -> Optimizer:
+    """AdamW with both moments in 4 bits, block by block (arXiv 2309.01507): 1.06 bytes a parameter instead of 8."""
+    return SlicedAdamW(groups, learning_rate, (beta1, beta2), eps, bits=4)
+
+
+def muon(
+    groups: list[dict[str, Any]],
+    learning_rate: float,
+    beta1: float = 0.9,
+    beta2: float = 0.95,
+    eps: float = 1e-8,
+    sliced: bool = True,
+) -> Optimizer:
+    """Muon (arXiv 2502.16982) for the blocks' matrices, AdamW for embedding, head, norms and biases; one rate."""
+    return Muon(groups, lr=learning_rate, betas=(beta1, beta2), eps=eps)
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "adamw": adamw,
+    "adamw8bit": adamw8bit,
+    "adamw4bit": adamw4bit,
+    "muon": muon,
+}
 
 
 class MasterWeights:
@@ -50,6 +119,10 @@ class MasterWeights:
     casts the network in place (give it in fp32 and on its device: its values become the masters). Per micro-batch:
     `backward()`, then `accumulate()`. Per optimizer step: `set_learning_rate`, then `step(clip_norm)`.
     `optimizer` is the torch optimizer inside (over the masters), for those who need its `param_groups`.
+
+    `in_backward`: each weight is updated, and its gradient freed, as soon as the backward pass has it: all gradients
+    never exist together. One backward pass per step and no clipping; a gradient that is not finite leaves its own
+    tensor alone while the others move. Needs an optimizer of `model.updates`.
     """
 
     def __init__(
@@ -58,6 +131,7 @@ class MasterWeights:
         make_optimizer: Callable[[list[dict[str, Any]]], Optimizer],
         precision: str = "bf16-mixed",
         weight_decay: float = 0.1,
+        in_backward: bool = False,
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"train.precision is {precision!r}; it must be one of: {', '.join(PRECISIONS)}.")
@@ -69,7 +143,39 @@ class MasterWeights:
         master_of = {id(w): m for w, m in zip(self.weights, self.masters, strict=True)}
         for group in groups:
             group["params"] = [master_of[id(weight)] for weight in group["params"]]
+        groups = [group for group in groups if group["params"]]
         self.optimizer = make_optimizer(groups)
+        if precision == "bf16-sr":
+            if not isinstance(self.optimizer, SlicedAdamW):
+                raise ValueError("precision bf16-sr needs an optimizer that rounds stochastically: pass sliced=True.")
+            self.optimizer.stochastic = True
+        self.in_backward = in_backward
+        self._squares: list[Tensor] = []  # of the gradients that the backward pass has used up
+        if in_backward:
+            self._step_in_backward()
+
+    def _step_in_backward(self) -> None:
+        optimizer = self.optimizer
+        if not isinstance(optimizer, Updates):
+            raise ValueError("a step inside the backward pass needs an optimizer that updates tensor by tensor.")
+        group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+        master_of = {id(w): m for w, m in zip(self.weights, self.masters, strict=True)}
+
+        def update(weight: Tensor) -> None:
+            master = master_of[id(weight)]
+            if self.has_masters:
+                assert weight.grad is not None
+                master.grad, weight.grad = weight.grad.float(), None
+            self._squares.append(torch.linalg.vector_norm(master.grad, dtype=torch.float32).square())
+            optimizer.found_inf = (~torch.isfinite(self._squares[-1])).float()
+            with torch.no_grad():
+                optimizer.update_one(group_of[id(master)], master)
+                master.grad = None
+                if self.has_masters:
+                    weight.copy_(master)
+
+        for weight in self.weights:
+            weight.register_post_accumulate_grad_hook(update)
 
     def _make_masters(self) -> list[nn.Parameter]:
         dtype = PRECISIONS[self.precision]
@@ -96,7 +202,7 @@ class MasterWeights:
         Without masters autograd's own accumulation is used, in the weights' dtype. After the last micro-batch the call
         may be left out: `step` does it.
         """
-        if not self.has_masters:
+        if not self.has_masters or self.in_backward:
             return
         for weight, master in zip(self.weights, self.masters, strict=True):
             if weight.grad is None:
@@ -114,6 +220,8 @@ class MasterWeights:
         A norm that is not finite leaves weights, masters and optimizer state untouched: check the returned norm when
         you next look at numbers anyway. Gradients are freed in either case.
         """
+        if self.in_backward:
+            return self._end_backward(clip_norm)
         self.accumulate()
         updated = [master for master in self.masters if master.grad is not None]
         norm = _global_norm([master.grad for master in updated if master.grad is not None])
@@ -123,6 +231,13 @@ class MasterWeights:
         if self.has_masters:
             torch._foreach_copy_(self.weights, self.masters)  # pyright: ignore  (one launch for many tensors)
         self.zero_grad()
+        return norm
+
+    def _end_backward(self, clip_norm: float | None) -> Tensor:
+        if clip_norm is not None:
+            raise ValueError("a step inside the backward pass cannot clip by the norm of all gradients.")
+        norm = torch.stack(self._squares).sum().sqrt()
+        self._squares.clear()
         return norm
 
     def _step_if_finite(self, norm: Tensor) -> None:
@@ -158,11 +273,10 @@ class MasterWeights:
             master.copy_(per_name[name].pop("master"))
             if self.has_masters:
                 weight.copy_(master)
-        name_of = {id(master): name for name, master in zip(self.names, self.masters, strict=True)}
-        order = [name_of[id(p)] for group in self.optimizer.param_groups for p in group["params"]]
-        own = self.optimizer.state_dict()
-        own["state"] = {index: per_name[name] for index, name in enumerate(order) if per_name[name]}
-        self.optimizer.load_state_dict(own)
+            # Not the optimizer's own load_state_dict: it would cast codes and fp32 moments to the weight's dtype.
+            state = {key: value.to(master.device, copy=True) for key, value in per_name[name].items()}
+            if state:
+                self.optimizer.state[master] = state
 
     def master_state_dict(self) -> dict[str, Tensor]:
         """Parameter names to fp32 tensors, for export and checkpoints: masters where they exist, else the weights."""

@@ -8,6 +8,9 @@ Letters: B batch, T tokens, D hidden, H query heads, G key-value heads, K head s
 feed-forward, V vocabulary, N = B x T.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,14 +24,17 @@ from model.initialization import initial_tensor
 from model.loss import chunked_cross_entropy
 from model.rotary import rotary_tables, rotate
 
-ACTIVATION_CHECKPOINTING = ("none", "full")
+ACTIVATION_CHECKPOINTING = ("none", "selective", "full")
 Rotary = tuple[Tensor, Tensor]  # cos_TR, sin_TR
 
 
 class Transformer(nn.Module):
     """A Phi causal language model. Works in fp64, fp32 and bf16, and on the meta device.
 
-    `activation_checkpointing`: "none" keeps all activations, "full" keeps each block's input and recomputes the rest.
+    `activation_checkpointing`: "none" keeps all activations, 15 D a token and block. "selective" does not keep the
+    GELU's result, 4 D, and computes it again: of all that is kept it costs the least time for the most bytes (one pass
+    over memory; what remains are the inputs of matrix products and of the attention). "full" keeps each block's input,
+    D, and recomputes the rest: a third more FLOPs.
     `attention_kernel`: "auto" (by device and length) or a name in `model.attention.ATTENTION`.
     `document_end_id`: a token that ends a document; attention then does not look across it. None: it looks at all
     tokens before. Positions go on from document to document: rotary attention knows differences only. Generation
@@ -63,15 +69,18 @@ class Transformer(nn.Module):
         rotary = rotary_tables(self.config, start, start + input_ids_BT.shape[1], like=x_BTD)
         end_id = None if cache else self.document_end_id
         documents = None if end_id is None else Documents.ended_by(end_id, input_ids_BT)
+        training = torch.is_grad_enabled()
+        recompute = self._recompute() if training else "none"
         for index, block in enumerate(self.model.layers):
             if cache is not None:
-                x_BTD = block(x_BTD, rotary, self.attention_kernel, cache, index)
-            elif self._recompute():
-                x_BTD = checkpoint(
-                    block, x_BTD, rotary, self.attention_kernel, None, index, documents, use_reentrant=False
-                )
+                x_BTD = block.forward(x_BTD, rotary, self.attention_kernel, cache, index)
+            elif recompute == "full":
+                x_BTD = recomputed(block, x_BTD, rotary, self.attention_kernel, documents=documents)
             else:
-                x_BTD = block(x_BTD, rotary, self.attention_kernel, None, index, documents)
+                run = block if training else block.forward
+                x_BTD = run(
+                    x_BTD, rotary, self.attention_kernel, documents=documents, recompute_gelu=recompute == "selective"
+                )
         return self.model.final_layernorm(x_BTD)
 
     def loss(self, input_ids_BT: Tensor, labels_BT: Tensor, chunk_tokens: int | None = None) -> tuple[Tensor, Tensor]:
@@ -79,7 +88,10 @@ class Transformer(nn.Module):
 
         Labels are already shifted: labels[b, t] is the token that follows input_ids[b, t]; -100 is not counted.
         """
-        h_ND = self.hidden(input_ids_BT).flatten(0, 1)
+        return self.head_loss(self.hidden(input_ids_BT).flatten(0, 1), labels_BT, chunk_tokens)
+
+    def head_loss(self, h_ND: Tensor, labels_BT: Tensor, chunk_tokens: int | None = None) -> tuple[Tensor, Tensor]:
+        """`loss` from the hidden states on."""
         head = self.lm_head
         return chunked_cross_entropy(h_ND, head.weight, head.bias, labels_BT.flatten(), chunk_tokens, self.z_loss)
 
@@ -90,13 +102,27 @@ class Transformer(nn.Module):
             parameter.copy_(initial_tensor(name, tuple(parameter.shape), self.config, seed))
         return self
 
-    def _recompute(self) -> bool:
+    def compile_blocks(self) -> None:
+        """torch.compile for each block's forward and backward pass in training; one compilation serves all blocks.
+
+        Validation and generation stay as they are: their shapes change, and each would compile again. Where documents
+        are masked only the MLPs are compiled: masks are made on first use, and flex_attention compiles itself.
+        """
+        for block in self.model.layers:
+            (block if self.document_end_id is None else block.mlp).compile(dynamic=False)  # type: ignore[operator]
+
+    def _recompute(self) -> str:
         if self.activation_checkpointing not in ACTIVATION_CHECKPOINTING:
             raise ValueError(
                 f"activation_checkpointing is {self.activation_checkpointing!r}; "
                 f"it must be one of: {', '.join(ACTIVATION_CHECKPOINTING)}."
             )
-        return self.activation_checkpointing == "full" and torch.is_grad_enabled()
+        return self.activation_checkpointing
+
+
+def recomputed(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """torch's checkpoint. No random states are kept (nothing here draws), which on a GPU would be a host sync each."""
+    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)  # type: ignore[return-value]
 
 
 class TiedHead(nn.Module):
@@ -142,9 +168,11 @@ class Block(nn.Module):
         cache: KeyValueCache | None = None,
         index: int = 0,
         documents: Documents | None = None,
+        recompute_gelu: bool = False,
     ) -> Tensor:
         n_BTD = self.input_layernorm(x_BTD)
-        return x_BTD + self.self_attn(n_BTD, rotary, kernel, cache, index, documents) + self.mlp(n_BTD)
+        attended_BTD = self.self_attn(n_BTD, rotary, kernel, cache, index, documents)
+        return x_BTD + attended_BTD + self.mlp(n_BTD, recompute_gelu)
 
 
 class Attention(nn.Module):
@@ -195,6 +223,9 @@ class MLP(nn.Module):
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
-    def forward(self, n_BTD: Tensor) -> Tensor:
+    def forward(self, n_BTD: Tensor, recompute_gelu: bool = False) -> Tensor:
         u_BTF = self.fc1(n_BTD)
+        return recomputed(self._second_half, u_BTF) if recompute_gelu else self._second_half(u_BTF)
+
+    def _second_half(self, u_BTF: Tensor) -> Tensor:
         return self.fc2(cpu_kernels.gelu(u_BTF) if cpu_kernels.usable(u_BTF) else F.gelu(u_BTF, approximate="tanh"))

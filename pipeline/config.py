@@ -86,7 +86,9 @@ class InitConfig:
 class TrainConfig:
     sequence_length: int = _key(256, "tokens per window")
     global_batch_tokens: int = _key(8192, "tokens per optimizer step")
-    micro_batch: int = _key(0, "windows per forward pass; 0 = the whole step at once on a CPU, else 8", RUNTIME)
+    micro_batch: int = _key(
+        0, "windows per forward pass; 0 = what fits the card, by plan; on a CPU what fits its caches", RUNTIME
+    )
     optimizer: str = _key("adamw", "`hornbook list optimizers`")
     learning_rate: float = _key(3e-3, "peak")
     beta1: float = _key(0.9, "decay of AdamW's first moment")
@@ -101,8 +103,10 @@ class TrainConfig:
     max_epochs: Any = _key(None, "no source is repeated more often; a number, or source -> number; null: no limit")
     packing: str = _key("stream", "stream | best_fit: whole documents in windows, only longer ones are cut")
     mask_documents: bool = _key(False, "attention does not look across the end-of-text token")
-    precision: str = _key("auto", "auto | bf16-mixed | bf16-true | 32-true", RUNTIME)
-    activation_checkpointing: str = _key("none", "none | full: recompute each block in the backward pass", RUNTIME)
+    precision: str = _key("auto", "auto | bf16-mixed | bf16-sr (stochastic rounding) | bf16-true | 32-true", RUNTIME)
+    activation_checkpointing: str = _key("none", "none | selective (the GELU) | full: recomputed in backward", RUNTIME)
+    optimizer_in_backward: bool = _key(False, "update each weight as soon as its gradient is there", RUNTIME)
+    compile: str = _key("auto", "auto | true | false: torch.compile for each block; auto: on cuda", RUNTIME)
     validate_every_share: float = _key(0.2, "validation each time this share of the budget is used", RUNTIME)
     checkpoint_every_seconds: float = _key(60.0, "at most this much work is lost to a killed process", RUNTIME)
     keep_checkpoints: int = _key(2, "newest ones kept, besides the one from before the decay", RUNTIME)
@@ -309,8 +313,9 @@ def _problems(config: Config) -> Iterable[str]:
             f"{train.global_batch_tokens // train.sequence_length} windows, or 0"
         )
     for key, allowed in (
-        ("precision", ("auto", "bf16-mixed", "bf16-true", "32-true")),
-        ("activation_checkpointing", ("none", "full")),
+        ("precision", ("auto", "bf16-mixed", "bf16-sr", "bf16-true", "32-true")),
+        ("activation_checkpointing", ("none", "selective", "full")),
+        ("compile", ("auto", "true", "false")),
         ("device", ("auto", "cpu", "cuda", "mps")),
         ("packing", ("stream", "best_fit")),
     ):
@@ -319,6 +324,7 @@ def _problems(config: Config) -> Iterable[str]:
     if config.init.source_checkpoint not in ("final", "before_decay"):
         yield f"init.source_checkpoint is '{config.init.source_checkpoint}'; expected final or before_decay"
     yield from _out_of_range(config)
+    yield from _in_backward_problems(train)
     if train.keep_checkpoints < 2:
         yield f"train.keep_checkpoints is {train.keep_checkpoints}; expected at least 2 (the newest may be damaged)"
     yield from _mixing_problems(config)
@@ -335,6 +341,24 @@ def _problems(config: Config) -> Iterable[str]:
         yield (
             f"tokenizer.vocab_size ({vocab_size}) is larger than model.vocab_size ({config.model.vocab_size}): "
             "the model would have no row for some tokens; raise model.vocab_size"
+        )
+
+
+def _in_backward_problems(train: TrainConfig) -> Iterable[str]:
+    if not train.optimizer_in_backward:
+        return
+    if train.clip_norm:
+        yield (
+            f"train.optimizer_in_backward is true and train.clip_norm is {train.clip_norm:g}: the norm of all "
+            "gradients is not known before the first weight moves; set train.clip_norm=0, or "
+            "train.optimizer_in_backward=false"
+        )
+    windows = train.global_batch_tokens // train.sequence_length
+    if train.micro_batch not in (0, windows):
+        yield (
+            f"train.optimizer_in_backward is true and train.micro_batch={train.micro_batch} of the step's {windows} "
+            "windows would sum gradients over several passes, and none is kept; set train.micro_batch=0 and lower "
+            "train.global_batch_tokens, or set train.optimizer_in_backward=false"
         )
 
 
@@ -364,7 +388,7 @@ def _mixing_problems(config: Config) -> Iterable[str]:
             "train.decay_min_score reads documents again that the stable phase has read, which train.max_epochs does "
             "not count: set one of them to null"
         )
-    limits = train.max_epochs if isinstance(train.max_epochs, Mapping) else {"": train.max_epochs}
+    limits: Any = train.max_epochs if isinstance(train.max_epochs, Mapping) else {"": train.max_epochs}
     if train.max_epochs is not None and (
         set(limits) - {"", *sources} or not all(_is_number(limit) and limit > 0 for limit in limits.values())
     ):

@@ -234,8 +234,6 @@ def _mirror(config: Config, step: Step, experiment: Experiment) -> Any:
 
 def _record_life(decisions: Decisions, control: Any, ledger: Ledger) -> None:
     """What the machine decided for this life, before anything follows from it."""
-    from pipeline.training.module import micro_batch_windows
-
     machine = control.parts.machine
     decisions.add(
         "life",
@@ -244,7 +242,7 @@ def _record_life(decisions: Decisions, control: Any, ledger: Ledger) -> None:
         device=machine.name,
         precision=machine.precision,
         reason=machine.reason,
-        micro_batch=micro_batch_windows(control.parts.train, machine.device.type),
+        micro_batch=control.module.windows,
     )
     if control.module.step:
         print(f"  life {ledger.life}: going on from step {control.module.step:,}", flush=True)

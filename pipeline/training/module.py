@@ -5,20 +5,28 @@ looped inside, so that no half-accumulated gradient exists where a checkpoint co
 of the step before last only: the device always has the next step queued, yet the clock cannot run ahead of it.
 """
 
+import gc
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from model.config import ModelConfig
 from model.optim import OPTIMIZERS, MasterWeights
 from model.schedules import DecaySegment, wsd
 from model.transformer import Transformer
 from pipeline.config import TrainConfig
+from pipeline.errors import UserError
 from pipeline.training.batches import Batch
+
+if TYPE_CHECKING:
+    from model.estimate import TrainSettings
 
 CPU_MICRO_TOKENS = 8192  # activations of a larger step fall out of the caches and into gigabytes
 GPU_MICRO_WINDOWS = 8
+GPU_ENOUGH_TOKENS = 65536  # a pass of more keeps no card busier
 
 
 class PretrainModule(LightningModule):
@@ -34,14 +42,20 @@ class PretrainModule(LightningModule):
         self.network, self.train_config = network, train
         network.activation_checkpointing = train.activation_checkpointing
         network.z_loss = train.z_loss
+        sliced = precision == "bf16-sr" or train.optimizer_in_backward
         self.optimizer = MasterWeights(
             network,
             lambda groups: OPTIMIZERS[train.optimizer](
-                groups, learning_rate=train.learning_rate, beta1=train.beta1, beta2=train.beta2
+                groups, learning_rate=train.learning_rate, beta1=train.beta1, beta2=train.beta2, sliced=sliced
             ),
             precision=precision,
             weight_decay=train.weight_decay,
+            in_backward=train.optimizer_in_backward,
         )
+        device_type = network.lm_head.weight.device.type
+        if train.compile == "true" or (train.compile == "auto" and device_type == "cuda"):
+            network.compile_blocks()
+        self.windows = micro_batch_windows(train, device_type, network.config, precision)
         self.step = 0
         self.segments: Sequence[DecaySegment] = ()
         self.last_loss: Tensor = torch.zeros(())
@@ -55,26 +69,104 @@ class PretrainModule(LightningModule):
         multiplier = wsd(self.step, self.train_config.warmup_steps, self.segments, self.train_config.decay)
         return self.train_config.learning_rate * multiplier
 
+    def on_train_start(self) -> None:
+        # What lives now lives to the end: the garbage collector need not walk it again in the middle of a step.
+        gc.collect()
+        gc.freeze()
+
+    def on_train_end(self) -> None:
+        gc.unfreeze()
+
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         self.optimizer.set_learning_rate(self.learning_rate())
+        while (loss_sum := self._try_passes(batch)) is None:
+            self._halve_micro_batch()
+        self.last_loss = loss_sum / batch.predicted
+        self.last_grad_norm = self.optimizer.step(self.train_config.clip_norm or None)
+        self.step += 1
+
+    def _try_passes(self, batch: Batch) -> Tensor | None:
+        """None where memory ran out; the exception, whose frames hold the tensors, is gone by then."""
+        try:
+            return self._passes(batch)
+        except torch.OutOfMemoryError:
+            return None
+
+    def _passes(self, batch: Batch) -> Tensor:
+        """The step's forward and backward passes; the summed loss."""
         loss_sum = torch.zeros((), device=batch.input_ids_BT.device)
-        windows = micro_batch_windows(self.train_config, batch.input_ids_BT.device.type)
-        for inputs, labels in zip(batch.input_ids_BT.split(windows), batch.labels_BT.split(windows), strict=True):
+        windows = batch.input_ids_BT.split(self.windows), batch.labels_BT.split(self.windows)
+        for inputs, labels in zip(*windows, strict=True):
             micro_sum, _ = self.network.loss(inputs, labels)
             # Over the whole step's labels, so that the result does not depend on the micro-batch.
             (micro_sum / batch.predicted).backward()
             self.optimizer.accumulate()
             loss_sum += micro_sum.detach()
-        self.last_loss = loss_sum / batch.predicted
-        self.last_grad_norm = self.optimizer.step(self.train_config.clip_norm or None)
-        self.step += 1
+        return loss_sum
+
+    def _halve_micro_batch(self) -> None:
+        """After memory ran out: the step starts again with half the windows a pass, where the config left them open."""
+        train, before = self.train_config, self.windows
+        smaller = [windows for windows in _divisors(train) if windows < before]
+        if train.micro_batch or train.optimizer_in_backward or not smaller:
+            raise UserError(
+                f"memory ran out with {before} windows of {train.sequence_length} tokens a forward pass; "
+                "set train.micro_batch=0 (found by trying), train.activation_checkpointing=full, or "
+                "train.optimizer=adamw8bit with train.precision=bf16-sr"
+            )
+        self.optimizer.zero_grad()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.windows = max([windows for windows in smaller if windows <= before // 2] or smaller)
+        print(f"  memory ran out at micro-batch {before}; going on with {self.windows} windows a pass", flush=True)
 
 
-def micro_batch_windows(train: TrainConfig, device_type: str) -> int:
-    """Windows per forward pass: `train.micro_batch`, or what serves the device."""
-    if train.micro_batch:
-        return train.micro_batch
+def micro_batch_windows(train: TrainConfig, device_type: str, model: ModelConfig, precision: str) -> int:
+    """Windows per forward pass: `train.micro_batch`; else on a card the most that the memory plan allows, on a CPU what
+    stays in its caches. With the optimizer in the backward pass it is the whole step.
+    """
     windows = train.global_batch_tokens // train.sequence_length
+    if train.micro_batch or train.optimizer_in_backward:
+        return train.micro_batch or windows
     if device_type == "cpu":
         return min(windows, max(1, CPU_MICRO_TOKENS // train.sequence_length))
-    return min(windows, GPU_MICRO_WINDOWS)
+    if device_type != "cuda":
+        return min(windows, GPU_MICRO_WINDOWS)
+    return planned_windows(train, model, precision, _card_bytes())
+
+
+def planned_windows(train: TrainConfig, model: ModelConfig, precision: str, device_memory_bytes: int) -> int:
+    """The largest divisor of the step's windows whose traced peak fits; 1 where none does (trying will tell)."""
+    from model.estimate import Plan
+
+    plan = Plan(model, train_settings(train, precision))
+    enough = [windows for windows in _divisors(train) if windows * train.sequence_length <= GPU_ENOUGH_TOKENS]
+    found = plan.largest(enough or [1], device_memory_bytes)
+    return found.windows if found else 1
+
+
+def train_settings(train: TrainConfig, precision: str) -> "TrainSettings":
+    """What of the `train` section the memory plan needs."""
+    from model.estimate import TrainSettings  # fake tensors take a second to import; a CPU run needs none
+
+    return TrainSettings(
+        sequence_length=train.sequence_length,
+        precision=precision,
+        optimizer=train.optimizer,
+        activation_checkpointing=train.activation_checkpointing,
+        optimizer_in_backward=train.optimizer_in_backward,
+        accumulate=not train.optimizer_in_backward,
+    )
+
+
+def _divisors(train: TrainConfig) -> list[int]:
+    windows = train.global_batch_tokens // train.sequence_length
+    return [count for count in range(1, windows + 1) if windows % count == 0]
+
+
+def _card_bytes() -> int:
+    """Of the card, or of the share that this process may use."""
+    share = (
+        torch.cuda.get_per_process_memory_fraction() if hasattr(torch.cuda, "get_per_process_memory_fraction") else 1
+    )
+    return int(torch.cuda.mem_get_info()[1] * share)
