@@ -31,9 +31,10 @@ def chunked_cross_entropy(
 
     Returns (loss_sum, n), both 0-dimensional: loss_sum in fp32 (fp64 for fp64 inputs) and differentiable, n in int64,
     left on the device so that nothing waits for it. Peak extra memory is about chunk_tokens x V x 8 bytes, and V x D
-    in fp32 for the weight's gradient. `chunk_tokens=None` takes what suits the device. Differentiable once. The
-    gradient is that of the sum plus `z_loss` * log(Z)^2 per label, Z the softmax's denominator, which keeps the logits small
-    (PaLM, arXiv 2204.02311); the returned sum is the cross entropy alone, comparable between runs.
+    in fp32 for the weight's gradient. `chunk_tokens=None` takes what suits the device. Differentiable once.
+
+    The gradient is that of the sum plus `z_loss` * log(Z)^2 per label, Z the softmax's denominator, which keeps the
+    logits small (PaLM, arXiv 2204.02311); the returned sum is the cross entropy alone, comparable between runs.
     """
     if chunk_tokens is None:
         # CPU: the chunk stays in cache. GPU: 0.2 GiB at a vocabulary of 51k, and products large enough for the card.
