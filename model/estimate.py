@@ -132,7 +132,7 @@ def trace_step(config: ModelConfig, settings: TrainSettings, windows: int) -> di
             if kind == "weights" or weights.has_masters:
                 storages.name(tensors, kind)
         for parameter in {id(p): p for p in (*weights.weights, *weights.masters)}.values():
-            parameter.register_post_accumulate_grad_hook(lambda p: storages.name([p.grad], "gradients"))
+            parameter.register_post_accumulate_grad_hook(lambda p: storages.name([weights.gradient(p)], "gradients"))
         _mark_backward(network, storages)
         for _ in range(2):
             storages.peaks.clear()

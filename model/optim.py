@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW, Optimizer
 
-from model.updates import Muon, SlicedAdamW, Updates
+from model.updates import Muon, SlicedAdamW, Updates, add_stochastically
 
 PRECISIONS = {
     "bf16-mixed": torch.bfloat16,
@@ -153,6 +153,23 @@ class MasterWeights:
         self._squares: list[Tensor] = []  # of the gradients that the backward pass has used up
         if in_backward:
             self._step_in_backward()
+        elif precision == "bf16-sr":
+            for weight in self.weights:
+                weight.register_post_accumulate_grad_hook(self._add_to_sum)
+        self._sums: dict[int, Tensor] = {}  # of bf16-sr's gradients over the micro-batches, by the weight's identity
+
+    def gradient(self, weight: Tensor) -> Tensor | None:
+        """Of one of the network's weights, as far as it is summed up; None where there is none yet."""
+        return self._sums.get(id(weight), weight.grad)
+
+    @torch.no_grad()
+    def _add_to_sum(self, weight: Tensor) -> None:
+        """Gradients of many micro-batches in bf16: rounded up or down by chance, small ones are not lost in the sum."""
+        assert weight.grad is not None
+        gradient, weight.grad = weight.grad, None
+        before = self._sums.setdefault(id(weight), gradient)
+        if before is not gradient:
+            add_stochastically(before, gradient)
 
     def _step_in_backward(self) -> None:
         optimizer = self.optimizer
@@ -199,8 +216,8 @@ class MasterWeights:
     def accumulate(self) -> None:
         """Moves the network's bf16 gradients of one micro-batch into fp32 sums and frees them.
 
-        Without masters autograd's own accumulation is used, in the weights' dtype. After the last micro-batch the call
-        may be left out: `step` does it.
+        Without masters the sums stay in the weights' dtype, in "bf16-sr" rounded stochastically. After the
+        last micro-batch the call may be left out: `step` does it.
         """
         if not self.has_masters or self.in_backward:
             return
@@ -223,6 +240,9 @@ class MasterWeights:
         if self.in_backward:
             return self._end_backward(clip_norm)
         self.accumulate()
+        for weight in self.weights:
+            if id(weight) in self._sums:
+                weight.grad = self._sums.pop(id(weight))
         updated = [master for master in self.masters if master.grad is not None]
         norm = _global_norm([master.grad for master in updated if master.grad is not None])
         if clip_norm is not None:
@@ -251,6 +271,7 @@ class MasterWeights:
 
     def zero_grad(self) -> None:
         """Frees all gradients, also those of micro-batches that were not stepped."""
+        self._sums.clear()
         for tensor in (*self.weights, *self.masters):
             tensor.grad = None
 

@@ -159,6 +159,15 @@ def stochastic_round(values: Tensor) -> Tensor:
     return torch.where(torch.isfinite(values), rounded, values).to(torch.bfloat16)
 
 
+@torch.no_grad()
+def add_stochastically(total: Tensor, value: Tensor) -> None:
+    """total += value for bf16 tensors of one shape, rounded stochastically; temporaries of a slice only."""
+    total_M, value_M = total.view(-1), value.reshape(-1)
+    for start in range(0, total_M.numel(), SLICE_VALUES):
+        part = slice(start, start + SLICE_VALUES)
+        total_M[part] = stochastic_round(total_M[part].float() + value_M[part].float())
+
+
 class Muon(SlicedAdamW):
     """Muon (Jordan 2024) for the groups marked `matrices`, AdamW for the rest, at one learning rate.
 

@@ -153,3 +153,24 @@ def test_quantizing_takes_the_nearest_code_of_each_block(bits: int, signed: bool
     for block, back in zip(values.split(BLOCK_VALUES[bits]), got.split(BLOCK_VALUES[bits]), strict=True):
         wanted = book[(block[:, None] / block.abs().max() - book).abs().argmin(1)] * block.abs().max()
         assert ((wanted - back).abs() <= 1e-6 * block.abs().max()).all()
+
+
+def test_gradients_of_many_micro_batches_lose_no_small_ones_in_bf16_sr():
+    """256 gradients of 1/256 after a first of 1: nearest rounding would stay at 1, as 1 + 1/256 rounds back to 1."""
+    torch.manual_seed(0)
+    network = torch.nn.Linear(64, 64)
+    weights = MasterWeights(network, lambda g: OPTIMIZERS["adamw"](g, learning_rate=0.0, sliced=True), "bf16-sr")
+    seen = []
+    weights.optimizer.register_step_pre_hook(lambda *_: seen.append(network.weight.grad.float().clone()))
+    for scale in (1.0, *[2.0**-8] * 256):
+        (network.weight * scale).sum().backward()
+        network.bias.grad = None
+        weights.accumulate()
+    weights.step()
+    assert seen[0].mean() == pytest.approx(2.0, abs=0.01)
+    assert network.weight.grad is None
+    network.weight.sum().backward()
+    weights.zero_grad()
+    network.weight.sum().backward()
+    weights.step()
+    assert torch.equal(seen[1], torch.ones(64, 64))
