@@ -117,6 +117,9 @@ def _parser() -> argparse.ArgumentParser:
         help="an annealed model for another budget (6h, 90m, or tokens: "
         "500M) out of this run's trunk, as the experiment <name>/branch-6h",
     )
+    plan = _add_verb(verbs, "plan", _plan, "what the config needs and buys on a card: memory, tokens, hours, cost")
+    plan.add_argument("--card", help="a name of configs/gpus.yaml; default: h100-80")
+    plan.add_argument("--json", action="store_true", help="as JSON")
     sample = _add_verb(verbs, "sample", _sample, "stream text from a trained model")
     sample.add_argument("--prompt", help="text to continue; default: sample.prompts of the config")
     sample.add_argument("--max-new-tokens", type=int, help="default: sample.max_new_tokens")
@@ -203,6 +206,14 @@ def _stage(arguments: argparse.Namespace) -> None:
         from pipeline import pretrain
 
         pretrain.run(config, command)
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from pipeline import config as configs
+    from pipeline import plan
+
+    made = plan.make_plan(configs.load(arguments.config, arguments.overrides), arguments.card)
+    print(json.dumps(made, indent=1) if arguments.json else plan.show(made))
 
 
 def _sample(arguments: argparse.Namespace) -> None:

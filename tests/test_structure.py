@@ -80,4 +80,5 @@ def test_the_constraints_pin_every_dependency():
         *project["optional-dependencies"]["dev"],
         *project["optional-dependencies"]["docs"],  # `bench` wants an environment of its own
     ]
-    assert {re.split(r"[\[><=,]", name)[0].lower().replace("_", "-") for name in wanted} <= pinned
+    names = {re.split(r"[\[><=,]", name)[0].lower().replace("_", "-") for name in wanted}
+    assert names - {"hornbook"} <= pinned  # dev takes docs along by its own name
