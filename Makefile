@@ -6,15 +6,15 @@ ARGS ?=
 HORNBOOK = scripts/with_env.sh -m pipeline
 DEV = scripts/with_env.sh --dev
 
-.PHONY: help data init pretrain sample report test test-fast check format env
+.PHONY: help data init pretrain plan sample report test test-fast check format env
 .NOTPARALLEL:
 
 help:
 	@echo 'make data init pretrain [CONFIG=configs/tiny.yaml] [ARGS="key=value --dry-run"]   the pipeline'
-	@echo 'make sample report                                                               text and page of a run'
+	@echo 'make plan sample report                                                          what it needs on a card; text, page of a run'
 	@echo 'make test | test-fast | check | format                                           for who changes the code'
 
-data init pretrain sample report:
+data init pretrain plan sample report:
 	@$(HORNBOOK) $@ $(CONFIG) $(ARGS)
 
 test:
