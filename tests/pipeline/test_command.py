@@ -139,3 +139,11 @@ def test_signals_are_the_three_that_schedulers_and_people_send():
     assert set(signals.SIGNALS) == {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
     assert issubclass(Stopped, BaseException)
     assert not issubclass(Stopped, Exception)
+
+
+def test_a_place_that_cannot_hold_folders_is_said_with_the_variable_that_moves_it(tmp_path):
+    (tmp_path / "artifacts").touch()
+    done = hornbook("data", TINY, "data.sources.python_library=null", root=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "HORNBOOK_ROOT" in done.stderr
