@@ -7,10 +7,13 @@ published trainings of this size reach; nothing of it was measured on a GPU by u
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from model.config import ModelConfig
@@ -18,6 +21,7 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 
 GIB = 2**30
+GROWTH_TABLE = Path(__file__).resolve().parents[1] / "docs" / "growth" / "schedule.json"
 MFU = {"none": (0.35, 0.50), "selective": (0.34, 0.49), "full": (0.27, 0.39)}  # recomputing all costs 4/3 of the FLOPs
 CARD_GIB = (16, 24, 40, 80, 140)
 # Fastest first: what a card too small for one rung can take next.
@@ -82,6 +86,7 @@ def make_plan(config: Config, card_name: str | None) -> dict[str, Any]:
         "hours": _hours(config, card),
         "disk_gb": _disk(config),
         "advice": advice(config, card),
+        "growth": growth_advice(),
     }
 
 
@@ -188,6 +193,28 @@ def advice(config: Config, card: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(choices, key=lambda choice: sum(choice["expected_loss"]))
 
 
+def growth_advice(path: Path = GROWTH_TABLE) -> dict[str, Any] | None:
+    """The way to spend a budget on growth that gained most over fresh weights at equal FLOPs, source counted, of those
+    that `scripts/bench_growth.py --schedule` measured: its gains over all seeds, and at what scale. None without the
+    table."""
+    if not path.is_file():
+        return None
+    table = json.loads(path.read_text(encoding="utf-8"))
+    gains: dict[str, list[float]] = {}
+    for row in table["rows"]:
+        gains.setdefault(row["choice"], []).extend(row["per_seed"])
+    best = max(gains, key=lambda choice: mean(gains[choice]))
+    shares = sorted({row["source_share"] for row in table["rows"] if row["choice"] == best})
+    return {
+        "choice": best,
+        "meaning": table["choices"][best],
+        "source_share": [shares[0], shares[-1]],
+        "gain_nats": [min(gains[best]), max(gains[best])],
+        "runs": len(gains[best]),
+        "measured_at_parameters": table["target_parameters"],
+    }
+
+
 def _shrunk(model: ModelConfig, share: float) -> ModelConfig:
     """About `share` of the parameters: width and depth shrink alike, heads keep their size."""
     scale = share ** (1 / 3)
@@ -226,6 +253,13 @@ def show(plan: Mapping[str, Any]) -> str:
         )
     disk = plan["disk_gb"]
     lines.append(f"  disk      {disk['checkpoints']:g} GB of checkpoints at most, {disk['model']:g} GB of model")
+    if growth := plan["growth"]:
+        share, gain = growth["source_share"], growth["gain_nats"]
+        lines.append(
+            f"  growth    a smaller source first, on {100 * share[0]:.0f} to {100 * share[1]:.0f}% of the FLOPs "
+            f"({growth['meaning']}): {gain[0]:.2f} to {gain[1]:.2f} nats better than fresh weights in "
+            f"{growth['runs']} runs of {_short(growth['measured_at_parameters'])} parameters; larger ones unmeasured"
+        )
     return "\n".join([*lines, *_advice_lines(plan["advice"])])
 
 

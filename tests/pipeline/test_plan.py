@@ -60,6 +60,26 @@ def test_advice_is_sorted_and_starved_sizes_are_named():
     assert "do not pretrain" in "\n".join(plan._advice_lines(hopeless))
 
 
+def test_growth_is_advised_by_the_measured_table_with_its_spread(tmp_path):
+    table = tmp_path / "schedule.json"
+    rows = [
+        {"choice": "a", "source_share": 0.2, "per_seed": [0.1, 0.3]},
+        {"choice": "a", "source_share": 0.5, "per_seed": [0.2]},
+        {"choice": "b", "source_share": 0.9, "per_seed": [0.19]},
+    ]
+    table.write_text(json.dumps({"rows": rows, "choices": {"a": "A", "b": "B"}, "target_parameters": 1000}))
+    found = plan.growth_advice(table)
+    assert found is not None
+    assert (found["choice"], found["source_share"], found["gain_nats"], found["runs"]) == (
+        "a",
+        [0.2, 0.5],
+        [0.1, 0.3],
+        3,
+    )
+    assert plan.growth_advice(tmp_path / "none.json") is None
+    assert plan.growth_advice() is not None
+
+
 def test_a_card_that_is_not_in_the_table_is_one_clear_error():
     with pytest.raises(UserError, match=r"--card is 'h101'.*h100-80"):
         plan._card("h101")
