@@ -14,6 +14,7 @@ COLOURS = """
 @media(prefers-color-scheme:dark){:root{--paper:#1b1917;--ink:#ece6da;--dim:#a39a8a;--rule:#3a352e;--a:#e08a4f;
 --b:#6dbcc0;--c:#b79fe0;--d:#b5c95a}}
 .grid{stroke:var(--rule)}.tick,.axis,.name{font:12px system-ui,sans-serif}.tick,.axis{fill:var(--dim)}
+.name,.halo{paint-order:stroke;stroke:var(--paper);stroke-width:5px;stroke-linejoin:round}
 """
 
 
@@ -72,7 +73,7 @@ def line_chart(
     parts += _curves(lines, place_x, place_y)
     for x, y, words in notes:
         parts.append(f'<circle cx="{place_x(x):.1f}" cy="{place_y(y):.1f}" r="5" fill="none" stroke="var(--ink)"/>')
-        parts.append(f'<text class="tick" x="{place_x(x) + 9:.1f}" y="{place_y(y) - 7:.1f}">{escape(words)}</text>')
+        parts.append(f'<text class="tick halo" x="{place_x(x) + 9:.1f}" y="{place_y(y) - 7:.1f}">{escape(words)}</text>')
     return "".join([*parts, "</svg>"])
 
 
@@ -90,7 +91,7 @@ def bar(share: float, colour: str = "--a") -> str:
 
 
 def _curves(lines: Sequence[Line], place_x: Callable[[float], float], place_y: Callable[[float], float]) -> list[str]:
-    parts, label_ys = [], []
+    parts, labels, label_ys = [], [], []
     for curve in lines:
         path = " ".join(f"{place_x(x):.1f},{place_y(y):.1f}" for x, y in curve.points)
         dashes = ' stroke-dasharray="5 4"' if curve.dashed else ""
@@ -105,11 +106,11 @@ def _curves(lines: Sequence[Line], place_x: Callable[[float], float], place_y: C
         while any(abs(label_y - other) < 15 for other in label_ys):  # names never overlap
             label_y -= 15
         label_ys.append(label_y)
-        parts.append(
+        labels.append(
             f'<text class="name" x="{place_x(x) + 8:.1f}" y="{label_y:.1f}" fill="var({curve.colour})">'
             f"{escape(curve.name)} {y:.3f}</text>"
         )
-    return parts
+    return [*parts, *labels]  # names last, on a rim of paper: no curve crosses one
 
 
 def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
