@@ -73,7 +73,8 @@ def line_chart(
     parts += _curves(lines, place_x, place_y)
     for x, y, words in notes:
         parts.append(f'<circle cx="{place_x(x):.1f}" cy="{place_y(y):.1f}" r="5" fill="none" stroke="var(--ink)"/>')
-        parts.append(f'<text class="tick halo" x="{place_x(x) + 9:.1f}" y="{place_y(y) - 7:.1f}">{escape(words)}</text>')
+        at = f'x="{place_x(x) + 9:.1f}" y="{place_y(y) - 7:.1f}"'
+        parts.append(f'<text class="tick halo" {at}>{escape(words)}</text>')
     return "".join([*parts, "</svg>"])
 
 
