@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 import yaml
 from omegaconf import MISSING, OmegaConf
@@ -169,7 +169,7 @@ def from_values(values: Mapping[str, Any], where: str) -> Config:
         merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(dict(values)))
         config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
-        raise UserError(f"{where}: {_explain(error)}") from None
+        raise UserError(f"{where}: {_explain(error, values)}") from None
     except (TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{where}: a section holds a value of another kind: {' '.join(str(error).split())}") from None
     source = config.init.source
@@ -457,9 +457,37 @@ def resolve_source_path(values: dict[str, Any], config_path: Path) -> None:
                 return
 
 
-def _explain(error: OmegaConfBaseException) -> str:
+def _explain(error: OmegaConfBaseException, values: Mapping[str, Any]) -> str:
+    """What was found and what was expected, by the schema; the library's own words where it has more to say."""
     key = getattr(error, "full_key", None) or ""
     text = str(error).splitlines()[0]
     if "Missing mandatory value" in text or "MissingMandatoryValue" in type(error).__name__:
         return f"'{key}' has no value; it must be set, see configs/tiny.yaml"
-    return f"'{key}': {text}"
+    expected, found = _expected(_annotation(key)), _value(key, values)
+    shown = "null" if found is None else repr(found)
+    return f"'{key}' is {shown}; expected {expected}" if expected else f"'{key}': {text}"
+
+
+def _annotation(key: str) -> Any:
+    """The type of a key in the schema, or None."""
+    found: Any = Config
+    for part in key.split("."):
+        fields = {f.name: f.type for f in dataclasses.fields(found)} if dataclasses.is_dataclass(found) else {}
+        found = ModelConfig if found is Config and part == "model" else fields.get(part)
+    return found
+
+
+def _value(key: str, values: Any) -> Any:
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, Mapping) else None
+    return values
+
+
+def _expected(annotation: Any) -> str:
+    """A type in words; empty for one that has none here."""
+    inner = [_expected(a) for a in get_args(annotation) if a is not type(None)]
+    if type(None) in get_args(annotation) and len(inner) == 1 and inner[0]:
+        return f"{inner[0]} or null"
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    words |= {list: "a list such as [a, b]", dict: "a section of named things"}
+    return words.get(get_origin(annotation) or annotation, "")
