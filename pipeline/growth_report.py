@@ -56,6 +56,7 @@ def _curves(config: Config, init: Mapping[str, Any], metrics: Rows) -> str:
             words.insert(0, _bump_words(rise, None if back is None else grown[back][0]))
         chart = line_chart(lines, x_name=name, y_name="nats per token", format_x=_short, notes=notes)
         charts.append(f"<figure><figcaption>Training loss against {name}</figcaption>{chart}</figure>")
+    words.append(_held_out(metrics, scratch, end["budget/gpu_hours"]))
     note = "Solid: the source counted (its tokens at their cost in FLOPs). Dashed: the source free. Loss smoothed."
     if not scratch:
         note += (
@@ -89,11 +90,23 @@ def _gain(grown: Points, scratch: Points, paid: float, unit: str) -> str:
     last, whole = scratch[-1][1], scratch[-1][0]
     above = [index for index, (_, loss) in enumerate(grown) if loss > last]
     if above and above[-1] + 1 == len(grown):
-        return f"Scratch's last loss ({last:.3f}) was not reached ({unit})."
+        return f"Scratch's last training loss ({last:.3f}) was not reached ({unit})."
     spent = grown[above[-1] + 1][0] if above else 0.0
     return (
-        f"To scratch's last loss ({last:.3f}): {(spent + paid) / whole:.2f} of its {unit} with the source counted, "
-        f"{spent / whole:.2f} with the source free."
+        f"To scratch's last training loss ({last:.3f}): {(spent + paid) / whole:.2f} of its {unit} with the source "
+        f"counted, {spent / whole:.2f} with the source free."
+    )
+
+
+def _held_out(grown: Rows, scratch: Rows, source_hours: float) -> str:
+    """The verdict that does not depend on which text the last steps read; empty without a scratch run."""
+    last = [next((r for r in reversed(rows) if "val/bits_per_byte" in r), None) for rows in (grown, scratch)]
+    if last[0] is None or last[1] is None:
+        return ""
+    ends = [(row["val/bits_per_byte"], row["budget/gpu_hours"]) for row in last if row is not None]
+    return (
+        f"On held-out text: grown {ends[0][0]:.4f} bits per byte after {ends[0][1] + source_hours:.4f} device-hours, "
+        f"the source's counted; scratch {ends[1][0]:.4f} after {ends[1][1]:.4f}."
     )
 
 

@@ -59,6 +59,15 @@ def test_both_accountings_are_drawn_and_said_with_and_without_a_run_from_fresh_w
     # scratch ends at the loss that the grown model begins with: nothing but the source's half of the hours is needed
     assert "0.50 of its device-hours with the source counted, 0.00 with the source free" in beside
     assert beside.count("<svg") == 3
+    assert "On held-out text" not in beside  # neither has been validated
+
+    def validated(losses: list[float], hours: float, bits: float) -> list[dict]:
+        rows = _rows(losses, hours)
+        return [*rows[:-1], {**rows[-1], "val/bits_per_byte": bits}]
+
+    monkeypatch.setattr(growth_report, "_rows", lambda config: validated(falling, 0.75, 1.5))
+    beside = growth_report.growth_pictures(config, _init(), validated([4.0 - 0.02 * i for i in range(40)], 0.5, 1.25))
+    assert "grown 1.2500 bits per byte after 0.7500 device-hours, the source's counted; scratch 1.5000" in beside
 
 
 def test_fresh_weights_have_no_pictures_of_growth():
