@@ -14,7 +14,7 @@ COLOURS = """
 @media(prefers-color-scheme:dark){:root{--paper:#1b1917;--ink:#ece6da;--dim:#a39a8a;--rule:#3a352e;--a:#e08a4f;
 --b:#6dbcc0;--c:#b79fe0;--d:#b5c95a}}
 .grid{stroke:var(--rule)}.tick,.axis,.name{font:12px system-ui,sans-serif}.tick,.axis{fill:var(--dim)}
-.name,.halo{paint-order:stroke;stroke:var(--paper);stroke-width:5px;stroke-linejoin:round}
+.halo{paint-order:stroke;stroke:var(--paper);stroke-width:5px;stroke-linejoin:round}
 """
 
 
@@ -108,7 +108,7 @@ def _curves(lines: Sequence[Line], place_x: Callable[[float], float], place_y: C
             label_y -= 15
         label_ys.append(label_y)
         labels.append(
-            f'<text class="name" x="{place_x(x) + 8:.1f}" y="{label_y:.1f}" fill="var({curve.colour})">'
+            f'<text class="name halo" x="{place_x(x) + 8:.1f}" y="{label_y:.1f}" fill="var({curve.colour})">'
             f"{escape(curve.name)} {y:.3f}</text>"
         )
     return [*parts, *labels]  # names last, on a rim of paper: no curve crosses one

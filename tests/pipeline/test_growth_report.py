@@ -39,6 +39,7 @@ def test_the_map_names_silent_and_live_copies_and_every_block():
     assert exact.count("silent copy of block 0") == 1
     assert stack.count("live copy of block 0") == 1
     assert exact.count(">block 3<") == 1
+    assert "halo" not in exact  # a rim of paper would cover names that are written in paper on a box
     assert exact.count("<line ") == 6  # embedding, four blocks, head
 
 
