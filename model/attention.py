@@ -183,14 +183,12 @@ class _Explicit(torch.autograd.Function):
         blocks = []
         for start, end in _query_blocks(T):
             scores_NQP = torch.bmm(q_NTK[:, start:end], k_NTK[:, :end].transpose(1, 2))
-            if fused:
-                blocks.append(cpu_kernels.causal_softmax_(scores_NQP, start))
-            elif documents is None:
-                scores_NQP[:, :, start:] += mask_QQ[: end - start, : end - start]
-            else:
+            if documents is not None:
                 scores_NQP.view(B, H, end - start, end).add_(documents.bias_B1QP(start, end, q_NTK.dtype))
-            if not fused:
-                blocks.append(torch.softmax(scores_NQP, -1))
+            elif not fused:  # the fused softmax knows the causal mask itself
+                scores_NQP[:, :, start:] += mask_QQ[: end - start, : end - start]
+            softmax = cpu_kernels.causal_softmax_(scores_NQP, start) if fused else torch.softmax(scores_NQP, -1)
+            blocks.append(softmax)
             o_BHTK[:, :, start:end] = torch.bmm(blocks[-1], v_NTK[:, :end]).view(B, H, end - start, K)
         ctx.save_for_backward(q_NTK, k_NTK, v_NTK, *blocks)
         return o_BHTK

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from model.config import ModelConfig
 from model.loss import GPU_CHUNK_TOKENS
-from model.optim import OPTIMIZERS, MasterWeights
+from model.optim import OPTIMIZERS, MasterWeights, needs_slices
 from model.transformer import Transformer
 
 KINDS = ("weights", "gradients", "optimizer", "activations", "loss", "workspace")
@@ -124,7 +124,7 @@ def trace_step(config: ModelConfig, settings: TrainSettings, windows: int) -> di
     with FakeTensorMode(), _Storages() as storages:
         network = Transformer(config)
         network.activation_checkpointing, network.attention_kernel = settings.activation_checkpointing, "sdpa"
-        sliced = settings.precision == "bf16-sr" or settings.optimizer_in_backward
+        sliced = needs_slices(settings.precision, settings.optimizer_in_backward)
         make = lambda groups: OPTIMIZERS[settings.optimizer](groups, learning_rate=1e-3, sliced=sliced)  # noqa: E731
         weights = MasterWeights(network, make, settings.precision, in_backward=settings.optimizer_in_backward)
         ids_BT = torch.zeros((windows, settings.sequence_length), dtype=torch.int64)

@@ -49,6 +49,11 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
     ]
 
 
+def needs_slices(precision: str, in_backward: bool) -> bool:
+    """Whether an optimizer must be one of `model.updates`: for stochastic rounding, and tensor by tensor."""
+    return precision == "bf16-sr" or in_backward
+
+
 def adamw(
     groups: list[dict[str, Any]],
     learning_rate: float,
@@ -56,40 +61,27 @@ def adamw(
     beta2: float = 0.95,
     eps: float = 1e-8,
     sliced: bool = False,
+    bits: int = 32,
 ) -> Optimizer:
     """AdamW (arXiv 1711.05101), fused into one kernel where the device has it. beta2 0.95: short runs, large steps.
 
-    `sliced`: ours instead of torch's, with fp32 moments for any weights; stochastic rounding and the step inside the
-    backward pass need it.
+    `sliced`: ours instead of torch's, with fp32 moments for any weights (see `needs_slices`). `bits` of each moment:
+    under 32 it is ours too.
     """
-    if sliced:
-        return SlicedAdamW(groups, learning_rate, (beta1, beta2), eps)
+    if sliced or bits < 32:
+        return SlicedAdamW(groups, learning_rate, (beta1, beta2), eps, bits)
     device = groups[0]["params"][0].device.type
     return AdamW(groups, lr=learning_rate, betas=(beta1, beta2), eps=eps, fused=device in FUSED_DEVICES or None)
 
 
-def adamw8bit(
-    groups: list[dict[str, Any]],
-    learning_rate: float,
-    beta1: float = 0.9,
-    beta2: float = 0.95,
-    eps: float = 1e-8,
-    sliced: bool = True,
-) -> Optimizer:
+def adamw8bit(groups: list[dict[str, Any]], learning_rate: float, **settings: Any) -> Optimizer:
     """AdamW with both moments in 8 bits, block by block (arXiv 2110.02861): 2.03 bytes a parameter instead of 8."""
-    return SlicedAdamW(groups, learning_rate, (beta1, beta2), eps, bits=8)
+    return adamw(groups, learning_rate, bits=8, **settings)
 
 
-def adamw4bit(
-    groups: list[dict[str, Any]],
-    learning_rate: float,
-    beta1: float = 0.9,
-    beta2: float = 0.95,
-    eps: float = 1e-8,
-    sliced: bool = True,
-) -> Optimizer:
+def adamw4bit(groups: list[dict[str, Any]], learning_rate: float, **settings: Any) -> Optimizer:
     """AdamW with both moments in 4 bits, block by block (arXiv 2309.01507): 1.06 bytes a parameter instead of 8."""
-    return SlicedAdamW(groups, learning_rate, (beta1, beta2), eps, bits=4)
+    return adamw(groups, learning_rate, bits=4, **settings)
 
 
 def muon(

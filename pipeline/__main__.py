@@ -114,8 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument(
         "--branch",
         metavar="6h",
-        help="an annealed model for another budget (6h, 90m, or tokens: "
-        "500M) out of this run's trunk, as the experiment <name>/branch-6h",
+        help="an annealed model for another budget (6h, 90m, or tokens: 500M) out of this run's trunk, as the "
+        "experiment <name>/branch-6h",
     )
     plan = _add_verb(verbs, "plan", _plan, "what the config needs and buys on a card: memory, tokens, hours, cost")
     plan.add_argument("--card", help="a name of configs/gpus.yaml; default: h100-80")

@@ -174,6 +174,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
 
 
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """One value a line; nothing where there is no file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
 def hash_outputs(folder: Path, only: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
     """`{relative path: {bytes, sha256}}` of every file under `folder` but its manifest, lock, logs and links.
 

@@ -14,6 +14,7 @@ from pipeline import report
 from pipeline.artifacts import Step, build, read_manifest
 from pipeline.config import Config
 from pipeline.corpus import steps
+from pipeline.corpus.reading import in_words
 from pipeline.experiment import Experiment
 from pipeline.progress import format_seconds
 
@@ -91,12 +92,8 @@ def result_line(name: str, manifest: dict[str, Any]) -> str:
     if dropped:
         parts.append(f"{dropped:,} dropped")
     if manifest.get("unreadable"):
-        parts.append(f"{sum(manifest['unreadable'].values()):,} unreadable ({_causes(manifest['unreadable'])})")
+        parts.append(f"{sum(manifest['unreadable'].values()):,} unreadable ({in_words(manifest['unreadable'])})")
     return ", ".join(parts)
-
-
-def _causes(unreadable: Mapping[str, int]) -> str:
-    return ", ".join(f"{n:,} {cause}" for cause, n in sorted(unreadable.items(), key=lambda item: -item[1]))
 
 
 def warnings(manifest: Mapping[str, Any]) -> list[str]:
@@ -106,7 +103,7 @@ def warnings(manifest: Mapping[str, Any]) -> list[str]:
         lost = {cause: n for cause, n in source["unreadable_causes"].items() if cause in CUT_FILES}
         if lost:
             found.append(
-                f"data.sources.{name}: {_causes(lost)}: such a file counts once, however many documents it held; "
+                f"data.sources.{name}: {in_words(lost)}: such a file counts once, however many documents it held; "
                 "what came before the damage is kept"
             )
     classifier = manifest["classifier"]

@@ -5,15 +5,15 @@ are those of the same config from fresh weights, where that was trained. Out: HT
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from model.config import ModelConfig
+from pipeline.artifacts import read_json_lines
 from pipeline.charts import Line, line_chart
 from pipeline.config import Config, InitConfig
 from pipeline.errors import UserError
+from pipeline.progress import format_count
 from pipeline.training.identity import pretrain_step
 
 SMOOTH_SHARE = 0.02  # of a run's rows, on either side
@@ -54,7 +54,7 @@ def _curves(config: Config, init: Mapping[str, Any], metrics: Rows) -> str:
         notes = [(grown[top][0] + paid, grown[top][1], f"re-warm bump +{rise:.2f}")] if rise > 0 else []
         if key == "budget/tokens":
             words.insert(0, _bump_words(rise, None if back is None else grown[back][0]))
-        chart = line_chart(lines, x_name=name, y_name="nats per token", format_x=_short, notes=notes)
+        chart = line_chart(lines, x_name=name, y_name="nats per token", format_x=format_count, notes=notes)
         charts.append(f"<figure><figcaption>Training loss against {name}</figcaption>{chart}</figure>")
     words.append(_held_out(metrics, scratch, end["budget/gpu_hours"]))
     note = "Solid: the source counted (its tokens at their cost in FLOPs). Dashed: the source free. Loss smoothed."
@@ -81,7 +81,7 @@ def bump(points: Points) -> tuple[int, float, int | None]:
 def _bump_words(rise: float, back: float | None) -> str:
     if rise <= 0:
         return "The loss never rose above its start: no re-warm bump."
-    after = "not back by the end" if back is None else f"back after {_short(back)} tokens"
+    after = "not back by the end" if back is None else f"back after {format_count(back)} tokens"
     return f"Re-warm bump: {rise:.3f} nats above the start, {after}."
 
 
@@ -124,8 +124,7 @@ def _rows(config: Config) -> Rows:
             return []
     except UserError:  # an untrained source: there is nothing to draw
         return []
-    path: Path = step.path / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    return read_json_lines(step.path / "metrics.jsonl")
 
 
 def _points(rows: Rows, key: str, factor: float = 1.0) -> Points:
@@ -200,10 +199,3 @@ def _box(x: float, y: float, width: float, pale: bool = False) -> str:
 
 def _words(x: float, y: float, text: str, colour: str = "--dim") -> str:
     return f'<text class="name" x="{x:.0f}" y="{y:.1f}" fill="var({colour})">{text}</text>'
-
-
-def _short(number: float) -> str:
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= size:
-            return f"{number / size:.3g}{letter}"
-    return f"{number:.3g}"

@@ -24,10 +24,9 @@ from pipeline.hub import MODEL_FILES, content_of_model, is_hub_name, local_folde
 from pipeline.locks import FolderLock
 from pipeline.progress import format_seconds
 from pipeline.training.decisions import Decisions
-from pipeline.training.identity import finished_manifest, pretrain_step
+from pipeline.training.identity import INDEX, WEIGHTS, checkpoint_name, finished_manifest, pretrain_step
 
 GATE_WINDOWS = 32
-WEIGHTS = "model.safetensors"
 
 
 def init_step(config: Config) -> Step:
@@ -401,12 +400,12 @@ def source_files(config: Config) -> SourceFiles | None:
 
 def before_decay(step: Step) -> EarlyCheckpoint:
     """The checkpoint that a finished pretraining kept from before its decay. Raises `UserError` where it is gone."""
-    decays = Decisions(step.path / "decisions.jsonl").decays()
+    decays = Decisions(step.path / "decisions.jsonl", mend=False).decays()
     missing = "never came to its decay" if not decays else f"lacks its checkpoint of step {decays[0]['step']}"
     if decays:
-        folder = step.path / "checkpoints" / f"step-{decays[0]['step']:08d}"
-        if (folder / WEIGHTS).is_file() and (folder / "checkpoint.json").is_file():
-            index = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+        folder = step.path / "checkpoints" / checkpoint_name(decays[0]["step"])
+        if (folder / WEIGHTS).is_file() and (folder / INDEX).is_file():
+            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
             return EarlyCheckpoint(folder, decays[0]["step"], index["files"][WEIGHTS]["sha256"])
     raise UserError(f"the source {step.path} {missing}; set init.source_checkpoint=final, or train it again")
 

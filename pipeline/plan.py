@@ -14,11 +14,16 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model.config import ModelConfig
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.progress import format_count
+from pipeline.training.micro_batch import choices, train_settings
+
+if TYPE_CHECKING:
+    from model.estimate import Plan, TrainSettings
 
 GIB = 2**30
 GROWTH_TABLE = Path(__file__).resolve().parents[1] / "docs" / "growth" / "schedule.json"
@@ -63,12 +68,18 @@ def make_plan(config: Config, card_name: str | None) -> dict[str, Any]:
     """The answers as plain JSON values. Raises `UserError` for a card that the table does not have."""
     name, card = _card(card_name)
     train, model = config.train, config.model
-    rungs = [_own_settings(config), *({**rung} for rung in LADDER)]
+    precision = "bf16-mixed" if train.precision == "auto" else train.precision
+    settings = [train_settings(train, precision)]
+    settings += [
+        train_settings(dataclasses.replace(train, **{"optimizer_in_backward": False, **rung}), rung["precision"])
+        for rung in LADDER
+    ]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        plans = list(pool.map(_traced, [(model, train.sequence_length, rung) for rung in rungs]))
+        plans = list(pool.map(_traced, [(model, own) for own in settings]))
     windows = train.global_batch_tokens // train.sequence_length
+    asked = [train.micro_batch or windows] if train.micro_batch or train.optimizer_in_backward else choices(train)
     card_bytes = int(card["memory_gb"] * 1e9)
-    own = plans[0].largest(_micro_batches(config, windows), card_bytes)
+    own = plans[0].largest(asked, card_bytes)
     shown = own or plans[0].estimate(1, card_bytes)
     return {
         "name": config.name,
@@ -100,29 +111,10 @@ def _card(name: str | None) -> tuple[str, Mapping[str, Any]]:
     return name, table[name]
 
 
-def _own_settings(config: Config) -> dict[str, Any]:
-    train = config.train
-    precision = "bf16-mixed" if train.precision == "auto" else train.precision
-    return {
-        "precision": precision,
-        "optimizer": train.optimizer,
-        "activation_checkpointing": train.activation_checkpointing,
-        "optimizer_in_backward": train.optimizer_in_backward,
-    }
+def _traced(job: tuple[ModelConfig, "TrainSettings"]) -> "Plan":
+    from model.estimate import Plan
 
-
-def _traced(job: tuple[ModelConfig, int, dict[str, Any]]) -> Any:
-    from model.estimate import Plan, TrainSettings
-
-    model, sequence_length, settings = job
-    accumulate = not settings.get("optimizer_in_backward", False)
-    return Plan(model, TrainSettings(sequence_length, accumulate=accumulate, **settings))
-
-
-def _micro_batches(config: Config, windows: int) -> list[int]:
-    if config.train.micro_batch or config.train.optimizer_in_backward:
-        return [config.train.micro_batch or windows]
-    return [n for n in range(1, windows + 1) if windows % n == 0 and n * config.train.sequence_length <= 65536] or [1]
+    return Plan(*job)
 
 
 def _first_that_fits(plans: list[Any], gib: int, windows: int) -> dict[str, Any] | None:
@@ -258,7 +250,8 @@ def show(plan: Mapping[str, Any]) -> str:
         lines.append(
             f"  growth    a smaller source first, on {100 * share[0]:.0f} to {100 * share[1]:.0f}% of the FLOPs "
             f"({growth['meaning']}): {gain[0]:.2f} to {gain[1]:.2f} nats better than fresh weights in "
-            f"{growth['runs']} runs of {_short(growth['measured_at_parameters'])} parameters; larger ones unmeasured"
+            f"{growth['runs']} runs of {format_count(growth['measured_at_parameters'])} parameters; larger ones "
+            "unmeasured"
         )
     return "\n".join([*lines, *_advice_lines(plan["advice"])])
 
@@ -271,15 +264,8 @@ def _rung(rung: Mapping[str, Any] | None) -> str:
 
 
 def _span(values: list[float]) -> str:
-    low, high = map(_short, values)
+    low, high = map(format_count, values)
     return low if low == high else f"{low} to {high}"
-
-
-def _short(value: float) -> str:
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
 
 
 def _advice_lines(choices: list[dict[str, Any]]) -> list[str]:

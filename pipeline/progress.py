@@ -62,6 +62,14 @@ def progress(description: str, total: float | None, unit: str = "") -> Iterator[
         bar.close()
 
 
+def format_count(number: float) -> str:
+    """`577`, `1.65M`, `2.1T`: three digits and a letter for the size."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
+
+
 def format_seconds(seconds: float) -> str:
     """`42 s`, `3 min 05 s`, `7 h 12 min`."""
     if seconds < 100:

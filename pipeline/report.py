@@ -4,7 +4,6 @@ In: the manifests, `metrics.jsonl`, the decisions and the ledger of one experime
 and a copy in the folder of the newest stage. No network, no script; light and dark; reads on a phone and on paper.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -12,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import ledger
-from pipeline.artifacts import MANIFEST, read_manifest
+from pipeline.artifacts import MANIFEST, read_json_lines, read_manifest
 from pipeline.charts import COLOURS, Line, bar, line_chart
 from pipeline.config import Config
 from pipeline.data_report import data_section
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
 from pipeline.growth_report import growth_pictures
-from pipeline.progress import format_seconds
+from pipeline.progress import format_count, format_seconds
 
 SMOOTH_ROWS = 9
 STAGES = ("data", "init", "pretrain")
@@ -58,7 +57,7 @@ def render(config: Config, folders: Mapping[str, Path], ledger_path: Path) -> st
     """The whole page as HTML, from the folders of the finished stages."""
     manifests = {stage: read_manifest(folder) for stage, folder in folders.items()}
     data, init, pretrain = (manifests.get(stage) for stage in STAGES)
-    metrics = _read_lines(folders["pretrain"] / "metrics.jsonl") if pretrain else []
+    metrics = read_json_lines(folders["pretrain"] / "metrics.jsonl") if pretrain else []
     sections = [
         _summary(data, init, pretrain),
         _curves(metrics, pretrain) if pretrain else "",
@@ -85,7 +84,9 @@ def _summary(data: dict | None, init: dict | None, pretrain: dict | None) -> str
         cap = pretrain["max_gpu_hours"]
         of_cap = f" of {cap:g} ({100 * pretrain['gpu_hours_total'] / cap:.1f}%)" if cap else ""
         tiles.append((f"{pretrain['gpu_hours_total']:.4f}", f"device-hours used{of_cap}"))
-        tiles.append((_short(pretrain["tokens_seen"]), f"tokens at {pretrain['tokens_per_second']:,.0f} per second"))
+        tiles.append(
+            (format_count(pretrain["tokens_seen"]), f"tokens at {pretrain['tokens_per_second']:,.0f} per second")
+        )
         if pretrain["annealed"]:
             tiles.append(("annealed", f"the learning rate fell to its end; stopped by {pretrain['stopped_by']}"))
         else:
@@ -93,7 +94,9 @@ def _summary(data: dict | None, init: dict | None, pretrain: dict | None) -> str
     elif init:
         tiles.append((f"{init['grown_bits_per_byte']:.3f}", "bits per byte before pretraining"))
     if data:
-        tiles.append((_short(data["tokens"]["train"]), f"training tokens from {data['documents']['kept']:,} documents"))
+        tiles.append(
+            (format_count(data["tokens"]["train"]), f"training tokens from {data['documents']['kept']:,} documents")
+        )
     if init and init.get("max_rel_logit_diff") is not None:
         tiles.append((f"{init['max_rel_logit_diff']:.0e}", "largest change of a logit by growth, relative"))
     cells = "".join(f'<div class="tile"><b>{escape(a)}</b><span>{escape(b)}</span></div>' for a, b in tiles)
@@ -116,9 +119,9 @@ def _curves(metrics: Sequence[Mapping[str, Any]], pretrain: Mapping[str, Any]) -
     charts = [
         (
             f"Training loss, mean of {SMOOTH_ROWS} rows",
-            line_chart(train, x_name="tokens", y_name="nats per token", format_x=_short),
+            line_chart(train, x_name="tokens", y_name="nats per token", format_x=format_count),
         ),
-        ("Held-out text", line_chart(validation, x_name="tokens", y_name="bits per byte", format_x=_short)),
+        ("Held-out text", line_chart(validation, x_name="tokens", y_name="bits per byte", format_x=format_count)),
         ("Learning rate", line_chart(rate, x_name="device-hours", y_name="learning rate", format_x=lambda x: f"{x:g}")),
     ]
     return "<h2>Pretraining</h2>" + "".join(f"<figure><figcaption>{n}</figcaption>{c}</figure>" for n, c in charts if c)
@@ -191,17 +194,6 @@ def _identity(manifests: Mapping[str, Mapping[str, Any]]) -> str:
         for stage, m in manifests.items()
     )
     return f"<h2>Identity</h2><table><tr><th>stage<th>fingerprint<th>content<th>finished<th>commit{rows}</table>"
-
-
-def _short(number: float) -> str:
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= size:
-            return f"{number / size:.3g}{letter}"
-    return f"{number:g}"
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 STYLE = (

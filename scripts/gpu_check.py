@@ -27,7 +27,7 @@ import yaml  # lightning needs it too
 from model.config import ModelConfig
 from model.estimate import TrainSettings, estimate_memory
 from model.loss import chunked_cross_entropy
-from model.optim import OPTIMIZERS, MasterWeights
+from model.optim import OPTIMIZERS, MasterWeights, needs_slices
 from model.transformer import Transformer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -232,7 +232,7 @@ def built(
     if config is SHAPES["tiny"]:
         network.initialize(0)
     network.attention_kernel = "sdpa"
-    sliced = precision == "bf16-sr" or in_backward
+    sliced = needs_slices(precision, in_backward)
     make = lambda groups: OPTIMIZERS[optimizer](groups, learning_rate=1e-3, sliced=sliced)  # noqa: E731
     return network, MasterWeights(network, make, precision, in_backward=in_backward)
 

@@ -85,8 +85,13 @@ def _check_groups(name: str, source: Source, documents: Path, tasks: int) -> Non
         )
 
 
+def in_words(causes: Mapping[str, int]) -> str:
+    """`3 damaged_file, 1 empty_file`: the most frequent first."""
+    return ", ".join(f"{n:,} {cause}" for cause, n in sorted(causes.items(), key=lambda item: -item[1]))
+
+
 def _check(name: str, readable: int, unreadable: Counter[str], max_unreadable: float, found: str) -> None:
-    causes = ", ".join(f"{n:,} {cause}" for cause, n in unreadable.most_common()) or "it is empty"
+    causes = in_words(unreadable) or "it is empty"
     if not readable:
         raise UserError(
             f"data.sources.{name} gave no readable document ({causes}); {found}. "

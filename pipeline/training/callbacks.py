@@ -62,7 +62,6 @@ class Control(Callback):
         self.initial_bits_per_byte: dict[str, float] = {}
         self.validated_at = -1
         self.final_row: dict[str, Any] = {}  # of the last step; `finish` adds its validation and writes it
-        self.start_seconds = 0.0
         self._skipped_in_a_row = 0
         self._pending_norm: Any = None  # of the step before: read one step late, so that the device never idles
         self._rate = _Rate()
@@ -84,7 +83,7 @@ class Control(Callback):
         self._validations_due = math.floor(parts.budget.fraction(step) / parts.train.validate_every_share)
         self.use_decisions()
         self._stop_if_asked(trainer)
-        self.start_seconds = parts.budget.start_seconds = process_age_seconds()
+        parts.budget.start_seconds = process_age_seconds()
         self._rate.restart()
 
     def on_train_batch_start(

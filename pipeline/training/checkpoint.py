@@ -25,8 +25,8 @@ from torch import Tensor
 from pipeline.artifacts import hash_file, hash_json, write_json
 from pipeline.errors import UserError
 from pipeline.training.decisions import Decisions
+from pipeline.training.identity import INDEX, TRAINER, WEIGHTS, checkpoint_name
 
-WEIGHTS, TRAINER, INDEX = "model.safetensors", "trainer.pt", "checkpoint.json"
 NAME = re.compile(r"step-(\d{8})")
 UNSAFE_SWITCH = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 FREE_SPACE_FACTOR = 2  # of the bytes of one checkpoint, free before it is written
@@ -64,7 +64,7 @@ class Checkpoints:
         self.folder, self.keep, self.decisions, self.say = folder, keep, decisions, say
 
     def path(self, step: int) -> Path:
-        return self.folder / f"step-{step:08d}"
+        return self.folder / checkpoint_name(step)
 
     def steps(self) -> list[int]:
         """Steps of all checkpoints of this branch, newest first; not yet known to be whole."""
@@ -89,8 +89,7 @@ class Checkpoints:
             "spent_seconds": state.values.get("spent_seconds"),
         }
         index["files"] = {name: _seal(part / name) for name in (WEIGHTS, TRAINER)}
-        write_json(part / INDEX, {**index, "sha256": hash_json(index)})
-        _sync_folder(part)
+        _write_index(part, index)
         if final.exists():  # a damaged or abandoned one of the same step
             final.rename(part.with_suffix(".old"))
         part.rename(final)
@@ -162,15 +161,14 @@ class Checkpoints:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         for name in (WEIGHTS, TRAINER, INDEX):
-            link_or_copy(path / name, part / name)
+            _link_or_copy(path / name, part / name)
         if problem := self.damage(part):
             shutil.rmtree(part)
             raise UserError(f"checkpoint {path} is damaged ({problem}); choose another budget for the branch")
         index = json.loads((part / INDEX).read_text(encoding="utf-8"))
         index.update(branch=self.decisions.branch)
         del index["sha256"]
-        write_json(part / INDEX, {**index, "sha256": hash_json(index)})
-        _sync_folder(part)
+        _write_index(part, index)
         shutil.rmtree(final, ignore_errors=True)
         part.rename(final)
         _sync_folder(self.folder)
@@ -194,7 +192,13 @@ class Checkpoints:
             )
 
 
-def link_or_copy(source: Path, target: Path) -> None:
+def _write_index(folder: Path, index: Mapping[str, Any]) -> None:
+    """Seals a checkpoint that lies under a temporary name: its index with the index's own hash, all of it synced."""
+    write_json(folder / INDEX, {**index, "sha256": hash_json(index)})
+    _sync_folder(folder)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:  # another disk, or one without hard links

@@ -120,7 +120,7 @@ def make_facts(control: Control, samples: list[dict[str, str]], left_at_end: flo
         "precision": parts.machine.precision,
         "peak_memory_bytes": parts.machine.peak_memory_bytes(),
         "lives": parts.ledger.life,
-        "start_seconds": round(control.start_seconds, 2),
+        "start_seconds": round(budget.start_seconds, 2),
         "forecast": _forecast(control, left_at_end),
         "samples": samples,
         "model": "model",

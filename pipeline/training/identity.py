@@ -14,8 +14,15 @@ from pipeline.training.decisions import Decisions
 
 VERSION = 1  # raised when the same config, data and init train differently
 
+WEIGHTS, TRAINER, INDEX = "model.safetensors", "trainer.pt", "checkpoint.json"  # files of a checkpoint
+
 # content_hash is over model/ alone: checkpoints, metrics and decisions carry the times of one machine.
 REPORTS = ("report.html", "*.report.json", "model/README.md")
+
+
+def checkpoint_name(step: int) -> str:
+    """The folder, under `checkpoints/`, of the state after `step` steps."""
+    return f"step-{step:08d}"
 
 
 def pretrain_step(config: Config) -> Step:

@@ -7,26 +7,18 @@ of the step before last only: the device always has the next step queued, yet th
 
 import gc
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from model.config import ModelConfig
-from model.optim import OPTIMIZERS, MasterWeights
+from model.optim import OPTIMIZERS, MasterWeights, needs_slices
 from model.schedules import DecaySegment, wsd
 from model.transformer import Transformer
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
 from pipeline.training.batches import Batch
-
-if TYPE_CHECKING:
-    from model.estimate import TrainSettings
-
-CPU_MICRO_TOKENS = 8192  # activations of a larger step fall out of the caches and into gigabytes
-GPU_MICRO_WINDOWS = 8
-GPU_ENOUGH_TOKENS = 65536  # a pass of more keeps no card busier
+from pipeline.training.micro_batch import divisors, micro_batch_windows
 
 
 class PretrainModule(LightningModule):
@@ -42,7 +34,7 @@ class PretrainModule(LightningModule):
         self.network, self.train_config = network, train
         network.activation_checkpointing = train.activation_checkpointing
         network.z_loss = train.z_loss
-        sliced = precision == "bf16-sr" or train.optimizer_in_backward
+        sliced = needs_slices(precision, train.optimizer_in_backward)
         self.optimizer = MasterWeights(
             network,
             lambda groups: OPTIMIZERS[train.optimizer](
@@ -107,7 +99,7 @@ class PretrainModule(LightningModule):
     def _halve_micro_batch(self) -> None:
         """After memory ran out: the step starts again with half the windows a pass, where the config left them open."""
         train, before = self.train_config, self.windows
-        smaller = [windows for windows in _divisors(train) if windows < before]
+        smaller = [windows for windows in divisors(train) if windows < before]
         if train.micro_batch or train.optimizer_in_backward or not smaller:
             raise UserError(
                 f"memory ran out with {before} windows of {train.sequence_length} tokens a forward pass; "
@@ -119,54 +111,3 @@ class PretrainModule(LightningModule):
             torch.cuda.empty_cache()
         self.windows = max([windows for windows in smaller if windows <= before // 2] or smaller)
         print(f"  memory ran out at micro-batch {before}; going on with {self.windows} windows a pass", flush=True)
-
-
-def micro_batch_windows(train: TrainConfig, device_type: str, model: ModelConfig, precision: str) -> int:
-    """Windows per forward pass: `train.micro_batch`; else on a card the most that the memory plan allows, on a CPU what
-    stays in its caches. With the optimizer in the backward pass it is the whole step.
-    """
-    windows = train.global_batch_tokens // train.sequence_length
-    if train.micro_batch or train.optimizer_in_backward:
-        return train.micro_batch or windows
-    if device_type == "cpu":
-        return min(windows, max(1, CPU_MICRO_TOKENS // train.sequence_length))
-    if device_type != "cuda":
-        return min(windows, GPU_MICRO_WINDOWS)
-    return planned_windows(train, model, precision, _card_bytes())
-
-
-def planned_windows(train: TrainConfig, model: ModelConfig, precision: str, device_memory_bytes: int) -> int:
-    """The largest divisor of the step's windows whose traced peak fits; 1 where none does (trying will tell)."""
-    from model.estimate import Plan
-
-    plan = Plan(model, train_settings(train, precision))
-    enough = [windows for windows in _divisors(train) if windows * train.sequence_length <= GPU_ENOUGH_TOKENS]
-    found = plan.largest(enough or [1], device_memory_bytes)
-    return found.windows if found else 1
-
-
-def train_settings(train: TrainConfig, precision: str) -> "TrainSettings":
-    """What of the `train` section the memory plan needs."""
-    from model.estimate import TrainSettings  # fake tensors take a second to import; a CPU run needs none
-
-    return TrainSettings(
-        sequence_length=train.sequence_length,
-        precision=precision,
-        optimizer=train.optimizer,
-        activation_checkpointing=train.activation_checkpointing,
-        optimizer_in_backward=train.optimizer_in_backward,
-        accumulate=not train.optimizer_in_backward,
-    )
-
-
-def _divisors(train: TrainConfig) -> list[int]:
-    windows = train.global_batch_tokens // train.sequence_length
-    return [count for count in range(1, windows + 1) if windows % count == 0]
-
-
-def _card_bytes() -> int:
-    """Of the card, or of the share that this process may use."""
-    share = (
-        torch.cuda.get_per_process_memory_fraction() if hasattr(torch.cuda, "get_per_process_memory_fraction") else 1
-    )
-    return int(torch.cuda.mem_get_info()[1] * share)

@@ -11,7 +11,8 @@ from pipeline import config as configs
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
 from pipeline.training.batches import Batch
-from pipeline.training.module import PretrainModule, micro_batch_windows, planned_windows
+from pipeline.training.micro_batch import micro_batch_windows, planned_windows
+from pipeline.training.module import PretrainModule
 
 TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny.yaml"
 MODEL = ModelConfig(97, 64, 128, 2, 4, max_position_embeddings=64)

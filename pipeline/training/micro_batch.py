@@ -1,0 +1,74 @@
+"""How many windows a forward pass takes: as the config says, as caches like it, or as the memory plan allows.
+
+In: the `train` section, a model's shape, a device. Out: windows, and what of the section the plan (model/estimate.py)
+needs to know. Imports no lightning: `hornbook plan` asks the same questions.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from model.config import ModelConfig
+from pipeline.config import TrainConfig
+
+if TYPE_CHECKING:
+    from model.estimate import TrainSettings
+
+CPU_MICRO_TOKENS = 8192  # activations of a larger step fall out of the caches and into gigabytes
+GPU_MICRO_WINDOWS = 8
+GPU_ENOUGH_TOKENS = 65536  # a pass of more keeps no card busier
+
+
+def micro_batch_windows(train: TrainConfig, device_type: str, model: ModelConfig, precision: str) -> int:
+    """Windows per forward pass: `train.micro_batch`; else on a card the most that the memory plan allows, on a CPU what
+    stays in its caches. With the optimizer in the backward pass it is the whole step.
+    """
+    windows = train.global_batch_tokens // train.sequence_length
+    if train.micro_batch or train.optimizer_in_backward:
+        return train.micro_batch or windows
+    if device_type == "cpu":
+        return min(windows, max(1, CPU_MICRO_TOKENS // train.sequence_length))
+    if device_type != "cuda":
+        return min(windows, GPU_MICRO_WINDOWS)
+    return planned_windows(train, model, precision, _card_bytes())
+
+
+def planned_windows(train: TrainConfig, model: ModelConfig, precision: str, device_memory_bytes: int) -> int:
+    """The largest divisor of the step's windows whose traced peak fits; 1 where none does (trying will tell)."""
+    from model.estimate import Plan
+
+    found = Plan(model, train_settings(train, precision)).largest(choices(train), device_memory_bytes)
+    return found.windows if found else 1
+
+
+def choices(train: TrainConfig) -> list[int]:
+    """The micro-batches that a plan may choose from."""
+    return [windows for windows in divisors(train) if windows * train.sequence_length <= GPU_ENOUGH_TOKENS] or [1]
+
+
+def train_settings(train: TrainConfig, precision: str) -> "TrainSettings":
+    """What of the `train` section the memory plan needs."""
+    from model.estimate import TrainSettings  # fake tensors take a second to import; a CPU run needs none
+
+    return TrainSettings(
+        sequence_length=train.sequence_length,
+        precision=precision,
+        optimizer=train.optimizer,
+        activation_checkpointing=train.activation_checkpointing,
+        optimizer_in_backward=train.optimizer_in_backward,
+        accumulate=not train.optimizer_in_backward,
+    )
+
+
+def divisors(train: TrainConfig) -> list[int]:
+    """Micro-batches that a step can be cut into."""
+    windows = train.global_batch_tokens // train.sequence_length
+    return [count for count in range(1, windows + 1) if windows % count == 0]
+
+
+def _card_bytes() -> int:
+    """Of the card, or of the share that this process may use."""
+    share = (
+        torch.cuda.get_per_process_memory_fraction() if hasattr(torch.cuda, "get_per_process_memory_fraction") else 1
+    )
+    return int(torch.cuda.mem_get_info()[1] * share)
