@@ -136,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         "--kind", choices=("code", "prose", "exercise"), help="default: told from the ending, else prose"
     )
     score.set_defaults(run=_score)
+    _add_run_verbs(verbs)
     where = verbs.add_parser("where", help="print the folder of a stage")
     where.add_argument("stage", choices=STAGES)
     _add_config(where)
@@ -150,6 +151,31 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("table", choices=TABLES)
     table.set_defaults(run=_list)
     return parser
+
+
+def _add_run_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The verbs that look at what has been made."""
+    described = {
+        "runs": (_runs, "every experiment: state of its stages, hours, loss, bytes on disk"),
+        "clean": (_clean, "say what no experiment needs, and with --yes remove it"),
+        "compare": (_compare, "two runs: config difference, figures, curves over tokens, hours and money"),
+        "batch": (_batch, "the text that one optimizer step trains on, with sources and scores"),
+        "doctor": (_doctor, "what this machine has, what will be used of it, what is missing for what"),
+    }
+    added = {}
+    for name, (run, help) in described.items():
+        added[name] = verbs.add_parser(name, help=help, description=help)
+        added[name].add_argument("--json", action="store_true", help="as JSON")
+        added[name].set_defaults(run=run)
+    run_help = "name of an experiment under runs/, or its config"
+    added["clean"].add_argument(
+        "names", nargs="*", metavar="run", help="experiments to forget with all their own folders"
+    )
+    added["clean"].add_argument("--yes", action="store_true", help="remove; without it nothing is touched")
+    added["compare"].add_argument("first", metavar="A", help=run_help)
+    added["compare"].add_argument("second", metavar="B", help=run_help)
+    added["batch"].add_argument("name", metavar="run", help=run_help)
+    added["batch"].add_argument("--step", type=int, required=True, metavar="N", help="1 = the first")
 
 
 def _add_stage(
@@ -259,6 +285,42 @@ def _where(arguments: argparse.Namespace) -> None:
     from pipeline.dryrun import step_of
 
     print(step_of(configs.load(arguments.config, arguments.overrides), arguments.stage).path)
+
+
+def _runs(arguments: argparse.Namespace) -> None:
+    from pipeline import runs
+
+    rows = [runs.facts(name) for name in runs.names()]
+    print(json.dumps(rows, indent=1) if arguments.json else runs.show(rows))
+
+
+def _clean(arguments: argparse.Namespace) -> None:
+    from pipeline import clean
+
+    planned = clean.plan(arguments.names)
+    busy = clean.remove(planned) if arguments.yes else []
+    print(json.dumps(planned, indent=1) if arguments.json else clean.show(planned, arguments.yes, busy))
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from pipeline import compare
+
+    facts = compare.compare(arguments.first, arguments.second)
+    print(json.dumps(facts, indent=1) if arguments.json else compare.show(facts, compare.write_page(facts)))
+
+
+def _batch(arguments: argparse.Namespace) -> None:
+    from pipeline import batch, runs
+
+    facts = batch.pieces(runs.load(arguments.name), arguments.step)
+    print(json.dumps(facts, indent=1, ensure_ascii=False) if arguments.json else batch.show(facts))
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    from pipeline import doctor
+
+    findings = doctor.examine()
+    print(json.dumps(doctor.as_json(findings), indent=1) if arguments.json else doctor.show(findings))
 
 
 def _grow(arguments: argparse.Namespace) -> None:

@@ -70,6 +70,14 @@ def format_count(number: float) -> str:
     return f"{number:.3g}"
 
 
+def format_bytes(count: float) -> str:
+    """`812 B`, `4.70 MB`, `1.2 GB`: decimal, as disks are sold and files are listed."""
+    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} B"
+
+
 def format_seconds(seconds: float) -> str:
     """`42 s`, `3 min 05 s`, `7 h 12 min`."""
     if seconds < 100:

@@ -114,8 +114,12 @@ class TokenBatches:
             windows[here] = permute(places[here], stream.count, key_of("epoch", self.seed, stream.name, int(epoch)))
         return windows
 
+    def indices(self, step: int) -> np.ndarray:
+        """The sequences of the step that comes after `step` steps."""
+        return np.arange(step * self.batch_sequences, (step + 1) * self.batch_sequences)
+
     def batch(self, step: int, order: Order | None = None) -> Batch:
-        indices = np.arange(step * self.batch_sequences, (step + 1) * self.batch_sequences)
+        indices = self.indices(step)
         inputs, labels = self.sequences(indices, order)
         predicted = int(np.count_nonzero(labels != IGNORED_LABEL))
         return Batch(torch.from_numpy(inputs), torch.from_numpy(labels), predicted)

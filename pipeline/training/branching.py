@@ -63,6 +63,11 @@ def _decay_start(config: Config, tokens: int) -> int:
     return planned_decay_start(max(1, tokens // config.train.global_batch_tokens), config.train.decay_share)
 
 
+def trunk_folder(branch_of: str) -> Path:
+    """The folder of the pretraining that `budget.branch_of` names."""
+    return root() / "artifacts" / "pretrain" / branch_of.partition("@")[0]
+
+
 def begin(config: Config, folder: Path, decisions: Decisions) -> float:
     """Puts the trunk's checkpoint and its rows of metrics into a branch's empty folder; once. Returns the device-
     seconds that the trunk had spent by then, 0 for a run that is no branch. Raises `UserError` where the trunk has no
@@ -73,15 +78,15 @@ def begin(config: Config, folder: Path, decisions: Decisions) -> float:
     if config.budget.branch_of is None:
         return 0.0
     if not decisions.of_kind("branch"):
-        trunk_folder = root() / "artifacts" / "pretrain" / config.budget.branch_of.partition("@")[0]
-        trunk = Checkpoints(trunk_folder / "checkpoints", 0, Decisions(trunk_folder / "decisions.jsonl", mend=False))
+        source = trunk_folder(config.budget.branch_of)
+        trunk = Checkpoints(source / "checkpoints", 0, Decisions(source / "decisions.jsonl", mend=False))
         step = _start(config, trunk)
         Checkpoints(folder / "checkpoints", config.train.keep_checkpoints, decisions).adopt(trunk.path(step))
-        shutil.copyfile(trunk_folder / "metrics.jsonl", folder / "metrics.jsonl")
+        shutil.copyfile(source / "metrics.jsonl", folder / "metrics.jsonl")
         cut_metrics(folder / "metrics.jsonl", step)
         spent = trunk.spent_seconds(step)
-        decisions.add("branch", step, trunk=trunk_folder.name, inherited_seconds=spent)
-        print(f"  branches off its trunk {trunk_folder.name} at step {step:,}", flush=True)
+        decisions.add("branch", step, trunk=source.name, inherited_seconds=spent)
+        print(f"  branches off its trunk {source.name} at step {step:,}", flush=True)
     return decisions.of_kind("branch")[0]["inherited_seconds"]
 
 

@@ -52,7 +52,11 @@ class Selection:
         return int(self.end[-1]) if len(self.end) else 0
 
     def __getitem__(self, places: np.ndarray) -> np.ndarray:
-        return self.tokens[places + self.shift[np.searchsorted(self.end, places, side="right")]]
+        return self.tokens[self.whole(places)]
+
+    def whole(self, places: np.ndarray) -> np.ndarray:
+        """Where places of the selection lie in all tokens."""
+        return places + self.shift[np.searchsorted(self.end, places, side="right")]
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,12 @@ class Stream:
         ids = self.tokens[np.minimum(places, last)].astype(np.int64)
         labels_BT = np.where(places[:, 1:] <= last, ids[:, 1:], IGNORED_LABEL)
         return ids[:, :-1], labels_BT
+
+    def places(self, number: int) -> np.ndarray:
+        """Where the tokens of one window lie in the source's token set, without padding: at most T + 1 places."""
+        first = number * self.sequence_length
+        places = np.arange(first, min(first + self.sequence_length + 1, len(self.tokens)))
+        return self.tokens.whole(places) if isinstance(self.tokens, Selection) else places
 
 
 @dataclass
@@ -129,6 +139,11 @@ class BestFit:
         context = self.continues[piece_P]
         labels[row_P[context], offset_P[context]] = IGNORED_LABEL
         return ids[:, :-1], labels[:, 1:]
+
+    def places(self, number: int) -> np.ndarray:
+        """Where the tokens of one window lie in the source's token set, without padding: at most T + 1 places."""
+        pieces = slice(self.first[number], self.first[number + 1])
+        return _ranges(self.start[pieces].astype(np.int64), self.length[pieces].astype(np.int64))
 
 
 def cut(index: np.ndarray, sequence_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -115,7 +115,7 @@ class WandbMirror:
     ):
         self.folder, self.id_file, self.name, self.project = folder, id_file, name, project
         self.config, self.say = dict(config), say
-        self.online = _mode() == "online"
+        self.online = wandb_mode() == "online"
         self.finish_seconds = ONLINE_FINISH_SECONDS if self.online else OFFLINE_FINISH_SECONDS
         self._rows: SimpleQueue[Mapping[str, Any] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, daemon=True, name="wandb")
@@ -160,7 +160,7 @@ class WandbMirror:
             run = wandb.init(
                 id=os.environ.get("WANDB_RUN_ID") or kept or None,
                 resume="allow",
-                mode=_mode(),  # type: ignore[arg-type]
+                mode=wandb_mode(),  # type: ignore[arg-type]
                 dir=os.environ.get("WANDB_DIR") or str(self.folder),
                 project=os.environ.get("WANDB_PROJECT") or self.project,
                 name=os.environ.get("WANDB_NAME") or self.name,
@@ -176,7 +176,7 @@ class WandbMirror:
         return run
 
 
-def _mode() -> str:
+def wandb_mode() -> str:
     return os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
 
 

@@ -1,0 +1,123 @@
+"""`hornbook clean`: frees what no experiment needs. Says what it would remove; `--yes` removes it.
+
+Kept: every folder that an experiment under `runs/` links to or whose config names it, and everything those were made
+from: their inputs, the trunk of a branch, the source a model was grown from. What is left under `artifacts/` came from
+configs, code or libraries that are no more, or from experiments that were named here to be forgotten. A folder that a
+process is writing is left alone.
+"""
+
+import contextlib
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline import config as configs
+from pipeline import runs
+from pipeline.artifacts import MANIFEST, Step, read_manifest, root
+from pipeline.config import Config
+from pipeline.errors import Busy, UserError
+from pipeline.locks import FolderLock
+from pipeline.progress import format_bytes
+from pipeline.training.branching import trunk_folder
+
+
+def plan(forget: Sequence[str] = ()) -> dict[str, Any]:
+    """`{experiments, folders: [{path, bytes, state}], kept, bytes}`: what `clean` would remove, nothing touched.
+
+    `forget`: experiments whose links, ledger and own folders are to go too. Raises `UserError` for a name that is none.
+    """
+    known = runs.names()
+    for name in forget:
+        if name not in known:
+            raise UserError(
+                f"there is no experiment '{name}' under {root() / 'runs'}{configs.nearest(name, known)}; known are "
+                f"{', '.join(known) or 'none'}"
+            )
+    needed = _needed([name for name in known if name not in forget])
+    folders = [path for path in sorted((root() / "artifacts").glob("*/*")) if path.is_dir()]
+    unneeded = [path for path in folders if path.resolve() not in needed]
+    rows = [{"path": str(path), "bytes": runs.folder_bytes(path), "state": runs.state(path)} for path in unneeded]
+    return {
+        "experiments": [str(root() / "runs" / name) for name in forget],
+        "folders": rows,
+        "kept": len(folders) - len(unneeded),
+        "bytes": sum(row["bytes"] for row in rows),
+    }
+
+
+def remove(planned: dict[str, Any]) -> list[str]:
+    """Removes what `plan` said, folders before names; returns what is in use and stays."""
+    busy = []
+    for row in planned["folders"]:
+        folder = Path(row["path"])
+        try:
+            with FolderLock(folder, wait=False):
+                (folder / MANIFEST).unlink(missing_ok=True)  # first: a half removed folder is an unfinished one
+                shutil.rmtree(folder)
+        except Busy as error:
+            busy.append(str(error))
+    for name in planned["experiments"]:
+        shutil.rmtree(name)
+    return busy
+
+
+def show(planned: dict[str, Any], removed: bool, busy: Sequence[str] = ()) -> str:
+    lines = [f"  {row['path']}  {format_bytes(row['bytes'])}  {row['state']}" for row in planned["folders"]]
+    lines += [f"  {name}  links, ledger, report" for name in planned["experiments"]]
+    lines += [f"  in use, left alone: {word}" for word in busy]
+    what = "removed" if removed else "would remove"
+    count = len(planned["folders"])
+    lines.append(
+        f"clean: {what} {count} folder{'s' if count != 1 else ''}, {format_bytes(planned['bytes'])}; "
+        f"{planned['kept']} that experiments need stay"
+    )
+    if not removed and (planned["folders"] or planned["experiments"]):
+        lines.append("  nothing was touched; to do it: the same command with --yes")
+    return "\n".join(lines)
+
+
+def _needed(names: Iterable[str]) -> set[Path]:
+    """Every folder that these experiments link to, or that their recorded configs name, with all it was made from."""
+    needed: set[Path] = set()
+    for name in names:
+        for folder in runs.links(name).values():
+            _add(folder, needed)
+        with contextlib.suppress(UserError):  # a config of an older version: its links say what it has
+            config = runs.load(name)
+            for step in _steps(config):
+                _add(step.path, needed)
+            if config.budget.branch_of:
+                _add(trunk_folder(config.budget.branch_of), needed)
+    return needed
+
+
+def _steps(config: Config) -> list[Step]:
+    """The steps of a config and of the experiment it grows from, as far as they can be known."""
+    from pipeline.data import data_step
+    from pipeline.initialize import init_step, source_config, source_is_experiment
+    from pipeline.training.identity import pretrain_step
+
+    steps = list(data_step(config).chain())
+    if source_is_experiment(config):
+        steps += _steps(source_config(config))
+    for make in (init_step, pretrain_step):
+        with contextlib.suppress(UserError):
+            steps.append(make(config))
+    return steps
+
+
+def _add(folder: Path, needed: set[Path]) -> None:
+    """A folder, and by its manifest all that it was made from."""
+    folder = folder.resolve()
+    if folder in needed:
+        return
+    needed.add(folder)
+    if not (folder / MANIFEST).is_file():
+        return
+    manifest = read_manifest(folder)
+    for value in manifest["inputs"].values():
+        if "path" in value:
+            _add(root() / value["path"], needed)
+    if branch_of := manifest["config"].get("branch_of"):
+        _add(trunk_folder(branch_of), needed)

@@ -1,0 +1,191 @@
+"""`hornbook compare A B`: two runs side by side: what differs in their configs, and what came of it.
+
+In: two experiments (names under `runs/`, or configs) whose pretraining has rows of metrics. Out: a table on the
+terminal, and `runs/<A>/compare-<B>.html` with the curves over tokens, device-hours and money. Where one run is at
+another's loss is read off its validation curve by straight lines between its points: an estimate, and said to be one.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from pipeline import config as configs
+from pipeline import runs
+from pipeline.artifacts import read_manifest, root
+from pipeline.charts import Line, line_chart
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.progress import format_bytes, format_count
+from pipeline.report import STYLE
+from pipeline.training.tracking import read_metrics
+
+LOSS = "val/bits_per_byte"
+FIGURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("parameters", "parameters", format_count),
+    ("tokens_seen", "tokens", format_count),
+    ("gpu_hours_total", "device-hours", "{:.4f}".format),
+    ("cost", "cost", "{:.2f}".format),
+    ("tokens_per_second", "tokens per second", "{:,.0f}".format),
+    ("mfu", "MFU", "{:.1%}".format),
+    ("peak_memory_bytes", "peak memory", format_bytes),
+    ("val_bits_per_byte", "bits per byte", "{:.4f}".format),
+)
+
+
+def compare(first: str, second: str) -> dict[str, Any]:
+    """`{names, differences {key: [a, b]}, figures {name: [a, b]}, equal_loss, curves}` as plain JSON values.
+
+    Raises `UserError` for an unknown experiment, or one that has not trained yet.
+    """
+    loaded = [runs.load(word) for word in (first, second)]
+    sides = [_side(config) for config in loaded]
+    flat = [_flat(configs.to_values(config)) for config in loaded]
+    keys = [key for key in {**flat[0], **flat[1]} if flat[0].get(key) != flat[1].get(key)]
+    figures = {label: [side["facts"].get(key) for side in sides] for key, label, _ in FIGURES}
+    sets = dict.fromkeys(name for side in sides for name in side["facts"].get("bits_per_byte", {}))
+    figures |= {f"  {name}": [side["facts"].get("bits_per_byte", {}).get(name) for side in sides] for name in sets}
+    curves = [side["curve"] for side in sides]
+    return {
+        "names": [config.name for config in loaded],
+        "differences": {key: [flat[0].get(key), flat[1].get(key)] for key in keys if key != "name"},
+        "figures": {name: pair for name, pair in figures.items() if pair != [None, None]},
+        "equal_loss": _equal_loss(curves),
+        "curves": curves,
+    }
+
+
+def write_page(facts: Mapping[str, Any]) -> Path:
+    """The self-contained page beside the first run's report; returns its path."""
+    a, b = facts["names"]
+    path = root() / "runs" / a / f"compare-{b.replace('/', '-')}.html"
+    axes = [
+        ("tokens", "tokens", format_count),
+        ("hours", "device-hours", "{:g}".format),
+        ("cost", "cost", "{:g}".format),
+    ]
+    charts = "".join(
+        f"<figure><figcaption>Held-out bits per byte over {label}</figcaption>{chart}</figure>"
+        for key, label, form in axes
+        if (chart := _chart(facts, key, label, form))
+    )
+    title = f"{escape(a)} and {escape(b)}"
+    page = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{title}</title><style>{STYLE}</style><main><h1>{title}</h1>"
+        f"{_table('Figures', facts['figures'], facts['names'], _figure)}<p class=note>{escape(_sentence(facts))}</p>"
+        f"{charts}{_table('What differs in the configs', facts['differences'], facts['names'], _plain)}</main></html>\n"
+    )
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def show(facts: Mapping[str, Any], page: Path) -> str:
+    a, b = facts["names"]
+    rows = [["", a, b], *([name, *(_figure(name, v) for v in pair)] for name, pair in facts["figures"].items())]
+    lines = [*_aligned(rows), _sentence(facts), "config:"]
+    rows = [[key, *(_plain(key, v) for v in pair)] for key, pair in facts["differences"].items()]
+    lines += [f"  {line}" for line in _aligned(rows)] if rows else ["  no difference but the name"]
+    return "\n".join([*lines, f"curves: {page}"])
+
+
+def _side(config: Config) -> dict[str, Any]:
+    folder = runs.links(config.name).get("pretrain") if (root() / "runs" / config.name).is_dir() else None
+    metrics = folder / "metrics.jsonl" if folder else None
+    if folder is None or metrics is None or not metrics.is_file():
+        raise UserError(f"'{config.name}' has not trained yet; run: hornbook pretrain <its config>")
+    price = config.budget.gpu_hour_price
+    facts = dict(read_manifest(folder)) if runs.state(folder) == runs.DONE else {}
+    facts["parameters"] = config.model.parameters
+    facts["cost"] = facts["gpu_hours_total"] * price if price and "gpu_hours_total" in facts else None
+    curve = [
+        {
+            "tokens": row["budget/tokens"],
+            "hours": row.get("budget/gpu_hours"),
+            "cost": row["budget/gpu_hours"] * price if price and row.get("budget/gpu_hours") is not None else None,
+            "bits_per_byte": row[LOSS],
+        }
+        for row in read_metrics(metrics)
+        if row.get(LOSS) is not None and row.get("budget/tokens") is not None
+    ]
+    return {"facts": facts, "curve": curve}
+
+
+def _equal_loss(curves: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, Any] | None:
+    """Where the better run reached the other's last loss: its share of the other's tokens and hours."""
+    if not all(curves):
+        return None
+    ends = [curve[-1]["bits_per_byte"] for curve in curves]
+    better = ends.index(min(ends))
+    goal, other = ends[1 - better], curves[1 - better][-1]
+    shares = {"better": better, "bits_per_byte": goal}
+    for key in ("tokens", "hours"):
+        reached = _reached(curves[better], key, goal)
+        shares[key] = reached / other[key] if reached is not None and other[key] else None
+    return shares
+
+
+def _reached(curve: Sequence[Mapping[str, float]], key: str, goal: float) -> float | None:
+    """Where a curve first comes down to `goal`, by a straight line between the points on either side."""
+    for before, after in itertools.pairwise(curve):
+        if before["bits_per_byte"] > goal >= after["bits_per_byte"] and None not in (before[key], after[key]):
+            share = (before["bits_per_byte"] - goal) / (before["bits_per_byte"] - after["bits_per_byte"])
+            return before[key] + share * (after[key] - before[key])
+    return None
+
+
+def _sentence(facts: Mapping[str, Any]) -> str:
+    equal = facts["equal_loss"]
+    if equal is None:
+        return "one of them has not been validated yet"
+    better, other = facts["names"][equal["better"]], facts["names"][1 - equal["better"]]
+    shares = [
+        f"{equal[key]:.2f} of its {word}" for key, word in (("tokens", "tokens"), ("hours", "hours")) if equal[key]
+    ]
+    reached = f", read off its curve, after about {' and '.join(shares)}" if shares else ""
+    return f"{better} reaches the last {equal['bits_per_byte']:.4f} bits per byte of {other}{reached}"
+
+
+def _chart(facts: Mapping[str, Any], key: str, label: str, form: Callable[[float], str]) -> str:
+    lines = [
+        Line(name, [(row[key], row["bits_per_byte"]) for row in curve if row[key] is not None], colour, marks=True)
+        for name, curve, colour in zip(facts["names"], facts["curves"], ("--a", "--b"), strict=True)
+    ]
+    return line_chart(lines, x_name=label, y_name="bits per byte", format_x=form)
+
+
+def _table(
+    title: str, pairs: Mapping[str, Sequence[Any]], names: Sequence[str], form: Callable[[str, Any], str]
+) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(key.strip())}" + "".join(f"<td class=n>{escape(form(key, value))}" for value in pair)
+        for key, pair in pairs.items()
+    )
+    head = "".join(f"<th class=n>{escape(name)}" for name in names)
+    return f"<h2>{title}</h2><table><tr><th>{head}{rows}</table>"
+
+
+def _figure(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    return next((form(value) for _, label, form in FIGURES if label == name), f"{value:.4f}" if value else str(value))
+
+
+def _plain(key: str, value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return [f"{r[0].ljust(widths[0])}  {r[1].rjust(widths[1])}  {r[2].rjust(widths[2])}" for r in rows]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found.update(_flat(value, f"{prefix}{key}."))
+        else:
+            found[prefix + key] = value
+    return found

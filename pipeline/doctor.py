@@ -1,0 +1,209 @@
+"""`hornbook doctor`: what this machine has, what hornbook will use of it, and what is missing for what.
+
+In: nothing. Out: one row per thing that a stage may need: found or not, and what to do about it. Nothing is written,
+nothing is asked of the network.
+"""
+
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import root
+from pipeline.progress import format_bytes
+
+OK, NOTE, MISSING = "ok", "note", "missing"
+LEAST_FREE_BYTES = 5_000_000_000  # tiny's artifacts take a tenth; one 2.7B checkpoint six times this
+EXTRAS = {
+    "docs": (("pypdf", "docx"), "PDF and Word files as text sources"),
+    "finetune": (("peft", "transformers"), "hornbook finetune"),
+    "quantize": (("torchao",), "int8 and 4-bit copies, fp8 products"),
+    "gguf": (("gguf",), "GGUF files for llama.cpp"),
+    "eval": (("lm_eval",), "standard tasks in hornbook evaluate"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`state`: ok, note (works, with something to know) or missing (something cannot be done). `mend`: what to do."""
+
+    name: str
+    state: str
+    found: str
+    mend: str = ""
+
+
+def examine() -> list[Finding]:
+    """Every finding, the heaviest look (torch and the card) first."""
+    return [
+        _python(), *_compute(), _memory(), _disk(), _compiler(), _sandbox(), _slurm(), _tracking(), _hub(), *_extras()
+    ]  # fmt: skip
+
+
+def as_json(findings: list[Finding]) -> dict[str, Any]:
+    return {"ready": all(f.state != MISSING or f.name.startswith("extra") for f in findings),
+            "findings": [asdict(f) for f in findings]}  # fmt: skip
+
+
+def show(findings: list[Finding]) -> str:
+    width = max(len(f.name) for f in findings)
+    lines = []
+    for f in findings:
+        lines.append(f"{f.state:<8} {f.name.ljust(width)}  {f.found}")
+        if f.mend:
+            lines.append(f"{'':<8} {'':<{width}}  -> {f.mend}")
+    return "\n".join(lines)
+
+
+def _python() -> Finding:
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("lightning", "datatrove", "datasets", "wandb"))
+    return Finding("python", OK, f"{platform.python_version()} at {sys.executable}; {versions}")
+
+
+def _compute() -> list[Finding]:
+    import torch
+
+    from pipeline.config import TrainConfig
+    from pipeline.training import devices
+
+    machine = devices.choose(TrainConfig())
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
+    findings = [Finding("torch", OK, f"{torch.__version__}, {build}")]
+    if torch.cuda.is_available():
+        findings += [_card(index) for index in range(torch.cuda.device_count())]
+    elif shutil.which("nvidia-smi"):
+        mend = "install a torch with CUDA into the environment that HORNBOOK_PYTHON names"
+        if torch.version.cuda:
+            mend = "is CUDA_VISIBLE_DEVICES empty, or the driver older than this torch's CUDA? nvidia-smi shows both"
+        findings.append(Finding("card", MISSING, "there is an NVIDIA driver, but torch sees no card", mend))
+    else:
+        findings.append(Finding("card", NOTE, "none; the CPU computes: configs/tiny.yaml is made for it"))
+    return [*findings, Finding("will use", OK, machine.describe())]
+
+
+def _card(index: int) -> Finding:
+    import torch
+
+    from pipeline.training import devices
+
+    name = torch.cuda.get_device_name(index)
+    free, total = torch.cuda.mem_get_info(index)
+    bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16: fp32 is used"
+    busy = free < 0.9 * total
+    known = "" if devices.find_card(name) else "; not in configs/gpus.yaml, so no MFU and no price"
+    mend = (
+        "another process holds memory of it: nvidia-smi names it; CUDA_VISIBLE_DEVICES chooses a card" if busy else ""
+    )
+    found = f"{index}: {name}, {format_bytes(free)} of {format_bytes(total)} free, {bf16}{_driver()}{known}"
+    return Finding("card", NOTE if busy else OK, found, mend)
+
+
+def _driver() -> str:
+    words = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    found = _output(words)
+    return f", driver {found.splitlines()[0]}" if found else ""
+
+
+def _memory() -> Finding:
+    pages, size = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    total = os.sysconf("SC_PHYS_PAGES") * size
+    limit = _cgroup_limit()
+    within = f"; this process may use {format_bytes(limit)} (cgroup)" if limit and limit < total else ""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Finding("memory", OK, f"{format_bytes(pages * size)} of {format_bytes(total)} free, {cores} cores{within}")
+
+
+def _cgroup_limit() -> int | None:
+    path = Path("/sys/fs/cgroup/memory.max")
+    text = path.read_text().strip() if path.is_file() else ""
+    return int(text) if text.isdigit() else None
+
+
+def _disk() -> Finding:
+    here = root().resolve()
+    there = next(path for path in (here, *here.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    found = (
+        f"{format_bytes(free)} free at {here} (HORNBOOK_ROOT), temporary files in {os.environ.get('TMPDIR', '/tmp')}"
+    )
+    if not os.access(there, os.W_OK):
+        return Finding(
+            "disk", MISSING, f"{there} is read-only for you", "set HORNBOOK_ROOT to a folder you may write to"
+        )
+    if free < LEAST_FREE_BYTES:
+        return Finding(
+            "disk", NOTE, found, "`hornbook clean` frees what no experiment needs; HORNBOOK_ROOT moves it all"
+        )
+    return Finding("disk", OK, found)
+
+
+def _compiler() -> Finding:
+    from model import cpu_kernels
+
+    missing = cpu_kernels.why_not()
+    if missing is None:
+        return Finding("compiler", OK, "fused passes on the CPU compile and load")
+    return Finding("compiler", NOTE, f"torch's own passes are used on the CPU: {missing}", "on Debian: apt install gcc")
+
+
+def _sandbox() -> Finding:
+    if shutil.which("bwrap") and _output(["bwrap", "--ro-bind", "/", "/", "--unshare-all", "true"]) is not None:
+        return Finding("sandbox", OK, "bubblewrap: programs that a model wrote run without network and home")
+    if shutil.which("unshare") and _output(["unshare", "--user", "--net", "--pid", "--fork", "true"]) is not None:
+        return Finding("sandbox", OK, "user namespaces, no bubblewrap")
+    mend = "on Debian: apt install bubblewrap; inside a container it may need more rights"
+    return Finding("sandbox", NOTE, "none: only programs that hornbook's own templates wrote can be run", mend)
+
+
+def _slurm() -> Finding:
+    found = _output(["sinfo", "--version"]) if shutil.which("sinfo") else None
+    if found is None:
+        return Finding("slurm", NOTE, "none: stages run here, one command each")
+    job = os.environ.get("SLURM_JOB_ID")
+    return Finding("slurm", OK, f"{found}{f', inside job {job}' if job else ''}: hornbook submit <config>")
+
+
+def _tracking() -> Finding:
+    from pipeline.training.tracking import wandb_mode
+
+    mode = wandb_mode()
+    if mode == "online":
+        return Finding("wandb", OK, "online, with the key of the environment or of netrc")
+    return Finding(
+        "wandb", OK, f"{mode}: metrics.jsonl has everything, `wandb login` or WANDB_API_KEY mirrors it online"
+    )
+
+
+def _hub() -> Finding:
+    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    offline = os.environ.get("HF_HUB_OFFLINE") not in (None, "", "0")
+    return Finding(
+        "hub", NOTE if offline else OK, f"cache at {home}{'; HF_HUB_OFFLINE: nothing is fetched' if offline else ''}"
+    )
+
+
+def _extras() -> list[Finding]:
+    findings = []
+    for extra, (modules, use) in EXTRAS.items():
+        absent = [name for name in modules if importlib.util.find_spec(name) is None]
+        if absent:
+            mend = f"{sys.executable} -m pip install -c constraints.txt -e '.[{extra}]'"
+            findings.append(Finding(f"extra {extra}", MISSING, f"no {', '.join(absent)}: needed for {use}", mend))
+        else:
+            findings.append(Finding(f"extra {extra}", OK, use))
+    return findings
+
+
+def _output(words: list[str]) -> str | None:
+    """What a command prints, or None where it fails or takes over ten seconds."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

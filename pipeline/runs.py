@@ -1,0 +1,145 @@
+"""`hornbook runs`: what there is under `runs/`, at a glance. Reads links, manifests and ledgers; changes nothing.
+
+In: the root. Out: one row per experiment: the state of its stages, device-hours, tokens, bits per byte, bytes on disk.
+"""
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline import config as configs
+from pipeline.artifacts import MANIFEST, read_manifest, root
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.ledger import HEARTBEAT_SECONDS, LEDGER, spent_hours
+from pipeline.progress import format_bytes, format_count
+
+CONFIG = "config.yaml"
+DONE, RUNNING, STOPPED = "done", "running", "stopped"
+
+
+def names() -> list[str]:
+    """Every experiment that has left a config or a ledger under `runs/`, branches and previews included."""
+    top = root() / "runs"
+    found = {path.parent for pattern in (CONFIG, LEDGER) for path in top.rglob(pattern)} if top.is_dir() else set()
+    return sorted(folder.relative_to(top).as_posix() for folder in found if folder != top)
+
+
+def load(word: str) -> Config:
+    """The config behind what a person typed: a YAML file, or the name of an experiment under `runs/`.
+
+    Raises `UserError` where it is neither, with the names there are.
+    """
+    if word.endswith((".yaml", ".yml")):
+        return configs.load(word)
+    recorded = root() / "runs" / word / CONFIG
+    if not recorded.is_file():
+        known = names()
+        raise UserError(
+            f"there is no experiment '{word}' under {root() / 'runs'}{configs.nearest(word, known)}; expected a "
+            f"config file or one of: {', '.join(known) or 'none yet'}"
+        )
+    return configs.load(recorded)
+
+
+def links(name: str) -> dict[str, Path]:
+    """Stage -> folder of one experiment, by its links."""
+    folder = root() / "runs" / name
+    return {path.name: path.resolve() for path in sorted(folder.iterdir()) if path.is_symlink() and path.exists()}
+
+
+def state(folder: Path) -> str:
+    """`done`, `running` (its process lives, or beat within three heartbeats where it cannot be asked) or `stopped`."""
+    if (folder / MANIFEST).is_file():
+        return DONE
+    try:
+        owner = json.loads((folder / ".lock").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        owner = {}
+    if owner.get("host") == socket.gethostname():
+        return RUNNING if _lives(owner.get("pid")) else STOPPED
+    ledger = folder / LEDGER
+    fresh = ledger.is_file() and time.time() - ledger.stat().st_mtime < 3 * HEARTBEAT_SECONDS
+    return RUNNING if fresh else STOPPED
+
+
+def facts(name: str) -> dict[str, Any]:
+    """One experiment as plain JSON values; a figure that its stages have not made yet is null."""
+    folder = root() / "runs" / name
+    stages = {stage: {"folder": str(path), "state": state(path)} for stage, path in links(name).items()}
+    made = {stage: read_manifest(Path(s["folder"])) for stage, s in stages.items() if s["state"] == DONE}
+    pretrain, init = made.get("pretrain", {}), made.get("init", {})
+    hours = spent_hours(folder / LEDGER)
+    return {
+        "name": name,
+        "stages": stages,
+        "parameters": (init.get("parameters") or {}).get("grown"),
+        "tokens_seen": pretrain.get("tokens_seen"),
+        "bits_per_byte": pretrain.get("val_bits_per_byte"),
+        "annealed": pretrain.get("annealed"),
+        "gpu_hours": round(sum(hours.values()), 6),
+        "gpu_hours_by_stage": {stage: round(h, 6) for stage, h in hours.items()},
+        "bytes": sum(folder_bytes(Path(s["folder"])) for s in stages.values()),
+    }
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below; links are not followed."""
+    total = 0
+    for path, _, files in os.walk(folder):
+        for file in files:
+            try:
+                total += os.lstat(os.path.join(path, file)).st_size
+            except OSError:  # removed meanwhile
+                continue
+    return total
+
+
+def show(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return f"no experiments under {root() / 'runs'} yet; make one: hornbook data configs/tiny.yaml"
+    head = ["experiment", "stages", "parameters", "tokens", "bits/byte", "device-hours", "on disk"]
+    table = [head, *(_cells(row) for row in rows)]
+    widths = [max(len(line[i]) for line in table) for i in range(len(head))]
+    lines = []
+    for line in table:
+        words = [cell.ljust(width) for cell, width in zip(line[:2], widths[:2], strict=True)]
+        words += [cell.rjust(width) for cell, width in zip(line[2:], widths[2:], strict=True)]
+        lines.append("  ".join(words))
+    return "\n".join(lines)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    stages = [
+        stage if s["state"] == DONE else f"{stage} ({s['state']})"
+        for stage, s in sorted(row["stages"].items(), key=lambda item: _place(item[0]))
+    ]
+    bits = row["bits_per_byte"]
+    return [
+        row["name"],
+        ", ".join(stages) or "nothing yet",
+        "-" if row["parameters"] is None else format_count(row["parameters"]),
+        "-" if row["tokens_seen"] is None else format_count(row["tokens_seen"]),
+        "-" if bits is None else f"{bits:.4f}{'' if row['annealed'] else ' (not annealed)'}",
+        f"{row['gpu_hours']:.4f}",
+        format_bytes(row["bytes"]),
+    ]
+
+
+def _place(stage: str) -> tuple[int, str]:
+    """In the order in which stages run, what comes after pretraining by name."""
+    first = ("data", "init", "pretrain")
+    return (first.index(stage) if stage in first else len(first), stage)
+
+
+def _lives(pid: Any) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:
+        return True
+    except (OSError, TypeError, ValueError):
+        return False
+    return True

@@ -1,0 +1,155 @@
+"""The verbs that look at what has been made: runs, clean, compare, batch, doctor."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from test_pretrain import Small, driver, small, small_inputs  # noqa: F401 - fixtures
+
+from pipeline import batch, clean, compare, doctor, runs
+from pipeline.corpus.shards import TokenShards
+from pipeline.errors import UserError
+from pipeline.locks import FolderLock
+from pipeline.training.batches import TokenBatches
+from pipeline.training.identity import pretrain_step
+
+SHORT = ("budget.max_tokens=10_240", "train.precision=32-true")
+
+
+@pytest.fixture
+def trained(small: Small) -> Small:  # noqa: F811
+    """One finished run of 20 steps."""
+    small.run_here(*SHORT, "budget.gpu_hour_price=2")
+    return small
+
+
+def test_runs_says_what_there_is(root):
+    assert "no experiments" in runs.show([])
+    with pytest.raises(UserError, match=r"no experiment 'smal'.*none yet"):
+        runs.load("smal")
+
+
+def test_runs_shows_states_hours_and_loss(trained: Small):
+    [row] = [runs.facts(name) for name in runs.names()]
+    manifest = trained.manifest()
+    assert row["name"] == "small"
+    assert row["stages"]["pretrain"]["state"] == "done"
+    assert row["tokens_seen"] == 10_240
+    assert row["bits_per_byte"] == manifest["val_bits_per_byte"]
+    assert row["gpu_hours"] == pytest.approx(manifest["gpu_hours"], rel=0.5)
+    assert row["bytes"] > 100_000
+    assert f"{row['bits_per_byte']:.4f}" in runs.show([row])
+    (trained.folder / "manifest.json").unlink()
+    assert runs.facts("small")["stages"]["pretrain"]["state"] in ("running", "stopped")  # this process wrote its lock
+    with pytest.raises(UserError, match="did you mean 'small'"):
+        runs.load("smal")
+    assert runs.load("small").model == trained.config().model
+
+
+def test_clean_removes_what_no_experiment_needs_and_nothing_else(trained: Small):
+    orphan = trained.root / "artifacts" / "pretrain" / "0123456789ab"
+    orphan.mkdir()
+    (orphan / "weights").write_bytes(b"x" * 1000)
+    planned = clean.plan()
+    assert [row["path"] for row in planned["folders"]] == [str(orphan)]
+    assert planned["bytes"] == 1000
+    assert "--yes" in clean.show(planned, removed=False)
+    assert orphan.is_dir()
+    with FolderLock(orphan, wait=False):
+        assert len(clean.remove(planned)) == 1  # in use
+        assert orphan.is_dir()
+    assert clean.remove(planned) == []
+    assert not orphan.exists()
+    assert clean.plan()["folders"] == []
+    assert (trained.folder / "manifest.json").is_file()
+
+
+def test_clean_forgets_an_experiment_but_keeps_what_another_descends_from(trained: Small):
+    branch_folder = trained.root / "runs" / "small" / "branch-9K"
+    values = trained.config("budget.max_tokens=9000")
+    values.name, values.budget.branch_of = "small/branch-9K", f"{trained.folder.name}@9K"
+    branch_folder.mkdir(parents=True)
+    from pipeline import config as configs
+
+    (branch_folder / "config.yaml").write_text(configs.to_yaml(values))
+    trunk = str(trained.folder)
+    assert trunk not in [row["path"] for row in clean.plan(["small"])["folders"]]  # the branch goes on from it
+    gone = clean.plan(["small", "small/branch-9K"])
+    assert trunk in [row["path"] for row in gone["folders"]]
+    clean.remove(gone)
+    assert not trained.folder.exists()
+    assert runs.names() == []
+    with pytest.raises(UserError, match="no experiment 'other'"):
+        clean.plan(["other"])
+
+
+def test_compare_shows_differences_figures_and_curves(trained: Small):
+    other = trained.config(*SHORT, "name=other", "train.learning_rate=1e-4", "budget.gpu_hour_price=2")
+    from pipeline import pretrain
+
+    pretrain.run(other, "other")
+    facts = compare.compare("small", "other")
+    assert facts["differences"] == {"train.learning_rate": [2e-3, 1e-4]}
+    assert facts["figures"]["tokens"] == [10_240, 10_240]
+    better = facts["equal_loss"]
+    assert better["better"] == 0  # 1e-4 is far too low for 20 steps
+    assert 0 < better["tokens"] < 1
+    page = compare.write_page(facts)
+    text = page.read_text()
+    assert text.count("<svg") == 3
+    assert "http" not in text
+    assert "learning_rate" in compare.show(facts, page)
+    (trained.root / "runs" / "fresh").mkdir()
+    (trained.root / "runs" / "fresh" / "config.yaml").write_text((trained.root / "runs/small/config.yaml").read_text())
+    with pytest.raises(UserError, match="no experiment 'fesh'.*'fresh'"):
+        compare.compare("small", "fesh")
+
+
+@pytest.mark.parametrize("packing", ["stream", "best_fit"])
+def test_batch_shows_the_tokens_that_the_step_trains_on(trained: Small, packing):
+    config = trained.config(*SHORT, f"train.packing={packing}")
+    facts = batch.pieces(config, 7)
+    shards = TokenShards.open(pretrain_step(config).inputs["data"].path)  # type: ignore[union-attr]
+    inputs = TokenBatches(shards.train, config).batch(6).input_ids_BT
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(shards.tokenizer_path))
+    for sequence in {piece["sequence"] for piece in facts["pieces"]}:
+        own = [piece for piece in facts["pieces"] if piece["sequence"] == sequence]
+        row = inputs[sequence - 6 * 8][: sum(piece["tokens"] for piece in own)]
+        shown = "".join(piece["text"] for piece in own)
+        assert shown.startswith(tokenizer.decode(row[:40].tolist(), skip_special_tokens=False)[:60])
+    assert {piece["source"] for piece in facts["pieces"]} <= {"code", "more"}
+    assert all(piece["score"] == 0.5 for piece in facts["pieces"])
+    documents = {(p["source"], p["document"]) for p in facts["pieces"]}
+    assert all(0 <= d < shards.train[s].n_documents for s, d in documents)
+    assert re.search(r"step 7, (before|in) the decay", batch.show(facts))
+
+
+def test_batch_with_a_step_that_is_none_says_so(trained: Small):
+    with pytest.raises(UserError, match="first step is 1"):
+        batch.pieces(trained.config(), 0)
+    with pytest.raises(UserError, match=r"max_epochs ends the text after step"):
+        batch.pieces(trained.config("train.max_epochs=1"), 10**6)
+
+
+def test_places_of_a_selection_lie_in_the_whole(trained: Small):
+    config = trained.config(*SHORT, "train.decay_min_score=0.4")
+    shards = TokenShards.open(pretrain_step(config).inputs["data"].path)  # type: ignore[union-attr]
+    batches = TokenBatches(shards.train, config)
+    for name, stream in batches.streams.items():
+        tokens = shards.train[name.partition(" (best)")[0]]
+        ids, _ = stream.windows(np.array([0]))
+        assert np.array_equal(tokens.tokens[stream.places(0)][: ids.shape[1]], ids[0][: len(stream.places(0))])
+
+
+def test_doctor_says_what_is_used_and_what_is_missing(root, monkeypatch):
+    findings = doctor.examine()
+    names = [f.name for f in findings]
+    assert {"python", "torch", "will use", "memory", "disk", "sandbox", "slurm", "wandb"} <= set(names)
+    assert all(f.mend for f in findings if f.state == doctor.MISSING)
+    assert json.loads(json.dumps(doctor.as_json(findings)))["findings"]
+    monkeypatch.setitem(doctor.EXTRAS, "none", (("no_such_module",), "nothing"))
+    extra = next(f for f in doctor._extras() if f.name == "extra none")
+    assert (extra.state, "no_such_module" in extra.found, "[none]" in extra.mend) == (doctor.MISSING, True, True)
