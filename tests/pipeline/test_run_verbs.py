@@ -102,7 +102,7 @@ def test_compare_shows_differences_figures_and_curves(trained: Small):
     assert "learning_rate" in compare.show(facts, page)
     (trained.root / "runs" / "fresh").mkdir()
     (trained.root / "runs" / "fresh" / "config.yaml").write_text((trained.root / "runs/small/config.yaml").read_text())
-    with pytest.raises(UserError, match="no experiment 'fesh'.*'fresh'"):
+    with pytest.raises(UserError, match=r"no experiment 'fesh'.*'fresh'"):
         compare.compare("small", "fesh")
 
 
