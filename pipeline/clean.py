@@ -57,9 +57,21 @@ def remove(planned: dict[str, Any]) -> list[str]:
                 shutil.rmtree(folder)
         except Busy as error:
             busy.append(str(error))
-    for name in planned["experiments"]:
-        shutil.rmtree(name)
+    for folder in sorted(map(Path, planned["experiments"]), reverse=True):  # branches lie inside their trunk's folder
+        _remove_names(folder)
     return busy
+
+
+def _remove_names(folder: Path) -> None:
+    """All that one experiment has under `runs/`, but not the experiments that lie in the same folder."""
+    others = [root() / "runs" / name for name in runs.names()]
+    for path in folder.iterdir():
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+        elif not any(other == path or path in other.parents for other in others):
+            shutil.rmtree(path)
+    with contextlib.suppress(OSError):  # another experiment lies inside
+        folder.rmdir()
 
 
 def show(planned: dict[str, Any], removed: bool, busy: Sequence[str] = ()) -> str:
@@ -85,10 +97,10 @@ def _needed(names: Iterable[str]) -> set[Path]:
             _add(folder, needed)
         with contextlib.suppress(UserError):  # a config of an older version: its links say what it has
             config = runs.load(name)
-            for step in _steps(config):
-                _add(step.path, needed)
             if config.budget.branch_of:
                 _add(trunk_folder(config.budget.branch_of), needed)
+            for step in _steps(config):
+                _add(step.path, needed)
     return needed
 
 

@@ -8,6 +8,7 @@ import pytest
 from test_pretrain import Small, driver, small, small_inputs  # noqa: F401 - fixtures
 
 from pipeline import batch, clean, compare, doctor, runs
+from pipeline.artifacts import read_manifest
 from pipeline.corpus.shards import TokenShards
 from pipeline.errors import UserError
 from pipeline.locks import FolderLock
@@ -32,7 +33,7 @@ def test_runs_says_what_there_is(root):
 
 def test_runs_shows_states_hours_and_loss(trained: Small):
     [row] = [runs.facts(name) for name in runs.names()]
-    manifest = trained.manifest()
+    manifest = read_manifest(trained.folder)
     assert row["name"] == "small"
     assert row["stages"]["pretrain"]["state"] == "done"
     assert row["tokens_seen"] == 10_240
@@ -75,7 +76,9 @@ def test_clean_forgets_an_experiment_but_keeps_what_another_descends_from(traine
     (branch_folder / "config.yaml").write_text(configs.to_yaml(values))
     trunk = str(trained.folder)
     assert trunk not in [row["path"] for row in clean.plan(["small"])["folders"]]  # the branch goes on from it
-    gone = clean.plan(["small", "small/branch-9K"])
+    clean.remove({"folders": [], "experiments": [str(trained.root / "runs" / "small")]})
+    assert runs.names() == ["small/branch-9K"]
+    gone = clean.plan(["small/branch-9K"])
     assert trunk in [row["path"] for row in gone["folders"]]
     clean.remove(gone)
     assert not trained.folder.exists()
