@@ -73,7 +73,10 @@ def _guarded(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:
         return FAILED
     except OSError as error:
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST) and error.filename:
+        from pipeline.artifacts import root
+
+        unwritable = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+        if error.filename and (unwritable or (error.errno == errno.ENOENT and not root().exists())):
             print(
                 f"hornbook: {error.strerror}: {error.filename}. hornbook writes to artifacts/ and runs/ in the working "
                 "folder, or in HORNBOOK_ROOT; expected a folder there that it may write to",

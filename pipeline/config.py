@@ -10,6 +10,7 @@ checked against the signature of the class or function that takes them, by the s
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -465,7 +466,15 @@ def _explain(error: OmegaConfBaseException, values: Mapping[str, Any]) -> str:
         return f"'{key}' has no value; it must be set, see configs/tiny.yaml"
     expected, found = _expected(_annotation(key)), _value(key, values)
     shown = "null" if found is None else repr(found)
-    return f"'{key}' is {shown}; expected {expected}" if expected else f"'{key}': {text}"
+    return f"'{key}' is {shown}; expected {expected}{_hint(found)}" if expected else f"'{key}': {text}"
+
+
+def _hint(found: Any) -> str:
+    """How to write what was probably meant."""
+    if isinstance(found, float) and found.is_integer():
+        return f": write {int(found):_}"
+    unit = re.fullmatch(r"([\d.]+)\s*[a-zA-Z]+", found) if isinstance(found, str) else None
+    return f": write {unit[1]}, in the unit that the key's name ends with" if unit else ""
 
 
 def _annotation(key: str) -> Any:
