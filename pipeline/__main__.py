@@ -163,12 +163,14 @@ def _add_run_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "clean": (_clean, "say what no experiment needs, and with --yes remove it"),
         "compare": (_compare, "two runs: config difference, figures, curves over tokens, hours and money"),
         "batch": (_batch, "the text that one optimizer step trains on, with sources and scores"),
+        "sync": (_sync, "write the W&B or TensorBoard mirror of a run anew from its record"),
         "doctor": (_doctor, "what this machine has, what will be used of it, what is missing for what"),
     }
     added = {}
     for name, (run, help) in described.items():
         added[name] = verbs.add_parser(name, help=help, description=help)
-        added[name].add_argument("--json", action="store_true", help="as JSON")
+        if name != "sync":
+            added[name].add_argument("--json", action="store_true", help="as JSON")
         added[name].set_defaults(run=run)
     run_help = "name of an experiment under runs/, or its config"
     added["clean"].add_argument(
@@ -178,6 +180,8 @@ def _add_run_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]")
     added["compare"].add_argument("first", metavar="A", help=run_help)
     added["compare"].add_argument("second", metavar="B", help=run_help)
     added["batch"].add_argument("name", metavar="run", help=run_help)
+    added["sync"].add_argument("name", metavar="run", help=run_help)
+    added["sync"].add_argument("--to", help="wandb or tensorboard; default: the config's tracking.to")
     added["batch"].add_argument("--step", type=int, required=True, metavar="N", help="1 = the first")
 
 
@@ -317,6 +321,17 @@ def _batch(arguments: argparse.Namespace) -> None:
 
     facts = batch.pieces(runs.load(arguments.name), arguments.step)
     print(json.dumps(facts, indent=1, ensure_ascii=False) if arguments.json else batch.show(facts))
+
+
+def _sync(arguments: argparse.Namespace) -> None:
+    from pipeline import config as configs
+    from pipeline import runs, sync
+
+    config = runs.load(arguments.name)
+    if arguments.to:
+        config.tracking.to = arguments.to
+        configs.validate(config, arguments.name)
+    print(sync.run(config))
 
 
 def _doctor(arguments: argparse.Namespace) -> None:

@@ -129,7 +129,7 @@ class BudgetConfig:
 
 @dataclass
 class TrackingConfig:
-    wandb: bool = _key(True, "mirror metrics to Weights & Biases; offline without a key", RUNTIME)
+    to: str = _key("wandb", "wandb (offline without a key) | tensorboard | none: a mirror of metrics.jsonl", RUNTIME)
     project: str = _key("hornbook", "W&B project; WANDB_PROJECT wins", RUNTIME)
 
 
@@ -337,6 +337,8 @@ def _problems(config: Config) -> Iterable[str]:
         yield f"data.executor is '{data.executor}'; expected local, slurm or ray"
     if data.keep_dropped not in ("sample", "all", "none"):
         yield f"data.keep_dropped is '{data.keep_dropped}'; expected sample, all or none"
+    if config.tracking.to not in ("wandb", "tensorboard", "none"):
+        yield f"tracking.to is '{config.tracking.to}'; expected wandb, tensorboard or none"
     vocab_size = config.tokenizer.vocab_size
     if vocab_size is not None and vocab_size > config.model.vocab_size:
         yield (

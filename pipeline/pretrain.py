@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline import config as configs
 from pipeline import report, signals
 from pipeline.artifacts import Step, read_manifest, write_manifest
 from pipeline.config import Config
@@ -72,7 +71,7 @@ def run(config: Config, command: str) -> None:
 def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -> tuple[dict[str, Any], str]:
     from model.hf import load_network
     from pipeline.corpus.shards import TokenShards
-    from pipeline.training import branching, devices, tracking
+    from pipeline.training import branching, devices, mirrors, tracking
     from pipeline.training.batches import TokenBatches
     from pipeline.training.budget import Budget, planned_decay_start
     from pipeline.training.callbacks import Control, Parts
@@ -86,7 +85,7 @@ def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -
     machine = devices.choose(train)
     ledger.device = machine.name
     print(f"pretrain: {machine.describe()}", flush=True)
-    mirror = _mirror(config, step, experiment)
+    mirror = mirrors.of(config, step, experiment.folder, lambda line: print(f"  {line}", flush=True))
     decisions = _open_decisions(config, folder)
     ledger.inherited_seconds = branching.begin(config, folder, decisions)
     tokens = TokenShards.open(_input(step, "data"))
@@ -116,6 +115,9 @@ def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -
         if control.stopped:
             raise Stopped(control.stopped)
         facts = {**finish(control, config, folder, tokens), **branching.facts(decisions)}
+        if mirror is not None:
+            mirror.samples(module.step, facts["samples"])
+            mirror.artifacts({name: read_manifest(_input(step, name)) for name in ("data", "init")})
     decisions.add("finish", module.step, annealed=facts["annealed"], stopped_by=facts["stopped_by"])
     if not facts["annealed"]:
         print("WARNING: this model is NOT annealed: too little of the cap was left for the decay", flush=True)
@@ -213,23 +215,6 @@ def _last_row(state: Any) -> int:
     # The last step's row waits for its validation: `finish` writes both, in the next life if need be.
     waits = state.values["final_row"] and state.values["validated"]["step"] != state.step
     return state.step - 1 if waits else state.step
-
-
-def _mirror(config: Config, step: Step, experiment: Experiment) -> Any:
-    from pipeline.training.tracking import WANDB_ID_FILE, WandbMirror
-
-    if not config.tracking.wandb:
-        return None
-    fingerprints = {name: s.fingerprint for name, s in step.inputs.items() if isinstance(s, Step)}
-    fingerprints["model"] = step.fingerprint
-    return WandbMirror(
-        folder=experiment.folder,
-        id_file=step.path / WANDB_ID_FILE,
-        name=config.name,
-        project=config.tracking.project,
-        config={**configs.to_values(config), "fingerprints": fingerprints},
-        say=lambda line: print(f"  {line}", flush=True),
-    )
 
 
 def _record_life(decisions: Decisions, control: Any, ledger: Ledger) -> None:

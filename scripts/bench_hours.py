@@ -42,7 +42,7 @@ model: {vocab_size: 1024, hidden_size: 96, intermediate_size: 384, num_hidden_la
         max_position_embeddings: 128}
 train: {sequence_length: 128, global_batch_tokens: 1024, learning_rate: 4.0e-3, warmup_steps: 20, device: cpu,
         checkpoint_every_seconds: 5}
-tracking: {wandb: false}
+tracking: {to: none}
 sample: {prompts: []}
 """
 

@@ -20,7 +20,7 @@ SLICE = (
     "data.sources.exercises.count=200",
     "data.tasks=4",
     "init.source_overrides.budget.max_gpu_hours=0.01",
-    "tracking.wandb=true",
+    "tracking.to=wandb",
 )
 CAP = "budget.max_gpu_hours=0.012"
 

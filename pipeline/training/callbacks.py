@@ -22,8 +22,9 @@ from pipeline.training.batches import TokenBatches
 from pipeline.training.budget import Budget, Verdict
 from pipeline.training.checkpoint import Checkpoints, State
 from pipeline.training.devices import Machine
+from pipeline.training.mirrors import Mirror
 from pipeline.training.module import PretrainModule
-from pipeline.training.tracking import Metrics, WandbMirror
+from pipeline.training.tracking import Metrics
 from pipeline.training.validation import Validation
 
 MAX_SKIPPED_IN_A_ROW = 10
@@ -188,7 +189,7 @@ class Control(Callback):
         self.final_row = state.values["final_row"]
         self._rate.load_state_dict(state.values["rate"])
 
-    def estimate_ends(self, config: Config, mirror: WandbMirror | None) -> None:
+    def estimate_ends(self, config: Config, mirror: Mirror | None) -> None:
         """What the end of the run costs, until it is measured: from bytes, and from the limits set for it."""
         measured, parameters = self.parts.budget.measured, self.module.network.config.parameters
         state_bytes = 4 * parameters * 3  # fp32 weights and Adam's two moments

@@ -76,7 +76,7 @@ def fit(shape: Shape, meter: Meter, folder: Path, wandb: bool, **train: Any) -> 
     from lightning.pytorch import Callback
 
     from pipeline.ledger import Ledger
-    from pipeline.training import tracking
+    from pipeline.training import mirrors, tracking
     from pipeline.training.budget import Budget, Plan
     from pipeline.training.callbacks import Control, Parts
     from pipeline.training.checkpoint import Checkpoints
@@ -96,7 +96,7 @@ def fit(shape: Shape, meter: Meter, folder: Path, wandb: bool, **train: Any) -> 
     meter.built()
     mirror = None
     if wandb:
-        mirror = tracking.WandbMirror(folder, folder / "id", "bench", "bench", {}, lambda line: None)
+        mirror = mirrors.WandbMirror(folder, folder / "id", "bench", "bench", {}, lambda line: None)
     decisions = Decisions(folder / "decisions.jsonl")
     ledger = Ledger(folder / "ledger.jsonl", stage="pretrain", fingerprint="bench", device="cpu")
     with ledger, tracking.Metrics(folder / "metrics.jsonl", mirror) as metrics:

@@ -18,7 +18,7 @@ model: {vocab_size: 512, hidden_size: 64, intermediate_size: 128, num_hidden_lay
         max_position_embeddings: 128}
 train: {sequence_length: 64, global_batch_tokens: 512, warmup_steps: 5, log_every_steps: 1, device: cpu,
         learning_rate: 2.0e-3, validate_every_share: 0.25, checkpoint_every_seconds: 3}
-tracking: {wandb: false}
+tracking: {to: none}
 sample: {prompts: ["def "], max_new_tokens: 8}
 """
 MODULES = {"code": ("json.decoder", "textwrap", "heapq", "bisect"), "more": ("shlex", "fnmatch")}

@@ -33,7 +33,7 @@ def test_every_shipped_config_is_parsed(path):
         ("model.num_key_value_heads=4", ["num_key_value_heads"]),
         ("budget.max_gpu_hours=24h", ["budget.max_gpu_hours", "24h"]),
         ("data.tasks=", ["'data.tasks' is null; expected a whole number"]),
-        ("tracking.wandb=maybe", ["'tracking.wandb' is 'maybe'; expected true or false"]),
+        ("tracking.to=maybe", ["tracking.to is 'maybe'; expected wandb, tensorboard or none"]),
         ("data.decontamination.files=a.json", ["is 'a.json'; expected a list such as [a, b]"]),
         ("train.mix=7", ["'train.mix' is 7; expected a section of named things or null"]),
         ("budget.max_gpu_hours=0", ["budget.max_gpu_hours", "more than 0"]),

@@ -433,7 +433,7 @@ def test_sigterm_saves_exits_75_and_the_same_command_finishes_with_one_row_per_s
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_under_the_same_cap_and_in_the_same_offline_wandb_run(small: Small) -> None:
-    cap, tracked = 40.0, "tracking.wandb=true"
+    cap, tracked = 40.0, "tracking.to=wandb"
     process = small.start(hours(cap), tracked)
     small.wait_for(lambda: list((small.folder / "checkpoints").glob("step-*")), process)
     small.wait_for(lambda: (small.folder / "wandb-id").is_file(), process)

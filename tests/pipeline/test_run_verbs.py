@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_pretrain import Small, driver, small, small_inputs  # noqa: F401 - fixtures
 
-from pipeline import batch, clean, compare, doctor, runs
+from pipeline import batch, clean, compare, doctor, runs, sync
 from pipeline.artifacts import read_manifest
 from pipeline.corpus.shards import TokenShards
 from pipeline.errors import UserError
@@ -156,3 +156,15 @@ def test_doctor_says_what_is_used_and_what_is_missing(root, monkeypatch):
     monkeypatch.setitem(doctor.EXTRAS, "none", (("no_such_module",), "nothing"))
     extra = next(f for f in doctor._extras() if f.name == "extra none")
     assert (extra.state, "no_such_module" in extra.found, "[none]" in extra.mend) == (doctor.MISSING, True, True)
+
+
+@pytest.mark.parametrize("to", ["wandb", "tensorboard"])
+def test_sync_writes_the_mirror_anew_from_the_record(trained: Small, to):
+    before = (trained.folder / "metrics.jsonl").read_bytes()
+    config = trained.config(*SHORT, f"tracking.to={to}")
+    assert re.search(r"sync: \d+ rows of small", sync.run(config))
+    assert any((trained.root / "runs" / "small" / to).iterdir())
+    assert (trained.folder / "metrics.jsonl").read_bytes() == before
+    config.tracking.to = "none"
+    with pytest.raises(UserError, match="nothing to write"):
+        sync.run(config)

@@ -4,11 +4,14 @@ import json
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from pipeline.training.tracking import Metrics, WandbMirror, cut_metrics, read_metrics, set_metrics_aside
+from pipeline import config as configs
+from pipeline.training.mirrors import TensorboardMirror, WandbMirror, logged_config
+from pipeline.training.tracking import Metrics, cut_metrics, read_metrics, set_metrics_aside
 
 
 def mirror(folder: Path, said: list[str]) -> WandbMirror:
@@ -45,6 +48,8 @@ def test_a_mirror_that_cannot_start_is_said_once_and_rows_still_reach_the_file(
 def test_a_mirror_that_hangs_delays_neither_a_row_nor_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     never = threading.Event()
     monkeypatch.setattr(WandbMirror, "_start", lambda self: never.wait(30))
+    monkeypatch.setattr(WandbMirror, "_log", lambda self, run, row: None)
+    monkeypatch.setattr(WandbMirror, "_finish", lambda self, run: None)
     said: list[str] = []
     hanging = mirror(tmp_path, said)
     started = time.monotonic()
@@ -69,6 +74,113 @@ def test_without_a_key_the_mirror_is_offline_and_asks_nothing(tmp_path: Path, mo
     assert online.limit_finish(cap_seconds=144.0) == pytest.approx(2.88), "the end of a short run is short as well"
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert not mirror(tmp_path, []).online
+
+
+class Server(BaseHTTPRequestHandler):
+    """A W&B server that is not one: it answers with errors, with garbage, or never."""
+
+    def _answer(self) -> None:
+        if self.server.manner == "hangs":  # type: ignore[attr-defined]
+            time.sleep(60)
+            return
+        self.send_response(500 if self.server.manner == "fails" else 200)  # type: ignore[attr-defined]
+        self.end_headers()
+        self.wfile.write(b"\x00not json{" * 100)
+
+    do_GET = do_POST = _answer
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("manner", ["hangs", "fails", "lies", "refuses"])
+def test_a_server_that_hangs_fails_lies_or_refuses_costs_no_row_and_no_second(manner, tmp_path, monkeypatch) -> None:
+    """The real W&B client against a loopback server; it starts a process of its own and tries for seconds."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    server.manner, server.daemon_threads = manner, True  # type: ignore[attr-defined]
+    port = server.server_address[1]
+    if manner == "refuses":
+        server.server_close()
+    else:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    for name, value in {
+        "WANDB_BASE_URL": f"http://127.0.0.1:{port}",
+        "WANDB_API_KEY": "k" * 40,
+        "WANDB_MODE": "online",
+        "WANDB_DIR": str(tmp_path),
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("pipeline.training.mirrors.START_SECONDS", 2)
+    said: list[str] = []
+    tracker = mirror(tmp_path, said)
+    tracker.finish_seconds = 0.3
+    started = time.monotonic()
+    with Metrics(tmp_path / "metrics.jsonl", tracker) as metrics:
+        for step in range(500):
+            metrics.log_metrics({"train/loss": 1.0}, step)
+        logged = time.monotonic() - started
+    assert logged < 0.5, "a row waits for nobody"
+    assert time.monotonic() - started < 2
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 500
+    tracker._thread.join(30)
+    assert said, "said once that it is off, or that it did not finish"
+    if manner != "refuses":
+        server.shutdown()
+
+
+def test_tensorboard_files_hold_every_row(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    said: list[str] = []
+    tracker = TensorboardMirror(tmp_path / "tensorboard", said.append)
+    tracker.finish_seconds = 60
+    with Metrics(tmp_path / "metrics.jsonl", tracker) as metrics:
+        for step in range(5):
+            metrics.log_metrics({"train/loss": 1.0 / (step + 1), "perf/mfu": None}, step)  # type: ignore[dict-item]
+        tracker.samples(4, [{"prompt": "a", "text": "b"}])
+    assert said == []
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [e.step for e in events.Scalars("train/loss")] == list(range(5))
+    assert events.Scalars("train/loss")[3].value == 0.25
+    assert "samples/0/text_summary" in events.Tags()["tensors"]
+
+
+SECRET = "sk-0123456789abcdef"
+
+
+def test_no_secret_of_the_environment_the_config_or_a_path_leaves_by_a_mirror(tmp_path: Path, monkeypatch) -> None:
+    """W&B's own offline files hold what would be uploaded: none of them may hold the planted key, or this path."""
+    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MY_KEY"):
+        monkeypatch.setenv(name, SECRET)
+    monkeypatch.setattr(sys, "argv", ["hornbook", "pretrain", f"api_key={SECRET}"])
+    folder = tmp_path / f"customer-{SECRET}"
+    path = folder / "small.yaml"
+    folder.mkdir()
+    path.write_text(
+        f"name: small\nmodel: {{vocab_size: 512, hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 4}}\n"
+        f"data: {{sources: {{notes: {{type: text, path: 'https://u:{SECRET}@host/x', license: own}}}},\n"
+        f"  filters: {{quality: {{min_score: 0.5}}}}}}\n"
+        f"init: {{method: exact, source: {folder}/source.yaml}}\n"
+        f"sample: {{prompts: ['{SECRET}']}}\ntokenizer: {{path: {folder}/tokenizer.json}}\n"
+    )
+    config = configs.load(path)
+    logged = logged_config(config, {"data": "abc"})
+    assert logged["data"]["sources"] == {"notes": {"type": "text", "license": "own"}}
+    assert logged["data"]["filters"] == {"quality": {"min_score": 0.5}}
+    assert SECRET not in json.dumps(logged)
+    said: list[str] = []
+    tracker = WandbMirror(tmp_path / "run", tmp_path / "id", "small", "project", logged, said.append)
+    tracker.finish_seconds = 60
+    tracker.log({"step": 1, "train/loss": 2.0})
+    tracker.artifacts({"pretrain": {"fingerprint": "f", "content_hash": "c", "seconds": 1.0, "gpu_hours": 0.1}})
+    tracker.finish()
+    assert said == []
+    files = [f for f in (tmp_path / "run").rglob("*") if f.is_file() and not f.is_symlink()]
+    assert any(f.suffix == ".wandb" for f in files)
+    for file in files:
+        if "logs" not in file.parts:  # W&B's own debug logs are never uploaded
+            content = file.read_bytes()
+            assert SECRET.encode() not in content, file
+            assert str(Path.home()).encode() not in content, file
 
 
 def test_numbers_are_plain_json(tmp_path: Path) -> None:

@@ -1,0 +1,264 @@
+"""Mirrors of `metrics.jsonl`: Weights & Biases or TensorBoard, by `tracking.to`. Any of them may fail without harm.
+
+A mirror works in one thread of its own, so that a slow or hanging server cannot delay a step, and its failure is said
+once and ends the mirror only. What it may see is an allow-list: rows of metrics, samples, and the config's keys that
+`logged_config` names. Paths, addresses, prompts, the environment and the command line are never handed over.
+"""
+
+import netrc
+import os
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+from urllib.parse import urlparse
+
+from pipeline import config as configs
+from pipeline.artifacts import Step
+from pipeline.config import Config
+
+WANDB, TENSORBOARD, NONE = "wandb", "tensorboard", "none"
+WANDB_ID_FILE = "wandb-id"
+ONLINE_FINISH_SECONDS, ONLINE_FINISH_SHARE = 10.0, 0.02  # of the cap: an upload's time; `hornbook sync` does the rest
+OFFLINE_FINISH_SECONDS = 1.5  # measured 0.2 s on an idle machine
+START_SECONDS = 15  # a server that does not answer within this is treated as absent
+
+LOGGED_SECTIONS = ("model", "train")  # numbers and choices of a schema: no free text
+LOGGED_KEYS = {
+    "init": ("method", "tolerance", "source_checkpoint"),
+    "tokenizer": ("vocab_size",),
+    "budget": ("max_gpu_hours", "max_tokens", "count_source", "gpu_hour_price"),
+    "data": ("near_dedup_similarity", "tokenizer_train_bytes", "tasks", "mask_personal_data"),
+}
+LOGGED_OF_SOURCE = ("type", "license", "weight", "limit_documents", "limit_bytes", "limit_tokens")
+
+
+def logged_config(config: Config, fingerprints: Mapping[str, str]) -> dict[str, Any]:
+    """What of a config leaves this machine: an allow-list of keys, sources without their paths, the fingerprints."""
+    values = configs.to_values(config)
+    logged: dict[str, Any] = {"name": config.name, "seed": config.seed, "fingerprints": dict(fingerprints)}
+    logged |= {section: values[section] for section in LOGGED_SECTIONS}
+    logged |= {section: {key: values[section][key] for key in keys} for section, keys in LOGGED_KEYS.items()}
+    logged["data"]["sources"] = {
+        name: {key: options[key] for key in LOGGED_OF_SOURCE if key in options}
+        for name, options in config.data.sources.items()
+        if isinstance(options, Mapping)
+    }
+    logged["data"]["filters"] = {
+        name: {k: v for k, v in (options or {}).items() if isinstance(v, int | float)}
+        for name, options in config.data.filters.items()
+        if options is not None
+    }
+    return logged
+
+
+class Mirror:
+    """`log(row)` returns at once; `finish()` waits at most `finish_seconds`. Subclasses say how to `_start`."""
+
+    kind = NONE
+    finish_seconds = OFFLINE_FINISH_SECONDS
+
+    def __init__(self, say: Callable[[str], None]):
+        self.say = say
+        self._rows: SimpleQueue[Mapping[str, Any] | Callable[[Any], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, daemon=True, name=self.kind)
+        self._thread.start()
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        self._rows.put(row)
+
+    def samples(self, step: int, samples: Sequence[Mapping[str, str]]) -> None:
+        """Texts of the finished model, as a table where the tool has one."""
+        self._rows.put(lambda run: self._samples(run, step, samples))
+
+    def artifacts(self, manifests: Mapping[str, Mapping[str, Any]]) -> None:
+        """The lineage: the manifests, by stage, of what this run was made from and of what it made."""
+        self._rows.put(lambda run: self._artifacts(run, manifests))
+
+    def limit_finish(self, cap_seconds: float | None) -> float:
+        """Sets how long `finish` may wait under a cap, and returns it."""
+        if cap_seconds is not None:
+            share = max(OFFLINE_FINISH_SECONDS, ONLINE_FINISH_SHARE * cap_seconds)
+            self.finish_seconds = min(self.finish_seconds, share)
+        return self.finish_seconds
+
+    def finish(self) -> None:
+        """Ends the mirror; a thread that hangs dies with the process."""
+        self._rows.put(None)
+        self._thread.join(self.finish_seconds)
+        if self._thread.is_alive():
+            self.say(f"{self.kind} did not finish in time; `hornbook sync` writes it all later")
+
+    def _work(self) -> None:
+        try:
+            run = self._start()
+            while (item := self._rows.get()) is not None:
+                if callable(item):
+                    item(run)
+                else:
+                    self._log(run, item)
+            self._finish(run)
+        except Exception as error:  # any failure of a mirror, whatever its kind, must not cost the run
+            reason = str(error).strip().splitlines()[:1]
+            self.say(
+                f"{self.kind} is off for this run ({type(error).__name__}: {reason}); metrics.jsonl has everything"
+            )
+
+    def _start(self) -> Any:
+        raise NotImplementedError
+
+    def _log(self, run: Any, row: Mapping[str, Any]) -> None:
+        raise NotImplementedError
+
+    def _finish(self, run: Any) -> None:
+        raise NotImplementedError
+
+    def _samples(self, run: Any, step: int, samples: Sequence[Mapping[str, str]]) -> None:
+        """Where a tool has no place for text: nothing."""
+
+    def _artifacts(self, run: Any, manifests: Mapping[str, Mapping[str, Any]]) -> None:
+        """Where a tool has no lineage: nothing."""
+
+
+class WandbMirror(Mirror):
+    """W&B as it is set by WANDB_*: offline where there is no key, never asking, never waiting, never in the way.
+
+    `id_file` keeps the run's id: every life of a run goes on in one curve.
+    """
+
+    kind = "W&B"
+
+    def __init__(
+        self,
+        folder: Path,
+        id_file: Path,
+        name: str,
+        project: str,
+        config: Mapping[str, Any],
+        say: Callable[[str], None],
+    ):
+        self.folder, self.id_file, self.name, self.project = folder, id_file, name, project
+        self.config = dict(config)
+        self.online = wandb_mode() == "online"
+        self.finish_seconds = ONLINE_FINISH_SECONDS if self.online else OFFLINE_FINISH_SECONDS
+        super().__init__(say)
+
+    def _start(self) -> Any:
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb
+
+        kept = self.id_file.read_text(encoding="utf-8").strip() if self.id_file.is_file() else ""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its own deprecations are nothing that a user of hornbook could mend
+            run = wandb.init(
+                id=os.environ.get("WANDB_RUN_ID") or kept or None,
+                resume="allow",
+                mode=wandb_mode(),  # type: ignore[arg-type]
+                dir=os.environ.get("WANDB_DIR") or str(self.folder),
+                project=os.environ.get("WANDB_PROJECT") or self.project,
+                name=os.environ.get("WANDB_NAME") or self.name,
+                config=self.config,
+                settings=wandb.Settings(
+                    init_timeout=START_SECONDS,
+                    console="off",
+                    silent=True,
+                    disable_git=True,
+                    disable_code=True,
+                    save_code=False,
+                    program="hornbook",
+                    x_disable_meta=True,  # command line, paths, user and host
+                ),
+            )
+        self.id_file.write_text(run.id + "\n", encoding="utf-8")
+        # Steps are the x axis: W&B's own counter starts again with every life.
+        run.define_metric("step")
+        run.define_metric("*", step_metric="step")
+        return run
+
+    def _log(self, run: Any, row: Mapping[str, Any]) -> None:
+        run.log(dict(row))
+
+    def _finish(self, run: Any) -> None:
+        run.finish()
+
+    def _samples(self, run: Any, step: int, samples: Sequence[Mapping[str, str]]) -> None:
+        import wandb
+
+        rows = [[step, sample["prompt"], sample["text"]] for sample in samples]
+        run.log({"step": step, "samples": wandb.Table(columns=["step", "prompt", "text"], data=rows)})
+
+    def _artifacts(self, run: Any, manifests: Mapping[str, Mapping[str, Any]]) -> None:
+        """Fingerprint and content hash of each stage as an artifact without files: what was used, and what was made."""
+        import wandb
+
+        for stage, manifest in manifests.items():
+            facts = {key: manifest[key] for key in ("fingerprint", "content_hash", "seconds", "gpu_hours")}
+            artifact = wandb.Artifact(f"{stage}-{manifest['fingerprint']}", type=stage, metadata=facts)
+            if stage == "pretrain" or not self.online:  # offline a use cannot be looked up
+                run.log_artifact(artifact)
+            else:
+                run.use_artifact(artifact)
+
+
+class TensorboardMirror(Mirror):
+    """Event files under `folder`, for `tensorboard --logdir runs`."""
+
+    kind = "TensorBoard"
+
+    def __init__(self, folder: Path, say: Callable[[str], None]):
+        self.folder = folder
+        super().__init__(say)
+
+    def _start(self) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.folder))
+
+    def _log(self, run: Any, row: Mapping[str, Any]) -> None:
+        for name, value in row.items():
+            if name != "step" and value is not None:
+                run.add_scalar(name, value, row["step"])
+
+    def _finish(self, run: Any) -> None:
+        run.close()
+
+    def _samples(self, run: Any, step: int, samples: Sequence[Mapping[str, str]]) -> None:
+        for number, sample in enumerate(samples):
+            run.add_text(f"samples/{number}", sample["prompt"] + sample["text"], step)
+
+
+def of(config: Config, step: Step, folder: Path, say: Callable[[str], None]) -> Mirror | None:
+    """The mirror that `tracking.to` asks for, None for "none". `step`: the pretraining; `folder`: of the experiment."""
+    if config.tracking.to == NONE:
+        return None
+    if config.tracking.to == TENSORBOARD:
+        return TensorboardMirror(folder / TENSORBOARD, say)
+    fingerprints = {name: s.fingerprint for name, s in step.inputs.items() if isinstance(s, Step)}
+    fingerprints["model"] = step.fingerprint
+    return WandbMirror(
+        folder=folder,
+        id_file=step.path / WANDB_ID_FILE,
+        name=config.name,
+        project=config.tracking.project,
+        config=logged_config(config, fingerprints),
+        say=say,
+    )
+
+
+def wandb_mode() -> str:
+    """`online`, `offline` or `disabled`: what WANDB_MODE says, else whether there is a key."""
+    return os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
+
+
+def _has_key() -> bool:
+    """Whether W&B would log in without asking: a key in the environment or in a netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
