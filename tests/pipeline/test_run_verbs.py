@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
-from test_pretrain import Small, driver, small, small_inputs  # noqa: F401 - fixtures
+from test_pretrain import Small, small_inputs  # noqa: F401 - fixtures
 
 from pipeline import batch, clean, compare, doctor, runs, sync
 from pipeline.artifacts import read_manifest
@@ -18,11 +20,22 @@ from pipeline.training.identity import pretrain_step
 SHORT = ("budget.max_tokens=10_240", "train.precision=32-true")
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory) -> Path:
+    """A root with one finished run of 20 steps."""
+    return tmp_path_factory.mktemp("template")
+
+
 @pytest.fixture
-def trained(small: Small) -> Small:  # noqa: F811
-    """One finished run of 20 steps."""
-    small.run_here(*SHORT, "budget.gpu_hour_price=2")
-    return small
+def trained(template: Path, tmp_path: Path, monkeypatch) -> Small:
+    """A copy of it, to change at will."""
+    if not any(template.iterdir()):
+        monkeypatch.setenv("HORNBOOK_ROOT", str(template))
+        Small(template).run_here(*SHORT, "budget.gpu_hour_price=2")
+    root = tmp_path / "root"
+    shutil.copytree(template, root, symlinks=True)
+    monkeypatch.setenv("HORNBOOK_ROOT", str(root))
+    return Small(root)
 
 
 def test_runs_says_what_there_is(root):

@@ -96,7 +96,7 @@ class Server(BaseHTTPRequestHandler):
 def test_a_server_that_hangs_fails_lies_or_refuses_costs_no_row_and_no_second(manner, tmp_path, monkeypatch) -> None:
     """The real W&B client against a loopback server; it starts a process of its own and tries for seconds."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    server.manner, server.daemon_threads = manner, True  # type: ignore[attr-defined]
+    server.manner, server.daemon_threads, server.block_on_close = manner, True, False  # type: ignore[attr-defined]
     port = server.server_address[1]
     if manner == "refuses":
         server.server_close()
@@ -125,6 +125,7 @@ def test_a_server_that_hangs_fails_lies_or_refuses_costs_no_row_and_no_second(ma
     assert said, "said once that it is off, or that it did not finish"
     if manner != "refuses":
         server.shutdown()
+        server.server_close()
 
 
 def test_tensorboard_files_hold_every_row(tmp_path: Path) -> None:
@@ -156,7 +157,8 @@ def test_no_secret_of_the_environment_the_config_or_a_path_leaves_by_a_mirror(tm
     path = folder / "small.yaml"
     folder.mkdir()
     path.write_text(
-        f"name: small\nmodel: {{vocab_size: 512, hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 4}}\n"
+        f"name: small\nmodel: {{vocab_size: 512, hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2,\n"
+        f"  num_attention_heads: 4, max_position_embeddings: 256}}\n"
         f"data: {{sources: {{notes: {{type: text, path: 'https://u:{SECRET}@host/x', license: own}}}},\n"
         f"  filters: {{quality: {{min_score: 0.5}}}}}}\n"
         f"init: {{method: exact, source: {folder}/source.yaml}}\n"
