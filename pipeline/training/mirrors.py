@@ -187,8 +187,10 @@ class WandbMirror(Mirror):
     def _samples(self, run: Any, step: int, samples: Sequence[Mapping[str, str]]) -> None:
         import wandb
 
-        rows = [[step, sample["prompt"], sample["text"]] for sample in samples]
-        run.log({"step": step, "samples": wandb.Table(columns=["step", "prompt", "text"], data=rows)})
+        table = wandb.Table(columns=["step", "prompt", "text"])
+        for sample in samples:
+            table.add_data(step, sample["prompt"], sample["text"])
+        run.log({"step": step, "samples": table})
 
     def _artifacts(self, run: Any, manifests: Mapping[str, Mapping[str, Any]]) -> None:
         """Fingerprint and content hash of each stage as an artifact without files: what was used, and what was made."""
