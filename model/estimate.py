@@ -149,6 +149,7 @@ def trace_steps(config: ModelConfig, settings: TrainSettings, windows: Sequence[
         for count in windows:
             with _first_slices(0):
                 if settings.accumulate:  # sums of the micro-batches before this one
+                    storages.begin("", "gradients")
                     _some_gradients(weights)
                     weights.accumulate()
             with _first_slices(TRACED_SLICES):

@@ -122,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan = _add_verb(verbs, "plan", _plan, "what the config needs and buys on a card: memory, tokens, hours, cost")
     plan.add_argument("--card", help="a name of configs/gpus.yaml; default: h100-80")
+    plan.add_argument("--measure", action="store_true", help="run a few real steps here, beside the forecast")
     plan.add_argument("--json", action="store_true", help="as JSON")
     sample = _add_verb(verbs, "sample", _sample, "stream text from a trained model")
     sample.add_argument("--prompt", help="text to continue; default: sample.prompts of the config")
@@ -243,10 +244,11 @@ def _stage(arguments: argparse.Namespace) -> None:
 
 def _plan(arguments: argparse.Namespace) -> None:
     from pipeline import config as configs
-    from pipeline import plan
+    from pipeline.plan import make_plan
+    from pipeline.planning.show import show
 
-    made = plan.make_plan(configs.load(arguments.config, arguments.overrides), arguments.card)
-    print(json.dumps(made, indent=1) if arguments.json else plan.show(made))
+    made = make_plan(configs.load(arguments.config, arguments.overrides), arguments.card, arguments.measure)
+    print(json.dumps(made, indent=1) if arguments.json else show(made))
 
 
 def _sample(arguments: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ from pipeline import signals
 from pipeline.config import Config, TrainConfig
 from pipeline.errors import UserError
 from pipeline.ledger import Ledger, process_age_seconds
+from pipeline.planning.costs import SAVE_BYTES_PER_SECOND
 from pipeline.progress import Progress, format_seconds
 from pipeline.training.batches import TokenBatches
 from pipeline.training.budget import Budget, Verdict
@@ -28,7 +29,6 @@ from pipeline.training.tracking import Metrics
 from pipeline.training.validation import Validation
 
 MAX_SKIPPED_IN_A_ROW = 10
-SAVE_BYTES_PER_SECOND = 200e6  # written, synced and hashed; a slow disk, until this run has measured its own
 SAMPLE_MIN_SECONDS, SAMPLE_MAX_SECONDS, SAMPLE_CAP_SHARE = 0.5, 10.0, 0.01
 
 
