@@ -158,9 +158,28 @@ class Config:
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads, merges and checks one experiment. Raises `UserError` with the nearest right key, the file and the mend."""
-    values = merge(read_yaml(Path(path)), parse_overrides(overrides))
+    values = merge(read_with_base(Path(path)), parse_overrides(overrides))
     resolve_source_path(values, Path(path))
     return from_values(values, where=str(path))
+
+
+def read_with_base(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
+    """The values of a config, laid over those of the config that its `base` names (relative to its own folder), and
+    so on. Raises `UserError` for a base that is missing, that leads back, or whose name would be taken over."""
+    values = read_yaml(path)
+    resolve_source_path(values, path)
+    if "base" not in values:
+        return values
+    base, chain = values.pop("base"), [*above, path.resolve()]
+    if not isinstance(base, str) or not base:
+        raise UserError(f"config {path}: base is {base!r}; expected the name of another config, such as phi2.yaml")
+    if (path.parent / base).resolve() in chain:
+        raise UserError(f"config {path}: base: {base} leads back to itself ({' -> '.join(p.name for p in chain)})")
+    if not (path.parent / base).is_file():
+        raise UserError(f"config {path}: base: {base} is not there; expected a YAML file beside {path.name}")
+    if "name" not in values:
+        raise UserError(f"config {path} has a base and no name of its own; set name: it names a folder under runs/")
+    return merge(read_with_base(path.parent / base, chain), values)
 
 
 def from_values(values: Mapping[str, Any], where: str) -> Config:
@@ -367,6 +386,9 @@ def _in_backward_problems(train: TrainConfig) -> Iterable[str]:
 
 def _mixing_problems(config: Config) -> Iterable[str]:
     train, sources = config.train, config.data.sources
+    for name, source in sources.items():
+        if isinstance(source, Mapping) and not isinstance(source.get("replay", False), bool):
+            yield f"data.sources.{name}.replay is {source['replay']!r}; expected true or false"
     weights = {k: s["weight"] for k, s in sources.items() if isinstance(s, Mapping) and "weight" in s}
     for name, weight in weights.items():
         if not _is_number(weight) or weight < 0:

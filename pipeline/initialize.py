@@ -123,7 +123,7 @@ def source_is_experiment(config: Config) -> bool:
 def source_config(config: Config) -> Config:
     """The source experiment: its own file, with data, tokenizer and seed of the experiment that asks for it."""
     path = Path(config.init.source or "")
-    values = configs.merge(configs.read_yaml(path), config.init.source_overrides)
+    values = configs.merge(configs.read_with_base(path), config.init.source_overrides)
     configs.resolve_source_path(values, path)
     if (values.get("init") or {}).get("source") == config.init.source:
         raise UserError(f"{path}: init.source names the file itself; name a smaller experiment, or set it to null")

@@ -21,6 +21,7 @@ from pipeline.locks import FolderLock
 from pipeline.progress import format_seconds
 from pipeline.training.decisions import Decisions
 from pipeline.training.identity import finished_manifest, pretrain_step, raised_decay
+from pipeline.training.replay import replay_lines
 
 __all__ = ["pretrain_step", "run"]
 
@@ -279,6 +280,7 @@ def _last_lines(manifest: dict[str, Any], path: Path, command: str) -> str:
         used += f", {trunk['gpu_hours']:.4f} of them the trunk's ({trunk['steps']:,} steps)"
     lines = [f"  bits per byte   before    after{part}"]
     lines += [f"    {name:<13} {before.get(name, math.nan):7.4f}  {value:7.4f}" for name, value in after.items()]
+    lines += [f"  {line}" for line in replay_lines(manifest)]
     lines += [
         f"  {manifest['tokens_seen']:,} tokens in {manifest['steps']:,} steps; epochs: {epochs}",
         f"  {manifest['tokens_per_second']:,.0f} tokens/s{mfu}, "

@@ -19,6 +19,7 @@ from pipeline.errors import UserError
 from pipeline.experiment import Experiment
 from pipeline.growth_report import growth_pictures
 from pipeline.progress import format_count, format_seconds
+from pipeline.training.replay import in_words
 
 SMOOTH_ROWS = 9
 STAGES = ("data", "init", "pretrain")
@@ -61,6 +62,7 @@ def render(config: Config, folders: Mapping[str, Path], ledger_path: Path) -> st
     sections = [
         _summary(data, init, pretrain),
         _curves(metrics, pretrain) if pretrain else "",
+        _replay(pretrain) if pretrain else "",
         _growth(init, pretrain) + growth_pictures(config, init, metrics) if init else "",
         data_section(data, folders["data"]) if data else "",
         _hours(config, ledger_path, init, pretrain),
@@ -125,6 +127,23 @@ def _curves(metrics: Sequence[Mapping[str, Any]], pretrain: Mapping[str, Any]) -
         ("Learning rate", line_chart(rate, x_name="device-hours", y_name="learning rate", format_x=lambda x: f"{x:g}")),
     ]
     return "<h2>Pretraining</h2>" + "".join(f"<figure><figcaption>{n}</figcaption>{c}</figure>" for n, c in charts if c)
+
+
+def _replay(pretrain: Mapping[str, Any]) -> str:
+    """What was lost on the text that a replay source stands for."""
+    facts = pretrain.get("replay")
+    if not facts:
+        return ""
+    shares = pretrain["mix"].get("stable") or pretrain["mix"].get("decay") or {}
+    rows = "".join(
+        f"<tr><td>{escape(name)}<td class=n>{100 * shares.get(name, 0):.0f}%<td>{escape(in_words(values))}"
+        for name, values in facts.items()
+    )
+    return (
+        f"<h2>Kept and lost</h2><table><tr><th>replay source<th class=n>share<th>on its held-out text{rows}</table>"
+        "<p class=note>General text, held out: before is right after initialization, which grew or took over what the "
+        "source model knew.</p>"
+    )
 
 
 def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -50,11 +50,13 @@ def hours(config: Config, card: Mapping[str, Any], speeds: tuple[float, float] |
 
 def overhead(config: Config, card: Mapping[str, Any], validation_tokens: int) -> dict[str, Any]:
     """Seconds of the run that are no training step, by kind, and their share of it. Empty without an end."""
-    spent = hours(config, card).get("gpu_hours")
-    if spent is None:
-        return {}
-    train, seconds = config.train, 3600 * spent[-1]
+    train, budget = config.train, config.budget
     slow, _ = tokens_per_second(config, config.model, card)
+    stepping = math.inf if budget.max_tokens is None else budget.max_tokens / slow
+    capped = math.inf if budget.max_gpu_hours is None else 3600 * budget.max_gpu_hours
+    seconds = min(stepping, capped)
+    if seconds == math.inf:
+        return {}
     validations = 1 + math.ceil(1 / train.validate_every_share)  # before the first step, and at each share of the run
     one_save = checkpoint_bytes(config) / SAVE_BYTES_PER_SECOND
     saves = 2 + math.floor(seconds / train.checkpoint_every_seconds)  # before the decay, and the last one
@@ -65,10 +67,11 @@ def overhead(config: Config, card: Mapping[str, Any], validation_tokens: int) ->
         "evaluation": validations * validation_tokens / (3 * slow),  # forward only
         "saving": saves * one_save + model_bytes(config) / SAVE_BYTES_PER_SECOND,
     }
+    run = seconds if capped <= stepping else seconds + sum(by_kind.values())
     return {
         "seconds": {kind: round(value, 1) for kind, value in by_kind.items()},
-        "share": round(sum(by_kind.values()) / seconds, 4),
-        "share_by_kind": {kind: round(value / seconds, 4) for kind, value in by_kind.items()},
+        "share": round(sum(by_kind.values()) / run, 4),
+        "share_by_kind": {kind: round(value / run, 4) for kind, value in by_kind.items()},
         "validations": validations,
         "validation_tokens": validation_tokens,
         "saves": saves,

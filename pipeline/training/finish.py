@@ -20,6 +20,7 @@ from pipeline.corpus.shards import TokenShards
 from pipeline.errors import Stopped
 from pipeline.training.callbacks import Control, sample_seconds
 from pipeline.training.generation import Writer
+from pipeline.training.replay import what_was_lost
 
 FLOAT32_MAX_BYTES = 2**30  # larger models are exported in bf16: half the download, nothing lost in use
 
@@ -44,7 +45,7 @@ def finish(control: Control, config: Config, folder: Path, tokens: TokenShards) 
         control.save()
     export(control, config, folder, tokens)
     samples = write_samples(control, config, tokens)
-    facts = make_facts(control, samples, left_at_end)
+    facts = make_facts(control, config, samples, left_at_end)
     write_card(folder / "model" / "README.md", config, control, facts)
     return facts
 
@@ -94,7 +95,7 @@ def write_samples(control: Control, config: Config, tokens: TokenShards) -> list
     return samples
 
 
-def make_facts(control: Control, samples: list[dict[str, str]], left_at_end: float) -> dict[str, Any]:
+def make_facts(control: Control, config: Config, samples: list[dict[str, str]], left_at_end: float) -> dict[str, Any]:
     """The manifest's facts, under the names of the contract."""
     parts, step = control.parts, control.module.step
     budget = parts.budget
@@ -121,6 +122,7 @@ def make_facts(control: Control, samples: list[dict[str, str]], left_at_end: flo
         "peak_memory_bytes": parts.machine.peak_memory_bytes(),
         "lives": parts.ledger.life,
         "start_seconds": round(budget.start_seconds, 2),
+        "replay": what_was_lost(config, control.initial_bits_per_byte, control.last_bits_per_byte),
         "forecast": _forecast(control, left_at_end),
         "samples": samples,
         "model": "model",
