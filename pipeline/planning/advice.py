@@ -93,26 +93,28 @@ def source_of(config: Config) -> tuple[str, Public] | None:
 
 
 def verdict(config: Config, choices: list[dict[str, Any]]) -> dict[str, Any]:
-    """`{pretrain, why}`: whether to spend the hours on pretraining at all, and the reason in one sentence."""
+    """`{pretrain, why, best_trained, not_told_apart}`: whether to spend the hours on pretraining at all, the reason in
+    one sentence, and what to train if so."""
     if not choices:
-        return {"pretrain": None, "why": "the config sets no end: set budget.max_gpu_hours to compare"}
+        why = "the config sets no end: set budget.max_gpu_hours to compare"
+        return {"pretrain": None, "why": why, "best_trained": None, "not_told_apart": []}
     fresh = [c for c in choices if c["kind"] == "fresh"]
     trained = [c for c in choices if c["kind"] != "lora"]
     best = trained[0]
+    close = [c["choice"] for c in trained[1:] if c["expected_loss"][0] <= best["expected_loss"][1]]
+    found = {"pretrain": True, "why": None, "best_trained": best["choice"], "not_told_apart": close}
     rivals = [c for c in choices if c["kind"] == "lora" and c["parameters"] <= 1.25 * config.model.parameters]
-    only_reason = "pretrain for what it cannot give: text of your own, a licence, a tokenizer or a shape of your own"
     if all(c["starved"] for c in fresh) and best["kind"] == "fresh":
-        return {
-            "pretrain": False,
-            "why": "do not pretrain for these hours: none of these sizes sees enough text; fine-tune a public model",
-        }
+        why = "do not pretrain for these hours: none of these sizes sees enough text; fine-tune a public model"
+        return {**found, "pretrain": False, "why": why}
     if rivals and rivals[0]["expected_loss"][1] + FIT_ERROR < best["expected_loss"][0]:
         gap = best["expected_loss"][0] - rivals[0]["expected_loss"][1]
-        why = f"do not pretrain for general text: {rivals[0]['choice']} is no larger and expected {gap:.2f} nats better"
-        return {"pretrain": False, "why": f"{why}; {only_reason}"}
-    why = f"best of what these hours can train: {best['choice']}"
-    close = [c["choice"] for c in trained[1:] if c["expected_loss"][0] <= best["expected_loss"][1]]
-    return {"pretrain": True, "why": why + (f" (not told apart from: {'; '.join(close)})" if close else "")}
+        why = (
+            f"do not pretrain for general text: {rivals[0]['choice']} is no larger and expected {gap:.2f} nats better; "
+            "pretrain for what it cannot give: text, a licence, a tokenizer or a shape of your own"
+        )
+        return {**found, "pretrain": False, "why": why}
+    return {**found, "why": "no public model of this size that hornbook knows of is expected to be better"}
 
 
 def growth_advice(path: Path = GROWTH_TABLE) -> dict[str, Any] | None:
@@ -206,7 +208,7 @@ def _grown_from_own(config: Config, card: Mapping[str, Any], unique: int | None)
 def _lora(config: Config, card: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Public models that a card can adapt, in bf16, with a GB for what is adapted and two for activations."""
     fitting = {n: p for n, p in PUBLIC.items() if 2 * p.parameters + 3e9 <= card["memory_gb"] * 1e9}
-    chosen = {n: p for n, p in fitting.items() if p.parameters >= 0.8 * config.model.parameters}
+    chosen = {n: p for n, p in fitting.items() if p.parameters >= 0.5 * config.model.parameters}
     return [
         _choice(
             f"LoRA on {name}",

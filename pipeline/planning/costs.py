@@ -33,7 +33,7 @@ def hours(config: Config, card: Mapping[str, Any], speeds: tuple[float, float] |
     """What the cap buys: tokens or hours, and the cost, each as [least, most]. `speeds`: measured tokens a second."""
     slow, fast = speeds or tokens_per_second(config, config.model, card)
     cap, tokens = config.budget.max_gpu_hours, config.budget.max_tokens
-    price = config.budget.gpu_hour_price or card["price_per_hour"]
+    price, own = card["price_per_hour"], config.budget.gpu_hour_price
     if cap is None and tokens is None:
         return {"tokens_per_second": [round(slow), round(fast)]}
     spent = [min(cap or math.inf, (tokens or math.inf) / speed / 3600) for speed in (fast, slow)]
@@ -45,6 +45,7 @@ def hours(config: Config, card: Mapping[str, Any], speeds: tuple[float, float] |
         "tokens_per_parameter": [round(n / config.model.parameters, 3) for n in bought],
         "cost_usd": [round(h * price, 2) for h in spent],
         "price_per_hour": price,
+        **({"cost_at_own_price": [round(h * own, 2) for h in spent]} if own not in (None, price) else {}),
     }
 
 
@@ -114,10 +115,6 @@ def cards(config: Config, table: Mapping[str, Mapping[str, Any]], largest: Any) 
     rows = []
     for name, card in table.items():
         fits = largest(int(card["memory_gb"] * 1e9))
-        own = hours(config, card)
-        price = card["price_per_hour"]
-        row = {"card": name, "memory_gb": card["memory_gb"], "price_per_hour": price, **own}
-        if "gpu_hours" in own:
-            row |= {"price_per_hour": price, "cost_usd": [round(h * price, 2) for h in own["gpu_hours"]]}
-        rows.append({**row, "micro_batch": fits.windows if fits else None})
+        facts = {"card": name, "memory_gb": card["memory_gb"], "price_per_hour": card["price_per_hour"]}
+        rows.append({**facts, **hours(config, card), "micro_batch": fits.windows if fits else None})
     return rows

@@ -52,6 +52,8 @@ def _hours(plan: Mapping[str, Any]) -> list[str]:
             f"{_span(hours['cost_usd'])} USD; {_span(hours['tokens_per_parameter'])} tokens per parameter "
             f"(compute-optimal: about {TOKENS_PER_PARAMETER})"
         )
+    if "cost_at_own_price" in hours:
+        lines.append(f"            {_span(hours['cost_at_own_price'])} at the config's budget.gpu_hour_price")
     return lines
 
 
@@ -109,7 +111,12 @@ def _growth(growth: Mapping[str, Any] | None) -> list[str]:
 def _advice(choices: list[Mapping[str, Any]], verdict: Mapping[str, Any]) -> list[str]:
     if not choices:
         return [f"  advice    {verdict['why']}"]
-    lines = [f"  advice    {verdict['why']}", "            expected loss on general text, best first:"]
+    close = f" (not told apart from: {'; '.join(verdict['not_told_apart'])})" if verdict["not_told_apart"] else ""
+    lines = [
+        f"  advice    {verdict['why']}",
+        f"            best of what these hours can train: {verdict['best_trained']}{close}",
+        "            expected loss on general text, best first:",
+    ]
     notes = list(dict.fromkeys(choice["basis"] for choice in choices))
     for choice in choices:
         low, high = choice["expected_loss"]
@@ -135,7 +142,8 @@ def _measured(measured: Mapping[str, Any] | None) -> list[str]:
         f"            {measured['basis']}",
     ]
     if hours := measured["hours"]:
-        lines.append(f"            at this speed the hours buy {_span(hours.get('tokens', hours['tokens_per_second']))} tokens")
+        bought = _span(hours["tokens"]) if "tokens" in hours else "no end is set:"
+        lines.append(f"            at this speed the hours buy {bought} tokens")
     return lines
 
 

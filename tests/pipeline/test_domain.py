@@ -84,13 +84,12 @@ def _config(tmp_path: Path, documents: Path) -> Path:
     replay = tmp_path / "general.jsonl"
     lines = [json.dumps({"text": prose(1000 + n), "domain": f"site{n % 10}"}) for n in range(60)]
     replay.write_text("\n".join(lines))
-    general = {"type": "jsonl", "path": str(replay), "group_key": "domain", "license": "MIT", "kind": "prose"}
-    hub_options = ("dataset", "config", "split", "text_key", "limit_tokens")
+    near = {"type": "jsonl", "path": str(replay), "group_key": "domain", "license": "MIT", "replay": True}
     values = {
         "base": str(ROOT / "configs" / "domain-24gb.yaml"),
         "name": "domain-test",
         "data": {
-            "sources": {"documents": {"path": str(documents)}, "general": general | dict.fromkeys(hub_options)},
+            "sources": {"documents": {"path": str(documents)}, "general": None, "nearby": near},
             "validation": {"share": 0.2},
             "tasks": 2,
             "workers": 1,
@@ -98,7 +97,8 @@ def _config(tmp_path: Path, documents: Path) -> Path:
         "model": SHAPE,
         "init": {"source": str(tmp_path / "public-model")},
         "train": {"sequence_length": 64, "global_batch_tokens": 512, "warmup_steps": 3, "device": "cpu",
-                  "precision": "32-true", "optimizer": "adamw", "activation_checkpointing": "none"},
+                  "precision": "32-true", "optimizer": "adamw", "activation_checkpointing": "none",
+                  "mix": {"general": 0, "nearby": 0.3}},
         "budget": {"max_gpu_hours": None, "max_tokens": 12_000},
         "sample": {"prompts": ["The "], "max_new_tokens": 4},
     }  # fmt: skip
@@ -137,9 +137,9 @@ def test_own_documents_go_from_files_to_a_model_and_their_names_stay_here(tmp_pa
     assert init["function_preserving"] is True
     shares = pretrain["mix"]["stable"] or pretrain["mix"]["decay"]
     assert shares["documents"] == pytest.approx(0.7, abs=0.05)
-    replay = pretrain["replay"]["general"]
+    replay = pretrain["replay"]["nearby"]
     assert replay["lost"] == pytest.approx(replay["after"] - replay["before"])
-    assert f"replay general: {replay['before']:.4f} bits per byte before" in output
+    assert f"replay nearby: {replay['before']:.4f} bits per byte before" in output
     assert pretrain["bits_per_byte"]["documents"] < pretrain["initial_bits_per_byte"]["documents"]
 
     page = (run / "report.html").read_text()

@@ -108,6 +108,16 @@ def test_advice_is_sorted_and_starved_sizes_are_named():
     assert {c["kind"] for c in choices} == {"fresh", "grown", "continued", "lora"}
 
 
+def test_a_public_model_no_larger_and_better_is_named_and_so_is_the_best_to_train():
+    found = advice.verdict(config := configs.load(ROOT / "configs" / "day.yaml"), advice.advice(config, H100, 10**10))
+    assert found["pretrain"] is False
+    assert "SmolLM2-360M" in found["why"]
+    assert found["best_trained"].startswith("this size, grown")
+    assert "this size, fresh weights" in found["not_told_apart"]
+    small = configs.load(ROOT / "configs" / "tiny.yaml", ["budget.max_gpu_hours=1"])
+    assert advice.verdict(small, advice.advice(small, H100))["pretrain"] is True  # nothing public is as small
+
+
 @pytest.mark.parametrize("source", ["microsoft/phi-1_5", None])
 def test_too_few_hours_end_in_the_advice_not_to_pretrain(source):
     words = ["budget.max_gpu_hours=0.01", f"init.source={source or 'null'}"]
@@ -121,7 +131,7 @@ def test_too_few_hours_end_in_the_advice_not_to_pretrain(source):
 
 def test_a_card_too_small_for_a_public_model_is_not_told_to_adapt_it():
     config = configs.load(ROOT / "configs" / "phi2.yaml", ["budget.max_gpu_hours=24"])
-    for gigabytes, models in ((80, 2), (12, 1), (4, 0)):
+    for gigabytes, models in ((80, 4), (8, 2), (3, 0)):
         found = [c for c in advice.advice(config, {**H100, "memory_gb": gigabytes}) if c["kind"] == "lora"]
         assert len(found) == models
 
