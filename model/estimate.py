@@ -128,7 +128,9 @@ def trace_step(config: ModelConfig, settings: TrainSettings, windows: int) -> di
     return trace_steps(config, settings, (windows,))[0]
 
 
-def trace_steps(config: ModelConfig, settings: TrainSettings, windows: Sequence[int]) -> list[dict[str, dict[str, int]]]:
+def trace_steps(
+    config: ModelConfig, settings: TrainSettings, windows: Sequence[int]
+) -> list[dict[str, dict[str, int]]]:
     """`trace_step` for several micro-batches on one network."""
     with FakeTensorMode(), _Storages() as storages:
         network = Transformer(config)

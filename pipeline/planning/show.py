@@ -135,7 +135,8 @@ def _measured(measured: Mapping[str, Any] | None) -> list[str]:
     mfu = f", MFU {100 * measured['mfu']:.0f}%" if measured["mfu"] else ""
     ratio = measured["forecast_over_measured"]
     lines = [
-        f"  measured  {measured['device']}, {measured['precision']}: {measured['tokens_per_second']:,.0f} tokens/s{mfu} "
+        f"  measured  {measured['device']}, {measured['precision']}: "
+        f"{measured['tokens_per_second']:,.0f} tokens/s{mfu} "
         f"at micro-batch {measured['micro_batch']}; first step {format_seconds(measured['first_step_seconds'])}",
         f"            memory {measured['peak_memory_bytes'] / 2**30:.2f} GiB, forecast "
         f"{measured['forecast_bytes'] / 2**30:.2f}" + (f" ({ratio:g}x)" if ratio else ""),

@@ -36,7 +36,9 @@ def _pdf(text: str) -> bytes:
     writer = pypdf.PdfWriter()
     page = writer.add_blank_page(612, 792)
     font = {"/Type": "/Font", "/Subtype": "/Type1", "/BaseFont": "/Helvetica"}
-    fonts = DictionaryObject({NameObject("/F1"): DictionaryObject({NameObject(k): NameObject(v) for k, v in font.items()})})
+    fonts = DictionaryObject(
+        {NameObject("/F1"): DictionaryObject({NameObject(k): NameObject(v) for k, v in font.items()})}
+    )
     page[NameObject("/Resources")] = DictionaryObject({NameObject("/Font"): fonts})
     lines = " ".join(f"({line}) Tj 0 -14 Td" for line in text.splitlines())
     content = DecodedStreamObject()
@@ -53,7 +55,9 @@ def _write_documents(folder: Path) -> None:
         group.mkdir(parents=True)
         (group / f"{SECRET}-plan.md").write_text(f"# Plan {number}\n\n{prose(number, 20)}\n")
         paragraphs = "".join(f"<p>{line}</p>" for line in prose(100 + number, 20).splitlines())
-        page = f"<html><head><title>Notes</title></head><body><article><h1>Notes</h1>{paragraphs}</article></body></html>"
+        page = (
+            f"<html><head><title>Notes</title></head><body><article><h1>Notes</h1>{paragraphs}</article></body></html>"
+        )
         (group / f"{SECRET}-notes.html").write_text(page)
         (group / f"{SECRET}-paper.pdf").write_bytes(_pdf(prose(200 + number, 20)))
     (folder / f"{SECRET}-project-0" / f"{SECRET}-short.md").write_text("Too short.")
@@ -76,7 +80,9 @@ def _write_public_model(folder: Path) -> None:
     folder.mkdir()
     tokenizer.save(str(folder / "own-tokenizer.json"))
     shape = ModelConfig(**SHAPE)
-    save_folder(folder, Transformer(shape).initialize(1).state_dict(), shape, folder / "own-tokenizer.json", "<|endoftext|>")
+    save_folder(
+        folder, Transformer(shape).initialize(1).state_dict(), shape, folder / "own-tokenizer.json", "<|endoftext|>"
+    )
 
 
 def _config(tmp_path: Path, documents: Path) -> Path:
@@ -109,7 +115,12 @@ def _config(tmp_path: Path, documents: Path) -> Path:
 
 def _hornbook(root: Path, *words: str) -> str:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
-    environment |= {"HORNBOOK_ROOT": str(root), "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+    environment |= {
+        "HORNBOOK_ROOT": str(root),
+        "PYTHONPATH": str(ROOT),
+        "WANDB_MODE": "offline",
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run(
         [sys.executable, "-P", "-m", "pipeline", *words], cwd=root, env=environment, capture_output=True, text=True,
         timeout=120,

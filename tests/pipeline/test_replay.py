@@ -1,8 +1,8 @@
 """What a grown model lost on the text it came from: facts, a line for the console, a row of the page."""
 
-import pytest
-
 from pathlib import Path
+
+import pytest
 
 from pipeline import config as configs
 from pipeline.report import _replay
