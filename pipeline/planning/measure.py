@@ -21,6 +21,7 @@ MOST_SECONDS, LEAST_STEPS = 10.0, 2
 
 def measure(config: Config) -> dict[str, Any]:
     """Runs the steps and returns plain values. Raises `UserError` where this machine's memory cannot hold them."""
+    _check_room(config.train.device, 2 * config.model.parameters)  # bf16 weights alone, before anything takes time
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_measure, config).result()
 
@@ -80,8 +81,9 @@ def _forecast(config: Config, train: TrainConfig, precision: str, windows: int) 
 
 
 def _check_room(kind: str, needed_bytes: int) -> None:
+    """Of the CPU's memory; a card says so itself."""
     if kind != "cpu":
-        return  # a card says so itself
+        return
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed_bytes > free:
         raise UserError(
