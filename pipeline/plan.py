@@ -13,7 +13,6 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
-from model.config import ModelConfig
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.planning.advice import advice, growth_advice, verdict
@@ -22,7 +21,7 @@ from pipeline.planning.text import epochs_of, text_of, unique_tokens
 from pipeline.training.micro_batch import choices, train_settings
 
 if TYPE_CHECKING:
-    from model.estimate import Plan, TrainSettings
+    from model.estimate import Plan
 
 GIB = 2**30
 CARD_GIB = (16, 24, 40, 80, 140)
@@ -93,7 +92,10 @@ def _card(name: str | None) -> tuple[str, Mapping[str, Any], dict[str, dict[str,
 
 
 def _traces(config: Config) -> tuple["Plan", list["Plan"]]:
-    """Of the config's own settings, and of every rung of the ladder; two at a time."""
+    """Of the config's own settings, and of every rung of the ladder; two at a time, in processes that import no more
+    than that."""
+    from model.estimate import Plan
+
     train = config.train
     precision = "bf16-mixed" if train.precision == "auto" else train.precision
     settings = [train_settings(train, precision)]
@@ -102,16 +104,9 @@ def _traces(config: Config) -> tuple["Plan", list["Plan"]]:
         settings.append(train_settings(changed, rung["precision"]))
     distinct = list(dict.fromkeys(settings))
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        jobs = [(config.model, each) for each in distinct]
-        found = dict(zip(distinct, pool.map(_traced, jobs), strict=True))
+        found = dict(zip(distinct, pool.map(Plan, [config.model] * len(distinct), distinct), strict=True))
     own, *rungs = (found[each] for each in settings)
     return own, rungs
-
-
-def _traced(job: tuple[ModelConfig, "TrainSettings"]) -> "Plan":
-    from model.estimate import Plan
-
-    return Plan(*job)
 
 
 def _asked(config: Config) -> list[int]:

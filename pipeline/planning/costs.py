@@ -18,6 +18,7 @@ MFU_BASIS = "MFU of published trainings of 1 to 7B (35 to 50%, less what is reco
 SAVE_BYTES_PER_SECOND = 200e6  # written, synced and hashed; a slow disk, until a run has measured its own
 MOMENT_BYTES = {"adamw8bit": 2.03, "adamw4bit": 1.06, "muon": 6.0}  # a parameter; 8 for the others
 ASSUMED_SECONDS = {"start": 60.0, "compile": 90.0}  # of each process on a card: imports and loading; torch.compile
+FLOAT32_MAX_BYTES = 2**30  # larger models are exported in bf16: half the download, nothing lost in use
 TOKEN_COPIES = 2  # encoded shards, and the token sets that training reads
 TEXT_COPIES = 2  # JSON lines as read, and as repaired
 
@@ -89,8 +90,8 @@ def checkpoint_bytes(config: Config) -> float:
 
 
 def model_bytes(config: Config) -> float:
-    """The exported model: fp32 up to 1 GiB, else bf16."""
-    return config.model.parameters * (4 if config.model.parameters * 4 <= 2**30 else 2)
+    """The exported model."""
+    return config.model.parameters * (4 if config.model.parameters * 4 <= FLOAT32_MAX_BYTES else 2)
 
 
 def disk(config: Config, unique_tokens: int | None) -> dict[str, Any]:

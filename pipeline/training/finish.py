@@ -18,11 +18,10 @@ from pipeline import signals
 from pipeline.config import Config
 from pipeline.corpus.shards import TokenShards
 from pipeline.errors import Stopped
+from pipeline.planning.costs import FLOAT32_MAX_BYTES
 from pipeline.training.callbacks import Control, sample_seconds
 from pipeline.training.generation import Writer
 from pipeline.training.replay import what_was_lost
-
-FLOAT32_MAX_BYTES = 2**30  # larger models are exported in bf16: half the download, nothing lost in use
 
 
 def finish(control: Control, config: Config, folder: Path, tokens: TokenShards) -> dict[str, Any]:
