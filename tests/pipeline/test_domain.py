@@ -96,6 +96,7 @@ def _config(tmp_path: Path, documents: Path) -> Path:
         "name": "domain-test",
         "data": {
             "sources": {"documents": {"path": str(documents)}, "general": None, "nearby": near},
+            "filters": {"gopher_repetition": None},  # these sentences are all of one form
             "validation": {"share": 0.2},
             "tasks": 2,
             "workers": 1,
@@ -147,7 +148,7 @@ def test_own_documents_go_from_files_to_a_model_and_their_names_stay_here(tmp_pa
     assert data["vocab_size"] == 400  # the public model's, not one trained on these texts
     assert init["function_preserving"] is True
     shares = pretrain["mix"]["stable"] or pretrain["mix"]["decay"]
-    assert shares["documents"] == pytest.approx(0.7, abs=0.05)
+    assert shares["documents"] == pytest.approx(0.7, abs=0.12)  # of some 130 windows
     replay = pretrain["replay"]["nearby"]
     assert replay["lost"] == pytest.approx(replay["after"] - replay["before"])
     assert f"replay nearby: {replay['before']:.4f} bits per byte before" in output
