@@ -1,6 +1,6 @@
 """What a page that people pass on may show of a document: nothing but figures of private text (`license: own`).
 
-Model cards name sources and their licences, never a path; what W&B gets is an allow-list (pipeline/training/mirrors.py).
+Model cards name sources and their licences, never a path; W&B gets an allow-list (pipeline/training/mirrors.py).
 """
 
 from collections.abc import Mapping
