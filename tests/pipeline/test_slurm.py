@@ -129,21 +129,14 @@ def begun(cluster: Cluster) -> dict[str, str]:
     wider = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
     init = {"method": "exact", "source": "source.yaml", "train_source": True}
     grown = cluster.config("grown", init=init, **{f"model__{key}": value for key, value in wider.items()})
-    hours = f"budget.max_gpu_hours={LIMIT_SECONDS / 3600}"
+    limit = ["train.learning_rate=4e-3", f"budget.max_gpu_hours={LIMIT_SECONDS / 3600}", "--time=1", "--notice=25"]
+    second = [TOKENS, "train.learning_rate=1e-3", "--partition=high", "--srun"]
     return {
         "lives": cluster.submit(plain, "name=lives", "budget.max_tokens=1_000_000_000", "--partition=low", GPU),
-        "limit": cluster.submit(plain, "name=limit", "seed=5", hours, "--time=1", "--notice=25", "--partition=high"),
+        "limit": cluster.submit(plain, "name=limit", *limit, "--partition=high"),
         "first": cluster.submit(grown, "name=first", TOKENS, "--partition=high"),
         "again": cluster.submit(grown, "name=first", TOKENS, "--partition=high"),
-        "second": cluster.submit(
-            Path("../grown.yaml"),
-            "name=second",
-            TOKENS,
-            "train.learning_rate=1e-3",
-            "--partition=high",
-            "--srun",
-            folder=cluster.root / "in",
-        ),  # fmt: skip
+        "second": cluster.submit(Path("../grown.yaml"), "name=second", *second, folder=cluster.root / "in"),
     }
 
 
@@ -259,7 +252,7 @@ def test_an_array_trains_the_members_that_are_left_and_one_that_is_requeued(clus
     submit.run_array("study", members, "study.yaml", options, at_once=1)
     array = cluster.ids("study")["array"]
     tasks = [f"{array}_{i}" for i in range(2)]
-    assert len(re.findall(r"^ +'.+config.yaml'$|^ +/\S+config.yaml$", _script(cluster, "study"), re.M)) == 2
+    assert _script(cluster, "study").count("/config.yaml") == 2
     assert "#SBATCH --array=0-1%1" in _script(cluster, "study")
     cluster.wait(tasks[0], lambda job: job["JobState"] == "RUNNING" and "hornbook init" in cluster.logs(tasks[0]))
     cluster.ask("scontrol", "requeue", tasks[0])
@@ -288,10 +281,10 @@ def _script(cluster: Cluster, name: str) -> str:
 def _hours_agree(cluster: Cluster, name: str, *job_ids: str) -> None:
     """The ledger's hours of every life of a pretraining against Slurm's: 2% or 10 s."""
     lines = ledger.read(cluster.root / "runs" / name / "ledger.jsonl")
-    ours = [line for line in lines if line["stage"] == "pretrain"]
-    seconds = [
-        max(line["seconds"] for line in ours if line["life"] == life) for life in {line["life"] for line in ours}
-    ]
-    theirs = cluster.lives_seconds(*job_ids)
-    assert len(seconds) == len(theirs)
-    assert all(abs(a - b) <= max(10, 0.02 * b) for a, b in zip(sorted(seconds), sorted(theirs), strict=True))
+    lives: dict[int, float] = {}
+    for line in lines:
+        if line["stage"] == "pretrain":
+            lives[line["life"]] = max(line["seconds"], lives.get(line["life"], 0))
+    slurms = cluster.lives_seconds(*job_ids)
+    assert len(lives) == len(slurms)
+    assert all(abs(a - b) <= max(10, 0.02 * b) for a, b in zip(lives.values(), slurms, strict=True)), (lives, slurms)
