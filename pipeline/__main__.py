@@ -199,6 +199,9 @@ def _add_stage(
 def _add_submit(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     submit = _add_verb(verbs, "submit", _submit, "send the stages that are left to Slurm, as a chain of jobs")
     submit.add_argument("--dry-run", action="store_true", help="print the job files and send nothing")
+    submit.add_argument(
+        "--until", choices=("data", "init", "pretrain", "evaluate"), default="evaluate", help="the last stage to send"
+    )
     submit.add_argument("--partition", help="default: the site's")
     submit.add_argument("--cpu-partition", metavar="NAME", help="for jobs without a GPU; default: as --partition")
     submit.add_argument("--time", help="of one life of a job, as in Slurm; shorter than the budget = many lives")
@@ -281,7 +284,7 @@ def _submit(arguments: argparse.Namespace) -> None:
 
     options = slurm.Options(**{f.name: getattr(arguments, f.name) for f in fields(slurm.Options)})
     config = configs.load(arguments.config, arguments.overrides)
-    submit.run(config, _typed(arguments), options, dry_run=arguments.dry_run)
+    submit.run(config, _typed(arguments), options, until=arguments.until, dry_run=arguments.dry_run)
 
 
 def _sample(arguments: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ whichever experiment's name: a job's name ends with a key over all that decides 
 
 import contextlib
 import dataclasses
+import importlib
 import importlib.util
 import json
 import time
@@ -34,6 +35,7 @@ from pipeline.locks import FolderLock
 from pipeline.slurm import Job, Options, Queued
 from pipeline.training.identity import pretrain_identity
 
+LAST = "evaluate"  # the stage that a chain ends with
 JOBS = "jobs"  # runs/<experiment>/jobs/<time>/
 
 
@@ -60,11 +62,12 @@ class Task:
         return self.stage in ("pretrain", "evaluate") and self.config.train.device in ("auto", "cuda")
 
 
-def run(config: Config, command: str, options: Options, *, dry_run: bool = False) -> None:
-    """Sends what is left of one experiment. `command`: config and overrides as typed. Raises `UserError`."""
+def run(config: Config, command: str, options: Options, *, until: str = LAST, dry_run: bool = False) -> None:
+    """Sends what is left of one experiment up to the stage `until`. `command`: config and overrides as typed. Raises
+    `UserError` for what is wrong in the config or refused by Slurm; nothing of this call stays queued then."""
     sending = _Sending(options, command, dry_run)
     with sending.alone():
-        sending.chain(tasks(config))
+        sending.chain(tasks(config, until))
     sending.say(config.name)
 
 
@@ -75,18 +78,19 @@ def run_array(
     options: Options,
     *,
     at_once: int | None = None,
+    until: str = LAST,
     dry_run: bool = False,
 ) -> None:
     """Sends what is left of many experiments: data and sources as single jobs, each once, then init and pretrain of the
     members as one job array, `at_once` of them at a time. `name`: the experiment whose run folder keeps the files."""
     sending = _Sending(options, command, dry_run)
     with sending.alone():
-        sending.array(name, [tasks(member) for member in members], at_once)
+        sending.array(name, [tasks(member, until) for member in members], at_once)
     sending.say(name)
 
 
-def tasks(config: Config) -> list[Task]:
-    """Every stage that the experiment needs, in order. Raises `UserError` for what can be known to be wrong."""
+def tasks(config: Config, until: str = LAST) -> list[Task]:
+    """Every stage that the experiment needs, in order, up to `until`. Raises `UserError` for a config that is wrong."""
     check_method(config)
     if config.budget.max_gpu_hours is None and config.budget.max_tokens is None and config.train.max_epochs is None:
         raise UserError("the config sets no end: set budget.max_gpu_hours (or budget.max_tokens)")
@@ -96,7 +100,7 @@ def tasks(config: Config) -> list[Task]:
     content: str | None = None
     ready = True
     if source_is_experiment(config):
-        source = tuple(task for task in tasks(source_config(config)) if task.stage in ("init", "pretrain"))
+        source = tuple(task for task in tasks(source_config(config), "pretrain") if task.stage != "data")
         ready, content = is_trained(source_config(config)), source[-1].key
     elif config.init.source is not None:
         content = content_of_model(config.init.source)
@@ -104,13 +108,19 @@ def tasks(config: Config) -> list[Task]:
     init = Task(config, "init", init_key, ready and init_step(config).finished, (data, *source[-1:]))
     pretrain_key = hash_json([pretrain_identity(config), init.key])[:12]
     pretrain = Task(config, "pretrain", pretrain_key, ready and is_trained(config), (init,))
-    return [data, *source, init, pretrain, *_evaluation(config, pretrain)]
+    chain = [data, *source, init, pretrain, *_evaluation(config, pretrain)]
+    ends = [i for i, task in enumerate(chain) if task.config is config and task.stage == until]
+    return chain[: ends[0] + 1] if ends else chain
 
 
 def _evaluation(config: Config, pretrain: Task) -> Iterator[Task]:
-    """The `evaluate` stage, where this version has one. It says itself what is up to date, in seconds."""
-    if importlib.util.find_spec("pipeline.evaluate") is not None:
-        yield Task(config, "evaluate", hash_json(["evaluate", pretrain.key, pretrain.limit])[:12], False, (pretrain,))
+    """The `evaluate` stage, where this version has one."""
+    if importlib.util.find_spec("pipeline.evaluate") is None:
+        return
+    stage = importlib.import_module("pipeline.evaluate")
+    key = hash_json([configs.identity(getattr(config, LAST)), pretrain.key, pretrain.limit])[:12]
+    done = pretrain.done and stage.evaluate_step(config, "").finished
+    yield Task(config, "evaluate", key, done, (pretrain,))
 
 
 def _place() -> str:

@@ -52,7 +52,8 @@ class Cluster:
         return done.stdout.strip()
 
     def submit(self, config: Path, *words: str, folder: Path | None = None) -> str:
-        command = [sys.executable, "-P", "-m", "pipeline", "submit", str(config), "--cpus-per-task=1", *words]
+        command = [sys.executable, "-P", "-m", "pipeline", "submit", str(config), *words]
+        command += ["--until=pretrain", "--cpus-per-task=1"]
         done = subprocess.run(command, cwd=folder or self.root, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -249,7 +250,7 @@ def test_an_array_trains_the_members_that_are_left_and_one_that_is_requeued(clus
         configs.load(cluster.root / "grown.yaml", [f"name=study/{i}", TOKENS, rate]) for i, rate in enumerate(rates)
     ]
     options = Options(partition="high", cpus_per_task=1)
-    submit.run_array("study", members, "study.yaml", options, at_once=1)
+    submit.run_array("study", members, "study.yaml", options, at_once=1, until="pretrain")
     array = cluster.ids("study")["array"]
     tasks = [f"{array}_{i}" for i in range(2)]
     assert _script(cluster, "study").count("/config.yaml") == 2
