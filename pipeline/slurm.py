@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.artifacts import root
@@ -65,9 +65,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """One sbatch file: `verbs` of hornbook for a config, or for one of several in a job array.
+    """One sbatch file: `verbs` of hornbook for a config, or for every one of several in a job array.
 
-    `name` holds the key by which a job is found in the queue again. `after`: dependencies such as `afterok:12`.
+    `name` ends with the key by which a job is found in the queue again. `after`: dependencies such as `afterok:12`.
+    `at_once`: of an array's tasks. `notes`: lines of comment.
     """
 
     name: str
@@ -77,16 +78,13 @@ class Job:
     configs: Sequence[Path]
     gpu: bool
     after: Sequence[str] = ()
+    is_array: bool = False
     at_once: int | None = None
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str] = ()
 
     @property
     def path(self) -> Path:
         return self.folder / f"{self.label}.sbatch"
-
-    @property
-    def is_array(self) -> bool:
-        return len(self.configs) > 1
 
 
 @dataclass(frozen=True)

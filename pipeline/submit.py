@@ -186,7 +186,8 @@ class _Sending:
             key = hash_json(sorted(_pretraining(chain).key for chain in left))[:12]
             job_name, folder = f"{_flat(name)}.array.{key}", self._folder(name)
             gpu = any(_pretraining(chain).gpu for chain in left)
-            self._send(Job(job_name, folder, "array", verbs, paths, gpu, self._after(before), at_once, self._notes()))
+            after = self._after(before)
+            self._send(Job(job_name, folder, "array", verbs, paths, gpu, after, True, at_once, self._notes()))
 
     def say(self, name: str) -> None:
         """What was sent, for a person."""
@@ -251,10 +252,10 @@ class _Sending:
 
     def _record(self, job: Job, job_id: str) -> None:
         path = job.folder / "submitted.json"
-        record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"jobs": []}
-        record.update(command=f"hornbook submit {self.command}", working_folder=str(Path.cwd()), **code_state())
-        record["jobs"].append({"id": job_id, "file": job.path.name, "name": job.name, "after": list(job.after)})
-        write_json(path, record)
+        jobs = json.loads(path.read_text(encoding="utf-8"))["jobs"] if path.exists() else []
+        jobs.append({"id": job_id, "file": job.path.name, "name": job.name, "after": list(job.after)})
+        made_by = {"command": f"hornbook submit {self.command}", "working_folder": str(Path.cwd()), **code_state()}
+        write_json(path, {**made_by, "jobs": jobs})
 
     def _notes(self) -> list[str]:
         code = code_state()

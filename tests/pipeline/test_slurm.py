@@ -4,6 +4,8 @@ One cluster and one corpus for the module; every chain starts at once and runs b
 holds them all. It needs root and Debian's Slurm packages; elsewhere the tests skip and say why.
 """
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -19,7 +21,9 @@ from data_corpus import made, make_config, write_corpus
 
 from pipeline import config as configs
 from pipeline import ledger, submit
+from pipeline.__main__ import _parse
 from pipeline.artifacts import read_json_lines, read_manifest
+from pipeline.corpus import cluster as cluster_jobs
 from pipeline.dryrun import step_of
 from pipeline.slurm import Options
 from pipeline.training.tracking import read_metrics
@@ -36,7 +40,8 @@ TRAIN = {
     "device": "cpu",
 }
 GPU = "--sbatch=--gres=gpu:1"  # the one (false) GPU, over which jobs of several partitions quarrel
-STEPS, LIMIT_SECONDS = 30, 40
+ALWAYS = ["--until=pretrain", "--cpus-per-task=1"]
+STEPS, LIMIT_SECONDS = 30, 70
 TOKENS = f"budget.max_tokens={512 * STEPS}"
 
 
@@ -51,16 +56,18 @@ class Cluster:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.strip()
 
-    def submit(self, config: Path, *words: str, folder: Path | None = None) -> str:
-        command = [sys.executable, "-P", "-m", "pipeline", "submit", str(config), *words]
-        command += ["--until=pretrain", "--cpus-per-task=1"]
-        done = subprocess.run(command, cwd=folder or self.root, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+    def submit(self, config: Path, *words: str) -> str:
+        """`hornbook submit` in this process (torch need not be loaded for each): what it said."""
+        arguments = _parse(["submit", str(config), *words, *ALWAYS])
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            arguments.run(arguments)
+        return said.getvalue()
 
     def config(self, name: str, **changes) -> Path:
         """A small experiment on the module's corpus."""
-        values = {"train": dict(TRAIN), "tracking": {"wandb": False}, "model__max_position_embeddings": 64}
+        web = {"type": "jsonl", "path": str(self.root / "in"), "group_key": "domain", "license": "MIT"}
+        values: dict = {"data__sources": {"web": web}, "data__tasks": 2, "data__workers": 1}
+        values |= {"train": dict(TRAIN), "tracking": {"wandb": False}, "model__max_position_embeddings": 64}
         values["sample"] = {"prompts": ["The "], "max_new_tokens": 4}
         config = make_config(self.root / "in" / "texts.jsonl", name=name, **values, **changes)
         path = self.root / f"{name}.yaml"
@@ -126,7 +133,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def begun(cluster: Cluster) -> dict[str, str]:
     """Every chain of the module, sent at once: what each submission said."""
     plain = cluster.config("plain")
-    cluster.config("source", budget={"max_tokens": 512 * STEPS})
+    cluster.config("source", budget={"max_tokens": 512 * STEPS}, train__learning_rate=2e-3)
     wider = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
     init = {"method": "exact", "source": "source.yaml", "train_source": True}
     grown = cluster.config("grown", init=init, **{f"model__{key}": value for key, value in wider.items()})
@@ -137,8 +144,16 @@ def begun(cluster: Cluster) -> dict[str, str]:
         "limit": cluster.submit(plain, "name=limit", *limit, "--partition=high"),
         "first": cluster.submit(grown, "name=first", TOKENS, "--partition=high"),
         "again": cluster.submit(grown, "name=first", TOKENS, "--partition=high"),
-        "second": cluster.submit(Path("../grown.yaml"), "name=second", *second, folder=cluster.root / "in"),
+        "second": _command_elsewhere(cluster, "../grown.yaml", "name=second", *second),
     }
+
+
+def _command_elsewhere(cluster: Cluster, *words: str) -> str:
+    """The command as a person types it, in another folder."""
+    command = [sys.executable, "-P", "-m", "pipeline", "submit", *words, *ALWAYS]
+    done = subprocess.run(command, cwd=cluster.root / "in", capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 class Lives:
@@ -224,9 +239,8 @@ def test_a_time_limit_shorter_than_the_budget_is_simply_many_lives(cluster: Clus
 
 def test_a_chain_with_its_source_and_a_second_experiment_that_shares_it(cluster: Cluster, begun: dict) -> None:
     first, source, second = (cluster.ids(name) for name in ("first", "source", "second"))
-    data = cluster.ids("lives")["data"]  # the first chain that needed it, of another experiment
-    assert f"data      first: job {data} has it" in begun["first"]
-    assert list(source) == ["init", "pretrain"]
+    assert list(cluster.ids("lives")) == ["pretrain"]  # its second submission; the first one made the data for all
+    assert list(source) == ["pretrain"]  # its fresh weights are those of two other experiments
     assert list(first) == ["init", "pretrain"]
     assert "nothing to send" in begun["again"]
     assert list(second) == ["pretrain"]
@@ -245,7 +259,7 @@ def test_a_chain_with_its_source_and_a_second_experiment_that_shares_it(cluster:
 
 
 def test_an_array_trains_the_members_that_are_left_and_one_that_is_requeued(cluster: Cluster, begun: dict) -> None:
-    rates = [f"train.learning_rate={rate}" for rate in (1e-3, 2e-3, 3e-3)]
+    rates = [f"train.learning_rate={rate}" for rate in ("1e-3", "2e-3", "5e-3")]
     members = [
         configs.load(cluster.root / "grown.yaml", [f"name=study/{i}", TOKENS, rate]) for i, rate in enumerate(rates)
     ]
@@ -265,8 +279,7 @@ def test_an_array_trains_the_members_that_are_left_and_one_that_is_requeued(clus
 
 
 def test_the_shards_on_slurm_give_the_same_content(cluster: Cluster, begun: dict, tmp_path: Path, monkeypatch) -> None:
-    data = cluster.ids("lives")["data"]
-    assert cluster.end(data) == ("COMPLETED", "0:0"), cluster.logs(data)
+    monkeypatch.setattr(cluster_jobs, "POLL_SECONDS", 0.5)
     expected = read_manifest(cluster.root / "runs/lives/data")["content_hash"]
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path))
     options = {"partition": "high", "time": "00:10:00", "mem_per_cpu_gb": 1}
