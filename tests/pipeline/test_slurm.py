@@ -65,7 +65,7 @@ class Cluster:
 
     def config(self, name: str, **changes) -> Path:
         """A small experiment on the module's corpus."""
-        web = {"type": "jsonl", "path": str(self.root / "in"), "group_key": "domain", "license": "MIT"}
+        web = {"type": "jsonl", "path": str(self.root / "in" / "texts.jsonl"), "group_key": "domain", "license": "MIT"}
         values: dict = {"data__sources": {"web": web}, "data__tasks": 2, "data__workers": 1}
         values |= {"train": dict(TRAIN), "tracking": {"wandb": False}, "model__max_position_embeddings": 64}
         values["sample"] = {"prompts": ["The "], "max_new_tokens": 4}
