@@ -19,7 +19,9 @@ seconds() {  # of Slurm's [days-][hours:]minutes:seconds; nothing for UNLIMITED 
 
 hand_on() {
   signals=$((signals + 1)) first_signal=${first_signal:-$1}
-  [ -z "$child" ] || kill -s "$1" "$child" 2>/dev/null
+  if [ -n "$child" ] && [ "$1 ${launch[*]:+srun}" != 'TERM srun' ]; then  # TERM makes srun kill; Slurm tells its steps
+    kill -s "$1" "$child" 2>/dev/null
+  fi
   say "SIG$1, time left $(ask %L)"
 }
 

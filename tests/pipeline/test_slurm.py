@@ -137,8 +137,14 @@ def begun(cluster: Cluster) -> dict[str, str]:
     wider = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
     init = {"method": "exact", "source": "source.yaml", "train_source": True}
     grown = cluster.config("grown", init=init, **{f"model__{key}": value for key, value in wider.items()})
-    limit = ["train.learning_rate=4e-3", f"budget.max_gpu_hours={LIMIT_SECONDS / 3600}", "--time=1", "--notice=25"]
-    second = [TOKENS, "train.learning_rate=1e-3", "--partition=high", "--srun"]
+    limit = [
+        "train.learning_rate=4e-3",
+        f"budget.max_gpu_hours={LIMIT_SECONDS / 3600}",
+        "--time=1",
+        "--notice=25",
+        "--srun",
+    ]
+    second = [TOKENS, "train.learning_rate=1e-3", "--partition=high"]
     return {
         "lives": cluster.submit(plain, "name=lives", "budget.max_tokens=1_000_000_000", "--partition=low", GPU),
         "limit": cluster.submit(plain, "name=limit", *limit, "--partition=high"),
