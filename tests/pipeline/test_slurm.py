@@ -30,7 +30,7 @@ from pipeline.training.tracking import read_metrics
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPTS = REPOSITORY / "scripts"
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 TRAIN = {
     "sequence_length": 64,
     "global_batch_tokens": 512,
@@ -82,7 +82,7 @@ class Cluster:
     def job(self, job_id: str) -> dict[str, str]:
         return dict(re.findall(r"(\w+)=(\S*)", self.ask("scontrol", "show", "job", "-o", job_id)))
 
-    def wait(self, job_id: str, what: Callable[[dict[str, str]], object], seconds: float = 120) -> dict[str, str]:
+    def wait(self, job_id: str, what: Callable[[dict[str, str]], object], seconds: float = 240) -> dict[str, str]:
         """The job, once `what` is so. A requeued one need not sit out Slurm's pause before its next life."""
         until = time.monotonic() + seconds
         while not what(job := self.job(job_id)):
