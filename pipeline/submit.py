@@ -37,6 +37,7 @@ from pipeline.training.identity import pretrain_identity
 
 LAST = "evaluate"  # the stage that a chain ends with
 JOBS = "jobs"  # runs/<experiment>/jobs/<time>/
+RESOLVED = "resolved.yaml"  # not config.yaml, by which an experiment is known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,7 +272,7 @@ class _Sending:
     def _keep_config(self, config: Config) -> Path:
         """The resolved config, and its source's, in the folder of this submission: editing a file that is submitted
         changes no queued job."""
-        return self._write_config(config, self._folder(config.name), "config.yaml")
+        return self._write_config(config, self._folder(config.name), RESOLVED)
 
     def _write_config(self, config: Config, folder: Path, name: str) -> Path:
         if source_is_experiment(config):

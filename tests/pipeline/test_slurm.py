@@ -67,7 +67,7 @@ class Cluster:
         """A small experiment on the module's corpus."""
         web = {"type": "jsonl", "path": str(self.root / "in" / "texts.jsonl"), "group_key": "domain", "license": "MIT"}
         values: dict = {"data__sources": {"web": web}, "data__tasks": 2, "data__workers": 1}
-        values |= {"train": dict(TRAIN), "tracking": {"wandb": False}, "model__max_position_embeddings": 64}
+        values |= {"train": dict(TRAIN), "tracking": {"to": "none"}, "model__max_position_embeddings": 64}
         values["sample"] = {"prompts": ["The "], "max_new_tokens": 4}
         config = make_config(self.root / "in" / "texts.jsonl", name=name, **values, **changes)
         path = self.root / f"{name}.yaml"
@@ -273,7 +273,7 @@ def test_an_array_trains_the_members_that_are_left_and_one_that_is_requeued(clus
     submit.run_array("study", members, "study.yaml", options, at_once=1, until="pretrain")
     array = cluster.ids("study")["array"]
     tasks = [f"{array}_{i}" for i in range(2)]
-    assert _script(cluster, "study").count("/config.yaml") == 2
+    assert _script(cluster, "study").count("/resolved.yaml") == 2
     assert "#SBATCH --array=0-1%1" in _script(cluster, "study")
     cluster.wait(tasks[0], lambda job: job["JobState"] == "RUNNING" and "hornbook init" in cluster.logs(tasks[0]))
     cluster.ask("scontrol", "requeue", tasks[0])

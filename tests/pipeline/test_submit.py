@@ -76,7 +76,7 @@ def test_members_of_an_array_share_what_comes_before(config, capsys):
     found = files(capsys.readouterr().out)
     assert list(found) == ["study/0/data", "small/init", "small/pretrain", "study/array"]
     assert "#SBATCH --array=0-1%1" in found["study/array"]
-    assert found["study/array"].count("/config.yaml") == 2
+    assert found["study/array"].count("/resolved.yaml") == 2
 
 
 @pytest.mark.parametrize(
