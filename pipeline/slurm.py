@@ -20,7 +20,8 @@ from pipeline.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BODY = Path(__file__).with_name("job.sh")
-_NAME = re.compile(r"\.([0-9a-f]{12})(?:\.([\w.+-]+))?$")  # <experiment>.<stage>.<key>[.<limit>]
+_NAME = re.compile(r"(?:^|\.)([0-9a-f]{12})(?:\.([\w.+-]+))?$")  # <experiment>.<stage>.<key>[.<limit>]
+_MEMBERS = "hornbook:"  # opens the comment of an array, which names its members: <key>[.<limit>],...
 COMPLETING_SECONDS = 30.0  # a job that is ending is gone, or back in the queue, after KillWait
 
 
@@ -68,7 +69,7 @@ class Job:
     """One sbatch file: `verbs` of hornbook for a config, or for every one of several in a job array.
 
     `name` ends with the key by which a job is found in the queue again. `after`: dependencies such as `afterok:12`.
-    `at_once`: of an array's tasks. `notes`: lines of comment.
+    `members`: what the tasks of an array are found by; `at_once`: how many of them run. `notes`: lines of comment.
     """
 
     name: str
@@ -78,13 +79,17 @@ class Job:
     configs: Sequence[Path]
     gpu: bool
     after: Sequence[str] = ()
-    is_array: bool = False
+    members: Sequence[str] = ()
     at_once: int | None = None
     notes: Sequence[str] = ()
 
     @property
     def path(self) -> Path:
         return self.folder / f"{self.label}.sbatch"
+
+    @property
+    def is_array(self) -> bool:
+        return bool(self.members)
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,7 @@ def script(job: Job, options: Options) -> str:
     header = {
         "job-name": job.name,
         "array": f"0-{len(job.configs) - 1}{at_once}" if job.is_array else None,
+        "comment": _MEMBERS + ",".join(job.members) if job.is_array else None,
         "dependency": ",".join(job.after) or None,
         "kill-on-invalid-dep": "yes" if job.after else None,
         "chdir": str(Path.cwd()),
@@ -158,11 +164,22 @@ def queued() -> list[Queued]:
     """
     until = time.monotonic() + COMPLETING_SECONDS
     while True:
-        rows = [line.split("|", 2) for line in _ask(["squeue", "--noheader", "--format=%A|%T|%j"]).splitlines()]
-        ours = [(number, state, found) for number, state, name in rows if (found := _NAME.search(name))]
-        if all(state != "COMPLETING" for _, state, _ in ours) or time.monotonic() > until:
-            return [Queued(n, found[1], found[2] or "") for n, state, found in ours if state != "COMPLETING"]
+        lines = _ask(["squeue", "--noheader", "--format=%F|%T|%j|%k"]).splitlines()
+        ours = [
+            (state, job)
+            for number, state, *names in (line.split("|", 3) for line in lines)
+            for job in _jobs(number, *names)
+        ]
+        if all(state != "COMPLETING" for state, _ in ours) or time.monotonic() > until:
+            return [job for state, job in ours if state != "COMPLETING"]
         time.sleep(0.5)
+
+
+def _jobs(job_id: str, name: str, comment: str) -> list[Queued]:
+    """What a line of the queue has in hand: nothing of hornbook's, a stage, or the members of an array."""
+    words = comment.removeprefix(_MEMBERS).split(",") if comment.startswith(_MEMBERS) else [name]
+    found = [match for word in words if (match := _NAME.search(word))]
+    return [Queued(job_id, match[1], match[2] or "") for match in found]
 
 
 def send(path: Path) -> str:

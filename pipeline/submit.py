@@ -59,6 +59,11 @@ class Task:
         return "-".join(limits) if self.stage == "pretrain" else ""
 
     @property
+    def mark(self) -> str:
+        """By which a job for this is found in the queue."""
+        return ".".join([self.key, *filter(None, [self.limit])])
+
+    @property
     def gpu(self) -> bool:
         return self.stage in ("pretrain", "evaluate") and self.config.train.device in ("auto", "cuda")
 
@@ -184,11 +189,12 @@ class _Sending:
         if left:
             verbs = ("init", "pretrain", *(task.stage for task in left[0] if task.stage == "evaluate"))
             paths = [self._keep_config(_pretraining(chain).config) for chain in left]
-            key = hash_json(sorted(_pretraining(chain).key for chain in left))[:12]
-            job_name, folder = f"{_flat(name)}.array.{key}", self._folder(name)
+            marks = [_pretraining(chain).mark for chain in left]
             gpu = any(_pretraining(chain).gpu for chain in left)
-            after = self._after(before)
-            self._send(Job(job_name, folder, "array", verbs, paths, gpu, after, True, at_once, self._notes()))
+            after, folder = self._after(before), self._folder(name)
+            self._send(
+                Job(f"{_flat(name)}.array", folder, "array", verbs, paths, gpu, after, marks, at_once, self._notes())
+            )
 
     def say(self, name: str) -> None:
         """What was sent, for a person."""
@@ -207,7 +213,7 @@ class _Sending:
         if task.done or task.key in self.ids or self._in_hand(task):
             self.lines.append(f"{title}: {f'job {self.ids[task.key]} has it' if task.key in self.ids else 'done'}")
             return
-        name = ".".join([_flat(task.config.name), task.stage, task.key, *filter(None, [task.limit])])
+        name = f"{_flat(task.config.name)}.{task.stage}.{task.mark}"
         # Two must not train one run at once, so another limit waits for the job that is queued with the old one.
         after = self._after(task.needs) + [f"afterany:{job.job_id}" for job in self.queue if job.key == task.key]
         config = self._keep_config(task.config)

@@ -272,6 +272,8 @@ def test_an_array_trains_the_members_that_are_left_and_one_that_is_requeued(clus
     options = Options(partition="high", cpus_per_task=1)
     submit.run_array("study", members, "study.yaml", options, at_once=1, until="pretrain")
     array = cluster.ids("study")["array"]
+    submit.run_array("study", members, "study.yaml", options, until="pretrain")
+    assert len(list(cluster.root.glob("runs/study/jobs/*"))) == 1  # the second call sent nothing
     tasks = [f"{array}_{i}" for i in range(2)]
     assert _script(cluster, "study").count("/resolved.yaml") == 2
     assert "#SBATCH --array=0-1%1" in _script(cluster, "study")
