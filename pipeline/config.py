@@ -313,8 +313,8 @@ def validate(config: Config, where: str) -> None:
 
 def _problems(config: Config) -> Iterable[str]:
     train, budget, data = config.train, config.budget, config.data
-    if set(config.name.split("/")) & {"data", "init", "pretrain"}:
-        yield f"name is {config.name!r}; data, init and pretrain are names of stages: choose another"
+    if set(config.name.split("/")) & {"data", "init", "pretrain", "jobs"}:
+        yield f"name is {config.name!r}; data, init and pretrain are names of stages, jobs of a folder: choose another"
     if not config.name.strip() or config.name.startswith(("/", ".")) or ".." in config.name.split("/"):
         yield f"name is {config.name!r}; expected a word such as 'tiny' (it names a folder under runs/)"
     if train.sequence_length < 2 or train.sequence_length > config.model.max_position_embeddings:

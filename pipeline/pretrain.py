@@ -47,8 +47,14 @@ def run(config: Config, command: str) -> None:
     experiment.record()
     signals.defer(True)
     with (
-        FolderLock(step.path, wait=False),
-        experiment.ledger("pretrain", step.fingerprint, config.train.device, folder=step.path) as ledger,
+        FolderLock(step.path, wait=False) as lock,
+        experiment.ledger(
+            "pretrain",
+            step.fingerprint,
+            config.train.device,
+            folder=step.path,
+            waited_seconds=lock.waited_seconds,
+        ) as ledger,
     ):
         experiment.link("pretrain", step.path)
         started = time.time()

@@ -31,16 +31,21 @@ def pretrain_step(config: Config) -> Step:
         "pretrain",
         VERSION,
         _run_instead,
-        config={
-            "train": configs.identity(config.train),
-            "seed": config.seed,
-            **weights_in_fingerprint(config),
-            **({"branch_of": config.budget.branch_of} if config.budget.branch_of else {}),
-        },
+        config=pretrain_identity(config),
         inputs=input_steps(config),
         libraries=("torch", "lightning"),
         reports=REPORTS,
     )
+
+
+def pretrain_identity(config: Config) -> dict[str, Any]:
+    """What of the config decides a pretraining, its inputs and limits aside."""
+    return {
+        "train": configs.identity(config.train),
+        "seed": config.seed,
+        **weights_in_fingerprint(config),
+        **({"branch_of": config.budget.branch_of} if config.budget.branch_of else {}),
+    }
 
 
 def weights_in_fingerprint(config: Config) -> dict[str, Any]:
