@@ -1,0 +1,133 @@
+"""Part `branches` of bench_hours.py: one trunk's annealed models at eight budgets beside runs dedicated to each.
+
+Budgets are tokens, so that no clock decides anything and a rerun gives the same figures. A dedicated run has only its
+own budget in its config, a folder and a process of its own. A run dedicated under the classical schedule, a cosine
+over all its steps at the same peak, is there too: what a user gives up who does not name the budget beforehand.
+
+    scripts/with_env.sh scripts/hours_branches.py docs/hours/branches.json docs/hours/branches.svg   # the picture
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.bench_rows import Rows, at_most, row  # noqa: E402
+from scripts.hours_lab import Lab  # noqa: E402
+
+BUDGETS_THOUSANDS = (200, 240, 280, 330, 390, 460, 530, 600)  # of tokens
+COSINE_THOUSANDS = (200, 330, 600)
+SEEDS = 3
+COSINE = ("train.decay=cosine", "train.decay_share=0.99")
+
+
+def branches(quick: bool) -> Rows:
+    """Bits per byte of the branch at each budget over those of a run dedicated to it."""
+    budgets, seeds = ((40, 60), 1) if quick else (BUDGETS_THOUSANDS, SEEDS)
+    cosine = [b for b in budgets if quick or b in COSINE_THOUSANDS]
+    with tempfile.TemporaryDirectory() as place:
+        curves = [_one_seed(Lab(Path(place)), seed, budgets, cosine) for seed in range(1, seeds + 1)]
+    rows: Rows = []
+    worst = 0.0
+    for thousands in budgets:
+        branch, dedicated = ([c[kind][thousands]["bits"] for c in curves] for kind in ("branch", "dedicated"))
+        ratios = [b / d for b, d in zip(branch, dedicated, strict=True)]
+        worst = max(worst, *ratios)
+        rows += [
+            row(f"branch over dedicated run, {thousands}K tokens, seeds {_each(ratios)}", round(mean(ratios), 6), "x"),
+            row(f"bits per byte, branch, {thousands}K", [round(b, 4) for b in branch], ""),
+            row(f"bits per byte, dedicated, {thousands}K", [round(d, 4) for d in dedicated], ""),
+        ]
+    for thousands in cosine:
+        ratios = [c["branch"][thousands]["bits"] / c["cosine"][thousands]["bits"] for c in curves]
+        rows.append(row(f"branch over cosine run, {thousands}K tokens, seeds {_each(ratios)}", round(mean(ratios), 4), "x"))
+    rows.append(row("trunk before its decay, seed 1", curves[0]["stable"], "[tokens, bits per byte]"))
+    equal = sum(c["branch"][b]["hash"] == c["dedicated"][b]["hash"] for c in curves for b in budgets)
+    flat = [c[kind][b] for c in curves for kind in ("branch", "dedicated") for b in budgets]
+    own = mean(sum(c["branch"][b]["own_seconds"] for b in budgets) for c in curves)
+    each = mean(sum(c["dedicated"][b]["own_seconds"] for b in budgets) for c in curves)
+    return [
+        *rows,
+        at_most("worst budget and seed, branch over dedicated run", worst, "x", 1.01),
+        row("branches whose weights equal the dedicated run's bit for bit", equal, f"of {len(budgets) * seeds}"),
+        row("all budgets from one trunk, device-seconds over those of a run for each", round(own / each, 3), "x"),
+        row("runs that ended annealed", sum(f["annealed"] for f in flat), f"of {len(flat)}"),
+    ]
+
+
+def _one_seed(lab: Lab, seed: int, budgets: Sequence[int], cosine: Sequence[int]) -> dict[str, Any]:
+    """Outcomes by kind and budget."""
+    lab.prepare(seed)
+    alone, trunk = lab.beside("alone"), f"trunk{seed}"
+    names, last = ",".join(f"{b}K" for b in budgets), budgets[-1]
+    common = (f"seed={seed}", "train.precision=32-true")
+    whole = lab.pretrain(
+        trunk, *common, f"name={trunk}", _tokens(last), f"budget.branches=[{names}]", "train.validate_every_share=0.05"
+    )
+    result: dict[str, Any] = {"branch": {last: _outcome(whole)}, "dedicated": {}, "cosine": {}}
+    for b in budgets[:-1]:
+        manifest = lab.pretrain(f"{trunk}/branch-{b}K", *common, f"name={trunk}", "--branch", f"{b}K")
+        result["branch"][b] = _outcome(manifest)
+    for b in budgets:
+        folder = alone.beside(f"{seed}-{b}")  # one folder a run: two limits of one config would be one run
+        result["dedicated"][b] = _outcome(folder.pretrain("run", *common, "name=run", _tokens(b)))
+    for b in cosine:
+        folder = alone.beside(f"{seed}-{b}-cosine")
+        result["cosine"][b] = _outcome(folder.pretrain("run", *common, "name=run", _tokens(b), *COSINE))
+    start = next(r for r in _decisions(lab, trunk) if r["kind"] == "decay")["step"]
+    found = [r for r in lab.metrics(trunk) if "val/bits_per_byte" in r and 0 < r["step"] <= start]
+    result["stable"] = [[r["budget/tokens"], round(r["val/bits_per_byte"], 4)] for r in found]
+    return result
+
+
+def _outcome(manifest: dict[str, Any]) -> dict[str, Any]:
+    spent = manifest["gpu_hours"] - (manifest.get("trunk") or {"gpu_hours": 0.0})["gpu_hours"]
+    bits, annealed = manifest["val_bits_per_byte"], manifest["annealed"]
+    return {"bits": bits, "annealed": annealed, "hash": manifest["content_hash"], "own_seconds": 3600 * spent}
+
+
+def _decisions(lab: Lab, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (lab.run_folder(name) / "decisions.jsonl").read_text().splitlines()]
+
+
+def _tokens(thousands: int) -> str:
+    return f"budget.max_tokens={1000 * thousands}"
+
+
+def _each(ratios: Sequence[float]) -> str:
+    return ", ".join(f"{ratio:.4f}" for ratio in ratios)
+
+
+def picture(rows: Rows) -> str:
+    """The trunk of seed 1 before its decay, and its models at every budget beside the dedicated runs: an SVG."""
+    from pipeline.charts import COLOURS, Line, line_chart
+
+    def ends(kind: str) -> list[tuple[float, float]]:
+        found = [r for r in rows if r["name"].startswith(f"bits per byte, {kind}, ")]
+        return [(1000.0 * int(r["name"].split(", ")[-1].rstrip("K")), r["value"][0]) for r in found]
+
+    trunk = next(r["value"] for r in rows if r["name"].startswith("trunk before"))
+    trunk = [(x, y) for x, y in trunk if x >= 0.25 * max(t for t, _ in ends("branch"))]
+    chart = line_chart(
+        [
+            Line("trunk", trunk, "--c"),
+            Line("dedicated runs", ends("dedicated"), "--b", dashed=True),
+            Line("branches", ends("branch"), "--a", marks=True),
+        ],
+        x_name="tokens",
+        y_name="bits per byte, held-out",
+        format_x=lambda x: f"{x / 1000:.0f}K",
+    )
+    paper = '<rect width="100%" height="100%" fill="var(--paper)"/>'
+    head, body = chart.split(">", 1)
+    return head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"') + f"><style>{COLOURS}</style>{paper}{body}\n"
+
+
+if __name__ == "__main__":
+    source, target = sys.argv[1:]
+    Path(target).write_text(picture(json.loads(Path(source).read_text(encoding="utf-8"))["rows"]), encoding="utf-8")
