@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipeline import ledger as ledgers
 from pipeline import report, signals
 from pipeline.artifacts import Step, read_manifest, write_manifest
 from pipeline.config import Config
@@ -53,6 +54,8 @@ def run(config: Config, command: str) -> None:
         started = time.time()
         facts, device = _train(config, step, experiment, ledger)
         hours = ledger.spent_seconds / 3600
+        ledger.write()  # the cards' hours are summed from it
+        facts["cards"] = ledgers.cards(ledger.paths[-1], "pretrain", step.fingerprint)
         facts["gpu_hours_total"] = hours + _source_seconds(config, step) / 3600
         manifest = write_manifest(
             step,
@@ -106,10 +109,11 @@ def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -
     with tracking.Metrics(folder / "metrics.jsonl", mirror) as metrics:
         parts = Parts(train, machine, batches, validation, budget, checkpoints, metrics, ledger, flops)
         control = Control(parts, module)
+        budget.measured.device, budget.measured.peak_flops = machine.name, machine.peak_flops
         control.estimate_ends(config, mirror)
         if state is not None:
             control.load(state)
-        _record_life(decisions, control, ledger)
+        _begin_life(config, decisions, control, ledger)
         if not _only_the_end_is_left(control):
             build_trainer(machine, metrics, control).fit(module, batches)
         if control.stopped:
@@ -217,20 +221,17 @@ def _last_row(state: Any) -> int:
     return state.step - 1 if waits else state.step
 
 
-def _record_life(decisions: Decisions, control: Any, ledger: Ledger) -> None:
+def _begin_life(config: Config, decisions: Decisions, control: Any, ledger: Ledger) -> None:
     """What the machine decided for this life, before anything follows from it."""
-    machine = control.parts.machine
-    decisions.add(
-        "life",
-        control.module.step,
-        life=ledger.life,
-        device=machine.name,
-        precision=machine.precision,
-        reason=machine.reason,
-        micro_batch=control.module.windows,
-    )
-    if control.module.step:
-        print(f"  life {ledger.life}: going on from step {control.module.step:,}", flush=True)
+    from pipeline.training import cards
+
+    machine, module, measured = control.parts.machine, control.module, control.parts.budget.measured
+    place = {"step": module.step, "windows": module.windows}
+    moved = cards.begin_life(decisions, ledger, machine, measured, config.budget, **place)
+    if module.step:
+        print(f"  life {ledger.life}: going on from step {module.step:,}", flush=True)
+    if moved:
+        print(f"  {moved}", flush=True)
 
 
 def _only_the_end_is_left(control: Any) -> bool:

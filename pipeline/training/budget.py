@@ -123,6 +123,11 @@ class Measured:
             return self.inherited_step
         return self._mean
 
+    @property
+    def speed_is_known(self) -> bool:
+        """Whether more than a life's first step was measured."""
+        return self.steps_this_life > 1 or self.inherited_step is not None
+
     def slow_step_seconds(self) -> float:
         """The second slowest of the last 50 steps: one stall is no rule."""
         return self._slow if self.steps else self.inherited_step or 0.0
@@ -139,7 +144,7 @@ class Measured:
             "peak_flops": self.peak_flops,
             "speeds": self.speeds,
             # Nothing but a step that compiled is no speed.
-            "step_seconds": self.step_seconds() if self.steps_this_life > 1 else self.inherited_step,
+            "step_seconds": self.step_seconds() if self.speed_is_known else None,
             "events": {k: self.events[k] for k in sorted(self.measured) if self.measured[k]},
         }
 
@@ -329,6 +334,8 @@ class Budget:
         one_more = (1 + self.plan.decay_share / (1 - self.plan.decay_share)) * self.measured.step_seconds()
         before = self.measured.expected("checkpoint")  # the one from before the decay
         available = self.remaining_seconds() - self.reserve_seconds() - before
+        if not self.measured.speed_is_known and self.measured.step_seconds() < available:
+            return
         predicted = length * self.measured.step_seconds()
         predicted += self._periodic_seconds(predicted)
         if predicted + one_more / 2 < available:

@@ -302,6 +302,9 @@ class Control(Callback):
 
     def _train_row(self, step: int) -> dict[str, float]:
         per_second = self._rate.recent() * self.parts.train.global_batch_tokens
+        if step_seconds := self.parts.budget.measured.step_seconds():
+            speed = round(self.parts.train.global_batch_tokens / step_seconds, 1)
+            self.parts.ledger.card = {**self.parts.ledger.card, "tokens_per_second": speed}
         row: dict[str, Any] = {
             "train/loss": float(self.module.last_loss),
             "train/lr": self.module.optimizer.optimizer.param_groups[0]["lr"],

@@ -231,7 +231,8 @@ def restore_random_state(state: dict[str, Any]) -> None:
     np.random.set_state(("MT19937", key.numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        for index, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):  # another machine may have fewer
+            torch.cuda.set_rng_state(generator, index)
 
 
 def _check_finite(state: State) -> None:
