@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from scripts.bench_rows import Rows, at_most, row  # noqa: E402
 from scripts.hours_lab import Lab  # noqa: E402
 
-BUDGETS_THOUSANDS = (200, 240, 280, 330, 390, 460, 530, 600)  # of tokens
-COSINE_THOUSANDS = (200, 330, 600)
+BUDGETS_THOUSANDS = (100, 120, 140, 165, 195, 230, 265, 300)  # of tokens
+COSINE_THOUSANDS = (100, 165, 300)
 SEEDS = 3
 COSINE = ("train.decay=cosine", "train.decay_share=0.99")
 
@@ -45,7 +45,9 @@ def branches(quick: bool) -> Rows:
         ]
     for thousands in cosine:
         ratios = [c["branch"][thousands]["bits"] / c["cosine"][thousands]["bits"] for c in curves]
-        rows.append(row(f"branch over cosine run, {thousands}K tokens, seeds {_each(ratios)}", round(mean(ratios), 4), "x"))
+        rows.append(
+            row(f"branch over cosine run, {thousands}K tokens, seeds {_each(ratios)}", round(mean(ratios), 4), "x")
+        )
     rows.append(row("trunk before its decay, seed 1", curves[0]["stable"], "[tokens, bits per byte]"))
     equal = sum(c["branch"][b]["hash"] == c["dedicated"][b]["hash"] for c in curves for b in budgets)
     flat = [c[kind][b] for c in curves for kind in ("branch", "dedicated") for b in budgets]
