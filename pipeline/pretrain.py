@@ -80,6 +80,7 @@ def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -
     from pipeline.training.callbacks import Control, Parts
     from pipeline.training.checkpoint import Checkpoints
     from pipeline.training.finish import finish
+    from pipeline.training.forecast import MemoryForecast
     from pipeline.training.module import PretrainModule
     from pipeline.training.trainer import build_trainer
     from pipeline.training.validation import Validation
@@ -92,6 +93,7 @@ def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -
     decisions = _open_decisions(config, folder)
     ledger.inherited_seconds = branching.begin(config, folder, decisions)
     tokens = TokenShards.open(_input(step, "data"))
+    memory = MemoryForecast(decisions, machine, machine.held_bytes())
     network = load_network(_input(step, "init")).to(machine.device)
     source_seconds = _source_seconds(config, step)
     batches = TokenBatches(tokens.train, config)
@@ -108,12 +110,13 @@ def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -
     flops = network.config.flops_per_token(train.sequence_length)
     with tracking.Metrics(folder / "metrics.jsonl", mirror) as metrics:
         parts = Parts(train, machine, batches, validation, budget, checkpoints, metrics, ledger, flops)
-        control = Control(parts, module)
+        control = Control(parts, module, memory)
         budget.measured.device, budget.measured.peak_flops = machine.name, machine.peak_flops
         control.estimate_ends(config, mirror)
         if state is not None:
             control.load(state)
         _begin_life(config, decisions, control, ledger)
+        memory.predict(module, train, plan.cap_seconds)
         if not _only_the_end_is_left(control):
             build_trainer(machine, metrics, control).fit(module, batches)
         if control.stopped:

@@ -23,9 +23,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts.bench_rows import Part, Rows, at_most, main, row  # noqa: E402
-from scripts.hours_branches import branches  # noqa: E402
-from scripts.hours_lab import PEAK_LEARNING_RATE, Lab, hours  # noqa: E402
+from scripts.bench_rows import Part, Rows, at_most, main, row
+from scripts.hours_branches import branches
+from scripts.hours_lab import PEAK_LEARNING_RATE, Lab, hours
 
 JOBS = int(os.environ.get("JOBS", "1"))
 KILLED_RUNS = 20

@@ -17,8 +17,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts.bench_rows import Rows, at_most, row  # noqa: E402
-from scripts.hours_lab import Lab  # noqa: E402
+from scripts.bench_rows import Rows, at_most, row
+from scripts.hours_lab import Lab
 
 BUDGETS_THOUSANDS = (100, 120, 140, 165, 195, 230, 265, 300)  # of tokens
 COSINE_THOUSANDS = (100, 165, 300)

@@ -299,6 +299,27 @@ class Budget:
     def stopped_by(self, step: int) -> str:
         return "tokens" if self.plan.max_steps is not None and step >= self.plan.max_steps else "gpu_hours"
 
+    def first_decay_has_begun(self, step: int) -> bool:
+        """Whether the decay runs at `step`."""
+        return self._segment(step) is not None
+
+    def predict(self, step: int) -> tuple[int, float]:
+        """Steps and device-seconds at the end, by what is measured when `step` steps are done."""
+        measured = self.measured
+        each = measured.step_seconds()
+        available = self.remaining_seconds() - self.reserve_seconds() - measured.expected("checkpoint")
+        total = math.inf if math.isinf(available) else step + self._steps_that_fit(available)
+        if self.plan.max_steps is not None:
+            total = min(total, self.plan.max_steps)
+        steps = max(step, int(total))
+        training = (steps - step) * each
+        if self.plan.cap_seconds is None:
+            every = self.plan.validate_every_share
+            validations = math.floor((1 - 1e-9) / every) - math.floor(self.fraction(step) / every)
+            training += validations * measured.events.get("validation", 0.0)
+        ends = sum(measured.events.get(kind, 0.0) for kind in EVENTS)
+        return steps, self.spent() + training + self._periodic_seconds(training) + ends
+
     def first_decay(self) -> dict[str, Any] | None:
         """The record that started the decay, with the forecast made then."""
         decays = self.decisions.decays()
@@ -373,10 +394,12 @@ class Budget:
 
     def _periodic_seconds(self, duration: float) -> float:
         """What validations and saves will cost during the next `duration` seconds."""
-        if not math.isfinite(duration) or duration <= 0 or self.plan.cap_seconds is None:
+        if not math.isfinite(duration) or duration <= 0:
             return 0.0
         save = self.measured.expected("checkpoint")
         saves = duration // (self.plan.checkpoint_every_seconds + save)
+        if self.plan.cap_seconds is None:
+            return saves * save
         used = self.spent() / self.plan.cap_seconds
         last = min(used + duration / self.plan.cap_seconds, 1 - 1e-9)
         every = self.plan.validate_every_share

@@ -23,6 +23,7 @@ from pipeline.training.budget import Budget, Verdict
 from pipeline.training.checkpoint import Checkpoints, State
 from pipeline.training.devices import Machine
 from pipeline.training.mirrors import Mirror
+from pipeline.training.forecast import MemoryForecast, predict_time
 from pipeline.training.module import PretrainModule
 from pipeline.training.tracking import Metrics
 from pipeline.training.validation import Validation
@@ -54,8 +55,8 @@ class Parts:
 class Control(Callback):
     """Runs the hooks of one life. After `fit`: `stopped` names a signal, `finished` says that the last step is done."""
 
-    def __init__(self, parts: Parts, module: PretrainModule):
-        self.parts, self.module = parts, module
+    def __init__(self, parts: Parts, module: PretrainModule, memory: MemoryForecast):
+        self.parts, self.module, self.memory = parts, module, memory
         self.stopped: str | None = None
         self.finished = False
         self.skipped = 0
@@ -85,6 +86,7 @@ class Control(Callback):
         self.use_decisions()
         self._stop_if_asked(trainer)
         parts.budget.start_seconds = process_age_seconds()
+        self.memory.begin()
         self._rate.restart()
 
     def on_train_batch_start(
@@ -94,8 +96,10 @@ class Control(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         parts, step = self.parts, self.module.step
+        self.memory.step()
         self._check_previous_norm(step)
         parts.budget.measured.step(self._rate.lap())
+        predict_time(parts.budget, step)
         self._review_threads()
         verdict = parts.budget.decide(step)
         row = self._train_row(step) if step % parts.train.log_every_steps == 0 or verdict != Verdict.GO_ON else {}

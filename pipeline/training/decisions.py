@@ -2,8 +2,9 @@
 
 In: records as they are made. Out: the decay segments, extensions and skips in force, so that a resumed run takes the
 same learning rate at every step, and a record from which a run can be repeated. One JSON object per line: `kind`,
-`step` (steps done when it was decided), `time`, and what the kind needs. Kinds: life, card, decay, extend, skip, emergency,
-threads, branch_point, branch, finish. A later decay record replaces earlier ones from its step on.
+`step` (steps done when it was decided), `time`, and what the kind needs. Kinds: life, card,
+memory, forecast, decay, extend, skip, emergency, threads, branch_point, branch, best, finish. A later decay record
+replaces earlier ones from its step on.
 """
 
 import json

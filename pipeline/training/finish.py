@@ -19,6 +19,7 @@ from pipeline.config import Config
 from pipeline.corpus.shards import TokenShards
 from pipeline.errors import Stopped
 from pipeline.training.callbacks import Control, sample_seconds
+from pipeline.training.forecast import time_facts
 from pipeline.training.generation import Writer
 
 FLOAT32_MAX_BYTES = 2**30  # larger models are exported in bf16: half the download, nothing lost in use
@@ -137,13 +138,15 @@ def _mix(control: Control) -> dict[str, dict[str, float]]:
 
 
 def _forecast(control: Control, left_at_end: float) -> dict[str, Any]:
-    """What was predicted when the decay was decided, against what happened."""
+    """What was predicted when the decay was decided, and before (pipeline/training/forecast.py), against the facts."""
     budget, step = control.parts.budget, control.module.step
     record = budget.first_decay()
+    facts = {"memory": control.memory.facts(control.module.windows), "time": time_facts(budget, step)}
     if record is None:
-        return {}
+        return facts
     finite = budget.plan.cap_seconds is not None
     return {
+        **facts,
         "decided_at_step": record["step"],
         "predicted": {k: record[k] for k in ("step_seconds", "reserve_seconds", "end_step")},
         "actual": {

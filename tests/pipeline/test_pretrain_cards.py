@@ -82,8 +82,11 @@ def test_the_price_is_the_configs_or_the_tables(small: Small) -> None:  # noqa: 
     assert price_per_hour(budget, machine) == 9.0
 
 
-def test_random_states_of_more_cards_than_there_are_do_no_harm() -> None:
-    state = random_state()
-    restore_random_state({**state, "cuda": [torch.zeros(16, dtype=torch.uint8)] * 8 if not torch.cuda.is_available() else
-                          torch.cuda.get_rng_state_all() * 8})  # fmt: skip
-    assert torch.equal(random_state()["torch"], state["torch"])
+def test_random_states_of_more_cards_than_there_are_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    restored = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, index: restored.append((int(state[0]), index)))
+    restore_random_state({**random_state(), "cuda": [torch.tensor([n]) for n in range(8)]})
+    assert restored == [(0, 0), (1, 1)]

@@ -1,4 +1,4 @@
-"""The cap under all faults at once, on a made-up clock: slow starts, compiling, slow patches, stops, kills, other cards."""
+"""The cap under all faults at once, on a made-up clock: slow starts, compiling, slow patches, stops, kills, cards."""
 
 import math
 import random
