@@ -126,7 +126,7 @@ def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -
             mirror.samples(module.step, facts["samples"])
             mirror.artifacts({name: read_manifest(_input(step, name)) for name in ("data", "init")})
     decisions.add("finish", module.step, annealed=facts["annealed"], stopped_by=facts["stopped_by"])
-    if not facts["annealed"]:
+    if not facts["annealed"] and facts["exported_step"] == module.step:
         print("WARNING: this model is NOT annealed: too little of the cap was left for the decay", flush=True)
     return facts, machine.name
 

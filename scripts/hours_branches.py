@@ -81,7 +81,7 @@ def _one_seed(lab: Lab, seed: int, budgets: Sequence[int], cosine: Sequence[int]
     for b in cosine:
         folder = alone.beside(f"{seed}-{b}-cosine")
         result["cosine"][b] = _outcome(folder.pretrain("run", *common, "name=run", _tokens(b), *COSINE))
-    start = next(r for r in _decisions(lab, trunk) if r["kind"] == "decay")["step"]
+    start = next(r for r in lab.decisions(trunk) if r["kind"] == "decay")["step"]
     found = [r for r in lab.metrics(trunk) if "val/bits_per_byte" in r and 0 < r["step"] <= start]
     result["stable"] = [[r["budget/tokens"], round(r["val/bits_per_byte"], 4)] for r in found]
     return result
@@ -91,10 +91,6 @@ def _outcome(manifest: dict[str, Any]) -> dict[str, Any]:
     spent = manifest["gpu_hours"] - (manifest.get("trunk") or {"gpu_hours": 0.0})["gpu_hours"]
     bits, annealed = manifest["val_bits_per_byte"], manifest["annealed"]
     return {"bits": bits, "annealed": annealed, "hash": manifest["content_hash"], "own_seconds": 3600 * spent}
-
-
-def _decisions(lab: Lab, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (lab.run_folder(name) / "decisions.jsonl").read_text().splitlines()]
 
 
 def _tokens(thousands: int) -> str:

@@ -57,15 +57,18 @@ class Lab:
         self._finish("pretrain", *words)
         return self.manifest(name)
 
-    def prepare(self, seed: int) -> None:
+    def prepare(self, seed: int, *words: str) -> None:
         for stage in ("data", "init"):
-            self._finish(stage, f"seed={seed}")
+            self._finish(stage, f"seed={seed}", *words)
 
     def manifest(self, name: str) -> dict[str, Any]:
         return json.loads((self.run_folder(name) / "manifest.json").read_text(encoding="utf-8"))
 
     def metrics(self, name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.run_folder(name) / "metrics.jsonl").read_text().splitlines()]
+
+    def decisions(self, name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.run_folder(name) / "decisions.jsonl").read_text().splitlines()]
 
     def run_folder(self, name: str) -> Path:
         return self.folder / "runs" / name / "pretrain"

@@ -32,6 +32,9 @@ FIRST_STEP = "first_step"  # of a life
 EVENTS = ("validation", "checkpoint", "export", "sample", "tracking")
 
 
+VALIDATION = "validation"  # as a reason: held-out text got worse
+
+
 class Verdict(Enum):
     """What to do after a step."""
 
@@ -247,6 +250,18 @@ class Budget:
             return Verdict.FINISH
         return Verdict.DECAY if step == self._decay_start() else Verdict.GO_ON
 
+    def worse(self, step: int) -> Verdict:
+        """Held-out text got worse: the decay starts here, whatever is left of the budget; one that runs ends here."""
+        if self._segment(step) is not None:
+            self._record(step, step, self.decisions.progress(step), VALIDATION)
+            return Verdict.FINISH
+        available = self.remaining_seconds() - self.reserve_seconds() - self.measured.expected("checkpoint")
+        length = max(1, min(self._planned_length(step), self._steps_that_fit(available)))
+        if self.plan.max_steps is not None:
+            length = min(length, self.plan.max_steps - step, self._text_ends(step) - step)
+        self._record(step, step + length, 0.0, VALIDATION)
+        return Verdict.DECAY
+
     def branches_due(self, step: int) -> list[str]:
         """Those of `plan.branches` whose decay would have to start now: the state after `step` is to be kept."""
         if not self.plan.branches or self._segment(step) is not None:
@@ -297,7 +312,12 @@ class Budget:
         return step - start >= ANNEALED_MIN_SHARE * step or step - start >= self._planned_length(start)
 
     def stopped_by(self, step: int) -> str:
+        if self._ended_by_validation():
+            return VALIDATION
         return "tokens" if self.plan.max_steps is not None and step >= self.plan.max_steps else "gpu_hours"
+
+    def _ended_by_validation(self) -> bool:
+        return any(record["reason"] == VALIDATION for record in self.decisions.decays())
 
     def first_decay_has_begun(self, step: int) -> bool:
         """Whether the decay runs at `step`."""
@@ -383,13 +403,15 @@ class Budget:
             fitting = min(fitting, self.plan.max_steps - step, self._text_ends(self._decay_start() or 0) - step)
         # Far from the end one percent is noise that a review will settle; near it every step counts. The two
         # steps of the reserve cover what is let pass here.
-        longer = reviewing and fitting > left + max(1, left // 50)
+        longer = reviewing and fitting > left + max(1, left // 50) and not self._ended_by_validation()
         if fitting < left - max(left // 100, 1 if left > 8 else 0) or longer:
             progress = self.decisions.progress(step)
             self._record(step, step + fitting, progress, "slower" if fitting < left else "faster")
 
     def _steps_that_fit(self, available: float) -> int:
         each = self.measured.step_seconds()
+        if math.isinf(available):
+            return 2**62
         return math.floor((available - self._periodic_seconds(available)) / each) if each > 0 else 10**9
 
     def _periodic_seconds(self, duration: float) -> float:
@@ -408,13 +430,16 @@ class Budget:
 
     def _record(self, step: int, end_step: int, progress: float, reason: str) -> None:
         finite = math.isfinite(self.remaining_seconds())
+        bound_by = "tokens" if end_step == self.plan.max_steps else "gpu_hours"
+        if reason == VALIDATION or self._ended_by_validation():
+            bound_by = VALIDATION
         self.decisions.add(
             "decay",
             step,
             end_step=end_step,
             progress=progress,
             reason=reason,
-            bound_by="tokens" if end_step == self.plan.max_steps else "gpu_hours",
+            bound_by=bound_by,
             max_gpu_hours=self.plan.max_gpu_hours,
             max_tokens=self.plan.max_tokens,
             step_seconds=round(self.measured.step_seconds(), 6),

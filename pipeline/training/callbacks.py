@@ -18,6 +18,7 @@ from pipeline.config import Config, TrainConfig
 from pipeline.errors import UserError
 from pipeline.ledger import Ledger, process_age_seconds
 from pipeline.progress import Progress, format_seconds
+from pipeline.training import best
 from pipeline.training.batches import TokenBatches
 from pipeline.training.budget import Budget, Verdict
 from pipeline.training.checkpoint import Checkpoints, State
@@ -109,6 +110,7 @@ class Control(Callback):
             if self._validation_is_due(step):
                 limit = parts.budget.validation_limit_seconds()
                 row = {**(row or self._train_row(step)), **self.validate(limit_seconds=limit)}
+                verdict = self._mind_the_best(step, verdict)
             if row:
                 parts.metrics.log_metrics(row, step)
                 self._show(step, row)
@@ -259,6 +261,22 @@ class Control(Callback):
             self._say(f"  decay starts at step {record['step']:,}: {steps:,} steps to the end ({record['reason']})")
         elif verdict == Verdict.FINISH:
             self.finished = trainer.should_stop = True
+
+    def _mind_the_best(self, step: int, verdict: Verdict) -> Verdict:
+        """After a validation: keeps a new best; the verdict where `train.stop_after_worse` has another one."""
+        patience = self.parts.train.stop_after_worse
+        if not self.record_validation(step):
+            return best.verdict(self.parts.budget, step, patience) if patience and verdict == Verdict.GO_ON else verdict
+        if self.parts.budget.may_spend("checkpoint", step):
+            self.save()
+        return verdict
+
+    def record_validation(self, step: int) -> bool:
+        """Under `train.stop_after_worse` the newest validation goes on record; whether it is the best so far."""
+        bits = self.parts.validation.overall(self.last_bits_per_byte) if self.validated_at == step else None
+        if not self.parts.train.stop_after_worse or bits is None:
+            return False
+        return best.record(self.parts.budget.decisions, step, bits)
 
     def _keep_for_branches(self, step: int) -> None:
         due = self.parts.budget.branches_due(step)

@@ -18,6 +18,7 @@ from pipeline import signals
 from pipeline.config import Config
 from pipeline.corpus.shards import TokenShards
 from pipeline.errors import Stopped
+from pipeline.training.best import best_state
 from pipeline.training.callbacks import Control, sample_seconds
 from pipeline.training.forecast import time_facts
 from pipeline.training.generation import Writer
@@ -41,13 +42,29 @@ def finish(control: Control, config: Config, folder: Path, tokens: TokenShards) 
             control.save()
             raise Stopped(name)
         parts.metrics.log_metrics({**(control.final_row or control.budget_row()), **metrics}, module.step)
+        control.record_validation(module.step)
     if trained_to_end:
         control.save()
+    exported = _take_the_best(control)
     export(control, config, folder, tokens)
     samples = write_samples(control, config, tokens)
-    facts = make_facts(control, samples, left_at_end)
+    facts = make_facts(control, samples, left_at_end, exported)
     write_card(folder / "model" / "README.md", config, control, facts)
     return facts
+
+
+def _take_the_best(control: Control) -> int:
+    """Under `train.stop_after_worse` puts the best validated weights in place; returns the step they are from."""
+    step = control.module.step
+    state = best_state(control.parts.checkpoints, step) if control.parts.train.stop_after_worse else None
+    if state is None:
+        return step
+    control.module.optimizer.load_state_dict(
+        {f"master/{n}": t for n, t in state.weights.items()} | dict(state.optimizer)
+    )
+    control.last_bits_per_byte = state.values["validated"]["bits_per_byte"]
+    print(f"  step {state.step:,} was the best on held-out text: it is exported, not step {step:,}", flush=True)
+    return state.step
 
 
 def export(control: Control, config: Config, folder: Path, tokens: TokenShards) -> None:
@@ -95,8 +112,8 @@ def write_samples(control: Control, config: Config, tokens: TokenShards) -> list
     return samples
 
 
-def make_facts(control: Control, samples: list[dict[str, str]], left_at_end: float) -> dict[str, Any]:
-    """The manifest's facts, under the names of the contract."""
+def make_facts(control: Control, samples: list[dict[str, str]], left_at_end: float, exported: int) -> dict[str, Any]:
+    """The manifest's facts, under the names of the contract. `exported`: the step of the exported weights."""
     parts, step = control.parts, control.module.step
     budget = parts.budget
     return {
@@ -109,7 +126,8 @@ def make_facts(control: Control, samples: list[dict[str, str]], left_at_end: flo
         "max_gpu_hours": budget.plan.max_gpu_hours,
         "max_tokens": budget.plan.max_tokens,
         "stopped_by": budget.stopped_by(step),
-        "annealed": budget.annealed(step),
+        "annealed": budget.annealed(step) and budget.decisions.progress(exported) >= 1.0,
+        "exported_step": exported,
         "bits_per_byte": control.last_bits_per_byte,
         "val_bits_per_byte": parts.validation.overall(control.last_bits_per_byte),
         "validated_share": round(parts.validation.share, 4),
