@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.bench_rows import Part, Rows, at_most, main, row
 from scripts.hours_branches import branches
+from scripts.hours_forecast import forecast
 from scripts.hours_lab import PEAK_LEARNING_RATE, Lab, hours
 
 JOBS = int(os.environ.get("JOBS", "1"))
@@ -36,7 +37,7 @@ def kills(quick: bool) -> Rows:
     """Overshoot and unused share of the cap by the wall clock of every process, with kills at random moments."""
     with tempfile.TemporaryDirectory() as place:
         lab = Lab(Path(place))
-        lab.prepare(1)
+        lab.prepare("seed=1")
         with ThreadPoolExecutor(JOBS) as pool:
             runs = list(pool.map(lambda n: _killed_run(lab, n), range(1, (2 if quick else KILLED_RUNS) + 1)))
     undisturbed, disturbed = [r for r in runs if not r["kills"]], [r for r in runs if r["kills"]]
@@ -96,7 +97,7 @@ def _killed_run(lab: Lab, number: int) -> dict[str, Any]:
 
 
 PARTS = {
-    "branches": Part(branches, one_core=False),
+    "branches": Part(branches),
     "kills": Part(kills, one_core=False),
     "forecast": Part(forecast, one_core=False),
 }

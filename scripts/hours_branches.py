@@ -1,8 +1,9 @@
 """Part `branches` of bench_hours.py: one trunk's annealed models at eight budgets beside runs dedicated to each.
 
 Budgets are tokens, so that no clock decides anything and a rerun gives the same figures. A dedicated run has only its
-own budget in its config, a folder and a process of its own. A run dedicated under the classical schedule, a cosine
-over all its steps at the same peak, is there too: what a user gives up who does not name the budget beforehand.
+own budget in its config and a folder of its own. A run dedicated under the classical schedule, a cosine over all its
+steps at the same peak, is there too: what a user gives up who does not name the budget beforehand. All runs are made by
+the pretrain stage in one process.
 
     scripts/with_env.sh scripts/hours_branches.py docs/hours/branches.json docs/hours/branches.svg   # the picture
 """
@@ -20,15 +21,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from scripts.bench_rows import Rows, at_most, row
 from scripts.hours_lab import Lab
 
-BUDGETS_THOUSANDS = (100, 120, 140, 165, 195, 230, 265, 300)  # of tokens
-COSINE_THOUSANDS = (100, 165, 300)
+BUDGETS_THOUSANDS = (24, 28, 33, 39, 46, 54, 64, 75)  # of tokens
+COSINE_THOUSANDS = (24, 75)
 SEEDS = 3
+SMALLER = (
+    "model.hidden_size=64", "model.intermediate_size=256", "model.num_hidden_layers=2", "train.global_batch_tokens=512",
+    "data.validation.max_bytes=20_000", "train.precision=32-true", "train.validate_every_share=1",
+)  # fmt: skip
 COSINE = ("train.decay=cosine", "train.decay_share=0.99")
 
 
 def branches(quick: bool) -> Rows:
     """Bits per byte of the branch at each budget over those of a run dedicated to it."""
-    budgets, seeds = ((40, 60), 1) if quick else (BUDGETS_THOUSANDS, SEEDS)
+    budgets, seeds = ((8, 12), 1) if quick else (BUDGETS_THOUSANDS, SEEDS)
     cosine = [b for b in budgets if quick or b in COSINE_THOUSANDS]
     with tempfile.TemporaryDirectory() as place:
         curves = [_one_seed(Lab(Path(place)), seed, budgets, cosine) for seed in range(1, seeds + 1)]
@@ -43,44 +48,37 @@ def branches(quick: bool) -> Rows:
             row(f"bits per byte, branch, {thousands}K", [round(b, 4) for b in branch], ""),
             row(f"bits per byte, dedicated, {thousands}K", [round(d, 4) for d in dedicated], ""),
         ]
-    for thousands in cosine:
-        ratios = [c["branch"][thousands]["bits"] / c["cosine"][thousands]["bits"] for c in curves]
-        rows.append(
-            row(f"branch over cosine run, {thousands}K tokens, seeds {_each(ratios)}", round(mean(ratios), 4), "x")
-        )
+    for b in cosine:
+        ratios = [c["branch"][b]["bits"] / c["cosine"][b]["bits"] for c in curves]
+        rows.append(row(f"branch over cosine run, {b}K tokens, seeds {_each(ratios)}", round(mean(ratios), 4), "x"))
     rows.append(row("trunk before its decay, seed 1", curves[0]["stable"], "[tokens, bits per byte]"))
     equal = sum(c["branch"][b]["hash"] == c["dedicated"][b]["hash"] for c in curves for b in budgets)
     flat = [c[kind][b] for c in curves for kind in ("branch", "dedicated") for b in budgets]
-    own = mean(sum(c["branch"][b]["own_seconds"] for b in budgets) for c in curves)
-    each = mean(sum(c["dedicated"][b]["own_seconds"] for b in budgets) for c in curves)
+    own, each = (sum(c[kind][b]["own_tokens"] for c in curves for b in budgets) for kind in ("branch", "dedicated"))
     return [
         *rows,
         at_most("worst budget and seed, branch over dedicated run", worst, "x", 1.01),
-        row("branches whose weights equal the dedicated run's bit for bit", equal, f"of {len(budgets) * seeds}"),
-        row("all budgets from one trunk, device-seconds over those of a run for each", round(own / each, 3), "x"),
+        row("branches whose model equals the dedicated run's bit for bit", equal, f"of {len(budgets) * seeds}"),
+        row("tokens trained for all budgets from one trunk, over those of a run for each", round(own / each, 3), "x"),
         row("runs that ended annealed", sum(f["annealed"] for f in flat), f"of {len(flat)}"),
     ]
 
 
 def _one_seed(lab: Lab, seed: int, budgets: Sequence[int], cosine: Sequence[int]) -> dict[str, Any]:
     """Outcomes by kind and budget."""
-    lab.prepare(seed)
+    common, last = (f"seed={seed}", *SMALLER), budgets[-1]
+    lab.prepare(*common)
     alone, trunk = lab.beside("alone"), f"trunk{seed}"
-    names, last = ",".join(f"{b}K" for b in budgets), budgets[-1]
-    common = (f"seed={seed}", "train.precision=32-true")
-    whole = lab.pretrain(
-        trunk, *common, f"name={trunk}", _tokens(last), f"budget.branches=[{names}]", "train.validate_every_share=0.05"
-    )
-    result: dict[str, Any] = {"branch": {last: _outcome(whole)}, "dedicated": {}, "cosine": {}}
+    names = ",".join(f"{b}K" for b in budgets)
+    often = (*common, f"name={trunk}", f"budget.branches=[{names}]", "train.validate_every_share=0.05")
+    result: dict[str, Any] = {"branch": {last: _outcome(lab.run_here(*often, _tokens(last)))}}
     for b in budgets[:-1]:
-        manifest = lab.pretrain(f"{trunk}/branch-{b}K", *common, f"name={trunk}", "--branch", f"{b}K")
-        result["branch"][b] = _outcome(manifest)
-    for b in budgets:
-        folder = alone.beside(f"{seed}-{b}")  # one folder a run: two limits of one config would be one run
-        result["dedicated"][b] = _outcome(folder.pretrain("run", *common, "name=run", _tokens(b)))
-    for b in cosine:
-        folder = alone.beside(f"{seed}-{b}-cosine")
-        result["cosine"][b] = _outcome(folder.pretrain("run", *common, "name=run", _tokens(b), *COSINE))
+        result["branch"][b] = _outcome(lab.run_here(*common, f"name={trunk}", branch=f"{b}K"))
+    for kind, chosen, more in (("dedicated", budgets, ()), ("cosine", cosine, COSINE)):
+        result[kind] = {}
+        for b in chosen:
+            folder = alone.beside(f"{kind}-{seed}-{b}")  # one a run: two limits of one config would be one run
+            result[kind][b] = _outcome(folder.run_here(*common, "name=run", _tokens(b), *more))
     start = next(r for r in lab.decisions(trunk) if r["kind"] == "decay")["step"]
     found = [r for r in lab.metrics(trunk) if "val/bits_per_byte" in r and 0 < r["step"] <= start]
     result["stable"] = [[r["budget/tokens"], round(r["val/bits_per_byte"], 4)] for r in found]
@@ -88,9 +86,11 @@ def _one_seed(lab: Lab, seed: int, budgets: Sequence[int], cosine: Sequence[int]
 
 
 def _outcome(manifest: dict[str, Any]) -> dict[str, Any]:
-    spent = manifest["gpu_hours"] - (manifest.get("trunk") or {"gpu_hours": 0.0})["gpu_hours"]
+    """`own_tokens`: trained for this model alone, the trunk's left out."""
+    batch = manifest["config"]["train"]["global_batch_tokens"]
+    steps = manifest["steps"] - (manifest.get("trunk") or {"steps": 0})["steps"]
     bits, annealed = manifest["val_bits_per_byte"], manifest["annealed"]
-    return {"bits": bits, "annealed": annealed, "hash": manifest["content_hash"], "own_seconds": 3600 * spent}
+    return {"bits": bits, "annealed": annealed, "hash": manifest["content_hash"], "own_tokens": steps * batch}
 
 
 def _tokens(thousands: int) -> str:

@@ -1,8 +1,8 @@
 """Part `forecast` of bench_hours.py: what a pretraining said beforehand beside what happened, from its manifest.
 
 Memory: the traced peak of a step plus what the process held before, against the resident high-water mark over the
-first steps, for settings that differ in what they keep. Time: what was said when a tenth of the budget was used, against
-the end.
+first steps, for settings that differ in what they keep. Time: what was said when a tenth of the budget was used,
+against the end.
 """
 
 import tempfile
@@ -36,17 +36,17 @@ def forecast(quick: bool) -> Rows:
     rows: Rows = []
     with tempfile.TemporaryDirectory() as place:
         lab = Lab(Path(place))
-        lab.prepare(1, *WIDE)
+        lab.prepare("seed=1", *WIDE)
         for name, words in settings.items():
             own = lab.beside(f"memory{len(rows)}")
             if any("sequence_length" in word for word in words):
-                own.prepare(1, *WIDE, *words)
+                own.prepare("seed=1", *WIDE, *words)
             memory = own.pretrain("run", "seed=1", "name=run", *WIDE, *words)["forecast"]["memory"]
             kinds = ("traced_bytes", "held_before_bytes", "measured_bytes")
             traced, held, measured = (f"{memory[key] / 2**20:,.0f}" for key in kinds)
             text = f"memory, predicted over measured: {name} ({traced} traced + {held} held, {measured} MiB)"
             rows.append(row(text, memory["ratio"], "x", "0.97 to 1.03", abs(memory["ratio"] - 1) <= 0.03))
-        lab.prepare(1)
+        lab.prepare("seed=1")
         for name, tokens in {} if quick else TIMED_TOKENS.items():
             own = lab.beside(f"time{tokens}")
             manifest = own.pretrain("run", "seed=1", "name=run", f"budget.max_tokens={tokens}")
