@@ -5,7 +5,7 @@
     scripts/with_env.sh scripts/bench_hours.py --only forecast --json docs/hours/forecast.json
     scripts/with_env.sh scripts/bench_hours.py --quick
 
-A 0.4M model on a slice of configs/tiny.yaml's corpus, one thread, caps of half a minute in which starting the process
+A 0.4M model on a slice of configs/tiny.yaml's corpus, one thread, caps of about a minute in which starting the process
 counts. `JOBS=2` in the environment runs two killed runs at a time.
 """
 
@@ -62,9 +62,9 @@ def kills(quick: bool) -> Rows:
 
 
 def _killed_run(lab: Lab, number: int) -> dict[str, Any]:
-    """A cap of 36 to 54 s; every third run is left alone, the others are killed one to three times."""
+    """A cap of 50 to 75 s; every third run is left alone, the others are killed one to three times."""
     draw = random.Random(number)
-    cap, name = draw.uniform(36, 54), f"killed{number}"
+    cap, name = draw.uniform(50, 75), f"killed{number}"
     left = 0 if number % 3 == 0 else draw.randint(1, 3)
     own, words = lab.beside(name), ("seed=1", hours(cap), f"name={name}")
     spent, done = 0.0, 0

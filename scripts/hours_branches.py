@@ -26,7 +26,7 @@ COSINE_THOUSANDS = (24, 75)
 SEEDS = 3
 SMALLER = (
     "model.hidden_size=64", "model.intermediate_size=256", "model.num_hidden_layers=2", "train.global_batch_tokens=512",
-    "data.validation.max_bytes=20_000", "train.precision=32-true", "train.validate_every_share=1",
+    "train.precision=32-true", "train.validate_every_share=1",
 )  # fmt: skip
 COSINE = ("train.decay=cosine", "train.decay_share=0.99")
 

@@ -18,7 +18,7 @@ data:
   sources:
     python_library: {{type: python_library, distributions: [mpmath, networkx, omegaconf, pydantic]}}
   filters: {{length: {{}}, long_lines: {{}}, letters: {{}}}}
-  validation: {{max_bytes: 60_000}}
+  validation: {{max_bytes: 20_000}}
   tasks: 4
 model: {{vocab_size: 1024, hidden_size: 96, intermediate_size: 384, num_hidden_layers: 3, num_attention_heads: 4,
         max_position_embeddings: 128}}
