@@ -12,10 +12,11 @@ from scripts.bench_rows import Rows, row
 from scripts.hours_lab import Lab
 
 WIDE = (
-    "model.hidden_size=1024", "model.intermediate_size=4096", "model.num_hidden_layers=3",
+    "model.hidden_size=1024", "model.intermediate_size=4096", "model.num_hidden_layers=2",
     "model.num_attention_heads=16", "model.max_position_embeddings=1024", "train.sequence_length=1024",
     "train.global_batch_tokens=2048", "train.micro_batch=2", "train.log_every_steps=1", "train.precision=32-true",
     "budget.max_tokens=8_192",
+    "data.validation.max_bytes=3_000",
 )  # fmt: skip
 SETTINGS = {
     "two windows of 1,024": (),
@@ -27,7 +28,7 @@ SETTINGS = {
     "bf16-true": ("train.precision=bf16-true",),
     "windows of 512 (explicit attention)": ("train.sequence_length=512", "train.micro_batch=4"),
 }
-TIMED_TOKENS = {"400K tokens": 400_000, "200K tokens": 200_000}
+TIMED_TOKENS = {"150K tokens": 150_000, "75K tokens": 75_000}
 
 
 def forecast(quick: bool) -> Rows:
