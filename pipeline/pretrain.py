@@ -287,11 +287,24 @@ def _last_lines(manifest: dict[str, Any], path: Path, command: str) -> str:
         f"  {manifest['tokens_seen']:,} tokens in {manifest['steps']:,} steps; epochs: {epochs}",
         f"  {manifest['tokens_per_second']:,.0f} tokens/s{mfu}, "
         f"peak memory {manifest['peak_memory_bytes'] / 1e9:.2f} GB",
-        f"  {used}, {manifest['lives']} {'life' if manifest['lives'] == 1 else 'lives'}; "
-        f"{'annealed' if manifest['annealed'] else 'NOT ANNEALED'}",
+        f"  {used}, {manifest['lives']} {'life' if manifest['lives'] == 1 else 'lives'}; " + _how_it_ended(manifest),
     ]
+    lines += _forecast_line(manifest["forecast"])
     for sample in manifest["samples"]:
         text = sample["prompt"] + sample["text"]
         lines += ["  sample:", *(f"    | {line}" for line in text.splitlines()[:8])]
     lines += [f"  model: {path / manifest['model']}", f"  next: hornbook sample {command}"]
     return "\n".join(lines)
+
+
+def _how_it_ended(manifest: dict[str, Any]) -> str:
+    if manifest["exported_step"] != manifest["steps"]:
+        return f"the model is the best one on held-out text, of step {manifest['exported_step']:,}"
+    return "annealed" if manifest["annealed"] else "NOT ANNEALED"
+
+
+def _forecast_line(forecast: dict[str, Any]) -> list[str]:
+    """How far off the forecasts were, where there are any."""
+    memory, steps = forecast["memory"].get("ratio"), forecast["time"].get("ratio")
+    parts = [f"{name} {value:.3f}" for name, value in (("memory", memory), ("length", steps)) if value is not None]
+    return [f"  forecast over fact: {', '.join(parts)}"] if parts else []

@@ -5,6 +5,7 @@ import torch
 from test_pretrain import Small, _record_inputs, small, small_inputs  # noqa: F401 - fixtures
 
 from pipeline.ledger import cards
+from pipeline.pretrain_report import cards_section, forecast_section
 from pipeline.training import devices
 from pipeline.training.budget import Measured
 from pipeline.training.cards import price_per_hour
@@ -48,6 +49,9 @@ def test_a_run_goes_on_on_another_card_with_the_next_window_and_both_cards_in_th
     (move,) = decisions.of_kind("card")
     assert (move["step"], move["before"]["precision"], move["before"]["micro_batch"]) == (28, "32-true", 8)
     assert move["step_seconds_expected"] == pytest.approx(2 * move["step_seconds_before"])  # half the peak
+    page = cards_section(longer) + forecast_section(longer)
+    assert "Another Processor" in page
+    assert f"{longer['forecast']['memory']['predicted_bytes'] / 1e9:.2f} GB" in page
     assert cards(small.folder / "ledger.jsonl", "pretrain", small.folder.name)[1]["lives"] == 1
 
 
