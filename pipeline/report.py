@@ -91,7 +91,7 @@ def _summary(data: dict | None, init: dict | None, pretrain: dict | None) -> str
         )
         if pretrain["annealed"]:
             tiles.append(("annealed", f"the learning rate fell to its end; stopped by {pretrain['stopped_by']}"))
-        elif pretrain.get("exported_step", pretrain["steps"]) != pretrain["steps"]:
+        elif pretrain.get("exported_step") not in (None, pretrain.get("steps")):
             tiles.append((f"step {pretrain['exported_step']:,}", "was the best on held-out text and is the model"))
         else:
             tiles.append(("NOT annealed", f"the cap ended before the decay; stopped by {pretrain['stopped_by']}"))
