@@ -24,7 +24,7 @@ model: {{vocab_size: 1024, hidden_size: 96, intermediate_size: 384, num_hidden_l
         max_position_embeddings: 128}}
 train: {{sequence_length: 128, global_batch_tokens: 1024, learning_rate: {PEAK_LEARNING_RATE}, warmup_steps: 20,
         device: cpu, checkpoint_every_seconds: 5}}
-tracking: {{wandb: false}}
+tracking: {{to: none}}
 sample: {{prompts: []}}
 """
 

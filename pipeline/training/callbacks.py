@@ -23,8 +23,8 @@ from pipeline.training.batches import TokenBatches
 from pipeline.training.budget import Budget, Verdict
 from pipeline.training.checkpoint import Checkpoints, State
 from pipeline.training.devices import Machine
-from pipeline.training.mirrors import Mirror
 from pipeline.training.forecast import MemoryForecast, predict_time
+from pipeline.training.mirrors import Mirror
 from pipeline.training.module import PretrainModule
 from pipeline.training.tracking import Metrics
 from pipeline.training.validation import Validation
