@@ -47,6 +47,7 @@ class TrainSettings:
     activation_checkpointing: str = "none"
     optimizer_in_backward: bool = False
     accumulate: bool = False  # more than one micro-batch a step
+    device_type: str = "cuda"  # "cpu": the kernels and chunks that a CPU takes
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,8 @@ def trace_steps(
     """`trace_step` for several micro-batches on one network."""
     with FakeTensorMode(), _Storages() as storages:
         network = Transformer(config)
-        network.activation_checkpointing, network.attention_kernel = settings.activation_checkpointing, "sdpa"
+        network.activation_checkpointing = settings.activation_checkpointing
+        network.attention_kernel = "auto" if settings.device_type == "cpu" else "sdpa"
         sliced = needs_slices(settings.precision, settings.optimizer_in_backward)
         make = lambda groups: OPTIMIZERS[settings.optimizer](groups, learning_rate=1e-3, sliced=sliced)  # noqa: E731
         weights = MasterWeights(network, make, settings.precision, in_backward=settings.optimizer_in_backward)
@@ -157,7 +159,7 @@ def trace_steps(
             with _first_slices(TRACED_SLICES):
                 storages.peaks.clear()
                 ids_BT = torch.zeros((count, settings.sequence_length), dtype=torch.int64)
-                _micro_batch(network, ids_BT, storages)
+                _micro_batch(network, ids_BT, settings.device_type, storages)
                 if not settings.optimizer_in_backward:
                     storages.begin("accumulation", "gradients")
                     weights.accumulate()
@@ -194,11 +196,11 @@ def _first_slices(count: int) -> Iterator[None]:
         updates.slices = every
 
 
-def _micro_batch(network: Transformer, ids_BT: torch.Tensor, storages: "_Storages") -> None:
+def _micro_batch(network: Transformer, ids_BT: torch.Tensor, device_type: str, storages: "_Storages") -> None:
     storages.begin("forward", "activations")
     h_ND = network.hidden(ids_BT).flatten(0, 1)
     storages.begin("loss", "loss")
-    loss_sum = network.head_loss(h_ND, ids_BT, GPU_CHUNK_TOKENS)[0]
+    loss_sum = network.head_loss(h_ND, ids_BT, None if device_type == "cpu" else GPU_CHUNK_TOKENS)[0]
     storages.begin("backward of the last block", "workspace")
     (loss_sum / ids_BT.numel()).backward()
 

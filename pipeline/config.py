@@ -114,6 +114,9 @@ class TrainConfig:
     log_every_steps: int = _key(10, "steps between two rows of metrics", RUNTIME)
     device: str = _key("auto", "auto | cpu | cuda | mps", RUNTIME)
     decay_min_score: float | None = _key(None, "from the decay's start on only documents scored this or more")
+    stop_after_worse: int = _key(
+        0, "this many validations in a row above the best: decay, then stop; the best is exported; 0 = never"
+    )
     z_loss: float = _key(0.0, "adds this times log(Z)^2 of each token's softmax to the loss, 1e-4 where used; 0 = off")
 
 
@@ -345,6 +348,8 @@ def _problems(config: Config) -> Iterable[str]:
         yield f"init.source_checkpoint is '{config.init.source_checkpoint}'; expected final or before_decay"
     yield from _out_of_range(config)
     yield from _in_backward_problems(train)
+    if train.stop_after_worse < 0:
+        yield f"train.stop_after_worse is {train.stop_after_worse}; expected 0 (never) or a number of validations"
     if train.keep_checkpoints < 2:
         yield f"train.keep_checkpoints is {train.keep_checkpoints}; expected at least 2 (the newest may be damaged)"
     yield from _mixing_problems(config)

@@ -18,6 +18,7 @@ from pipeline.data_report import data_section
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
 from pipeline.growth_report import growth_pictures
+from pipeline.pretrain_report import cards_section, forecast_section
 from pipeline.progress import format_count, format_seconds
 from pipeline.training.replay import in_words
 
@@ -66,6 +67,7 @@ def render(config: Config, folders: Mapping[str, Path], ledger_path: Path) -> st
         _growth(init, pretrain) + growth_pictures(config, init, metrics) if init else "",
         data_section(data, folders["data"]) if data else "",
         _hours(config, ledger_path, init, pretrain),
+        cards_section(pretrain) + forecast_section(pretrain) if pretrain else "",
         _samples(pretrain) if pretrain else "",
         _identity(manifests),
     ]
@@ -91,6 +93,8 @@ def _summary(data: dict | None, init: dict | None, pretrain: dict | None) -> str
         )
         if pretrain["annealed"]:
             tiles.append(("annealed", f"the learning rate fell to its end; stopped by {pretrain['stopped_by']}"))
+        elif pretrain.get("exported_step") not in (None, pretrain.get("steps")):
+            tiles.append((f"step {pretrain['exported_step']:,}", "was the best on held-out text and is the model"))
         else:
             tiles.append(("NOT annealed", f"the cap ended before the decay; stopped by {pretrain['stopped_by']}"))
     elif init:

@@ -80,11 +80,11 @@ def begin(config: Config, folder: Path, decisions: Decisions) -> float:
     if not decisions.of_kind("branch"):
         source = trunk_folder(config.budget.branch_of)
         trunk = Checkpoints(source / "checkpoints", 0, Decisions(source / "decisions.jsonl", mend=False))
-        step = _start(config, trunk)
-        Checkpoints(folder / "checkpoints", config.train.keep_checkpoints, decisions).adopt(trunk.path(step))
+        own = Checkpoints(folder / "checkpoints", config.train.keep_checkpoints, decisions)
+        step = _adopt(config, trunk, own)
         shutil.copyfile(source / "metrics.jsonl", folder / "metrics.jsonl")
         cut_metrics(folder / "metrics.jsonl", step)
-        spent = trunk.spent_seconds(step)
+        spent = own.spent_seconds(step)
         decisions.add("branch", step, trunk=source.name, inherited_seconds=spent)
         print(f"  branches off its trunk {source.name} at step {step:,}", flush=True)
     return decisions.of_kind("branch")[0]["inherited_seconds"]
@@ -97,6 +97,18 @@ def facts(decisions: Decisions) -> dict[str, Any]:
         return {}
     trunk, step, seconds = (records[0][key] for key in ("trunk", "step", "inherited_seconds"))
     return {"trunk": {"fingerprint": trunk, "steps": step, "gpu_hours": seconds / 3600}}
+
+
+def _adopt(config: Config, trunk: "Checkpoints", own: "Checkpoints") -> int:
+    """Takes the trunk's checkpoint over; its step."""
+    while True:
+        step = _start(config, trunk)
+        try:
+            own.adopt(trunk.path(step))
+            return step
+        except FileNotFoundError:  # the trunk is running and has just pruned it
+            if trunk.path(step).exists():
+                raise
 
 
 def _start(config: Config, trunk: "Checkpoints") -> int:

@@ -19,10 +19,12 @@ from pipeline.errors import UserError
 from pipeline.ledger import Ledger, process_age_seconds
 from pipeline.planning.costs import SAVE_BYTES_PER_SECOND
 from pipeline.progress import Progress, format_seconds
+from pipeline.training import best
 from pipeline.training.batches import TokenBatches
 from pipeline.training.budget import Budget, Verdict
 from pipeline.training.checkpoint import Checkpoints, State
 from pipeline.training.devices import Machine
+from pipeline.training.forecast import MemoryForecast, predict_time
 from pipeline.training.mirrors import Mirror
 from pipeline.training.module import PretrainModule
 from pipeline.training.tracking import Metrics
@@ -54,8 +56,8 @@ class Parts:
 class Control(Callback):
     """Runs the hooks of one life. After `fit`: `stopped` names a signal, `finished` says that the last step is done."""
 
-    def __init__(self, parts: Parts, module: PretrainModule):
-        self.parts, self.module = parts, module
+    def __init__(self, parts: Parts, module: PretrainModule, memory: MemoryForecast):
+        self.parts, self.module, self.memory = parts, module, memory
         self.stopped: str | None = None
         self.finished = False
         self.skipped = 0
@@ -85,6 +87,7 @@ class Control(Callback):
         self.use_decisions()
         self._stop_if_asked(trainer)
         parts.budget.start_seconds = process_age_seconds()
+        self.memory.begin()
         self._rate.restart()
 
     def on_train_batch_start(
@@ -94,8 +97,10 @@ class Control(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         parts, step = self.parts, self.module.step
+        self.memory.step()
         self._check_previous_norm(step)
         parts.budget.measured.step(self._rate.lap())
+        predict_time(parts.budget, step)
         self._review_threads()
         verdict = parts.budget.decide(step)
         row = self._train_row(step) if step % parts.train.log_every_steps == 0 or verdict != Verdict.GO_ON else {}
@@ -105,6 +110,7 @@ class Control(Callback):
             if self._validation_is_due(step):
                 limit = parts.budget.validation_limit_seconds()
                 row = {**(row or self._train_row(step)), **self.validate(limit_seconds=limit)}
+                verdict = self._mind_the_best(step, verdict)
             if row:
                 parts.metrics.log_metrics(row, step)
                 self._show(step, row)
@@ -256,6 +262,22 @@ class Control(Callback):
         elif verdict == Verdict.FINISH:
             self.finished = trainer.should_stop = True
 
+    def _mind_the_best(self, step: int, verdict: Verdict) -> Verdict:
+        """After a validation: keeps a new best; the verdict where `train.stop_after_worse` has another one."""
+        patience = self.parts.train.stop_after_worse
+        if not self.record_validation(step):
+            return best.verdict(self.parts.budget, step, patience) if patience and verdict == Verdict.GO_ON else verdict
+        if self.parts.budget.may_spend("checkpoint", step):
+            self.save()
+        return verdict
+
+    def record_validation(self, step: int) -> bool:
+        """Under `train.stop_after_worse` the newest validation goes on record; whether it is the best so far."""
+        bits = self.parts.validation.overall(self.last_bits_per_byte) if self.validated_at == step else None
+        if not self.parts.train.stop_after_worse or bits is None:
+            return False
+        return best.record(self.parts.budget.decisions, step, bits)
+
     def _keep_for_branches(self, step: int) -> None:
         due = self.parts.budget.branches_due(step)
         for name in due:
@@ -302,6 +324,9 @@ class Control(Callback):
 
     def _train_row(self, step: int) -> dict[str, float]:
         per_second = self._rate.recent() * self.parts.train.global_batch_tokens
+        if step_seconds := self.parts.budget.measured.step_seconds():
+            speed = round(self.parts.train.global_batch_tokens / step_seconds, 1)
+            self.parts.ledger.card = {**self.parts.ledger.card, "tokens_per_second": speed}
         row: dict[str, Any] = {
             "train/loss": float(self.module.last_loss),
             "train/lr": self.module.optimizer.optimizer.param_groups[0]["lr"],

@@ -12,7 +12,7 @@ import platform
 import resource
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,40 @@ class Machine:
     peak_flops: float | None
     peak_source: str
     threads: "Threads"
+    earlier_peaks: list[int] = field(default_factory=list)
 
     def peak_memory_bytes(self) -> int:
         """Most memory held so far: of the card, or of this process on a CPU."""
+        return max([self.newest_peak_bytes(), *self.earlier_peaks])
+
+    def newest_peak_bytes(self) -> int:
+        """The same, since `restart_peak`."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         # Linux counts in KiB, macOS in bytes.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+    def restart_peak(self) -> bool:
+        """From here on `newest_peak_bytes` counts anew; False where the system cannot."""
+        self.earlier_peaks.append(self.newest_peak_bytes())
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return True
+        try:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the high-water mark, proc(5)
+        except OSError:
+            return False
+        return True
+
+    def held_bytes(self) -> int | None:
+        """Memory held now; None on a CPU where the system does not say."""
+        if self.device.type == "cuda":
+            return torch.cuda.memory_allocated(self.device)
+        try:
+            pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+        except OSError:
+            return None
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def describe(self) -> str:
         peak = f", {self.peak_flops / 1e12:.3g} TFLOP/s ({self.peak_source})" if self.peak_flops else ""

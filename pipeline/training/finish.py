@@ -19,7 +19,9 @@ from pipeline.config import Config
 from pipeline.corpus.shards import TokenShards
 from pipeline.errors import Stopped
 from pipeline.planning.costs import FLOAT32_MAX_BYTES
+from pipeline.training.best import best_state
 from pipeline.training.callbacks import Control, sample_seconds
+from pipeline.training.forecast import time_facts
 from pipeline.training.generation import Writer
 from pipeline.training.replay import what_was_lost
 
@@ -40,13 +42,29 @@ def finish(control: Control, config: Config, folder: Path, tokens: TokenShards) 
             control.save()
             raise Stopped(name)
         parts.metrics.log_metrics({**(control.final_row or control.budget_row()), **metrics}, module.step)
+        control.record_validation(module.step)
     if trained_to_end:
         control.save()
+    exported = _take_the_best(control)
     export(control, config, folder, tokens)
     samples = write_samples(control, config, tokens)
-    facts = make_facts(control, config, samples, left_at_end)
+    facts = make_facts(control, config, samples, left_at_end, exported)
     write_card(folder / "model" / "README.md", config, control, facts)
     return facts
+
+
+def _take_the_best(control: Control) -> int:
+    """Under `train.stop_after_worse` puts the best validated weights in place; returns the step they are from."""
+    step = control.module.step
+    state = best_state(control.parts.checkpoints, step) if control.parts.train.stop_after_worse else None
+    if state is None:
+        return step
+    control.module.optimizer.load_state_dict(
+        {f"master/{n}": t for n, t in state.weights.items()} | dict(state.optimizer)
+    )
+    control.last_bits_per_byte = state.values["validated"]["bits_per_byte"]
+    print(f"  step {state.step:,} was the best on held-out text: it is exported, not step {step:,}", flush=True)
+    return state.step
 
 
 def export(control: Control, config: Config, folder: Path, tokens: TokenShards) -> None:
@@ -94,8 +112,10 @@ def write_samples(control: Control, config: Config, tokens: TokenShards) -> list
     return samples
 
 
-def make_facts(control: Control, config: Config, samples: list[dict[str, str]], left_at_end: float) -> dict[str, Any]:
-    """The manifest's facts, under the names of the contract."""
+def make_facts(
+    control: Control, config: Config, samples: list[dict[str, str]], left_at_end: float, exported: int
+) -> dict[str, Any]:
+    """The manifest's facts, under the names of the contract. `exported`: the step of the exported weights."""
     parts, step = control.parts, control.module.step
     budget = parts.budget
     return {
@@ -108,7 +128,8 @@ def make_facts(control: Control, config: Config, samples: list[dict[str, str]], 
         "max_gpu_hours": budget.plan.max_gpu_hours,
         "max_tokens": budget.plan.max_tokens,
         "stopped_by": budget.stopped_by(step),
-        "annealed": budget.annealed(step),
+        "annealed": budget.annealed(step) and budget.decisions.progress(exported) >= 1.0,
+        "exported_step": exported,
         "bits_per_byte": control.last_bits_per_byte,
         "val_bits_per_byte": parts.validation.overall(control.last_bits_per_byte),
         "validated_share": round(parts.validation.share, 4),
@@ -138,13 +159,15 @@ def _mix(control: Control) -> dict[str, dict[str, float]]:
 
 
 def _forecast(control: Control, left_at_end: float) -> dict[str, Any]:
-    """What was predicted when the decay was decided, against what happened."""
+    """What was predicted when the decay was decided, and before (pipeline/training/forecast.py), against the facts."""
     budget, step = control.parts.budget, control.module.step
     record = budget.first_decay()
+    facts = {"memory": control.memory.facts(control.module.windows), "time": time_facts(budget, step)}
     if record is None:
-        return {}
+        return facts
     finite = budget.plan.cap_seconds is not None
     return {
+        **facts,
         "decided_at_step": record["step"],
         "predicted": {k: record[k] for k in ("step_seconds", "reserve_seconds", "end_step")},
         "actual": {

@@ -12,7 +12,7 @@ from pipeline.artifacts import Folder, Step, read_manifest
 from pipeline.config import BudgetConfig, Config
 from pipeline.training.decisions import Decisions
 
-VERSION = 1  # raised when the same config, data and init train differently
+VERSION = 2  # raised when the same config, data and init train differently
 
 WEIGHTS, TRAINER, INDEX = "model.safetensors", "trainer.pt", "checkpoint.json"  # files of a checkpoint
 
@@ -77,6 +77,8 @@ def finished_manifest(step: Step, budget: BudgetConfig) -> dict[str, Any] | None
     if not step.finished:
         return None
     manifest = read_manifest(step.path)
+    if manifest["stopped_by"] == "validation":  # more of the same text would not help
+        return manifest
     limit = "max_tokens" if manifest["stopped_by"] == "tokens" else "max_gpu_hours"
     return None if _larger(getattr(budget, limit), manifest[limit]) else manifest
 
@@ -85,6 +87,8 @@ def raised_decay(decisions: Decisions, budget: BudgetConfig) -> dict[str, Any] |
     """The first record of a decay that was planned for a smaller limit than this budget's, or None."""
     decays = decisions.decays()
     if not decays:
+        return None
+    if decays[-1]["bound_by"] == "validation":
         return None
     limit = "max_tokens" if decays[-1]["bound_by"] == "tokens" else "max_gpu_hours"
     return decays[0] if _larger(getattr(budget, limit), decays[-1][limit]) else None

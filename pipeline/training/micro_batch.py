@@ -4,7 +4,8 @@ In: the `train` section, a model's shape, a device. Out: windows, and what of th
 needs to know. Imports no lightning: `hornbook plan` asks the same questions.
 """
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,11 +13,12 @@ from model.config import ModelConfig
 from pipeline.config import TrainConfig
 
 if TYPE_CHECKING:
-    from model.estimate import TrainSettings
+    from model.estimate import Plan, TrainSettings
 
 CPU_MICRO_TOKENS = 8192  # activations of a larger step fall out of the caches and into gigabytes
 GPU_MICRO_WINDOWS = 8
 GPU_ENOUGH_TOKENS = 65536  # a pass of more keeps no card busier
+_PLANS: dict[Any, "Plan"] = {}
 
 
 def micro_batch_windows(train: TrainConfig, device_type: str, model: ModelConfig, precision: str) -> int:
@@ -35,10 +37,18 @@ def micro_batch_windows(train: TrainConfig, device_type: str, model: ModelConfig
 
 def planned_windows(train: TrainConfig, model: ModelConfig, precision: str, device_memory_bytes: int) -> int:
     """The largest divisor of the step's windows whose traced peak fits; 1 where none does (trying will tell)."""
+    found = memory_plan(model, train_settings(train, precision)).largest(choices(train), device_memory_bytes)
+    return found.windows if found else 1
+
+
+def memory_plan(model: ModelConfig, settings: "TrainSettings") -> "Plan":
+    """The traces of a model under its settings, made once a process: they take seconds."""
     from model.estimate import Plan
 
-    found = Plan(model, train_settings(train, precision)).largest(choices(train), device_memory_bytes)
-    return found.windows if found else 1
+    key = (tuple(sorted(asdict(model).items())), settings)
+    if key not in _PLANS:
+        _PLANS[key] = Plan(model, settings)
+    return _PLANS[key]
 
 
 def choices(train: TrainConfig) -> list[int]:

@@ -14,6 +14,7 @@ from pipeline import config as configs
 from pipeline.corpus.shards import INDEX_DTYPE, TokenSet
 from pipeline.training import devices
 from pipeline.training.batches import Batch, TokenBatches
+from pipeline.training.forecast import MemoryForecast
 from pipeline.training.module import PretrainModule
 from scripts.train_bench.race import Meter
 from scripts.train_bench.shapes import CLIP_NORM, LEARNING_RATE, ROTARY_SHARE, WEIGHT_DECAY, Shape, pool
@@ -105,7 +106,7 @@ def fit(shape: Shape, meter: Meter, folder: Path, wandb: bool, **train: Any) -> 
         checkpoints = Checkpoints(folder / "checkpoints", 2, decisions)
         flops = config.model.flops_per_token(shape.tokens)
         parts = Parts(config.train, machine, batches, validation, budget, checkpoints, metrics, ledger, flops)
-        control = Control(parts, module)
+        control = Control(parts, module, MemoryForecast(decisions, machine, machine.held_bytes()))
         trainer = build_trainer(machine, metrics, control)
         trainer.callbacks.append(Tell())  # type: ignore[attr-defined]
         trainer.fit(module, batches)

@@ -31,6 +31,9 @@ class Machine:
     end: float
     stalls: list[float] = field(default_factory=list)  # seconds, of every step
 
+    def begin(self, measured: Measured) -> None:
+        """A life begins; before anything is loaded."""
+
     def step(self, used: float) -> float:
         seconds = self.step_seconds * self.random.lognormvariate(0, self.jitter) * (1 + self.drift * used)
         stalled = bool(self.stall_every) and self.random.random() < 1 / self.stall_every
@@ -64,6 +67,7 @@ class Run:
         for kind, seconds in (("checkpoint", machine.save), ("export", machine.save / 2), ("sample", machine.end / 2)):
             budget.measured.estimate(kind, seconds)
         self.step = 0
+        machine.begin(budget.measured)
         if self.saved:
             self.step, measured = self.saved
             budget.measured.load_state_dict(measured)
