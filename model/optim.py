@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW, Optimizer
 
 from model.updates import Muon, SlicedAdamW, Updates, add_stochastically
-from model.width import RateScales
+from model.width import ONE_RATE, RateScales
 
 PRECISIONS = {
     "bf16-mixed": torch.bfloat16,
@@ -26,9 +26,7 @@ PRECISIONS = {
 FUSED_DEVICES = ("cuda", "cpu", "mps")
 
 
-def parameter_groups(
-    network: nn.Module, weight_decay: float, scales: RateScales = RateScales()
-) -> list[dict[str, Any]]:
+def parameter_groups(network: nn.Module, weight_decay: float, scales: RateScales = ONE_RATE) -> list[dict[str, Any]]:
     """Three groups: the blocks' matrices (marked `matrices`) and the head's decay, everything else does not.
     `rate_scale`: what the learning rate is multiplied by.
 
@@ -133,7 +131,7 @@ class MasterWeights:
         precision: str = "bf16-mixed",
         weight_decay: float = 0.1,
         in_backward: bool = False,
-        scales: RateScales = RateScales(),
+        scales: RateScales = ONE_RATE,
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"train.precision is {precision!r}; it must be one of: {', '.join(PRECISIONS)}.")

@@ -381,15 +381,14 @@ def _batch_warmup_problems(train: TrainConfig) -> Iterable[str]:
         )
     elif start is not None and (start <= 0 or start % length or full % start):
         yield (
-            f"train.batch_start_tokens is {start}; expected a multiple of train.sequence_length ({length}) that divides "
-            f"train.global_batch_tokens ({full})"
+            f"train.batch_start_tokens is {start}; expected a multiple of train.sequence_length ({length}) that "
+            f"divides train.global_batch_tokens ({full})"
         )
-    elif start is not None and train.micro_batch and not train.optimizer_in_backward:
-        if start // length % train.micro_batch:
-            yield (
-                f"train.micro_batch is {train.micro_batch} windows and the first step of a batch-size warm-up has "
-                f"{start // length}; expected a divisor, or 0"
-            )
+    elif start is not None and train.micro_batch and start // length % train.micro_batch:
+        yield (
+            f"train.micro_batch is {train.micro_batch} windows and the first step of a batch-size warm-up has "
+            f"{start // length}; expected a divisor, or 0"
+        )
 
 
 def _in_backward_problems(train: TrainConfig) -> Iterable[str]:

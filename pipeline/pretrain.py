@@ -194,7 +194,8 @@ def _plan(config: Config, batches: Any) -> Any:
     bounded = most is not None and (asked is None or most < asked)
     if most is not None and bounded:
         wanted = f", fewer than budget.max_tokens={budget.max_tokens:,}" if budget.max_tokens else ""
-        print(f"  train.max_epochs ends the text after {sizes.tokens(most):,} tokens in {most:,} steps{wanted}", flush=True)
+        tokens = sizes.tokens(most)
+        print(f"  train.max_epochs ends the text after {tokens:,} tokens in {most:,} steps{wanted}", flush=True)
     return Plan(
         cap_seconds=None if budget.max_gpu_hours is None else budget.max_gpu_hours * 3600,
         max_steps=most if bounded else asked,

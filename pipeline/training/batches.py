@@ -40,7 +40,7 @@ class Batch(NamedTuple):
 class TokenBatches:
     """The train split as an ordered list of sequences, and a loader over it for Lightning.
 
-    `batch(step)` is the sequences that `sizes` gives the step, B of them after a batch-size warm-up. Iterating starts at `start_step`; it ends only where
+    `batch(step)` is the sequences that `sizes` gives the step. Iterating starts at `start_step`; it ends only where
     `train.max_epochs` ends the text, with `IndexError`, and the budget is planned to stop before that.
     Raises `UserError` where a source of a mix has no tokens.
     """

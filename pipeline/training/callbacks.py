@@ -360,7 +360,7 @@ class _Rate:
         self._from += seconds
 
     def lap(self, tokens: int) -> float:
-        """Ends a step of so many tokens; the seconds since the step before ended, waiting for the batch and bookkeeping included."""
+        """Ends a step; the seconds since the one before ended, waiting for the batch and bookkeeping included."""
         now = time.monotonic()
         seconds, self._from = now - self._from, now
         self.seconds, self.tokens = self.seconds + seconds, self.tokens + tokens

@@ -13,7 +13,7 @@ from pipeline.config import TrainConfig
 
 
 class StepSizes:
-    """`full`: sequences of a step after the warm-up; `least`: of the first step, and what all sizes are multiples of."""
+    """`full`: sequences of a step after the warm-up; `least`: of the first step, which divides those of all others."""
 
     def __init__(self, train: TrainConfig):
         self.sequence_length = train.sequence_length

@@ -1,6 +1,7 @@
 """A run whose steps grow: its token record, what a resumed one reads, its branches, its end by tokens."""
 
 import shutil
+from itertools import pairwise
 
 import pytest
 from test_pretrain import Small, driver, small, small_inputs  # noqa: F401 - fixtures
@@ -29,7 +30,7 @@ def test_tokens_are_recorded_as_read_and_a_resumed_run_equals_the_unbroken_one(g
     assert TOKENS - 512 < first["tokens_seen"] <= TOKENS
     rows = growing.rows()
     assert [row["budget/tokens"] for row in rows] == [sizes.tokens(row["step"]) for row in rows]
-    windows = [(b["budget/tokens"] - a["budget/tokens"]) // 64 for a, b in zip(rows[:-1], rows[1:], strict=True)]
+    windows = [(b["budget/tokens"] - a["budget/tokens"]) // 64 for a, b in pairwise(rows)]
     assert (windows[0], windows[-1]) == (1, 8)
     assert windows == sorted(windows)
     read = growing.batches(*GROWING).epochs(sizes.first_sequence(first["steps"]))
