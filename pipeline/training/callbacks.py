@@ -96,8 +96,7 @@ class Control(Callback):
         parts, step = self.parts, self.module.step
         self._check_previous_norm(step)
         tokens = parts.batches.sizes.sequences(step - 1) * parts.train.sequence_length
-        # As long as a full step would have taken: those are what is to come, also while a warm-up's steps are smaller.
-        parts.budget.measured.step(self._rate.lap(tokens) * parts.train.global_batch_tokens / tokens)
+        parts.budget.measured.step(self._rate.lap(tokens), tokens / parts.train.global_batch_tokens)
         self._review_threads()
         verdict = parts.budget.decide(step)
         row = self._train_row(step) if step % parts.train.log_every_steps == 0 or verdict != Verdict.GO_ON else {}

@@ -96,7 +96,7 @@ def train_ours(
         module.training_step(batch, number)
         used = time.process_time() - started
         spent += used
-        budget.measured.step(used * batches.sizes.full / batches.sizes.sequences(number))
+        budget.measured.step(used, batches.sizes.sequences(number) / batches.sizes.full)
         if budget.decide(module.step) == Verdict.FINISH:
             break
     result = Validation({"held_out": text.held_out}, SHAPE.tokens).run(module.network)

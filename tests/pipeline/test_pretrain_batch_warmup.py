@@ -4,14 +4,14 @@ import shutil
 from itertools import pairwise
 
 import pytest
-from test_pretrain import Small, driver, small, small_inputs  # noqa: F401 - fixtures
+from test_pretrain import Small, _seconds_from_now, small, small_inputs  # noqa: F401 - fixtures
 from test_pretrain_branches import run_branch
 
 from pipeline.training.step_sizes import StepSizes
 
-# Steps of 1, 2, ... 8 windows of 64 tokens over the first 8,192 tokens.
-GROWING = ("train.batch_start_tokens=64", "train.batch_warmup_tokens=8_192", "train.precision=32-true")
-TOKENS = 20_480
+# Steps of 1, 2, ... 8 windows of 64 tokens over the first 4,096 tokens.
+GROWING = ("train.batch_start_tokens=64", "train.batch_warmup_tokens=4_096", "train.precision=32-true")
+TOKENS = 10_240
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def test_tokens_are_recorded_as_read_and_a_resumed_run_equals_the_unbroken_one(g
 
     (growing.folder / "manifest.json").unlink()
     for path in (growing.folder / "checkpoints").glob("step-*"):
-        if int(path.name.split("-")[1]) > 20:  # in the middle of the warm-up
+        if int(path.name.split("-")[1]) > 14:  # in the middle of the warm-up
             shutil.rmtree(path)
-    assert windows[20] < 8
+    assert windows[14] < 8
     second = growing.run_here(f"budget.max_tokens={TOKENS}", *GROWING, *often)
     assert second["lives"] == 2
     assert second["content_hash"] == first["content_hash"]
@@ -48,10 +48,23 @@ def test_tokens_are_recorded_as_read_and_a_resumed_run_equals_the_unbroken_one(g
 
 
 def test_a_branch_of_a_growing_trunk_has_the_text_and_the_end_of_its_own_budget(growing: Small) -> None:
-    growing.run_here("budget.max_tokens=20_480", "budget.branches=[10.24K]", *GROWING)
+    growing.run_here("budget.max_tokens=10_240", "budget.branches=[5.12K]", *GROWING)
     sizes = StepSizes(growing.config(*GROWING).train)
-    steps = sizes.whole_steps(10_240 // 64)
-    shorter, rows = run_branch(growing, "10.24K", *GROWING)
+    steps = sizes.whole_steps(5_120 // 64)
+    shorter, rows = run_branch(growing, "5.12K", *GROWING)
     assert (shorter["steps"], shorter["annealed"], shorter["stopped_by"]) == (steps, True, "tokens")
     assert shorter["tokens_seen"] == rows[-1]["budget/tokens"] == sizes.tokens(steps)
     assert shorter["trunk"]["steps"] == steps - round(0.3 * steps)
+
+
+def test_a_cap_that_comes_before_the_warm_up_ends_holds_and_the_run_is_annealed(growing: Small) -> None:
+    long = ("train.batch_start_tokens=64", "train.batch_warmup_tokens=1_000_000")
+    growing.mix = long
+    cap = _seconds_from_now(8)
+    manifest = growing.run_here(cap, *long, "sample.prompts=[]")
+    sizes = StepSizes(growing.config(*long).train)
+    assert 1 <= sizes.sequences(manifest["steps"]) < 8
+    assert manifest["annealed"]
+    assert manifest["gpu_hours_total"] <= float(cap.partition("=")[2])
+    assert manifest["tokens_seen"] == sizes.tokens(manifest["steps"])
+    assert manifest["steps"] > 10, "one small step is no measure of the steps to come"

@@ -281,3 +281,12 @@ def test_a_lowered_limit_does_not_ask_for_more_text_than_a_later_decay_has() -> 
     plan = Plan(None, 300, 0.3, steps_available=lambda start: start + 20)
     Budget(plan, lambda: 0.0, decisions).begin(250)
     assert (decisions.decays()[0]["step"], decisions.decays()[0]["end_step"]) == (250, 270)
+
+
+def test_steps_of_a_batch_size_warm_up_are_measured_as_the_full_steps_to_come() -> None:
+    measured = Measured()
+    measured.step(9.0, share_of_full=1 / 8)  # the first of a life is mostly warming up
+    assert measured.step_seconds() == 9.0
+    for share in (1 / 8, 1 / 8, 1 / 4, 1.0):
+        measured.step(4.0 * share, share_of_full=share)
+    assert measured.step_seconds() == pytest.approx(4.0)
