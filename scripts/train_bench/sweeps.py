@@ -24,6 +24,13 @@ TOKENS, QUICK_TOKENS, WARMUP_SHARE = 61_440, 5_120, 0.05
 BASE = Shape(layers=3, hidden=96, heads=3, windows=2, tokens=128, vocab_size=VOCAB_SIZE)
 SEEDS = (0, 1)  # the second where the first is too close to the default's to tell
 CLOSE_NATS = 0.03  # a token
+MUON: dict[str, object] = {"optimizer": "muon", "learning_rate": 1.2e-2}
+GROWING_STEPS: dict[str, object] = {
+    "global_batch_tokens": 512,
+    "batch_start_tokens": 128,
+    "batch_warmup_tokens": 30_720,
+}
+BY_INPUTS = {"proj.weight": 5.1, "fc1.weight": 5.1, "dense.weight": 5.1, "fc2.weight": 2.55}
 # What is moved: keys of `train`, and `init`: tensor name -> factor of its start value.
 VARIANTS: dict[str, dict[str, object]] = {
     "rate 1.5e-3": {"learning_rate": 1.5e-3},
@@ -31,22 +38,24 @@ VARIANTS: dict[str, dict[str, object]] = {
     "rate 1.2e-2": {"learning_rate": 1.2e-2},
     "muon": {"optimizer": "muon"},
     "muon, rate 6e-3": {"optimizer": "muon", "learning_rate": 6e-3},
-    "muon, rate 1.2e-2": {"optimizer": "muon", "learning_rate": 1.2e-2},
+    "muon, rate 1.2e-2": MUON,
+    "muon, rate 2.4e-2": {**MUON, "learning_rate": 2.4e-2},
+    "muon, rate 1.2e-2, steps of 512 tokens": {**MUON, "global_batch_tokens": 512},
+    "muon, rate 1.2e-2, steps from 128 to 512 tokens over a half": {**MUON, **GROWING_STEPS},
+    "muon, rate 1.2e-2, linear over the last 0.6": {**MUON, "decay_share": 0.6},
+    "muon, rate 1.2e-2, 1 - sqrt over the last 0.3": {**MUON, "decay": "one_minus_sqrt"},
+    "muon, rate 1.2e-2, start: head's bias at the tokens' log frequencies": {**MUON, "frequencies": True},
+    "muon, rate 1.2e-2, start: matrices by 1 / sqrt(inputs)": {**MUON, "init": BY_INPUTS},
+    "muon, rate 1.2e-2, start: residual writers at 0": {**MUON, "init": {"dense.weight": 0.0, "fc2.weight": 0.0}},
     "steps of 128 tokens": {"global_batch_tokens": 128},
     "steps of 512 tokens": {"global_batch_tokens": 512},
-    "steps from 128 to 512 tokens over a half": {
-        "global_batch_tokens": 512,
-        "batch_start_tokens": 128,
-        "batch_warmup_tokens": 30_720,
-    },
+    "steps from 128 to 512 tokens over a half": GROWING_STEPS,
     "start: head's bias at the tokens' log frequencies": {"frequencies": True},
     "start: head at 0": {"init": {"lm_head.weight": 0.0}},
     "start: residual writers not scaled by depth": {"init": {"dense.weight": 6**0.5, "fc2.weight": 6**0.5}},
     "start: residual writers at 0": {"init": {"dense.weight": 0.0, "fc2.weight": 0.0}},
     "start: embedding x 5": {"init": {"embed_tokens.weight": 5.0}},
-    "start: matrices by 1 / sqrt(inputs)": {
-        "init": {"proj.weight": 5.1, "fc1.weight": 5.1, "dense.weight": 5.1, "fc2.weight": 2.55}
-    },
+    "start: matrices by 1 / sqrt(inputs)": {"init": BY_INPUTS},
     "rate 6e-3, half of it for matrices and head": {"learning_rate": 6e-3, "learning_rate_base_width": 48},
     "1 - sqrt over the last 0.3": {"decay": "one_minus_sqrt"},
     "linear over the last 0.6": {"decay_share": 0.6},
