@@ -4,7 +4,7 @@ import shutil
 from itertools import pairwise
 
 import pytest
-from test_pretrain import Small, _seconds_from_now, small, small_inputs  # noqa: F401 - fixtures
+from test_pretrain import Small, small, small_inputs  # noqa: F401 - fixtures
 from test_pretrain_branches import run_branch
 
 from pipeline.training.step_sizes import StepSizes
@@ -55,16 +55,3 @@ def test_a_branch_of_a_growing_trunk_has_the_text_and_the_end_of_its_own_budget(
     assert (shorter["steps"], shorter["annealed"], shorter["stopped_by"]) == (steps, True, "tokens")
     assert shorter["tokens_seen"] == rows[-1]["budget/tokens"] == sizes.tokens(steps)
     assert shorter["trunk"]["steps"] == steps - round(0.3 * steps)
-
-
-def test_a_cap_that_comes_before_the_warm_up_ends_holds_and_the_run_is_annealed(growing: Small) -> None:
-    long = ("train.batch_start_tokens=64", "train.batch_warmup_tokens=1_000_000")
-    growing.mix = long
-    cap = _seconds_from_now(8)
-    manifest = growing.run_here(cap, *long, "sample.prompts=[]")
-    sizes = StepSizes(growing.config(*long).train)
-    assert 1 <= sizes.sequences(manifest["steps"]) < 8
-    assert manifest["annealed"]
-    assert manifest["gpu_hours_total"] <= float(cap.partition("=")[2])
-    assert manifest["tokens_seen"] == sizes.tokens(manifest["steps"])
-    assert manifest["steps"] > 10, "one small step is no measure of the steps to come"
