@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from statistics import mean
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,15 +25,15 @@ TOKENS, QUICK_TOKENS, WARMUP_SHARE = 61_440, 5_120, 0.05
 BASE = Shape(layers=3, hidden=96, heads=3, windows=2, tokens=128, vocab_size=VOCAB_SIZE)
 SEEDS = (0, 1)  # the second where the first is too close to the default's to tell
 CLOSE_NATS = 0.03  # a token
-MUON: dict[str, object] = {"optimizer": "muon", "learning_rate": 1.2e-2}
-GROWING_STEPS: dict[str, object] = {
+MUON: dict[str, Any] = {"optimizer": "muon", "learning_rate": 1.2e-2}
+GROWING_STEPS: dict[str, Any] = {
     "global_batch_tokens": 512,
     "batch_start_tokens": 128,
     "batch_warmup_tokens": 30_720,
 }
 BY_INPUTS = {"proj.weight": 5.1, "fc1.weight": 5.1, "dense.weight": 5.1, "fc2.weight": 2.55}
 # What is moved: keys of `train`, and `init`: tensor name -> factor of its start value.
-VARIANTS: dict[str, dict[str, object]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "rate 1.5e-3": {"learning_rate": 1.5e-3},
     "rate 6e-3": {"learning_rate": 6e-3},
     "rate 1.2e-2": {"learning_rate": 1.2e-2},
@@ -82,7 +83,7 @@ def run(quick: bool) -> Rows:
     rows.append(row(f"{tokens:,} tokens: default", round(mean(default.values()), 4), "bits/byte"))
     rows.append(row("spread of its seeds", round(max(default.values()) - min(default.values()), 4), "bits/byte"))
     close = CLOSE_NATS / math.log(2) / text.bytes_per_token
-    gains = {name: [] for name in VARIANTS}
+    gains: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for seed, base in default.items():
         for name, values in VARIANTS.items():
             if not gains[name] or abs(gains[name][0]) < close:
@@ -102,7 +103,7 @@ def run_widths(quick: bool) -> Rows:
             if width == base_width:
                 continue  # the rule's factors are 1
             shape = replace(BASE, layers=2, hidden=width, heads=width // 32)
-            values = {"learning_rate_base_width": base_width}
+            values: dict[str, Any] = {"learning_rate_base_width": base_width}
             found = {}
             for rate in RATES:
                 found[rate] = train(text, shape, tokens, 0, learning_rate=rate, **values)
@@ -131,7 +132,7 @@ def train(
     seed: int,
     init: Mapping[str, float] | None = None,
     frequencies: bool = False,
-    **values: object,
+    **values: Any,
 ) -> float:
     """Bits per byte of a fresh network after `tokens`, with `values` in `train`. `init`: see `ours.module_of`;
     `frequencies`: the head's bias starts at the tokens' log frequencies (each counted once more than it occurs)."""
