@@ -113,6 +113,11 @@ class TrainConfig:
     keep_checkpoints: int = _key(2, "newest ones kept, besides the one from before the decay", RUNTIME)
     log_every_steps: int = _key(10, "steps between two rows of metrics", RUNTIME)
     device: str = _key("auto", "auto | cpu | cuda | mps", RUNTIME)
+    batch_start_tokens: int | None = _key(None, "tokens of the first step, where the steps grow; null: they do not")
+    batch_warmup_tokens: int = _key(0, "tokens over which the steps grow to global_batch_tokens; 0 = they do not")
+    learning_rate_base_width: int | None = _key(
+        None, "hidden size the learning rate was found at; the matrices of wider models learn slower; null: all alike"
+    )
     decay_min_score: float | None = _key(None, "from the decay's start on only documents scored this or more")
     stop_after_worse: int = _key(
         0, "this many validations in a row above the best: decay, then stop; the best is exported; 0 = never"
@@ -335,6 +340,7 @@ def _problems(config: Config) -> Iterable[str]:
             f"train.micro_batch is {train.micro_batch} windows; expected a divisor of the step's "
             f"{train.global_batch_tokens // train.sequence_length} windows, or 0"
         )
+    yield from _batch_warmup_problems(train)
     for key, allowed in (
         ("precision", ("auto", "bf16-mixed", "bf16-sr", "bf16-true", "32-true")),
         ("activation_checkpointing", ("none", "selective", "full")),
@@ -368,6 +374,25 @@ def _problems(config: Config) -> Iterable[str]:
         yield (
             f"tokenizer.vocab_size ({vocab_size}) is larger than model.vocab_size ({config.model.vocab_size}): "
             "the model would have no row for some tokens; raise model.vocab_size"
+        )
+
+
+def _batch_warmup_problems(train: TrainConfig) -> Iterable[str]:
+    start, full, length = train.batch_start_tokens, train.global_batch_tokens, train.sequence_length
+    if (start is None) != (train.batch_warmup_tokens == 0):
+        yield (
+            f"train.batch_start_tokens is {start} and train.batch_warmup_tokens is {train.batch_warmup_tokens}: a "
+            "batch-size warm-up needs both; set both, or null and 0"
+        )
+    elif start is not None and (start <= 0 or start % length or full % start):
+        yield (
+            f"train.batch_start_tokens is {start}; expected a multiple of train.sequence_length ({length}) that "
+            f"divides train.global_batch_tokens ({full})"
+        )
+    elif start is not None and train.micro_batch and start // length % train.micro_batch:
+        yield (
+            f"train.micro_batch is {train.micro_batch} windows and the first step of a batch-size warm-up has "
+            f"{start // length}; expected a divisor, or 0"
         )
 
 
@@ -454,6 +479,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.clip_norm": (0, 1e9),
     "train.warmup_steps": (0, 1e9),
     "train.z_loss": (0, 1),
+    "train.batch_warmup_tokens": (0, 1e15),
     "train.decay_share": (0.01, 0.99),
     "train.validate_every_share": (1e-6, 1e9),
     "train.checkpoint_every_seconds": (1e-3, 1e9),
@@ -471,6 +497,9 @@ def _out_of_range(config: Config) -> Iterable[str]:
             value = getattr(value, word)
         if not least <= value <= most:
             yield f"{key} is {value}; expected {least:g} to {most:g}"
+    width = config.train.learning_rate_base_width
+    if width is not None and width < 1:
+        yield f"train.learning_rate_base_width is {width}; expected at least 1 (a hidden size), or null"
     size = config.tokenizer.vocab_size
     if size is not None and size < 257:
         yield f"tokenizer.vocab_size is {size}; expected at least 257 (every byte and the end of text)"

@@ -191,11 +191,12 @@ def _plan(config: Config, batches: Any) -> Any:
     from pipeline.training.budget import Plan, planned_decay_start
 
     budget, train = config.budget, config.train
-    asked = None if budget.max_tokens is None else max(1, budget.max_tokens // train.global_batch_tokens)
+    sizes = batches.sizes
+    asked = None if budget.max_tokens is None else max(1, sizes.whole_steps(budget.max_tokens // train.sequence_length))
     most = batches.most_steps(lambda last: planned_decay_start(last, train.decay_share))
     if most == 0:
         raise UserError(
-            f"train.max_epochs={train.max_epochs} leaves less text than one step of {train.global_batch_tokens:,} "
+            f"train.max_epochs={train.max_epochs} leaves less text than one step of {sizes.tokens(1):,} "
             "tokens: raise it, or lower train.global_batch_tokens"
         )
     if most is None and asked is None and budget.max_gpu_hours is None:
@@ -206,7 +207,7 @@ def _plan(config: Config, batches: Any) -> Any:
     bounded = most is not None and (asked is None or most < asked)
     if most is not None and bounded:
         wanted = f", fewer than budget.max_tokens={budget.max_tokens:,}" if budget.max_tokens else ""
-        tokens = most * train.global_batch_tokens
+        tokens = sizes.tokens(most)
         print(f"  train.max_epochs ends the text after {tokens:,} tokens in {most:,} steps{wanted}", flush=True)
     return Plan(
         cap_seconds=None if budget.max_gpu_hours is None else budget.max_gpu_hours * 3600,

@@ -62,7 +62,7 @@ def render(config: Config, folders: Mapping[str, Path], ledger_path: Path) -> st
     metrics = read_json_lines(folders["pretrain"] / "metrics.jsonl") if pretrain else []
     sections = [
         _summary(data, init, pretrain),
-        _curves(metrics, pretrain) if pretrain else "",
+        _curves(metrics, pretrain) + _text_read(pretrain) if pretrain else "",
         _replay(pretrain) if pretrain else "",
         _growth(init, pretrain) + growth_pictures(config, init, metrics) if init else "",
         data_section(data, folders["data"]) if data else "",
@@ -131,6 +131,18 @@ def _curves(metrics: Sequence[Mapping[str, Any]], pretrain: Mapping[str, Any]) -
         ("Learning rate", line_chart(rate, x_name="device-hours", y_name="learning rate", format_x=lambda x: f"{x:g}")),
     ]
     return "<h2>Pretraining</h2>" + "".join(f"<figure><figcaption>{n}</figcaption>{c}</figure>" for n, c in charts if c)
+
+
+def _text_read(pretrain: Mapping[str, Any]) -> str:
+    """What each source gave, and how often it was repeated."""
+    phases = [(phase, pretrain["mix"][phase]) for phase in ("stable", "decay") if pretrain["mix"].get(phase)]
+    header = "".join(f"<th class=n>share, {phase} phase" for phase, _ in phases)
+    body = "".join(
+        f"<tr><td>{escape(name)}<td class=n>{epochs:.2f}"
+        + "".join(f"<td class=n>{100 * shares.get(name, 0.0):.1f}%" for _, shares in phases)
+        for name, epochs in pretrain["epochs"].items()
+    )
+    return f"<table><tr><th>source<th class=n>epochs read{header}{body}</table>"
 
 
 def _replay(pretrain: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from pipeline.corpus.shards import TokenSet
 from pipeline.errors import UserError
 from pipeline.training.mixing import Order, caps_of, effective_weights, key_of, permute
 from pipeline.training.packing import IGNORED_LABEL, BestFit, Stream, windows_of
+from pipeline.training.step_sizes import StepSizes
 
 MOST_STEPS = 2**40  # never reached
 BEST = " (best)"  # of a source's name: its documents of `train.decay_min_score` or more, read in the decay
@@ -39,7 +40,7 @@ class Batch(NamedTuple):
 class TokenBatches:
     """The train split as an ordered list of sequences, and a loader over it for Lightning.
 
-    `batch(step)` is sequences step*B .. (step+1)*B - 1. Iterating starts at `start_step`; it ends only where
+    `batch(step)` is the sequences that `sizes` gives the step. Iterating starts at `start_step`; it ends only where
     `train.max_epochs` ends the text, with `IndexError`, and the budget is planned to stop before that.
     Raises `UserError` where a source of a mix has no tokens.
     """
@@ -47,7 +48,7 @@ class TokenBatches:
     def __init__(self, sets: Mapping[str, TokenSet], config: Config):
         train = config.train
         self.sequence_length, self.seed = train.sequence_length, config.seed
-        self.batch_sequences = train.global_batch_tokens // train.sequence_length
+        self.sizes = StepSizes(train)
         filled = {name: s for name, s in sets.items() if s.n_tokens > 1}
         self.tokens = {name: s.n_tokens for name, s in filled.items()}
         self.streams = {name: windows_of(s, train.sequence_length, train.packing) for name, s in filled.items()}
@@ -89,7 +90,7 @@ class TokenBatches:
     def _make_order(self, decay_step: int | None) -> Order:
         phases: list[tuple[int, Mapping[str, int]]] = [(0, self.weights)]
         if decay_step is not None and self.decay_weights is not None:
-            phases.append((decay_step * self.batch_sequences, self.decay_weights))
+            phases.append((self.sizes.first_sequence(decay_step), self.decay_weights))
         return Order(phases, self.caps, self.seed)
 
     def sequences(self, indices: np.ndarray, order: Order | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -116,7 +117,7 @@ class TokenBatches:
 
     def indices(self, step: int) -> np.ndarray:
         """The sequences of the step that comes after `step` steps."""
-        return np.arange(step * self.batch_sequences, (step + 1) * self.batch_sequences)
+        return np.arange(self.sizes.first_sequence(step), self.sizes.first_sequence(step + 1))
 
     def batch(self, step: int, order: Order | None = None) -> Batch:
         indices = self.indices(step)
@@ -141,7 +142,7 @@ class TokenBatches:
     def steps_available(self, decay_step: int | None) -> int | None:
         """Whole steps until `train.max_epochs` ends the text, with a decay from that step; None = no end."""
         total = self.order_from(decay_step).total
-        return None if total is None else total // self.batch_sequences
+        return None if total is None else self.sizes.whole_steps(total)
 
     def most_steps(self, decay_start: Callable[[int], int]) -> int | None:
         """The longest run that `train.max_epochs` allows; None = no end. `decay_start`: of a run of that many steps.
@@ -170,7 +171,7 @@ class TokenBatches:
         """One line for a person: tokens, share, repetition of every source. `steps`: of the whole run, if known."""
         counts = {name: stream.count for name, stream in self.streams.items()}
         whole = {name: count for name, count in counts.items() if not name.endswith(BEST)}
-        planned = None if steps is None else self.order_from(decay_step).counts_before(steps * self.batch_sequences)
+        planned = None if steps is None else self.order_from(decay_step).counts_before(self.sizes.first_sequence(steps))
         parts = []
         for name, tokens in self.tokens.items():
             share = _share(self.weights, name)

@@ -19,6 +19,7 @@ from pipeline.errors import UserError
 from pipeline.training.budget import planned_decay_start
 from pipeline.training.decisions import Decisions
 from pipeline.training.identity import pretrain_step
+from pipeline.training.step_sizes import StepSizes
 
 if TYPE_CHECKING:
     from pipeline.training.checkpoint import Checkpoints
@@ -60,7 +61,8 @@ def _limits(budget: str, key: str) -> tuple[float | None, int | None]:
 
 
 def _decay_start(config: Config, tokens: int) -> int:
-    return planned_decay_start(max(1, tokens // config.train.global_batch_tokens), config.train.decay_share)
+    steps = StepSizes(config.train).whole_steps(tokens // config.train.sequence_length)
+    return planned_decay_start(max(1, steps), config.train.decay_share)
 
 
 def trunk_folder(branch_of: str) -> Path:
@@ -127,7 +129,7 @@ def _start(config: Config, trunk: "Checkpoints") -> int:
     else:
         last = _decay_start(config, budget.max_tokens or 0)
         fits = [s for s in stable if s <= last]
-        kept = ", ".join(f"{s * config.train.global_batch_tokens:,} tokens" for s in stable)
+        kept = ", ".join(f"{StepSizes(config.train).tokens(s):,} tokens" for s in stable)
     if not fits:
         raise UserError(
             f"the trunk's checkpoints are too late for this branch: it has those at {kept}. Name a larger budget; a "

@@ -92,13 +92,17 @@ class Measured:
     _mean: float = 0.0
     _slow: float = 0.0
 
-    def step(self, seconds: float) -> None:
+    def step(self, seconds: float, share_of_full: float = 1.0) -> None:
+        """`share_of_full`: of the tokens of a full step. What is to come is full steps, also while a batch-size warm-up
+        takes smaller ones. The first of a life is warming up more than work, and counts as it is."""
         self.steps_this_life += 1
         if self.steps_this_life == 1:  # warms up caches, allocators, kernels: what a life costs, no forecast of steps
             self.events[FIRST_STEP] = seconds
             self.measured[FIRST_STEP] += 1
             if self.inherited_step is not None:
                 return
+        else:
+            seconds /= share_of_full
         if self.steps_this_life == 2 and len(self.steps) == 1:
             self.steps.clear()
         self.steps.append(seconds)

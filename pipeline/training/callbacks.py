@@ -99,7 +99,8 @@ class Control(Callback):
         parts, step = self.parts, self.module.step
         self.memory.step()
         self._check_previous_norm(step)
-        parts.budget.measured.step(self._rate.lap())
+        tokens = parts.batches.sizes.sequences(step - 1) * parts.train.sequence_length
+        parts.budget.measured.step(self._rate.lap(tokens), tokens / parts.train.global_batch_tokens)
         predict_time(parts.budget, step)
         self._review_threads()
         verdict = parts.budget.decide(step)
@@ -162,7 +163,7 @@ class Control(Callback):
         step = self.module.step
         return {
             "budget/gpu_hours": self.parts.ledger.spent_seconds / 3600,
-            "budget/tokens": step * self.parts.train.global_batch_tokens,
+            "budget/tokens": self.parts.batches.sizes.tokens(step),
             "budget/fraction": self.parts.budget.fraction(step),
         }
 
@@ -179,7 +180,7 @@ class Control(Callback):
             "rate": self._rate.state_dict(),
         }
         step = self.module.step
-        sequence_index = step * self.parts.batches.batch_sequences
+        sequence_index = self.parts.batches.sizes.first_sequence(step)
         return State(step, sequence_index, self.module.optimizer.master_state_dict(), optimizer, values)
 
     def load(self, state: State) -> None:
@@ -209,7 +210,7 @@ class Control(Callback):
     @property
     def tokens_per_second(self) -> float:
         """Over the training steps of all lives that a checkpoint kept, validation and saves left out."""
-        return self._rate.mean() * self.parts.train.global_batch_tokens
+        return self._rate.mean()
 
     @property
     def mfu(self) -> float | None:
@@ -323,13 +324,13 @@ class Control(Callback):
                 )
 
     def _train_row(self, step: int) -> dict[str, float]:
-        per_second = self._rate.recent() * self.parts.train.global_batch_tokens
+        per_second = self._rate.recent()
         if step_seconds := self.parts.budget.measured.step_seconds():
             speed = round(self.parts.train.global_batch_tokens / step_seconds, 1)
             self.parts.ledger.card = {**self.parts.ledger.card, "tokens_per_second": speed}
         row: dict[str, Any] = {
             "train/loss": float(self.module.last_loss),
-            "train/lr": self.module.optimizer.optimizer.param_groups[0]["lr"],
+            "train/lr": self.module.last_learning_rate,
             "train/grad_norm": float(self.module.last_grad_norm),
             "perf/tokens_per_second": round(per_second, 1),
             "perf/mfu": self._mfu(per_second),
@@ -369,11 +370,11 @@ def sample_seconds(cap_seconds: float | None) -> float:
 
 
 class _Rate:
-    """Steps per second: over all, and since the last `recent()`. Validation and saves are left out."""
+    """Tokens per second: over all, and since the last `recent()`. Validation and saves are left out."""
 
     def __init__(self) -> None:
-        self.seconds, self.steps = 0.0, 0
-        self._recent_seconds, self._recent_steps, self._recent_value = 0.0, 0, 0.0
+        self.seconds, self.tokens = 0.0, 0
+        self._recent_seconds, self._recent_tokens, self._recent_value = 0.0, 0, 0.0
         self._from = time.monotonic()
 
     def restart(self) -> None:
@@ -382,25 +383,25 @@ class _Rate:
     def leave_out(self, seconds: float) -> None:
         self._from += seconds
 
-    def lap(self) -> float:
-        """Ends a step; the seconds since the step before ended, waiting for the batch and bookkeeping included."""
+    def lap(self, tokens: int) -> float:
+        """Ends a step; the seconds since the one before ended, waiting for the batch and bookkeeping included."""
         now = time.monotonic()
         seconds, self._from = now - self._from, now
-        self.seconds, self.steps = self.seconds + seconds, self.steps + 1
-        self._recent_seconds, self._recent_steps = self._recent_seconds + seconds, self._recent_steps + 1
+        self.seconds, self.tokens = self.seconds + seconds, self.tokens + tokens
+        self._recent_seconds, self._recent_tokens = self._recent_seconds + seconds, self._recent_tokens + tokens
         return seconds
 
     def recent(self) -> float:
         if self._recent_seconds > 0:
-            self._recent_value = self._recent_steps / self._recent_seconds
-            self._recent_seconds, self._recent_steps = 0.0, 0
+            self._recent_value = self._recent_tokens / self._recent_seconds
+            self._recent_seconds, self._recent_tokens = 0.0, 0
         return self._recent_value
 
     def mean(self) -> float:
-        return self.steps / self.seconds if self.seconds > 0 else 0.0
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
 
     def state_dict(self) -> dict[str, float]:
-        return {"seconds": self.seconds, "steps": self.steps}
+        return {"seconds": self.seconds, "tokens": self.tokens}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seconds, self.steps = state["seconds"], int(state["steps"])
+        self.seconds, self.tokens = state["seconds"], int(state["tokens"])

@@ -119,10 +119,10 @@ def make_facts(
     parts, step = control.parts, control.module.step
     budget = parts.budget
     return {
-        "tokens_seen": step * parts.train.global_batch_tokens,
+        "tokens_seen": parts.batches.sizes.tokens(step),
         "steps": step,
         "skipped_steps": control.skipped,
-        "epochs": {k: round(v, 4) for k, v in parts.batches.epochs(step * parts.batches.batch_sequences).items()},
+        "epochs": {k: round(v, 4) for k, v in parts.batches.epochs(parts.batches.sizes.first_sequence(step)).items()},
         "packing": {"kind": parts.batches.packing, "padding_share": round(parts.batches.padding_share(), 6)},
         "mix": _mix(control),
         "max_gpu_hours": budget.plan.max_gpu_hours,
@@ -152,8 +152,8 @@ def make_facts(
 def _mix(control: Control) -> dict[str, dict[str, float]]:
     """Shares of the sequences that each source gave, before and in the decay; empty for a phase without steps."""
     batches, record = control.parts.batches, control.parts.budget.first_decay()
-    end = control.module.step * batches.batch_sequences
-    start = min(end, record["step"] * batches.batch_sequences) if record else end
+    end = batches.sizes.first_sequence(control.module.step)
+    start = min(end, batches.sizes.first_sequence(record["step"])) if record else end
     phases = {"stable": batches.shares(0, start), "decay": batches.shares(start, end)}
     return {phase: {k: round(v, 6) for k, v in shares.items()} for phase, shares in phases.items()}
 

@@ -25,9 +25,11 @@ def micro_batch_windows(train: TrainConfig, device_type: str, model: ModelConfig
     """Windows per forward pass: `train.micro_batch`; else on a card the most that the memory plan allows, on a CPU what
     stays in its caches. With the optimizer in the backward pass it is the whole step.
     """
-    windows = train.global_batch_tokens // train.sequence_length
-    if train.micro_batch or train.optimizer_in_backward:
-        return train.micro_batch or windows
+    if train.optimizer_in_backward:
+        return train.global_batch_tokens // train.sequence_length
+    if train.micro_batch:
+        return train.micro_batch
+    windows = _smallest_step(train)
     if device_type == "cpu":
         return min(windows, max(1, CPU_MICRO_TOKENS // train.sequence_length))
     if device_type != "cuda":
@@ -71,9 +73,14 @@ def train_settings(train: TrainConfig, precision: str) -> "TrainSettings":
 
 
 def divisors(train: TrainConfig) -> list[int]:
-    """Micro-batches that a step can be cut into."""
-    windows = train.global_batch_tokens // train.sequence_length
+    """Micro-batches that every step can be cut into."""
+    windows = _smallest_step(train)
     return [count for count in range(1, windows + 1) if windows % count == 0]
+
+
+def _smallest_step(train: TrainConfig) -> int:
+    """Windows; all steps of a batch-size warm-up are multiples of it, so no pass is cut short and compiled again."""
+    return (train.batch_start_tokens or train.global_batch_tokens) // train.sequence_length
 
 
 def _card_bytes() -> int:

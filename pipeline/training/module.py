@@ -15,6 +15,7 @@ from torch import Tensor
 from model.optim import OPTIMIZERS, MasterWeights, needs_slices
 from model.schedules import DecaySegment, wsd
 from model.transformer import Transformer
+from model.width import rate_scales
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
 from pipeline.training.batches import Batch
@@ -43,6 +44,7 @@ class PretrainModule(LightningModule):
             precision=precision,
             weight_decay=train.weight_decay,
             in_backward=train.optimizer_in_backward,
+            scales=rate_scales(network.config.hidden_size, train.learning_rate_base_width, train.optimizer),
         )
         device_type = network.lm_head.weight.device.type
         if train.compile == "true" or (train.compile == "auto" and device_type == "cuda"):
@@ -50,6 +52,7 @@ class PretrainModule(LightningModule):
         self.windows = micro_batch_windows(train, device_type, network.config, precision)
         self.step = 0
         self.segments: Sequence[DecaySegment] = ()
+        self.last_learning_rate = 0.0
         self.last_loss: Tensor = torch.zeros(())
         self.last_grad_norm: Tensor = torch.zeros(())
 
@@ -70,7 +73,8 @@ class PretrainModule(LightningModule):
         gc.unfreeze()
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        self.optimizer.set_learning_rate(self.learning_rate())
+        self.last_learning_rate = self.learning_rate()
+        self.optimizer.set_learning_rate(self.last_learning_rate)
         while (loss_sum := self._try_passes(batch)) is None:
             self._halve_micro_batch()
         self.last_loss = loss_sum / batch.predicted

@@ -2,11 +2,12 @@
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from model.config import ModelConfig
 from model.transformer import Transformer
@@ -44,10 +45,17 @@ def token_set(name: str, ids: np.ndarray) -> TokenSet:
     return TokenSet(name, ids.astype(np.uint16), index)
 
 
-def module_of(config: configs.Config) -> tuple[PretrainModule, devices.Machine]:
-    """The network as init and pretrain make it, on the machine as they choose it."""
+def module_of(
+    config: configs.Config, start: Mapping[str, float] | None = None
+) -> tuple[PretrainModule, devices.Machine]:
+    """The network as init and pretrain make it, on the machine as they choose it. `start`: how a tensor's name ends ->
+    factor of its start values."""
     machine = devices.choose(config.train)
     network = Transformer(config.model).initialize(config.seed)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            for factor in [factor for end, factor in (start or {}).items() if name.endswith(end)]:
+                parameter.mul_(factor)
     return PretrainModule(network, config.train, machine.precision), machine
 
 
