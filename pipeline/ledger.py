@@ -161,7 +161,7 @@ def cards(path: Path, stage: str, fingerprint: str) -> list[dict[str, Any]]:
     """One stage's folder by device, in the order they came: `device`, `lives`, `gpu_hours`, what the newest life there
     said of it (`micro_batch`, `tokens_per_second`, `price_per_hour`), and `cost` where a price is known."""
     lines = [line for line in read(path) if line["stage"] == stage and line["fingerprint"] == fingerprint]
-    seconds, newest = _lives(path, stage, fingerprint), {line["life"]: line for line in lines}
+    seconds, newest = _lives(path, stage, fingerprint), {(line["life"], line["pid"]): line for line in lines}
     found: dict[str, dict[str, Any]] = {}
     for life, line in sorted(newest.items()):
         card = found.setdefault(line["device"], {"device": line["device"], "lives": 0, "gpu_hours": 0.0})
