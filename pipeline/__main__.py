@@ -13,6 +13,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from pipeline import safety
 from pipeline.artifacts import root
@@ -257,18 +258,26 @@ def _stage(arguments: argparse.Namespace) -> None:
 
         facts = describe(config, arguments.verb)
         print(json.dumps(facts, indent=1) if arguments.json else show(facts))
-    elif arguments.verb == "data":
-        from pipeline import data
-
-        data.run(config, command)
-    elif arguments.verb == "init":
-        from pipeline import initialize
-
-        initialize.run(config, command)
     else:
-        from pipeline import pretrain
+        _run_stage(arguments, config, command)
 
-        pretrain.run(config, command, replay=arguments.replay)
+
+def _run_stage(arguments: argparse.Namespace, config: Any, command: str) -> None:
+    from pipeline import pushing
+
+    with pushing.pushed(lambda: pushing.FINISH_SECONDS):
+        if arguments.verb == "data":
+            from pipeline import data
+
+            data.run(config, command)
+        elif arguments.verb == "init":
+            from pipeline import initialize
+
+            initialize.run(config, command)
+        else:
+            from pipeline import pretrain
+
+            pretrain.run(config, command, replay=arguments.replay)
 
 
 def _plan(arguments: argparse.Namespace) -> None:

@@ -106,10 +106,13 @@ class Step:
 def build(step: Step, *, experiment: str, announce: Callable[[Step], None] = lambda step: None) -> dict[str, Any]:
     """Makes `step` and whatever it needs, unless it is there already, and returns its manifest.
 
+    Takes a folder from HORNBOOK_REMOTE where that has it, and copies there what was made, in the background.
     Waits while another process makes the same folder. Raises what `make` raises; the folder is then unfinished
     and the next call goes on with it.
     """
-    if step.finished:
+    from pipeline import pulling, pushing
+
+    if pulling.fetch(step):
         return read_manifest(step.path)
     for value in step.inputs.values():
         if isinstance(value, Step):
@@ -125,9 +128,11 @@ def build(step: Step, *, experiment: str, announce: Callable[[Step], None] = lam
             facts = step.make(Folder(step.path, inputs))
             seconds = time.monotonic() - began
             hours = round(seconds / 3600, 6)
-            return write_manifest(
+            manifest = write_manifest(
                 step, experiment=experiment, started=started, seconds=seconds, facts=facts, gpu_hours=hours
             )
+    pushing.push(step.path)
+    return manifest
 
 
 def _likely_bytes(inputs: Mapping[str, Path]) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
+from pipeline import pushing
 from pipeline.artifacts import root, write_text
 from pipeline.config import Config
 from pipeline.ledger import LEDGER, Ledger
@@ -23,6 +24,7 @@ class Experiment:
         return self.folder / LEDGER
 
     def ledger(self, stage: str, fingerprint: str, device: str = "cpu", **more: Any) -> Ledger:
+        pushing.follow(self.folder / "config.yaml", self.ledger_path)
         return Ledger(self.ledger_path, stage=stage, fingerprint=fingerprint, device=device, **more)
 
     def record(self) -> None:

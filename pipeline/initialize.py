@@ -12,10 +12,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
+from pipeline import pulling
 from pipeline.artifacts import Folder, Step, build, content_hash, hash_file, hash_outputs, read_manifest
 from pipeline.config import Config, nearest
 from pipeline.data import data_step
@@ -25,6 +27,7 @@ from pipeline.family import end_with_parent
 from pipeline.hub import MODEL_FILES, content_of_model, is_hub_name, local_folder
 from pipeline.locks import FolderLock
 from pipeline.progress import format_seconds
+from pipeline.remote import place
 from pipeline.training.decisions import Decisions
 from pipeline.training.identity import INDEX, WEIGHTS, checkpoint_name, finished_manifest, pretrain_step
 
@@ -64,6 +67,7 @@ def run(config: Config, command: str) -> None:
     data = require_data(config, command)
     experiment = Experiment(config)
     experiment.record()
+    fetch_source(config)
     waited_from = time.monotonic()
     if source_is_experiment(config):
         _ensure_source(config, command)
@@ -117,7 +121,7 @@ def check_method(config: Config) -> None:
 def require_data(config: Config, command: str) -> Step:
     """The finished data step. Raises `UserError` with the command that makes it."""
     step = data_step(config)
-    if not step.finished:
+    if not pulling.fetch(step):
         raise UserError(f"the data of this config is not made yet; run: hornbook data {command}")
     return step
 
@@ -187,6 +191,15 @@ def untrained_source(config: Config) -> UserError:
         f"the source experiment '{source.name}' ({config.init.source}) is not trained yet; it costs {_price(source)}. "
         f"Run: hornbook init {path} && hornbook pretrain {path}, or set init.train_source=true"
     )
+
+
+def fetch_source(config: Config) -> None:
+    """Takes trained source experiments from HORNBOOK_REMOTE, where they are there and not here."""
+    if source_is_experiment(config) and place() is not None:
+        source = source_config(config)
+        fetch_source(source)
+        with suppress(UserError):  # its own source is nowhere: that is said where it is needed
+            pulling.fetch_trained(pretrain_step(source), config.init.source_checkpoint == "before_decay")
 
 
 def is_trained(config: Config) -> bool:

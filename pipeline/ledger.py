@@ -7,9 +7,11 @@ sum over lives of the largest value, and a life that was killed loses at most on
 
 import json
 import os
+import socket
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,7 @@ class Ledger:
             "device": self.device,
             "devices": self.devices,
             "pid": os.getpid(),
+            "host": socket.gethostname(),
             "job": os.environ.get("SLURM_JOB_ID"),
             "seconds": round(self._own_seconds, 3),
             **self.card,
@@ -161,7 +164,7 @@ def cards(path: Path, stage: str, fingerprint: str) -> list[dict[str, Any]]:
     """One stage's folder by device, in the order they came: `device`, `lives`, `gpu_hours`, what the newest life there
     said of it (`micro_batch`, `tokens_per_second`, `price_per_hour`), and `cost` where a price is known."""
     lines = [line for line in read(path) if line["stage"] == stage and line["fingerprint"] == fingerprint]
-    seconds, newest = _lives(path, stage, fingerprint), {(line["life"], line["pid"]): line for line in lines}
+    seconds, newest = _lives(path, stage, fingerprint), {_process(line): line for line in lines}
     found: dict[str, dict[str, Any]] = {}
     for life, line in sorted(newest.items()):
         card = found.setdefault(line["device"], {"device": line["device"], "lives": 0, "gpu_hours": 0.0})
@@ -179,6 +182,15 @@ def spent_seconds(path: Path, stage: str, fingerprint: str) -> float:
     return sum(_lives(path, stage, fingerprint).values())
 
 
+def merge(path: Path, other: bytes) -> None:
+    """Adds the lines of another machine's copy of this ledger that it lacks."""
+    mine = set(path.read_bytes().splitlines()) if path.is_file() else set()
+    lacking = [line for line in other.splitlines() if line.endswith(b"}") and line not in mine]
+    if lacking:
+        _end_torn_line(path)
+        append_synced(path, b"".join(line + b"\n" for line in lacking))
+
+
 def _end_torn_line(path: Path) -> None:
     """A line cut by a kill is ended, so that ours starts on a line of its own."""
     if path.is_file() and path.stat().st_size:
@@ -188,12 +200,15 @@ def _end_torn_line(path: Path) -> None:
                 file.write(b"\n")
 
 
-def _lives(path: Path, stage: str, fingerprint: str) -> dict[tuple[int, int], float]:
-    """(life, process) -> device-seconds, each at its last heartbeat. Two processes that began together count twice."""
-    seconds: dict[tuple[int, int], float] = {}
+def _process(line: Mapping[str, Any]) -> tuple[int, int, str]:
+    return line["life"], line["pid"], line.get("host", "")
+
+
+def _lives(path: Path, stage: str, fingerprint: str) -> dict[tuple[int, int, str], float]:
+    """(life, process, host) -> device-seconds, each at its last heartbeat. Two that began together count twice."""
+    seconds: dict[tuple[int, int, str], float] = {}
     for line in read(path):
         if line["stage"] == stage and line["fingerprint"] == fingerprint:
             spent = line["seconds"] * line["devices"]
-            key = line["life"], line["pid"]
-            seconds[key] = max(seconds.get(key, 0.0), spent)
+            seconds[_process(line)] = max(seconds.get(_process(line), 0.0), spent)
     return seconds

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import ledger as ledgers
-from pipeline import report
+from pipeline import pulling, pushing, report
 from pipeline.artifacts import Step, read_manifest, write_manifest
 from pipeline.config import Config
 from pipeline.errors import Stopped, UserError
 from pipeline.experiment import Experiment
-from pipeline.initialize import check_method
+from pipeline.initialize import check_method, fetch_source
 from pipeline.ledger import LEDGER, Ledger, process_age_seconds, spent_seconds
 from pipeline.locks import FolderLock
 from pipeline.progress import format_seconds
+from pipeline.training.budget import EXIT_SLACK_SECONDS
 from pipeline.training.decisions import Decisions
 from pipeline.training.identity import finished_manifest, pretrain_step, raised_decay
 from pipeline.training.replay import replay_lines
@@ -35,10 +36,15 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
     `command`: what the user typed after `hornbook pretrain`, for messages. `replay`: a `decisions.jsonl` to repeat.
     Raises `UserError`, `Busy`, `DiskFull`, `Diverged`, `Stopped`.
     """
+    fetch_source(config)
     step = pretrain_step(config)
     experiment = Experiment(config)
     manifest = finished_manifest(step, config.budget)
+    if manifest is None:
+        pulling.fetch_run(step, config)
+        manifest = finished_manifest(step, config.budget)
     if manifest is not None:
+        pulling.copy_finished(step, config)
         experiment.link("pretrain", step.path)
         print("pretrain: up to date\n" + _last_lines(manifest, step.path, command), flush=True)
         return
@@ -56,6 +62,7 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
             folder=step.path,
             waited_seconds=lock.waited_seconds,
         ) as ledger,
+        pushing.pushed(lambda: _seconds_for_copies(config, step, ledger), ledger.write),
     ):
         experiment.link("pretrain", step.path)
         started, began = time.time(), time.monotonic()
@@ -77,6 +84,16 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
         ledger.write()  # the page sums it
         page = report.write(config)
         print("pretrain: done\n" + _last_lines(manifest, step.path, command), f"  report: {page}", sep="\n", flush=True)
+        pushing.push(step.path)
+
+
+def _seconds_for_copies(config: Config, step: Step, ledger: Ledger) -> float:
+    """How long the end may wait for HORNBOOK_REMOTE: never past the cap."""
+    hours = config.budget.max_gpu_hours
+    if hours is None:
+        return pushing.limit_seconds(None)
+    left = 3600 * hours - ledger.spent_seconds - _source_seconds(config, step) - EXIT_SLACK_SECONDS
+    return max(0.0, min(left, pushing.limit_seconds(3600 * hours)))
 
 
 def _train(
@@ -153,7 +170,7 @@ def _check_inputs(config: Config, step: Step, command: str) -> None:
     """Data and init must be there: exit 2 with the command that makes them."""
     for name in ("data", "init"):
         needed = step.inputs[name]
-        if isinstance(needed, Step) and not needed.finished:
+        if isinstance(needed, Step) and not pulling.fetch(needed):
             raise UserError(f"{needed.path} is not made yet; run: hornbook {name} {command}")
     if config.budget.max_gpu_hours is None and config.budget.max_tokens is None and config.train.max_epochs is None:
         raise UserError("the config sets no end: set budget.max_gpu_hours (or budget.max_tokens)")

@@ -60,7 +60,7 @@ def state(folder: Path) -> str:
     except (OSError, ValueError):
         owner = {}
     if owner.get("host") == socket.gethostname():
-        return RUNNING if _lives(owner.get("pid")) else STOPPED
+        return RUNNING if process_lives(owner.get("pid")) else STOPPED
     ledger = folder / LEDGER
     fresh = ledger.is_file() and time.time() - ledger.stat().st_mtime < 3 * HEARTBEAT_SECONDS
     return RUNNING if fresh else STOPPED
@@ -135,7 +135,8 @@ def _place(stage: str) -> tuple[int, str]:
     return (first.index(stage) if stage in first else len(first), stage)
 
 
-def _lives(pid: Any) -> bool:
+def process_lives(pid: Any) -> bool:
+    """Whether a process of this host lives."""
     try:
         os.kill(int(pid), 0)
     except PermissionError:

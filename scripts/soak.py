@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.bench_rows import Part, main
-from scripts.soak_parts import disks, harm, kills, orders
+from scripts.soak_parts import disks, harm, kills, moves, orders
 from scripts.soak_parts.lab import PREPARED
 
 PARTS = {
@@ -29,6 +29,7 @@ PARTS = {
     "signals": Part(orders.signals, slow=True),
     "large": Part(orders.large_state, slow=True),
     "replay": Part(orders.replay, slow=True),
+    "machines": Part(moves.to_empty_machines, slow=True),
     "suspended": Part(orders.suspended, slow=True),
 }
 

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import pulling
 from pipeline.artifacts import root
 from pipeline.config import Config
 from pipeline.errors import UserError
@@ -81,6 +82,7 @@ def begin(config: Config, folder: Path, decisions: Decisions) -> float:
         return 0.0
     if not decisions.of_kind("branch"):
         source = trunk_folder(config.budget.branch_of)
+        pulling.fetch_trunk(source)
         trunk = Checkpoints(source / "checkpoints", 0, Decisions(source / "decisions.jsonl", mend=False))
         own = Checkpoints(folder / "checkpoints", config.train.keep_checkpoints, decisions)
         step = _adopt(config, trunk, own)

@@ -31,7 +31,7 @@ VALIDATION_MAX_SHARE = 0.06  # of the cap: a slower last validation is cut short
 FIRST_STEP = "first_step"  # of a life
 SAVE_SHARE = 0.01  # of the time, where no interval is set: a save of 1 s is worth losing 100 s
 LEAST_SAVE_INTERVAL_SECONDS = 30.0
-EVENTS = ("validation", "checkpoint", "export", "sample", "tracking")
+EVENTS = ("validation", "checkpoint", "export", "sample", "tracking", "remote")
 
 
 VALIDATION = "validation"  # as a reason: held-out text got worse

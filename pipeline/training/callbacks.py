@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from pipeline import signals
+from pipeline import pushing, signals
 from pipeline.config import Config, TrainConfig
 from pipeline.errors import Failure, UserError
 from pipeline.ledger import Ledger, process_age_seconds
@@ -221,6 +221,7 @@ class Control(Callback):
             measured.estimate("sample", sample_seconds(self.parts.budget.plan.cap_seconds))
         if mirror is not None:
             measured.estimate("tracking", mirror.limit_finish(self.parts.budget.plan.cap_seconds))
+        measured.estimate("remote", pushing.limit_seconds(self.parts.budget.plan.cap_seconds))
 
     @property
     def tokens_per_second(self) -> float:

@@ -162,12 +162,7 @@ class Checkpoints:
 
     def prune(self) -> None:
         """Keeps the newest, the one from before the decay, the best validated, those for branches; removes the rest."""
-        decays = self.decisions.decays()
-        kept = set(self.steps()[: self.keep]) | {record["step"] for record in self.decisions.of_kind("branch_point")}
-        if decays:
-            kept.add(decays[0]["step"])
-        if validations := self.decisions.validations():
-            kept.add(min(validations, key=validations.__getitem__))
+        kept = self.decisions.kept(self.steps(), self.keep)
         for path in self.folder.glob("step-*"):
             match = NAME.fullmatch(path.name)
             if match is None or int(match[1]) not in kept:
@@ -206,7 +201,7 @@ class Checkpoints:
             branch = json.loads((self.path(step) / INDEX).read_text(encoding="utf-8"))["branch"]
         except (OSError, ValueError, KeyError, TypeError):
             return True  # damaged: let `load` say so
-        return all(step <= extension["step"] for extension in self.decisions.extensions[branch:])
+        return self.decisions.counts(step, branch)
 
 
 def _write_index(folder: Path, index: Mapping[str, Any]) -> None:

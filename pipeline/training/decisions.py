@@ -20,11 +20,11 @@ from pipeline.disk import append_synced
 
 class Decisions:
     """The record of one run. `add` returns after the line is synced; a line torn by a kill is dropped on opening.
-    `mend=False`: of a run that another process may be writing; to look at only."""
+    `mend=False`: of a run that another process may be writing; to look at only. `content`: of a file elsewhere."""
 
-    def __init__(self, path: Path | None, mend: bool = True):
+    def __init__(self, path: Path | None, mend: bool = True, content: bytes = b""):
         self.path = path
-        self.records: list[dict[str, Any]] = _read(path, mend) if path else []
+        self.records: list[dict[str, Any]] = _read(path, mend) if path else _parse(content)
         self._decays = self._in_force()
 
     def add(self, kind: str, step: int, **values: Any) -> dict[str, Any]:
@@ -40,6 +40,21 @@ class Decisions:
     def branch(self) -> int:
         """How often the run was extended; a checkpoint of an earlier branch counts up to the extension's step only."""
         return len(self.extensions)
+
+    def counts(self, step: int, branch: int) -> bool:
+        """Whether a checkpoint of `step` that was made in `branch` is one of the run as it is now: those of a branch
+        that was left count up to the step at which the run was extended."""
+        return all(step <= extension["step"] for extension in self.extensions[branch:])
+
+    def kept(self, steps: Sequence[int], keep: int) -> set[int]:
+        """Of checkpoints, newest first: the `keep` newest, and wherever they are the one from before the decay, the
+        best validated and those for branches."""
+        kept = set(steps[:keep]) | {record["step"] for record in self.of_kind("branch_point")}
+        if self._decays:
+            kept.add(self._decays[0]["step"])
+        if validations := self.validations():
+            kept.add(min(validations, key=validations.__getitem__))
+        return kept
 
     @property
     def extensions(self) -> list[dict[str, Any]]:
@@ -90,9 +105,17 @@ def _read(path: Path, mend: bool) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
+    whole = _whole(content)
     if len(whole) != len(content) and mend:
         with open(path, "r+b") as file:  # what was never fully written was never used either
             file.truncate(len(whole))
             os.fsync(file.fileno())
-    return [json.loads(line) for line in whole.splitlines() if line.strip()]
+    return _parse(whole)
+
+
+def _whole(content: bytes) -> bytes:
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _parse(content: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in _whole(content).splitlines() if line.strip()]

@@ -4,6 +4,7 @@ In: a config. Out: the `Step` whose fingerprint names the folder, and answers th
 of `run` need before anything heavy is loaded.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipeline.training.decisions import Decisions
 
 VERSION = 2  # raised when the same config, data and init train differently
 
+CHECKPOINTS, DECISIONS, METRICS = "checkpoints", "decisions.jsonl", "metrics.jsonl"
 WEIGHTS, TRAINER, INDEX = "model.safetensors", "trainer.pt", "checkpoint.json"  # files of a checkpoint
 
 # content_hash is over model/ alone: checkpoints, metrics and decisions carry the times of one machine.
@@ -23,6 +25,12 @@ REPORTS = ("report.html", "*.report.json", "model/README.md")
 def checkpoint_name(step: int) -> str:
     """The folder, under `checkpoints/`, of the state after `step` steps."""
     return f"step-{step:08d}"
+
+
+def checkpoint_step(name: str) -> int | None:
+    """The other way round; None for a folder that is no whole checkpoint."""
+    match = re.fullmatch(r"step-(\d{8})", name)
+    return int(match[1]) if match else None
 
 
 def pretrain_step(config: Config) -> Step:

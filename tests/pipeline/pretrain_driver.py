@@ -92,6 +92,10 @@ def main(config_path: str, *overrides: str) -> int:
     from pipeline.__main__ import _guarded, _parse
 
     install()
+    if look := os.environ.get("REMOTE_LOOK_SECONDS"):
+        from pipeline import pushing
+
+        pushing.LOOK_SECONDS, pushing.CPU_SHARE = float(look), 1.0
     if os.environ.get("WITHOUT_TORCH"):
         sys.modules["torch"] = None  # type: ignore[assignment]  # importing it is now an error
     return _guarded(_parse(["pretrain", config_path, *overrides]))

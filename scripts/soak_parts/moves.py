@@ -1,0 +1,69 @@
+"""Machines that vanish: killed, everything on them gone; the same command on an empty one goes on from the remote."""
+
+import random
+import shutil
+import tempfile
+from pathlib import Path
+
+from scripts.bench_rows import Rows, at_least, at_most, row
+from scripts.soak_parts.lab import Lab, after, lab
+
+MACHINES = 10
+
+
+def to_empty_machines(quick: bool) -> Rows:
+    """Kills at random instants; after each, nothing is left but the config and HORNBOOK_REMOTE."""
+    draw, kills, from_remote = random.Random(14), 0, 0
+    with lab() as place, tempfile.TemporaryDirectory(prefix="hornbook-remote-") as there:
+        place.warm = True
+        whole = place.finish("pretrain")
+        undisturbed = place.outcome()
+        place.environment["HORNBOOK_REMOTE"] = f"file://{there}"
+        _empty(place)
+        place.finish("data")
+        place.finish("init")
+        reached = 0
+        while kills < (2 if quick else MACHINES):
+            life = place.killed("pretrain", after(draw.uniform(0.3, 1.0) * whole.seconds))
+            from_remote += "is ahead (step" in life.said
+            kills += life.code != 0
+            if life.code == 0:  # done before it was killed: a new run
+                shutil.rmtree(Path(there) / "artifacts" / "pretrain")
+            _empty(place)
+            reached = max(reached, _newest(Path(there)))
+        last = place.finish("pretrain")
+        from_remote += "is ahead (step" in last.said
+        found = place.outcome()
+        differing = found.differences(undisturbed)
+    return [
+        *_cost(quick),
+        row("machines that vanished in pretrain, with all that was on them", kills, "machines"),
+        row("lives that went on from the remote's state", from_remote, "lives"),
+        row("newest step at the remote when one vanished", reached, "steps"),
+        at_most(f"differences to the undisturbed run {', '.join(differing)}".strip(), len(differing), "", 0),
+    ]
+
+
+def _cost(quick: bool) -> Rows:
+    """Speed of the steps of a whole run, a save every 0.4 s, with copies to a folder and without; in turns."""
+    speeds: dict[bool, list[float]] = {False: [], True: []}
+    with lab() as place, tempfile.TemporaryDirectory(prefix="hornbook-remote-") as there:
+        place.warm = True
+        for number in range(2 if quick else 10):
+            copies = number % 2 == 1
+            place.environment = {"HORNBOOK_REMOTE": f"file://{there}/{number}"} if copies else {}
+            place.forget("pretrain")
+            place.finish("pretrain")
+            speeds[copies].append(place.outcome().manifest["tokens_per_second"])
+    ratio = max(speeds[True]) / max(speeds[False])
+    return [at_least("tokens per second with copies over without, best of each", round(ratio, 3), "x", 0.98)]
+
+
+def _empty(place: Lab) -> None:
+    for name in ("artifacts", "runs"):
+        shutil.rmtree(place.folder / name, ignore_errors=True)
+
+
+def _newest(there: Path) -> int:
+    indexes = there.glob("artifacts/pretrain/*/checkpoints/step-*/checkpoint.json")
+    return max((int(path.parent.name.removeprefix("step-")) for path in indexes), default=0)
