@@ -91,7 +91,7 @@ def choose(train: TrainConfig) -> Machine:
     if kind == "cpu":
         kept = keep_big_blocks()
         reason += "; glibc keeps big blocks" if kept else "; allocator as it comes (no glibc)"
-        reason += _passes(precision)
+        reason += _passes()
     peak, source = _peak_flops(kind, name, precision)
     threads = Threads(kind)
     threads.review()
@@ -118,10 +118,8 @@ def _product_precision(kind: str, precision: str) -> str:
     return "highest" if precision == "32-true" and "amx_bf16" in cpu_flags() else "medium"
 
 
-def _passes(precision: str) -> str:
-    """Which code makes the passes between matrix products; ours are for bf16 only."""
-    if precision == "32-true":
-        return ""
+def _passes() -> str:
+    """Which code makes the passes between matrix products."""
     missing = cpu_kernels.why_not()
     return "; passes between products fused" if missing is None else f"; torch's own passes ({missing})"
 
