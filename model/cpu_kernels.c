@@ -55,10 +55,10 @@ static inline float bounded(float x) { x = x < -30.f ? -30.f : x; return x > 30.
 #include __FILE__
 #else
 
-/* Rows of logits become rows of softmax minus the label's 1 (where `grad`), loss[r] the row's nats; label < 0: zeros.
-   The gradient is that of loss + z_loss * log(Z)^2. */
-void PASS(cross_entropy)(element *logits, const int64_t *labels, float *loss, int64_t rows, int64_t V, int grad,
-                         float z_loss, int threads) {
+/* Rows of logits, to which `bias` is added (unless it is null), become rows of softmax minus the label's 1 (where `grad`),
+   loss[r] the row's nats; label < 0: zeros. The gradient is that of loss + z_loss * log(Z)^2. */
+void PASS(cross_entropy)(element *logits, const element *bias, const int64_t *labels, float *loss, int64_t rows,
+                         int64_t V, int grad, float z_loss, int threads) {
 #pragma omp parallel num_threads(threads)
     {
         float *e = malloc(V * sizeof(float));
@@ -70,11 +70,15 @@ void PASS(cross_entropy)(element *logits, const int64_t *labels, float *loss, in
                 if (grad) memset(row, 0, V * sizeof(element));
                 continue;
             }
-            float top = -INFINITY, sum = 0.f, label = wide(row[labels[r]]);
+            float top = -INFINITY, sum = 0.f;
 #pragma omp simd reduction(max : top)
-            for (int64_t j = 0; j < V; j++) { float x = wide(row[j]); top = x > top ? x : top; }
+            for (int64_t j = 0; j < V; j++) {
+                e[j] = wide(row[j]) + (bias ? wide(bias[j]) : 0.f);
+                top = e[j] > top ? e[j] : top;
+            }
+            float label = e[labels[r]];
 #pragma omp simd reduction(+ : sum)
-            for (int64_t j = 0; j < V; j++) { e[j] = exponential(wide(row[j]) - top); sum += e[j]; }
+            for (int64_t j = 0; j < V; j++) { e[j] = exponential(e[j] - top); sum += e[j]; }
             loss[r] = top + logf(sum) - label;
             if (!grad) continue;
             float scale = (1.f + 2.f * z_loss * (top + logf(sum))) / sum;

@@ -61,14 +61,17 @@ def _load() -> ctypes.CDLL:
     return ctypes.CDLL(str(_library()))
 
 
-def cross_entropy_(logits_CV: Tensor, labels_C: Tensor, grad: bool, z_loss: float = 0.0) -> Tensor:
-    """Nats of each row [C] in fp32, 0 where the label is negative. With `grad` the logits become their gradient, that
-    of nats + `z_loss` * log(Z)^2. Raises IndexError for a label past the vocabulary."""
+def cross_entropy_(
+    logits_CV: Tensor, bias_V: Tensor | None, labels_C: Tensor, grad: bool, z_loss: float = 0.0
+) -> Tensor:
+    """Nats of each row [C] of logits (+ bias) in fp32, 0 where the label is negative. With `grad` the logits become the
+    gradient, that of nats + `z_loss` * log(Z)^2. Raises IndexError for a label past the vocabulary."""
     loss_C = torch.empty(logits_CV.shape[0], dtype=torch.float32)
     labels_C = labels_C.long().contiguous()
     if int(labels_C.max()) >= logits_CV.shape[1]:
         raise IndexError(f"label {int(labels_C.max())} of a vocabulary of {logits_CV.shape[1]}")
-    _call("cross_entropy", logits_CV, labels_C, loss_C, *logits_CV.shape, ctypes.c_int(grad), ctypes.c_float(z_loss))
+    sizes = (*logits_CV.shape, ctypes.c_int(grad), ctypes.c_float(z_loss))
+    _call("cross_entropy", logits_CV, bias_V, labels_C, loss_C, *sizes)
     return loss_C
 
 

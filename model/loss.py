@@ -64,9 +64,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         gradients = _Gradients(h_ND, weight_VD, bias_V, wide) if grad and any(ctx.needs_input_grad[:3]) else None
         for start in range(0, h_ND.shape[0], chunk):
             part = slice(start, start + chunk)
-            logits_CV = torch.addmm(bias_V, h_ND[part], weight_VD.t())
+            if fused and h_ND.dtype == torch.float32:
+                # torch writes the bias into the whole chunk first; the pass over the logits adds it on its way
+                logits_CV, bias = torch.mm(h_ND[part], weight_VD.t()), bias_V
+            else:  # in bf16 the sum is rounded once, with the bias in it
+                logits_CV, bias = torch.addmm(bias_V, h_ND[part], weight_VD.t()), None
             if fused:
-                loss_sum += cpu_kernels.cross_entropy_(logits_CV, given_N[part], gradients is not None, z_loss).sum()
+                loss_C = cpu_kernels.cross_entropy_(logits_CV, bias, given_N[part], gradients is not None, z_loss)
+                loss_sum += loss_C.sum()
                 if gradients is not None:
                     gradients.add(part, logits_CV)
                 continue

@@ -27,19 +27,20 @@ def assert_rounded(got: torch.Tensor, expected: torch.Tensor, floor: float = 1e-
 @needs_kernels
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("vocabulary", [7, 300, 8192])
-@pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_cross_entropy_and_its_gradient(vocabulary: int, scale: float, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("scale", "with_bias"), [(1.0, True), (30.0, False)])
+def test_cross_entropy_and_its_gradient(vocabulary: int, scale: float, dtype: torch.dtype, with_bias: bool) -> None:
     logits, labels = values(13, vocabulary, scale=scale, dtype=dtype), torch.arange(13) % vocabulary
     labels[::5] = -100
-    wide = logits.double().requires_grad_()
+    bias = values(vocabulary, dtype=dtype) if with_bias else None
+    wide = (logits.double() + (0 if bias is None else bias.double())).requires_grad_()
     expected = F.cross_entropy(wide, labels, reduction="none", ignore_index=-100)
     (gradient,) = torch.autograd.grad(expected.sum(), wide)
     untouched = logits.clone()
     torch.testing.assert_close(
-        cpu_kernels.cross_entropy_(untouched, labels, grad=False).double(), expected, atol=2e-5, rtol=2e-6
+        cpu_kernels.cross_entropy_(untouched, bias, labels, grad=False).double(), expected, atol=2e-5, rtol=2e-6
     )
     assert torch.equal(untouched, logits)
-    loss = cpu_kernels.cross_entropy_(logits, labels, grad=True)
+    loss = cpu_kernels.cross_entropy_(logits, bias, labels, grad=True)
     torch.testing.assert_close(loss.double(), expected, atol=2e-5, rtol=2e-6)
     assert_rounded(logits, gradient, floor=1e-6 if dtype == torch.bfloat16 else 2e-7)
     sums = torch.ones(vocabulary)
@@ -94,7 +95,8 @@ def test_what_is_not_finite_stays_visible(dtype: torch.dtype) -> None:
     for bad in (float("nan"), float("inf")):
         logits, scores, x = values(2, 64, dtype=dtype), values(1, 4, 4, dtype=dtype), values(64, dtype=dtype)
         logits[1, 3] = scores[0, 3, 1] = x[9] = bad
-        assert cpu_kernels.cross_entropy_(logits, torch.tensor([1, 2]), grad=True).isfinite().tolist() == [True, False]
+        loss = cpu_kernels.cross_entropy_(logits, None, torch.tensor([1, 2]), grad=True)
+        assert loss.isfinite().tolist() == [True, False]
         assert cpu_kernels.causal_softmax_(scores, 0)[0, 3].isnan().any()
         assert not cpu_kernels.gelu(x)[9].isfinite()
 
@@ -135,7 +137,7 @@ def test_a_whole_step_is_as_near_to_fp64_as_torchs_own_operations_are(
 @needs_kernels
 def test_a_label_past_the_vocabulary_is_an_error() -> None:
     with pytest.raises(IndexError, match="label 64 of a vocabulary of 64"):
-        cpu_kernels.cross_entropy_(values(2, 64), torch.tensor([1, 64]), grad=True)
+        cpu_kernels.cross_entropy_(values(2, 64), None, torch.tensor([1, 64]), grad=True)
 
 
 def test_a_compiler_that_fails_is_named_and_torch_used(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
