@@ -25,6 +25,7 @@ from pipeline.config import TrainConfig
 from pipeline.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # instructions without which bf16 is slower than fp32
 GEMM_SIZE = 1024  # large enough for the peak, small enough for 0.1 s on one core
 THREAD_TRIALS, THREADS_REVIEW_SECONDS = 5, 10.0
 GPU_TABLE = Path(__file__).resolve().parents[2] / "configs" / "gpus.yaml"
@@ -133,7 +134,7 @@ def _precision(wanted: str, kind: str) -> tuple[str, str]:
         return wanted, "as train.precision says"
     if kind == "cuda" and torch.cuda.is_bf16_supported():
         return "bf16-mixed", "the card has bf16; weights, sums and optimizer stay fp32"
-    flags = cpu_flags() & {"avx512_bf16", "amx_bf16"}
+    flags = cpu_flags() & BF16_FLAGS
     if kind == "cpu" and flags:
         return "bf16-mixed", f"the CPU has {', '.join(sorted(flags))}; weights, sums and optimizer stay fp32"
     return "32-true", "no fast bf16 here"
