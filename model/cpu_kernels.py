@@ -27,8 +27,14 @@ FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-t
 
 
 def usable(x: Tensor) -> bool:
-    """Whether the kernels take this tensor: real bf16 or fp32 on a CPU, not a stand-in that only has a shape."""
-    if x.dtype not in ELEMENTS or x.device.type != "cpu" or type(x) not in (Tensor, torch.nn.Parameter):
+    """Whether the kernels take this tensor: real bf16 or fp32 on a CPU, not a stand-in that only has a shape, and not
+    in a graph that torch.compile makes, which fuses passes itself."""
+    if (
+        torch.compiler.is_compiling()
+        or x.dtype not in ELEMENTS
+        or x.device.type != "cpu"
+        or type(x) not in (Tensor, torch.nn.Parameter)
+    ):
         return False
     return available() is not None
 
