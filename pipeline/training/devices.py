@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import yaml
 
-from model import cpu_kernels
+from model import cpu_kernels, float8
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
 
@@ -83,9 +83,12 @@ class Machine:
 
 
 def choose(train: TrainConfig) -> Machine:
-    """The device and precision of this run. Raises `UserError` where the device asked for is not there."""
+    """The device and precision of this run. Raises `UserError` where the device or the fp8 asked for is not there."""
     kind = _device_kind(train.device)
     device = torch.device(kind, 0) if kind == "cuda" else torch.device(kind)
+    missing = None if train.float8 == "none" else float8.why_not(device)
+    if missing is not None:
+        raise UserError(f"train.float8 is '{train.float8}': {missing}; or set train.float8=none")
     torch.set_float32_matmul_precision(_product_precision(kind, train.precision))
     name = torch.cuda.get_device_name(device) if kind == "cuda" else f"{cpu_name()} ({torch.get_num_threads()} threads)"
     precision, reason = _precision(train.precision, kind)

@@ -86,6 +86,11 @@ def test_a_device_that_is_not_there_names_what_is() -> None:
         devices.choose(TrainConfig(device="cuda"))
 
 
+def test_fp8_on_a_cpu_says_what_it_needs_and_which_key_mends_it() -> None:
+    with pytest.raises(UserError, match=r"train\.float8 is 'tensorwise': it needs a CUDA card.*train\.float8=none"):
+        devices.choose(TrainConfig(device="cpu", float8="tensorwise"))
+
+
 def test_a_run_on_a_card_never_spends_time_on_the_threads_of_the_cpu() -> None:
     from pipeline.training.devices import Threads
 
