@@ -5,14 +5,14 @@ on a stream of its own while the step before computes; neither the host nor that
 the batch is; to other devices Lightning moves it. Written without a card at hand: what it gains is not measured.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
     from pipeline.training.batches import Batch
 
-Copied = tuple["Batch", "torch.cuda.Event | None"]  # the event: when the copy is done
+Copied = tuple["Batch", Any]  # a CUDA event: the copy is done; None: nothing is copied
 
 
 class Copies:
