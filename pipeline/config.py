@@ -107,6 +107,7 @@ class TrainConfig:
     precision: str = _key("auto", "auto | bf16-mixed | bf16-sr (stochastic rounding) | bf16-true | 32-true", RUNTIME)
     activation_checkpointing: str = _key("none", "none | selective (the GELU) | full: recomputed in backward", RUNTIME)
     optimizer_in_backward: bool = _key(False, "update each weight as soon as its gradient is there", RUNTIME)
+    float8: str = _key("none", "none | tensorwise | rowwise: fp8 products in the blocks, on cards with them", RUNTIME)
     compile: str = _key("auto", "auto | true | false: torch.compile for each block; auto: on cuda", RUNTIME)
     validate_every_share: float = _key(0.2, "validation each time this share of the budget is used", RUNTIME)
     checkpoint_every_seconds: float = _key(60.0, "at most this much work is lost to a killed process", RUNTIME)
@@ -345,6 +346,7 @@ def _problems(config: Config) -> Iterable[str]:
         ("precision", ("auto", "bf16-mixed", "bf16-sr", "bf16-true", "32-true")),
         ("activation_checkpointing", ("none", "selective", "full")),
         ("compile", ("auto", "true", "false")),
+        ("float8", ("none", "tensorwise", "rowwise")),
         ("device", ("auto", "cpu", "cuda", "mps")),
         ("packing", ("stream", "best_fit")),
     ):
@@ -353,6 +355,11 @@ def _problems(config: Config) -> Iterable[str]:
     if config.init.source_checkpoint not in ("final", "before_decay"):
         yield f"init.source_checkpoint is '{config.init.source_checkpoint}'; expected final or before_decay"
     yield from _out_of_range(config)
+    if train.float8 != "none" and train.precision == "32-true":
+        yield (
+            f"train.float8={train.float8} rounds to 8 bits what train.precision=32-true wants in fp32; set "
+            "train.float8=none or train.precision=auto"
+        )
     yield from _in_backward_problems(train)
     if train.stop_after_worse < 0:
         yield f"train.stop_after_worse is {train.stop_after_worse}; expected 0 (never) or a number of validations"

@@ -103,7 +103,7 @@ def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -
     memory = MemoryForecast(decisions, machine, machine.held_bytes())
     network = load_network(_input(step, "init")).to(machine.device)
     source_seconds = _source_seconds(config, step)
-    batches = TokenBatches(tokens.train, config)
+    batches = TokenBatches(tokens.train, config, machine.device)
     plan = _plan(config, batches)
     budget = Budget(plan, lambda: ledger.spent_seconds + source_seconds, decisions)
     start = None if plan.max_steps is None else planned_decay_start(plan.max_steps, train.decay_share)

@@ -21,6 +21,7 @@ from torch import Tensor
 from pipeline.config import Config
 from pipeline.corpus.shards import TokenSet
 from pipeline.errors import UserError
+from pipeline.training.copies import Copied, Copies
 from pipeline.training.mixing import Order, caps_of, effective_weights, key_of, permute
 from pipeline.training.packing import IGNORED_LABEL, BestFit, Stream, windows_of
 from pipeline.training.step_sizes import StepSizes
@@ -40,12 +41,13 @@ class Batch(NamedTuple):
 class TokenBatches:
     """The train split as an ordered list of sequences, and a loader over it for Lightning.
 
-    `batch(step)` is the sequences that `sizes` gives the step. Iterating starts at `start_step`; it ends only where
-    `train.max_epochs` ends the text, with `IndexError`, and the budget is planned to stop before that.
+    `batch(step)` is the sequences that `sizes` gives the step. Iterating starts at `start_step` (on a CUDA `device` each
+    batch is copied there ahead of its step); it ends only where `train.max_epochs` ends the text, with `IndexError`, and
+    the budget is planned to stop before that.
     Raises `UserError` where a source of a mix has no tokens.
     """
 
-    def __init__(self, sets: Mapping[str, TokenSet], config: Config):
+    def __init__(self, sets: Mapping[str, TokenSet], config: Config, device: torch.device | None = None):
         train = config.train
         self.sequence_length, self.seed = train.sequence_length, config.seed
         self.sizes = StepSizes(train)
@@ -62,6 +64,7 @@ class TokenBatches:
         self._orders = lru_cache(maxsize=4)(self._make_order)
         self.order = self.order_from(None)
         self.start_step = 0
+        self.copies = Copies(device or torch.device("cpu"))
 
     def _add_best(self, config: Config, sets: Mapping[str, TokenSet], min_score: float) -> dict[str, int]:
         """Adds the streams of well scored documents; returns their shares in the decay."""
@@ -192,15 +195,18 @@ class TokenBatches:
     def __iter__(self) -> Iterator[Batch]:
         step, order = self.start_step, self.order
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
-            ahead = pool.submit(self.batch, step, order)
+            ahead = pool.submit(self._begin, step, order)
             while True:
                 if order is not self.order:  # the decay was decided after this one was begun
                     order = self.order
-                    ahead = pool.submit(self.batch, step, order)
+                    ahead = pool.submit(self._begin, step, order)
                 ready = ahead.result()
                 step += 1
-                ahead = pool.submit(self.batch, step, order)
-                yield ready
+                ahead = pool.submit(self._begin, step, order)
+                yield self.copies.finish(ready)
+
+    def _begin(self, step: int, order: Order) -> Copied:
+        return self.copies.begin(self.batch(step, order))
 
 
 def _share(weights: Mapping[str, int], name: str) -> float:
