@@ -41,9 +41,9 @@ class Batch(NamedTuple):
 class TokenBatches:
     """The train split as an ordered list of sequences, and a loader over it for Lightning.
 
-    `batch(step)` is the sequences that `sizes` gives the step. Iterating starts at `start_step` (on a CUDA `device` each
-    batch is copied there before its step); it ends only where `train.max_epochs` ends the text, with `IndexError`, and
-    the budget is planned to stop earlier.
+    `batch(step)` is the sequences that `sizes` gives the step. Iterating starts at `start_step`, and on a CUDA `device`
+    each batch is copied there before its step. It ends only where `train.max_epochs` ends the text, with `IndexError`,
+    and the budget is planned to stop earlier.
     Raises `UserError` where a source of a mix has no tokens.
     """
 
