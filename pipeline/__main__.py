@@ -6,6 +6,7 @@ to go on; 1 anything else.
 import argparse
 import contextlib
 import errno
+import importlib
 import io
 import json
 import os
@@ -16,8 +17,9 @@ from collections.abc import Callable, Sequence
 
 from pipeline.errors import DONE, FAILED, STOPPED, WRONG_INPUT, Busy, Stopped, UserError
 
-STAGES = ("data", "init", "pretrain")
-TABLES = ("filters", "sources", "growth", "optimizers", "decays", "keys")
+AFTER = ("evaluate", "export", "quantize", "finetune")  # what comes after pretraining
+STAGES = ("data", "init", "pretrain", *AFTER)
+TABLES = ("filters", "sources", "growth", "optimizers", "decays", "tasks", "kinds", "keys")
 
 
 _SCORE = (
@@ -120,6 +122,10 @@ def _parser() -> argparse.ArgumentParser:
         help="an annealed model for another budget (6h, 90m, or tokens: 500M) out of this run's trunk, as the "
         "experiment <name>/branch-6h",
     )
+    _add_stage(verbs, "evaluate", "bits per byte and task scores of a model, with standard errors")
+    _add_stage(verbs, "export", "a model for others: Hugging Face folder, cards, GGUF")
+    _add_stage(verbs, "quantize", "smaller forms of a model: size, memory, speed, cost, quality before and after")
+    _add_stage(verbs, "finetune", "tune a model on examples inside a GPU-hour cap: LoRA, QLoRA or every weight")
     plan = _add_verb(verbs, "plan", _plan, "what the config needs and buys on a card: memory, tokens, hours, cost")
     plan.add_argument("--card", help="a name of configs/gpus.yaml; default: h100-80")
     plan.add_argument("--measure", action="store_true", help="run a few real steps here, beside the forecast")
@@ -128,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     sample = _add_verb(verbs, "sample", _sample, "stream text from a trained model")
     sample.add_argument("--prompt", help="text to continue; default: sample.prompts of the config")
     sample.add_argument("--max-new-tokens", type=int, help="default: sample.max_new_tokens")
+    sample.add_argument("--chat", action="store_true", help="talk with a tuned model; without --prompt line by line")
     sample.add_argument("--temperature", type=float, help="default: sample.temperature; 0 = always the likeliest")
     _add_verb(verbs, "report", _report, "write the experiment's report.html again and say where it lies")
     score = verbs.add_parser(
@@ -192,7 +199,8 @@ def _add_stage(
 ) -> argparse.ArgumentParser:
     stage = _add_verb(verbs, name, _stage, help)
     stage.add_argument("--dry-run", action="store_true", help="say what would run, what is done, what it would cost")
-    stage.add_argument("--json", action="store_true", help="with --dry-run: as JSON")
+    of = "what came out, or with --dry-run what would run" if name in AFTER else "with --dry-run"
+    stage.add_argument("--json", action="store_true", help=f"{of}: as JSON")
     stage.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     return stage
 
@@ -253,7 +261,7 @@ def _stage(arguments: argparse.Namespace) -> None:
     elif arguments.dry_run:
         from pipeline.dryrun import describe, show
 
-        facts = describe(config, arguments.verb)
+        facts = describe(config, arguments.verb, command)
         print(json.dumps(facts, indent=1) if arguments.json else show(facts))
     elif arguments.verb == "data":
         from pipeline import data
@@ -263,10 +271,12 @@ def _stage(arguments: argparse.Namespace) -> None:
         from pipeline import initialize
 
         initialize.run(config, command)
-    else:
+    elif arguments.verb == "pretrain":
         from pipeline import pretrain
 
         pretrain.run(config, command)
+    else:
+        importlib.import_module(f"pipeline.{arguments.verb}").run(config, command, as_json=arguments.json)
 
 
 def _plan(arguments: argparse.Namespace) -> None:
@@ -297,7 +307,7 @@ def _sample(arguments: argparse.Namespace) -> None:
     for key in ("max_new_tokens", "temperature"):
         if getattr(arguments, key) is not None:
             setattr(config.sample, key, getattr(arguments, key))
-    sample.run(config, _typed(arguments), prompt=arguments.prompt)
+    sample.run(config, _typed(arguments), prompt=arguments.prompt, chat=arguments.chat)
 
 
 def _score(arguments: argparse.Namespace) -> None:
@@ -331,7 +341,8 @@ def _where(arguments: argparse.Namespace) -> None:
     from pipeline import config as configs
     from pipeline.dryrun import step_of
 
-    print(step_of(configs.load(arguments.config, arguments.overrides), arguments.stage).path)
+    config = configs.load(arguments.config, arguments.overrides)
+    print(step_of(config, arguments.stage, _typed(arguments)).path)
 
 
 def _runs(arguments: argparse.Namespace) -> None:

@@ -10,28 +10,31 @@ checked against the signature of the class or function that takes them, by the s
 import dataclasses
 import difflib
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, get_origin
 
 import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from model.config import ModelConfig
+from pipeline.after_config import (
+    AFTER_RANGES,
+    EvaluateConfig,
+    ExportConfig,
+    QuantizeConfig,
+    SampleConfig,
+    choices_problems,
+)
+from pipeline.config_keys import EXTENDABLE, IDENTITY, RUNTIME
+from pipeline.config_keys import key as _key
+from pipeline.config_messages import explain
 from pipeline.errors import UserError
 
 PREVIEW = "/preview"  # what `hornbook data --limit` adds to an experiment's name
-IDENTITY, EXTENDABLE, RUNTIME = "identity", "extendable", "runtime"
-
-
-def _key(default: Any, help: str, kind: str = IDENTITY) -> Any:
-    metadata = {"help": help, "kind": kind}
-    if isinstance(default, dict | list):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+STAGES = ("data", "init", "pretrain", "evaluate", "export", "quantize", "finetune")
 
 
 @dataclass
@@ -142,13 +145,36 @@ class TrackingConfig:
     project: str = _key("hornbook", "W&B project; WANDB_PROJECT wins", RUNTIME)
 
 
+def _finetune_train() -> TrainConfig:
+    """Few steps on few examples: a rate that suits adapters, no weight decay, windows as long as an example."""
+    return TrainConfig(
+        global_batch_tokens=2048,
+        learning_rate=2e-3,
+        weight_decay=0.0,
+        warmup_steps=5,
+        decay_share=0.5,
+        log_every_steps=5,
+    )
+
+
 @dataclass
-class SampleConfig:
+class FinetuneConfig:
     model: str | None = _key(None, "experiment config or model folder; null: this experiment's model", RUNTIME)
-    prompts: list[str] = _key(["def fibonacci(n):"], "continued at the end of pretraining", RUNTIME)
-    max_new_tokens: int = _key(96, "length of a sample", RUNTIME)
-    temperature: float = _key(0.7, "0 = always the likeliest token", RUNTIME)
-    top_k: int = _key(50, "choose among this many likeliest tokens; 0 = all", RUNTIME)
+    method: str = _key("lora", "lora | qlora (lora on a base in 4 bits) | full (every weight)")
+    rank: int = _key(8, "of the two matrices that an adapter adds to each target")
+    alpha: float = _key(16.0, "an adapter's output is multiplied by alpha / rank")
+    dropout: float = _key(0.0, "of an adapter's input")
+    targets: list[str] = _key(["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"], "matrices that get an adapter")
+    sources: dict[str, Any] = _key({}, "name -> {type: text | completion | chat, path: file or glob of .jsonl, .txt}")
+    task: str | None = _key(
+        "sentiment", "ready target task, trained on where no source is named, measured before and after"
+    )
+    examples: int = _key(2000, "training examples of the ready task")
+    items: int = _key(200, "held-out items of the target task")
+    validation_share: float = _key(0.05, "share of the sources' examples held out")
+    measure_memory: bool = _key(True, "measure a step of this method and of full tuning first", RUNTIME)
+    train: TrainConfig = field(default_factory=_finetune_train)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
 
 
 @dataclass
@@ -163,6 +189,10 @@ class Config:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -198,7 +228,7 @@ def from_values(values: Mapping[str, Any], where: str) -> Config:
         merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(dict(values)))
         config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
-        raise UserError(f"{where}: {_explain(error, values)}") from None
+        raise UserError(f"{where}: {explain(error, values, Config, ModelConfig)}") from None
     except (TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{where}: a section holds a value of another kind: {' '.join(str(error).split())}") from None
     source = config.init.source
@@ -322,8 +352,8 @@ def validate(config: Config, where: str) -> None:
 
 def _problems(config: Config) -> Iterable[str]:
     train, budget, data = config.train, config.budget, config.data
-    if set(config.name.split("/")) & {"data", "init", "pretrain", "jobs"}:
-        yield f"name is {config.name!r}; data, init and pretrain are names of stages, jobs of a folder: choose another"
+    if set(config.name.split("/")) & {*STAGES, "jobs"}:
+        yield f"name is {config.name!r}; {', '.join(STAGES)} are names of stages, jobs of a folder: choose another"
     if not config.name.strip() or config.name.startswith(("/", ".")) or ".." in config.name.split("/"):
         yield f"name is {config.name!r}; expected a word such as 'tiny' (it names a folder under runs/)"
     if train.sequence_length < 2 or train.sequence_length > config.model.max_position_embeddings:
@@ -352,6 +382,7 @@ def _problems(config: Config) -> Iterable[str]:
     ):
         if getattr(train, key) not in allowed:
             yield f"train.{key} is '{getattr(train, key)}'; expected one of {', '.join(allowed)}"
+    yield from choices_problems(config, nearest)
     if config.init.source_checkpoint not in ("final", "before_decay"):
         yield f"init.source_checkpoint is '{config.init.source_checkpoint}'; expected final or before_decay"
     yield from _out_of_range(config)
@@ -494,6 +525,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "sample.max_new_tokens": (1, 1e6),
     "sample.temperature": (0, 1e3),
     "sample.top_k": (0, 1e7),
+    **AFTER_RANGES,
 }
 
 
@@ -521,47 +553,3 @@ def resolve_source_path(values: dict[str, Any], config_path: Path) -> None:
             if candidate.exists():
                 values["init"] = {**values["init"], "source": str(candidate)}
                 return
-
-
-def _explain(error: OmegaConfBaseException, values: Mapping[str, Any]) -> str:
-    """What was found and what was expected, by the schema; the library's own words where it has more to say."""
-    key = getattr(error, "full_key", None) or ""
-    text = str(error).splitlines()[0]
-    if "Missing mandatory value" in text or "MissingMandatoryValue" in type(error).__name__:
-        return f"'{key}' has no value; it must be set, see configs/tiny.yaml"
-    expected, found = _expected(_annotation(key)), _value(key, values)
-    shown = "null" if found is None else repr(found)
-    return f"'{key}' is {shown}; expected {expected}{_hint(found)}" if expected else f"'{key}': {text}"
-
-
-def _hint(found: Any) -> str:
-    """How to write what was probably meant."""
-    if isinstance(found, float) and found.is_integer():
-        return f": write {int(found):_}"
-    unit = re.fullmatch(r"([\d.]+)\s*[a-zA-Z]+", found) if isinstance(found, str) else None
-    return f": write {unit[1]}, in the unit that the key's name ends with" if unit else ""
-
-
-def _annotation(key: str) -> Any:
-    """The type of a key in the schema, or None."""
-    found: Any = Config
-    for part in key.split("."):
-        fields = {f.name: f.type for f in dataclasses.fields(found)} if dataclasses.is_dataclass(found) else {}
-        found = ModelConfig if found is Config and part == "model" else fields.get(part)
-    return found
-
-
-def _value(key: str, values: Any) -> Any:
-    for part in key.split("."):
-        values = values.get(part) if isinstance(values, Mapping) else None
-    return values
-
-
-def _expected(annotation: Any) -> str:
-    """A type in words; empty for one that has none here."""
-    inner = [_expected(a) for a in get_args(annotation) if a is not type(None)]
-    if type(None) in get_args(annotation) and len(inner) == 1 and inner[0]:
-        return f"{inner[0]} or null"
-    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    words |= {list: "a list such as [a, b]", dict: "a section of named things"}
-    return words.get(get_origin(annotation) or annotation, "")

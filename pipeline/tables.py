@@ -37,6 +37,14 @@ def _table(name: str) -> dict[str, Any]:
         from model.optim import OPTIMIZERS
 
         return dict(OPTIMIZERS)
+    if name == "tasks":
+        from pipeline.after.tasks import TASKS
+
+        return dict(TASKS)
+    if name == "kinds":
+        from pipeline.after.kinds import KINDS
+
+        return dict(KINDS)
     from model.schedules import DECAYS
 
     return dict(DECAYS)

@@ -22,6 +22,7 @@ from pipeline.config import Config
 from pipeline.corpus.shards import TokenSet
 from pipeline.errors import UserError
 from pipeline.training.copies import Copied, Copies
+from pipeline.training.examples import Examples
 from pipeline.training.mixing import Order, caps_of, effective_weights, key_of, permute
 from pipeline.training.packing import IGNORED_LABEL, BestFit, Stream, windows_of
 from pipeline.training.step_sizes import StepSizes
@@ -47,7 +48,7 @@ class TokenBatches:
     Raises `UserError` where a source of a mix has no tokens.
     """
 
-    def __init__(self, sets: Mapping[str, TokenSet], config: Config, device: torch.device | None = None):
+    def __init__(self, sets: Mapping[str, TokenSet | Examples], config: Config, device: torch.device | None = None):
         train = config.train
         self.sequence_length, self.seed = train.sequence_length, config.seed
         self.sizes = StepSizes(train)
@@ -59,7 +60,8 @@ class TokenBatches:
         self.weights = effective_weights(config, counts)
         self.decay_weights = None if train.decay_mix is None else effective_weights(config, counts, "decay_mix")
         if train.decay_min_score is not None:
-            self.decay_weights = self._add_best(config, filled, train.decay_min_score)
+            scored = {name: s for name, s in filled.items() if isinstance(s, TokenSet)}
+            self.decay_weights = self._add_best(config, scored, train.decay_min_score)
         self.caps = caps_of(train.max_epochs, counts)
         self._orders = lru_cache(maxsize=4)(self._make_order)
         self.order = self.order_from(None)
@@ -109,7 +111,7 @@ class TokenBatches:
                 inputs[here], labels[here] = stream.windows(self.window_numbers(stream, number[here]))
         return inputs, labels
 
-    def window_numbers(self, stream: Stream | BestFit, numbers: np.ndarray) -> np.ndarray:
+    def window_numbers(self, stream: Stream | BestFit | Examples, numbers: np.ndarray) -> np.ndarray:
         """The n-th sequence of a source is window number permutation(n mod count) of epoch n // count."""
         epochs, places = np.divmod(numbers, stream.count)
         windows = np.empty_like(places)

@@ -51,6 +51,7 @@ class Parts:
     metrics: Metrics
     ledger: Ledger
     flops_per_token: int
+    stage: str = "pretrain"
 
 
 class Control(Callback):
@@ -77,7 +78,7 @@ class Control(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         signals.take_back()
         parts, step = self.parts, self.module.step
-        self._progress = Progress("pretrain", 1.0)
+        self._progress = Progress(parts.stage, 1.0)
         parts.budget.begin(step)
         if step == 0:
             self._first_validation()
