@@ -3,7 +3,7 @@
 In: a model's shape, the settings that decide memory, the windows of a micro-batch. Out: bytes by kind at the peak.
 The step is the one that trains (model, loss, optimizer, policies), run twice under torch's FakeTensorMode, which
 computes shapes only; every storage is counted from its birth to its end. Each phase's peak is linear in blocks and in
-windows, so 2 and 4 blocks of 1 and 2 windows tell the rest. The backward pass is three phases (last block, first block,
+windows, so 2 and 3 blocks of 1 and 2 windows tell the rest. The backward pass is three phases (last block, first block,
 between): activations are all there in its first, gradients in its last, and which is larger changes with depth.
 Tensors are fake CPU tensors: attention goes through SDPA and the loss takes the chunks of a GPU, which keep what a GPU
 keeps. Not seen: the CUDA context, workspaces of its libraries, blocks that the allocator rounds up or cannot join, what
@@ -12,7 +12,10 @@ torch.compile fuses; `OVERHEAD_BYTES` and `FRAGMENTATION` stand for them and are
 
 import weakref
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -20,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from model import updates
 from model.config import ModelConfig
 from model.loss import GPU_CHUNK_TOKENS
 from model.optim import OPTIMIZERS, MasterWeights, needs_slices
@@ -29,7 +33,8 @@ KINDS = ("weights", "gradients", "optimizer", "activations", "loss", "workspace"
 OVERHEAD_BYTES = int(1.2 * 2**30)  # CUDA context and library workspaces; unmeasured
 FRAGMENTATION = 1.04  # share the caching allocator holds above what is allocated; unmeasured
 BETWEEN = "backward between"
-BLOCKS, WINDOWS = (2, 4), (1, 2)
+BLOCKS, WINDOWS = (2, 3), (1, 2)
+TRACED_SLICES = 2
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class TrainSettings:
     activation_checkpointing: str = "none"
     optimizer_in_backward: bool = False
     accumulate: bool = False  # more than one micro-batch a step
+    device_type: str = "cuda"  # "cpu": the kernels and chunks that a CPU takes
 
 
 @dataclass(frozen=True)
@@ -83,11 +89,10 @@ class Plan:
     def __init__(self, config: ModelConfig, settings: TrainSettings) -> None:
         self.layers = config.num_hidden_layers
         self.blocks = (self.layers,) if self.layers <= BLOCKS[-1] else BLOCKS
-        self._traces = {
-            (blocks, windows): trace_step(replace(config, num_hidden_layers=blocks), settings, windows)
-            for blocks in self.blocks
-            for windows in WINDOWS
-        }
+        self._traces: dict[tuple[int, int], dict[str, dict[str, int]]] = {}
+        for blocks in self.blocks:
+            found = trace_steps(replace(config, num_hidden_layers=blocks), settings, WINDOWS)
+            self._traces |= {(blocks, windows): trace for windows, trace in zip(WINDOWS, found, strict=True)}
 
     def estimate(self, windows: int, device_memory_bytes: int | None = None) -> MemoryEstimate:
         phases = dict.fromkeys(phase for trace in self._traces.values() for phase in trace)
@@ -120,39 +125,82 @@ class Plan:
 
 
 def trace_step(config: ModelConfig, settings: TrainSettings, windows: int) -> dict[str, dict[str, int]]:
-    """Phase of the step -> bytes by kind at that phase's peak, of the second step."""
+    """Phase of the step -> bytes by kind at that phase's peak, once the optimizer has its states."""
+    return trace_steps(config, settings, (windows,))[0]
+
+
+def trace_steps(
+    config: ModelConfig, settings: TrainSettings, windows: Sequence[int]
+) -> list[dict[str, dict[str, int]]]:
+    """`trace_step` for several micro-batches on one network."""
     with FakeTensorMode(), _Storages() as storages:
         network = Transformer(config)
-        network.activation_checkpointing, network.attention_kernel = settings.activation_checkpointing, "sdpa"
+        network.activation_checkpointing = settings.activation_checkpointing
+        network.attention_kernel = "auto" if settings.device_type == "cpu" else "sdpa"
         sliced = needs_slices(settings.precision, settings.optimizer_in_backward)
         make = lambda groups: OPTIMIZERS[settings.optimizer](groups, learning_rate=1e-3, sliced=sliced)  # noqa: E731
         weights = MasterWeights(network, make, settings.precision, in_backward=settings.optimizer_in_backward)
-        ids_BT = torch.zeros((windows, settings.sequence_length), dtype=torch.int64)
         for kind, tensors in (("weights", weights.weights), ("optimizer", weights.masters)):
             if kind == "weights" or weights.has_masters:
                 storages.name(tensors, kind)
         for parameter in {id(p): p for p in (*weights.weights, *weights.masters)}.values():
             parameter.register_post_accumulate_grad_hook(lambda p: storages.name([weights.gradient(p)], "gradients"))
         _mark_backward(network, storages)
-        for _ in range(2):
-            storages.peaks.clear()
-            for _ in range(1 + settings.accumulate):
-                _micro_batch(network, ids_BT, storages)
+        with _first_slices(0):  # the states are made, and nothing else is worth the time
+            _some_gradients(weights)
+            _update(weights, settings, storages)
+        traces = []
+        for count in windows:
+            with _first_slices(0):
+                if settings.accumulate:  # sums of the micro-batches before this one
+                    storages.begin("", "gradients")
+                    _some_gradients(weights)
+                    weights.accumulate()
+            with _first_slices(TRACED_SLICES):
+                storages.peaks.clear()
+                ids_BT = torch.zeros((count, settings.sequence_length), dtype=torch.int64)
+                _micro_batch(network, ids_BT, settings.device_type, storages)
                 if not settings.optimizer_in_backward:
                     storages.begin("accumulation", "gradients")
                     weights.accumulate()
                     storages.begin("optimizer", "workspace")
-            weights.step(None if settings.optimizer_in_backward else 1.0)
-            for state in weights.optimizer.state.values():
-                storages.name(list(state.values()), "optimizer")
-        return {phase: dict(kinds) for phase, kinds in storages.peaks.items()}
+            with _first_slices(0 if traces else TRACED_SLICES):
+                _update(weights, settings, storages)
+            trace = {phase: dict(kinds) for phase, kinds in storages.peaks.items()}
+            if traces and "optimizer" in trace:  # the windows are gone by then: the same for any number of them
+                trace["optimizer"] = traces[0]["optimizer"]
+            traces.append(trace)
+        return traces
 
 
-def _micro_batch(network: Transformer, ids_BT: torch.Tensor, storages: "_Storages") -> None:
+def _some_gradients(weights: MasterWeights) -> None:
+    """Of every weight, by the backward pass of a sum: a hundredth of the work of a real one."""
+    torch.stack([weight.sum() for weight in weights.weights]).sum().backward()
+
+
+def _update(weights: MasterWeights, settings: TrainSettings, storages: "_Storages") -> None:
+    weights.step(None if settings.optimizer_in_backward else 1.0)
+    for state in weights.optimizer.state.values():
+        storages.name(list(state.values()), "optimizer")
+
+
+@contextmanager
+def _first_slices(count: int) -> Iterator[None]:
+    """Of a tensor that is updated slice by slice only the first: while the second is made, what the first left is
+    there, as before any later one, so two show the peak of all; an embedding of Phi-2 has 16 of them."""
+    every = updates.slices
+    updates.slices = lambda values: islice(every(values), count)
+    try:
+        yield
+    finally:
+        updates.slices = every
+
+
+def _micro_batch(network: Transformer, ids_BT: torch.Tensor, device_type: str, storages: "_Storages") -> None:
     storages.begin("forward", "activations")
     h_ND = network.hidden(ids_BT).flatten(0, 1)
     storages.begin("loss", "loss")
-    loss_sum = network.head_loss(h_ND, ids_BT, GPU_CHUNK_TOKENS)[0]
+    loss_sum = network.head_loss(h_ND, ids_BT, None if device_type == "cpu" else GPU_CHUNK_TOKENS)[0]
     storages.begin("backward of the last block", "workspace")
     (loss_sum / ids_BT.numel()).backward()
 

@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW, Optimizer
 
 from model.updates import Muon, SlicedAdamW, Updates, add_stochastically
+from model.width import ONE_RATE, RateScales
 
 PRECISIONS = {
     "bf16-mixed": torch.bfloat16,
@@ -25,8 +26,9 @@ PRECISIONS = {
 FUSED_DEVICES = ("cuda", "cpu", "mps")
 
 
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(network: nn.Module, weight_decay: float, scales: RateScales = ONE_RATE) -> list[dict[str, Any]]:
     """Three groups: the blocks' matrices (marked `matrices`) and the head's decay, everything else does not.
+    `rate_scale`: what the learning rate is multiplied by.
 
     Biases and norms are offsets and scales, where a pull to 0 changes the function without regularizing it. The
     embedding is a matrix by form only: a row sees a gradient when its token occurs, and would decay at every step, so
@@ -43,9 +45,14 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
             "params": [p for p in parameters if linear.get(id(p)) is False],
             "weight_decay": weight_decay,
             "matrices": True,
+            "rate_scale": scales.matrices,
         },
-        {"params": [p for p in parameters if linear.get(id(p)) is True], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if id(p) not in linear], "weight_decay": 0.0},
+        {
+            "params": [p for p in parameters if linear.get(id(p)) is True],
+            "weight_decay": weight_decay,
+            "rate_scale": scales.head,
+        },
+        {"params": [p for p in parameters if id(p) not in linear], "weight_decay": 0.0, "rate_scale": 1.0},
     ]
 
 
@@ -124,19 +131,22 @@ class MasterWeights:
         precision: str = "bf16-mixed",
         weight_decay: float = 0.1,
         in_backward: bool = False,
+        scales: RateScales = ONE_RATE,
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"train.precision is {precision!r}; it must be one of: {', '.join(PRECISIONS)}.")
         self.precision = precision
         self.names = [name for name, _ in network.named_parameters()]
         self.weights = list(network.parameters())
-        groups = parameter_groups(network, weight_decay)
+        groups = parameter_groups(network, weight_decay, scales)
         self.masters = self._make_masters()
         master_of = {id(w): m for w, m in zip(self.weights, self.masters, strict=True)}
         for group in groups:
             group["params"] = [master_of[id(weight)] for weight in group["params"]]
         groups = [group for group in groups if group["params"]]
         self.optimizer = make_optimizer(groups)
+        for group in self.optimizer.param_groups:
+            group["lr"] *= group["rate_scale"]
         if precision == "bf16-sr":
             if not isinstance(self.optimizer, SlicedAdamW):
                 raise ValueError("precision bf16-sr needs an optimizer that rounds stochastically: pass sliced=True.")
@@ -201,9 +211,9 @@ class MasterWeights:
         return self.masters is not self.weights
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """Sets the rate of all parameter groups for the next step."""
+        """Sets the rate for the next step: in every parameter group times its `rate_scale`."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["rate_scale"]
 
     def accumulate(self) -> None:
         """Moves the network's bf16 gradients of one micro-batch into fp32 sums and frees them.

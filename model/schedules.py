@@ -29,6 +29,9 @@ def cosine(progress: float) -> float:
 DECAYS: dict[str, Callable[[float], float]] = {"linear": linear, "one_minus_sqrt": one_minus_sqrt, "cosine": cosine}
 
 
+LAST_RATE = 0.01  # of the peak: at most this at the last step of a linear decay, however short; less for other shapes
+
+
 @dataclass(frozen=True)
 class DecaySegment:
     """One decision: at the start of `step` the decay has come to `progress`, and it reaches 1 at `end_step`.
@@ -68,7 +71,15 @@ def wsd(step: int, warmup_steps: int, segments: Sequence[DecaySegment], shape: s
     """Multiplier of the learning rate for the 0-based optimizer step `step`.
 
     The decay is read in the middle of a step: the last step (end_step - 1) then has a small rate (linear: 0.5 / steps
-    of the decay, so below 1 % from 50 steps on) and is not wasted at exactly 0. From end_step on it is 0.
+    of the decay) and is not wasted at exactly 0. Where few steps are left, as after a kill, it is read later in the
+    step, so that the last one has at most `LAST_RATE`. From end_step on it is 0.
     """
-    ruling = [segment for segment in segments if segment.step <= step]
-    return min(warmup_multiplier(step, warmup_steps), DECAYS[shape](decay_progress(step + 0.5, ruling)))
+    ruling = sorted((segment for segment in segments if segment.step <= step), key=lambda segment: segment.step)
+    progress = decay_progress(step + _read_at(ruling[-1]), ruling) if ruling else 0.0
+    return min(warmup_multiplier(step, warmup_steps), DECAYS[shape](progress))
+
+
+def _read_at(segment: DecaySegment) -> float:
+    """The place within a step at which a decay is read, in [0.5, 1)."""
+    length, falls = segment.end_step - segment.step, 1.0 - segment.progress
+    return max(0.5, 1.0 - LAST_RATE * length / falls) if falls > 0 else 0.5

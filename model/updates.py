@@ -7,6 +7,7 @@ weights with stochastic rounding. AdamW works through flat slices, so that fp32 
 host.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,6 +21,12 @@ LEAST_QUANTIZED_VALUES = 4096  # biases and norms stay fp32: they are few
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic of the Muon write-up (Jordan 2024): steep at 0, about 1 after 5
 NEWTON_SCHULZ_STEPS = 5
 STACKED_BYTES = 2**28  # matrices of one shape are orthogonalized together, up to this much
+
+
+def slices(values: int) -> Iterator[slice]:
+    """A flat tensor of so many values, piece by piece."""
+    for start in range(0, values, SLICE_VALUES):
+        yield slice(start, min(start + SLICE_VALUES, values))
 
 
 class Updates(Optimizer):
@@ -77,8 +84,7 @@ class SlicedAdamW(Updates):
         moments = [self._moment(state, name, parameter) for name in ("exp_avg", "exp_avg_sq")]
         stochastic = self.stochastic and parameter.dtype == torch.bfloat16
         weights_M, grads_M = parameter.view(-1), grad.reshape(-1)
-        for start in range(0, weights_M.numel(), SLICE_VALUES):
-            part = slice(start, min(start + SLICE_VALUES, weights_M.numel()))
+        for part in slices(weights_M.numel()):
             old_M, grad_M = weights_M[part], grads_M[part].float()
             first_M, second_M = (moment.read(part) for moment in moments)
             first_M = first_M.lerp(grad_M, 1 - group["betas"][0])
@@ -163,8 +169,7 @@ def stochastic_round(values: Tensor) -> Tensor:
 def add_stochastically(total: Tensor, value: Tensor) -> None:
     """total += value for bf16 tensors of one shape, rounded stochastically; temporaries of a slice only."""
     total_M, value_M = total.view(-1), value.reshape(-1)
-    for start in range(0, total_M.numel(), SLICE_VALUES):
-        part = slice(start, start + SLICE_VALUES)
+    for part in slices(total_M.numel()):
         total_M[part] = stochastic_round(total_M[part].float() + value_M[part].float())
 
 

@@ -122,7 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan = _add_verb(verbs, "plan", _plan, "what the config needs and buys on a card: memory, tokens, hours, cost")
     plan.add_argument("--card", help="a name of configs/gpus.yaml; default: h100-80")
+    plan.add_argument("--measure", action="store_true", help="run a few real steps here, beside the forecast")
     plan.add_argument("--json", action="store_true", help="as JSON")
+    _add_submit(verbs)
     sample = _add_verb(verbs, "sample", _sample, "stream text from a trained model")
     sample.add_argument("--prompt", help="text to continue; default: sample.prompts of the config")
     sample.add_argument("--max-new-tokens", type=int, help="default: sample.max_new_tokens")
@@ -195,6 +197,32 @@ def _add_stage(
     return stage
 
 
+def _add_submit(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    submit = _add_verb(verbs, "submit", _submit, "send the stages that are left to Slurm, as a chain of jobs")
+    submit.add_argument("--dry-run", action="store_true", help="print the job files and send nothing")
+    submit.add_argument(
+        "--until", choices=("data", "init", "pretrain", "evaluate"), default="evaluate", help="the last stage to send"
+    )
+    submit.add_argument("--partition", help="default: the site's")
+    submit.add_argument("--cpu-partition", metavar="NAME", help="for jobs without a GPU; default: as --partition")
+    submit.add_argument("--time", help="of one life of a job, as in Slurm; shorter than the budget = many lives")
+    submit.add_argument("--gpus-per-node", default="1", metavar="1|TYPE:1", help="for jobs that train; default: 1")
+    submit.add_argument("--cpus-per-task", type=int, default=4, metavar="N", help="of every job; default: 4")
+    submit.add_argument("--mem", help="of every job, such as 32G; default: the site's")
+    submit.add_argument("--account", help="default: the site's")
+    submit.add_argument("--qos", help="default: the site's")
+    submit.add_argument(
+        "--notice", dest="notice_seconds", type=int, default=120, metavar="SECONDS",
+        help="warning before the time limit, for the save; Slurm warns up to a minute earlier; default: 120",
+    )  # fmt: skip
+    submit.add_argument("--srun", action="store_true", help="run hornbook as a job step")
+    submit.add_argument("--setup", action="append", default=[], metavar="LINE", help="shell line before it, repeatable")
+    submit.add_argument(
+        "--sbatch", dest="extra", action="append", default=[], metavar="OPTION",
+        help="one more option of sbatch, repeatable: --sbatch=--constraint=a100",
+    )  # fmt: skip
+
+
 def _add_verb(
     verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, run: Callable, help: str
 ) -> argparse.ArgumentParser:
@@ -243,10 +271,22 @@ def _stage(arguments: argparse.Namespace) -> None:
 
 def _plan(arguments: argparse.Namespace) -> None:
     from pipeline import config as configs
-    from pipeline import plan
+    from pipeline.plan import make_plan
+    from pipeline.planning.show import show
 
-    made = plan.make_plan(configs.load(arguments.config, arguments.overrides), arguments.card)
-    print(json.dumps(made, indent=1) if arguments.json else plan.show(made))
+    made = make_plan(configs.load(arguments.config, arguments.overrides), arguments.card, arguments.measure)
+    print(json.dumps(made, indent=1) if arguments.json else show(made))
+
+
+def _submit(arguments: argparse.Namespace) -> None:
+    from dataclasses import fields
+
+    from pipeline import config as configs
+    from pipeline import slurm, submit
+
+    options = slurm.Options(**{f.name: getattr(arguments, f.name) for f in fields(slurm.Options)})
+    config = configs.load(arguments.config, arguments.overrides)
+    submit.run(config, _typed(arguments), options, until=arguments.until, dry_run=arguments.dry_run)
 
 
 def _sample(arguments: argparse.Namespace) -> None:

@@ -107,13 +107,22 @@ class TrainConfig:
     precision: str = _key("auto", "auto | bf16-mixed | bf16-sr (stochastic rounding) | bf16-true | 32-true", RUNTIME)
     activation_checkpointing: str = _key("none", "none | selective (the GELU) | full: recomputed in backward", RUNTIME)
     optimizer_in_backward: bool = _key(False, "update each weight as soon as its gradient is there", RUNTIME)
+    float8: str = _key("none", "none | tensorwise | rowwise: fp8 products in the blocks, on cards with them", RUNTIME)
     compile: str = _key("auto", "auto | true | false: torch.compile for each block; auto: on cuda", RUNTIME)
     validate_every_share: float = _key(0.2, "validation each time this share of the budget is used", RUNTIME)
     checkpoint_every_seconds: float = _key(60.0, "at most this much work is lost to a killed process", RUNTIME)
     keep_checkpoints: int = _key(2, "newest ones kept, besides the one from before the decay", RUNTIME)
     log_every_steps: int = _key(10, "steps between two rows of metrics", RUNTIME)
     device: str = _key("auto", "auto | cpu | cuda | mps", RUNTIME)
+    batch_start_tokens: int | None = _key(None, "tokens of the first step, where the steps grow; null: they do not")
+    batch_warmup_tokens: int = _key(0, "tokens over which the steps grow to global_batch_tokens; 0 = they do not")
+    learning_rate_base_width: int | None = _key(
+        None, "hidden size the learning rate was found at; the matrices of wider models learn slower; null: all alike"
+    )
     decay_min_score: float | None = _key(None, "from the decay's start on only documents scored this or more")
+    stop_after_worse: int = _key(
+        0, "this many validations in a row above the best: decay, then stop; the best is exported; 0 = never"
+    )
     z_loss: float = _key(0.0, "adds this times log(Z)^2 of each token's softmax to the loss, 1e-4 where used; 0 = off")
 
 
@@ -158,9 +167,28 @@ class Config:
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads, merges and checks one experiment. Raises `UserError` with the nearest right key, the file and the mend."""
-    values = merge(read_yaml(Path(path)), parse_overrides(overrides))
+    values = merge(read_with_base(Path(path)), parse_overrides(overrides))
     resolve_source_path(values, Path(path))
     return from_values(values, where=str(path))
+
+
+def read_with_base(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
+    """The values of a config, laid over those of the config that its `base` names (relative to its own folder), and
+    so on. Raises `UserError` for a base that is missing, that leads back, or whose name would be taken over."""
+    values = read_yaml(path)
+    resolve_source_path(values, path)
+    if "base" not in values:
+        return values
+    base, chain = values.pop("base"), [*above, path.resolve()]
+    if not isinstance(base, str) or not base:
+        raise UserError(f"config {path}: base is {base!r}; expected the name of another config, such as phi2.yaml")
+    if (path.parent / base).resolve() in chain:
+        raise UserError(f"config {path}: base: {base} leads back to itself ({' -> '.join(p.name for p in chain)})")
+    if not (path.parent / base).is_file():
+        raise UserError(f"config {path}: base: {base} is not there; expected a YAML file beside {path.name}")
+    if "name" not in values:
+        raise UserError(f"config {path} has a base and no name of its own; set name: it names a folder under runs/")
+    return merge(read_with_base(path.parent / base, chain), values)
 
 
 def from_values(values: Mapping[str, Any], where: str) -> Config:
@@ -294,8 +322,8 @@ def validate(config: Config, where: str) -> None:
 
 def _problems(config: Config) -> Iterable[str]:
     train, budget, data = config.train, config.budget, config.data
-    if set(config.name.split("/")) & {"data", "init", "pretrain"}:
-        yield f"name is {config.name!r}; data, init and pretrain are names of stages: choose another"
+    if set(config.name.split("/")) & {"data", "init", "pretrain", "jobs"}:
+        yield f"name is {config.name!r}; data, init and pretrain are names of stages, jobs of a folder: choose another"
     if not config.name.strip() or config.name.startswith(("/", ".")) or ".." in config.name.split("/"):
         yield f"name is {config.name!r}; expected a word such as 'tiny' (it names a folder under runs/)"
     if train.sequence_length < 2 or train.sequence_length > config.model.max_position_embeddings:
@@ -313,10 +341,12 @@ def _problems(config: Config) -> Iterable[str]:
             f"train.micro_batch is {train.micro_batch} windows; expected a divisor of the step's "
             f"{train.global_batch_tokens // train.sequence_length} windows, or 0"
         )
+    yield from _batch_warmup_problems(train)
     for key, allowed in (
         ("precision", ("auto", "bf16-mixed", "bf16-sr", "bf16-true", "32-true")),
         ("activation_checkpointing", ("none", "selective", "full")),
         ("compile", ("auto", "true", "false")),
+        ("float8", ("none", "tensorwise", "rowwise")),
         ("device", ("auto", "cpu", "cuda", "mps")),
         ("packing", ("stream", "best_fit")),
     ):
@@ -325,7 +355,14 @@ def _problems(config: Config) -> Iterable[str]:
     if config.init.source_checkpoint not in ("final", "before_decay"):
         yield f"init.source_checkpoint is '{config.init.source_checkpoint}'; expected final or before_decay"
     yield from _out_of_range(config)
+    if train.float8 != "none" and train.precision == "32-true":
+        yield (
+            f"train.float8={train.float8} rounds to 8 bits what train.precision=32-true wants in fp32; set "
+            "train.float8=none or train.precision=auto"
+        )
     yield from _in_backward_problems(train)
+    if train.stop_after_worse < 0:
+        yield f"train.stop_after_worse is {train.stop_after_worse}; expected 0 (never) or a number of validations"
     if train.keep_checkpoints < 2:
         yield f"train.keep_checkpoints is {train.keep_checkpoints}; expected at least 2 (the newest may be damaged)"
     yield from _mixing_problems(config)
@@ -344,6 +381,25 @@ def _problems(config: Config) -> Iterable[str]:
         yield (
             f"tokenizer.vocab_size ({vocab_size}) is larger than model.vocab_size ({config.model.vocab_size}): "
             "the model would have no row for some tokens; raise model.vocab_size"
+        )
+
+
+def _batch_warmup_problems(train: TrainConfig) -> Iterable[str]:
+    start, full, length = train.batch_start_tokens, train.global_batch_tokens, train.sequence_length
+    if (start is None) != (train.batch_warmup_tokens == 0):
+        yield (
+            f"train.batch_start_tokens is {start} and train.batch_warmup_tokens is {train.batch_warmup_tokens}: a "
+            "batch-size warm-up needs both; set both, or null and 0"
+        )
+    elif start is not None and (start <= 0 or start % length or full % start):
+        yield (
+            f"train.batch_start_tokens is {start}; expected a multiple of train.sequence_length ({length}) that "
+            f"divides train.global_batch_tokens ({full})"
+        )
+    elif start is not None and train.micro_batch and start // length % train.micro_batch:
+        yield (
+            f"train.micro_batch is {train.micro_batch} windows and the first step of a batch-size warm-up has "
+            f"{start // length}; expected a divisor, or 0"
         )
 
 
@@ -367,6 +423,9 @@ def _in_backward_problems(train: TrainConfig) -> Iterable[str]:
 
 def _mixing_problems(config: Config) -> Iterable[str]:
     train, sources = config.train, config.data.sources
+    for name, source in sources.items():
+        if isinstance(source, Mapping) and not isinstance(source.get("replay", False), bool):
+            yield f"data.sources.{name}.replay is {source['replay']!r}; expected true or false"
     weights = {k: s["weight"] for k, s in sources.items() if isinstance(s, Mapping) and "weight" in s}
     for name, weight in weights.items():
         if not _is_number(weight) or weight < 0:
@@ -427,6 +486,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.clip_norm": (0, 1e9),
     "train.warmup_steps": (0, 1e9),
     "train.z_loss": (0, 1),
+    "train.batch_warmup_tokens": (0, 1e15),
     "train.decay_share": (0.01, 0.99),
     "train.validate_every_share": (1e-6, 1e9),
     "train.checkpoint_every_seconds": (1e-3, 1e9),
@@ -444,6 +504,9 @@ def _out_of_range(config: Config) -> Iterable[str]:
             value = getattr(value, word)
         if not least <= value <= most:
             yield f"{key} is {value}; expected {least:g} to {most:g}"
+    width = config.train.learning_rate_base_width
+    if width is not None and width < 1:
+        yield f"train.learning_rate_base_width is {width}; expected at least 1 (a hidden size), or null"
     size = config.tokenizer.vocab_size
     if size is not None and size < 257:
         yield f"tokenizer.vocab_size is {size}; expected at least 257 (every byte and the end of text)"

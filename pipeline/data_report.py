@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.charts import bar
+from pipeline.private import any_private, is_private
 
 REASONS_SHOWN = 40
 EXAMPLES, EXAMPLE_CHARACTERS = 3, 400
@@ -122,7 +123,7 @@ def _examples(folder: Path) -> str:
     """Some of the samples that lie in `dropped/`, folded: the measured value, the limit, the beginning of the text."""
     blocks = []
     for path in sorted((folder / "dropped").glob("*/*.jsonl.zst")):
-        records = _first_records(path, EXAMPLES)
+        records = [_shown(record) for record in _first_records(path, EXAMPLES)]
         items = "".join(
             f"<p class=note><code>{escape(str(r.get('path', '')))}</code> {escape(_measured(r))}</p>"
             + (f"<pre>{escape(text[:EXAMPLE_CHARACTERS])}</pre>" if (text := r.get("text", "")).strip() else "")
@@ -134,6 +135,13 @@ def _examples(folder: Path) -> str:
         return ""
     note = "More of them, and samples of what was kept, lie in the data folder: dropped/ and kept/ (zstd JSON lines)."
     return f"<h3>Examples of what was dropped</h3><p class=note>{note}</p>{''.join(blocks)}"
+
+
+def _shown(record: dict[str, Any]) -> dict[str, Any]:
+    """A record as the page may show it: of private text the measured value alone."""
+    if not is_private(record):
+        return record
+    return {"path": "private text", **{k: record[k] for k in ("value", "threshold") if k in record}}
 
 
 def _first_records(path: Path, count: int) -> list[dict[str, Any]]:
@@ -161,14 +169,20 @@ def _near_duplicates(data: Mapping[str, Any]) -> str:
     if not near["clusters"]:
         return ""
     sizes = ", ".join(f"{n:,} of {size} documents" for size, n in near["cluster_sizes"].items() if n)
+    hidden = any_private(data["sources"])
     largest = "".join(
-        f"<tr><td><code>{escape(c['path'])}</code><td class=n>{c['documents']:,}" for c in near["largest_clusters"]
+        f"<tr><td>{'a document' if hidden else _code(c['path'])}<td class=n>{c['documents']:,}"
+        for c in near["largest_clusters"]
     )
     return (
         f"<h3>Near duplicates</h3><p>{near['clusters']:,} clusters: {escape(sizes)}. The first document of a cluster "
         "stays, and all that is near a validation document goes.</p>"
         f"<table><tr><th>first document of the largest clusters<th class=n>documents{largest}</table>"
     )
+
+
+def _code(text: str) -> str:
+    return f"<code>{escape(text)}</code>"
 
 
 def _sources(data: Mapping[str, Any]) -> str:

@@ -40,6 +40,7 @@ def describe(config: Config, stage: str) -> dict[str, Any]:
         "non_embedding_parameters": model.non_embedding_parameters,
         "flops_per_token": model.flops_per_token(train.sequence_length),
         "tokens_per_step": train.global_batch_tokens,
+        "tokens_of_first_step": train.batch_start_tokens or train.global_batch_tokens,
         "sequence_length": train.sequence_length,
         "max_gpu_hours": hours,
         "max_tokens": budget.max_tokens,
@@ -72,10 +73,12 @@ def _name(step: Step) -> str:
 
 
 def show(facts: dict[str, Any]) -> str:
+    first = facts["tokens_of_first_step"]
+    grows = f"from {first:,} to " if first != facts["tokens_per_step"] else ""
     lines = [
         f"{facts['name']}: {facts['parameters']:,} parameters "
         f"({facts['non_embedding_parameters']:,} without the input embedding)",
-        f"  {facts['tokens_per_step']:,} tokens per step in windows of {facts['sequence_length']:,}, "
+        f"  {grows}{facts['tokens_per_step']:,} tokens per step in windows of {facts['sequence_length']:,}, "
         f"{facts['flops_per_token'] / 1e9:.3g} GFLOP per token",
     ]
     cap = [f"{facts['max_gpu_hours']:g} GPU-hours"] if facts["max_gpu_hours"] else []

@@ -35,21 +35,25 @@ def init_step(config: Config) -> Step:
     inputs: dict[str, Step | str] = {"data": data_step(config)}
     if source is not None:
         inputs["source"] = _source_content(config)
-    identity = {
+    return Step(
+        "init",
+        2,
+        lambda folder: _make(config, folder),
+        init_identity(config),
+        inputs,
+        ("torch", "safetensors"),
+        reports=("README.md",),
+    )
+
+
+def init_identity(config: Config) -> dict[str, Any]:
+    """What of the config decides the init stage's output, its inputs aside."""
+    return {
         "model": dataclasses.asdict(config.model),
         "init": {k: v for k, v in configs.identity(config.init).items() if k != "source"},
         "seed": config.seed,
         "sequence_length": config.train.sequence_length,
     }
-    return Step(
-        "init",
-        2,
-        lambda folder: _make(config, folder),
-        identity,
-        inputs,
-        ("torch", "safetensors"),
-        reports=("README.md",),
-    )
 
 
 def run(config: Config, command: str) -> None:
@@ -123,7 +127,7 @@ def source_is_experiment(config: Config) -> bool:
 def source_config(config: Config) -> Config:
     """The source experiment: its own file, with data, tokenizer and seed of the experiment that asks for it."""
     path = Path(config.init.source or "")
-    values = configs.merge(configs.read_yaml(path), config.init.source_overrides)
+    values = configs.merge(configs.read_with_base(path), config.init.source_overrides)
     configs.resolve_source_path(values, path)
     if (values.get("init") or {}).get("source") == config.init.source:
         raise UserError(f"{path}: init.source names the file itself; name a smaller experiment, or set it to null")
@@ -152,28 +156,35 @@ def _source_content(config: Config) -> str:
 def _ensure_source(config: Config, command: str) -> None:
     source = source_config(config)
     source_command = f"runs/{source.name}/config.yaml"
-    price = _price(source)
-    if _is_trained(source):
+    if is_trained(source):
         return
     experiment = Experiment(source)
     path = experiment.folder / "config.yaml"
     if not config.init.train_source:
-        raise UserError(
-            f"the source experiment '{source.name}' ({config.init.source}) is not trained yet; it costs {price}. "
-            f"Run: hornbook init {path} && hornbook pretrain {path}, or set init.train_source=true"
-        )
+        raise untrained_source(config)
     experiment.folder.mkdir(parents=True, exist_ok=True)
     with FolderLock(experiment.folder, wait=True):  # another experiment may want the same source at the same time
-        if _is_trained(source):
+        if is_trained(source):
             return
         experiment.record()
-        print(f"source '{source.name}' is not trained yet: training it first, {price}", flush=True)
+        print(f"source '{source.name}' is not trained yet: training it first, {_price(source)}", flush=True)
         for verb in ("init", "pretrain"):
             _run_child(verb, path, source_command)
 
 
-def _is_trained(config: Config) -> bool:
-    if source_is_experiment(config) and not _is_trained(source_config(config)):
+def untrained_source(config: Config) -> UserError:
+    """The error for a source experiment that nothing allows to train: its price and the commands."""
+    source = source_config(config)
+    path = Experiment(source).folder / "config.yaml"
+    return UserError(
+        f"the source experiment '{source.name}' ({config.init.source}) is not trained yet; it costs {_price(source)}. "
+        f"Run: hornbook init {path} && hornbook pretrain {path}, or set init.train_source=true"
+    )
+
+
+def is_trained(config: Config) -> bool:
+    """Whether nothing is left to do for this experiment's pretraining, its own sources included."""
+    if source_is_experiment(config) and not is_trained(source_config(config)):
         return False
     return finished_manifest(pretrain_step(config), config.budget) is not None
 

@@ -15,6 +15,7 @@ from typing import Any
 
 HEARTBEAT_SECONDS = 5.0
 LEDGER = "ledger.jsonl"
+CARD_KEYS = ("micro_batch", "tokens_per_second", "price_per_hour")
 
 
 def process_age_seconds() -> float:
@@ -65,6 +66,8 @@ class Ledger:
         """Device-seconds of earlier lives alone."""
         self.inherited_seconds = 0.0
         """Device-seconds of the trunk that a branch goes on from; in another ledger, but under the same cap."""
+        self.card: dict[str, Any] = {}
+        """What this life knows of its device: micro_batch, tokens_per_second, price_per_hour. On every line."""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._write_lock = threading.Lock()
@@ -98,6 +101,7 @@ class Ledger:
             "pid": os.getpid(),
             "job": os.environ.get("SLURM_JOB_ID"),
             "seconds": round(self._own_seconds, 3),
+            **self.card,
         }
         for path in self.paths:
             with self._write_lock, open(path, "a", encoding="utf-8") as file:
@@ -137,6 +141,23 @@ def spent_hours(path: Path) -> dict[str, float]:
     for stage, fingerprint in {(line["stage"], line["fingerprint"]) for line in read(path)}:
         totals[stage] += sum(_lives(path, stage, fingerprint).values()) / 3600
     return dict(totals)
+
+
+def cards(path: Path, stage: str, fingerprint: str) -> list[dict[str, Any]]:
+    """One stage's folder by device, in the order they came: `device`, `lives`, `gpu_hours`, what the newest life there
+    said of it (`micro_batch`, `tokens_per_second`, `price_per_hour`), and `cost` where a price is known."""
+    lines = [line for line in read(path) if line["stage"] == stage and line["fingerprint"] == fingerprint]
+    seconds, newest = _lives(path, stage, fingerprint), {line["life"]: line for line in lines}
+    found: dict[str, dict[str, Any]] = {}
+    for life, line in sorted(newest.items()):
+        card = found.setdefault(line["device"], {"device": line["device"], "lives": 0, "gpu_hours": 0.0})
+        card["lives"] += 1
+        card["gpu_hours"] += seconds[life] / 3600
+        card.update({key: line[key] for key in CARD_KEYS if line.get(key) is not None})
+    for card in found.values():
+        if "price_per_hour" in card:
+            card["cost"] = round(card["gpu_hours"] * card["price_per_hour"], 4)
+    return list(found.values())
 
 
 def spent_seconds(path: Path, stage: str, fingerprint: str) -> float:

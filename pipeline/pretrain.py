@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipeline import ledger as ledgers
 from pipeline import report, signals
 from pipeline.artifacts import Step, read_manifest, write_manifest
 from pipeline.config import Config
@@ -21,6 +22,7 @@ from pipeline.locks import FolderLock
 from pipeline.progress import format_seconds
 from pipeline.training.decisions import Decisions
 from pipeline.training.identity import finished_manifest, pretrain_step, raised_decay
+from pipeline.training.replay import replay_lines
 
 __all__ = ["pretrain_step", "run"]
 
@@ -46,13 +48,21 @@ def run(config: Config, command: str) -> None:
     experiment.record()
     signals.defer(True)
     with (
-        FolderLock(step.path, wait=False),
-        experiment.ledger("pretrain", step.fingerprint, config.train.device, folder=step.path) as ledger,
+        FolderLock(step.path, wait=False) as lock,
+        experiment.ledger(
+            "pretrain",
+            step.fingerprint,
+            config.train.device,
+            folder=step.path,
+            waited_seconds=lock.waited_seconds,
+        ) as ledger,
     ):
         experiment.link("pretrain", step.path)
         started = time.time()
         facts, device = _train(config, step, experiment, ledger)
         hours = ledger.spent_seconds / 3600
+        ledger.write()  # the cards' hours are summed from it
+        facts["cards"] = ledgers.cards(ledger.paths[-1], "pretrain", step.fingerprint)
         facts["gpu_hours_total"] = hours + _source_seconds(config, step) / 3600
         manifest = write_manifest(
             step,
@@ -77,6 +87,7 @@ def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -
     from pipeline.training.callbacks import Control, Parts
     from pipeline.training.checkpoint import Checkpoints
     from pipeline.training.finish import finish
+    from pipeline.training.forecast import MemoryForecast
     from pipeline.training.module import PretrainModule
     from pipeline.training.trainer import build_trainer
     from pipeline.training.validation import Validation
@@ -89,9 +100,10 @@ def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -
     decisions = _open_decisions(config, folder)
     ledger.inherited_seconds = branching.begin(config, folder, decisions)
     tokens = TokenShards.open(_input(step, "data"))
+    memory = MemoryForecast(decisions, machine, machine.held_bytes())
     network = load_network(_input(step, "init")).to(machine.device)
     source_seconds = _source_seconds(config, step)
-    batches = TokenBatches(tokens.train, config)
+    batches = TokenBatches(tokens.train, config, machine.device)
     plan = _plan(config, batches)
     budget = Budget(plan, lambda: ledger.spent_seconds + source_seconds, decisions)
     start = None if plan.max_steps is None else planned_decay_start(plan.max_steps, train.decay_share)
@@ -105,11 +117,13 @@ def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -
     flops = network.config.flops_per_token(train.sequence_length)
     with tracking.Metrics(folder / "metrics.jsonl", mirror) as metrics:
         parts = Parts(train, machine, batches, validation, budget, checkpoints, metrics, ledger, flops)
-        control = Control(parts, module)
+        control = Control(parts, module, memory)
+        budget.measured.device, budget.measured.peak_flops = machine.name, machine.peak_flops
         control.estimate_ends(config, mirror)
         if state is not None:
             control.load(state)
-        _record_life(decisions, control, ledger)
+        _begin_life(config, decisions, control, ledger)
+        memory.predict(module, train, plan.cap_seconds)
         if not _only_the_end_is_left(control):
             build_trainer(machine, metrics, control).fit(module, batches)
         if control.stopped:
@@ -119,7 +133,7 @@ def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -
             mirror.samples(module.step, facts["samples"])
             mirror.artifacts({name: read_manifest(_input(step, name)) for name in ("data", "init")})
     decisions.add("finish", module.step, annealed=facts["annealed"], stopped_by=facts["stopped_by"])
-    if not facts["annealed"]:
+    if not facts["annealed"] and facts["exported_step"] == module.step:
         print("WARNING: this model is NOT annealed: too little of the cap was left for the decay", flush=True)
     return facts, machine.name
 
@@ -177,11 +191,12 @@ def _plan(config: Config, batches: Any) -> Any:
     from pipeline.training.budget import Plan, planned_decay_start
 
     budget, train = config.budget, config.train
-    asked = None if budget.max_tokens is None else max(1, budget.max_tokens // train.global_batch_tokens)
+    sizes = batches.sizes
+    asked = None if budget.max_tokens is None else max(1, sizes.whole_steps(budget.max_tokens // train.sequence_length))
     most = batches.most_steps(lambda last: planned_decay_start(last, train.decay_share))
     if most == 0:
         raise UserError(
-            f"train.max_epochs={train.max_epochs} leaves less text than one step of {train.global_batch_tokens:,} "
+            f"train.max_epochs={train.max_epochs} leaves less text than one step of {sizes.tokens(1):,} "
             "tokens: raise it, or lower train.global_batch_tokens"
         )
     if most is None and asked is None and budget.max_gpu_hours is None:
@@ -192,7 +207,7 @@ def _plan(config: Config, batches: Any) -> Any:
     bounded = most is not None and (asked is None or most < asked)
     if most is not None and bounded:
         wanted = f", fewer than budget.max_tokens={budget.max_tokens:,}" if budget.max_tokens else ""
-        tokens = most * train.global_batch_tokens
+        tokens = sizes.tokens(most)
         print(f"  train.max_epochs ends the text after {tokens:,} tokens in {most:,} steps{wanted}", flush=True)
     return Plan(
         cap_seconds=None if budget.max_gpu_hours is None else budget.max_gpu_hours * 3600,
@@ -217,20 +232,17 @@ def _last_row(state: Any) -> int:
     return state.step - 1 if waits else state.step
 
 
-def _record_life(decisions: Decisions, control: Any, ledger: Ledger) -> None:
+def _begin_life(config: Config, decisions: Decisions, control: Any, ledger: Ledger) -> None:
     """What the machine decided for this life, before anything follows from it."""
-    machine = control.parts.machine
-    decisions.add(
-        "life",
-        control.module.step,
-        life=ledger.life,
-        device=machine.name,
-        precision=machine.precision,
-        reason=machine.reason,
-        micro_batch=control.module.windows,
-    )
-    if control.module.step:
-        print(f"  life {ledger.life}: going on from step {control.module.step:,}", flush=True)
+    from pipeline.training import cards
+
+    machine, module, measured = control.parts.machine, control.module, control.parts.budget.measured
+    place = {"step": module.step, "windows": module.windows}
+    moved = cards.begin_life(decisions, ledger, machine, measured, config.budget, **place)
+    if module.step:
+        print(f"  life {ledger.life}: going on from step {module.step:,}", flush=True)
+    if moved:
+        print(f"  {moved}", flush=True)
 
 
 def _only_the_end_is_left(control: Any) -> bool:
@@ -279,15 +291,29 @@ def _last_lines(manifest: dict[str, Any], path: Path, command: str) -> str:
         used += f", {trunk['gpu_hours']:.4f} of them the trunk's ({trunk['steps']:,} steps)"
     lines = [f"  bits per byte   before    after{part}"]
     lines += [f"    {name:<13} {before.get(name, math.nan):7.4f}  {value:7.4f}" for name, value in after.items()]
+    lines += [f"  {line}" for line in replay_lines(manifest)]
     lines += [
         f"  {manifest['tokens_seen']:,} tokens in {manifest['steps']:,} steps; epochs: {epochs}",
         f"  {manifest['tokens_per_second']:,.0f} tokens/s{mfu}, "
         f"peak memory {manifest['peak_memory_bytes'] / 1e9:.2f} GB",
-        f"  {used}, {manifest['lives']} {'life' if manifest['lives'] == 1 else 'lives'}; "
-        f"{'annealed' if manifest['annealed'] else 'NOT ANNEALED'}",
+        f"  {used}, {manifest['lives']} {'life' if manifest['lives'] == 1 else 'lives'}; " + _how_it_ended(manifest),
     ]
+    lines += _forecast_line(manifest["forecast"])
     for sample in manifest["samples"]:
         text = sample["prompt"] + sample["text"]
         lines += ["  sample:", *(f"    | {line}" for line in text.splitlines()[:8])]
     lines += [f"  model: {path / manifest['model']}", f"  next: hornbook sample {command}"]
     return "\n".join(lines)
+
+
+def _how_it_ended(manifest: dict[str, Any]) -> str:
+    if manifest["exported_step"] != manifest["steps"]:
+        return f"the model is the best one on held-out text, of step {manifest['exported_step']:,}"
+    return "annealed" if manifest["annealed"] else "NOT ANNEALED"
+
+
+def _forecast_line(forecast: dict[str, Any]) -> list[str]:
+    """How far off the forecasts were, where there are any."""
+    memory, steps = forecast["memory"].get("ratio"), forecast["time"].get("ratio")
+    parts = [f"{name} {value:.3f}" for name, value in (("memory", memory), ("length", steps)) if value is not None]
+    return [f"  forecast over fact: {', '.join(parts)}"] if parts else []

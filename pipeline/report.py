@@ -18,7 +18,9 @@ from pipeline.data_report import data_section
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
 from pipeline.growth_report import growth_pictures
+from pipeline.pretrain_report import cards_section, forecast_section
 from pipeline.progress import format_count, format_seconds
+from pipeline.training.replay import in_words
 
 SMOOTH_ROWS = 9
 STAGES = ("data", "init", "pretrain")
@@ -60,10 +62,12 @@ def render(config: Config, folders: Mapping[str, Path], ledger_path: Path) -> st
     metrics = read_json_lines(folders["pretrain"] / "metrics.jsonl") if pretrain else []
     sections = [
         _summary(data, init, pretrain),
-        _curves(metrics, pretrain) if pretrain else "",
+        _curves(metrics, pretrain) + _text_read(pretrain) if pretrain else "",
+        _replay(pretrain) if pretrain else "",
         _growth(init, pretrain) + growth_pictures(config, init, metrics) if init else "",
         data_section(data, folders["data"]) if data else "",
         _hours(config, ledger_path, init, pretrain),
+        cards_section(pretrain) + forecast_section(pretrain) if pretrain else "",
         _samples(pretrain) if pretrain else "",
         _identity(manifests),
     ]
@@ -89,6 +93,8 @@ def _summary(data: dict | None, init: dict | None, pretrain: dict | None) -> str
         )
         if pretrain["annealed"]:
             tiles.append(("annealed", f"the learning rate fell to its end; stopped by {pretrain['stopped_by']}"))
+        elif pretrain.get("exported_step") not in (None, pretrain.get("steps")):
+            tiles.append((f"step {pretrain['exported_step']:,}", "was the best on held-out text and is the model"))
         else:
             tiles.append(("NOT annealed", f"the cap ended before the decay; stopped by {pretrain['stopped_by']}"))
     elif init:
@@ -125,6 +131,35 @@ def _curves(metrics: Sequence[Mapping[str, Any]], pretrain: Mapping[str, Any]) -
         ("Learning rate", line_chart(rate, x_name="device-hours", y_name="learning rate", format_x=lambda x: f"{x:g}")),
     ]
     return "<h2>Pretraining</h2>" + "".join(f"<figure><figcaption>{n}</figcaption>{c}</figure>" for n, c in charts if c)
+
+
+def _text_read(pretrain: Mapping[str, Any]) -> str:
+    """What each source gave, and how often it was repeated."""
+    phases = [(phase, pretrain["mix"][phase]) for phase in ("stable", "decay") if pretrain["mix"].get(phase)]
+    header = "".join(f"<th class=n>share, {phase} phase" for phase, _ in phases)
+    body = "".join(
+        f"<tr><td>{escape(name)}<td class=n>{epochs:.2f}"
+        + "".join(f"<td class=n>{100 * shares.get(name, 0.0):.1f}%" for _, shares in phases)
+        for name, epochs in pretrain["epochs"].items()
+    )
+    return f"<table><tr><th>source<th class=n>epochs read{header}{body}</table>"
+
+
+def _replay(pretrain: Mapping[str, Any]) -> str:
+    """What was lost on the text that a replay source stands for."""
+    facts = pretrain.get("replay")
+    if not facts:
+        return ""
+    shares = pretrain["mix"].get("stable") or pretrain["mix"].get("decay") or {}
+    rows = "".join(
+        f"<tr><td>{escape(name)}<td class=n>{100 * shares.get(name, 0):.0f}%<td>{escape(in_words(values))}"
+        for name, values in facts.items()
+    )
+    return (
+        f"<h2>Kept and lost</h2><table><tr><th>replay source<th class=n>share<th>on its held-out text{rows}</table>"
+        "<p class=note>General text, held out: before is right after initialization, which grew or took over what the "
+        "source model knew.</p>"
+    )
 
 
 def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

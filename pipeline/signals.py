@@ -2,17 +2,22 @@
 
 Two manners, chosen by the stage. Stages whose work is cut into small finished steps (data, init) stop at once:
 the handler raises `Stopped`. Training first reaches the end of its step and saves: the handler sets a flag that
-the loop looks at (`stop_requested`). A second signal always stops at once.
+the loop looks at (`stop_requested`). A second signal always stops at once. Under Slurm one request comes twice, from
+Slurm and from the job's script that hands it on: what comes within a second of the first is the same request.
 """
 
 import signal
+import time
 from types import FrameType
 
 from pipeline.errors import Stopped
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
+SAME_REQUEST_SECONDS = 1.0
+
 _received: list[int] = []
+_first_at = 0.0
 _deferred = False
 _installed = False
 
@@ -52,6 +57,11 @@ def release_in_worker() -> None:
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
+    global _first_at
+    now = time.monotonic()
+    if _received and now - _first_at < SAME_REQUEST_SECONDS:
+        return
+    _first_at = _first_at if _received else now
     _received.append(number)
     if not _deferred or len(_received) > 1:
         raise Stopped(signal.Signals(number).name)

@@ -9,6 +9,7 @@ from pipeline.config import key_kinds
 _OF_EVERY_SOURCE = """
 every source also takes
     weight=1.0: how much of it is read at pretraining, times its tokens
+    replay=False: general text against forgetting; the run says what was lost on its held-out part
     filters={}: rules of this source, laid over data.filters; null takes one away"""
 
 

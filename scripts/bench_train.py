@@ -61,12 +61,19 @@ def _sweeps(quick: bool) -> Rows:
     return sweeps.run(quick)
 
 
+def _widths(quick: bool) -> Rows:
+    from scripts.train_bench import sweeps
+
+    return sweeps.run_widths(quick)
+
+
 PARTS = {
     "small": Part(_small),
     "medium": Part(_medium, slow=True),
     "lightning": Part(_lightning),
     "quality": Part(_quality, slow=True),
     "sweeps": Part(_sweeps, slow=True),
+    "widths": Part(_widths, slow=True),
     "compiled": Part(_compiled, slow=True),
     "threads": Part(_threads, one_core=False, slow=True),
 }

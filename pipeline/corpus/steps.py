@@ -44,7 +44,7 @@ VERSIONS = {
     "read": 3, "repair": 3, "rules": 2, "exact_dedup": 2, "split": 2, "near_dedup": 3, "contamination": 2,
     "tokenizer": 3, "encode": 2, "score": 2, "cut": 2, "data": 2,
 }  # fmt: skip
-OF_EVERY_SOURCE = ("type", "weight", "filters")  # read here and at pretraining, not by the source's class
+OF_EVERY_SOURCE = ("type", "weight", "filters", "replay")  # read here and at pretraining, not by the source's class
 
 
 @dataclass(frozen=True)

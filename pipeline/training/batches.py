@@ -21,8 +21,10 @@ from torch import Tensor
 from pipeline.config import Config
 from pipeline.corpus.shards import TokenSet
 from pipeline.errors import UserError
+from pipeline.training.copies import Copied, Copies
 from pipeline.training.mixing import Order, caps_of, effective_weights, key_of, permute
 from pipeline.training.packing import IGNORED_LABEL, BestFit, Stream, windows_of
+from pipeline.training.step_sizes import StepSizes
 
 MOST_STEPS = 2**40  # never reached
 BEST = " (best)"  # of a source's name: its documents of `train.decay_min_score` or more, read in the decay
@@ -39,15 +41,16 @@ class Batch(NamedTuple):
 class TokenBatches:
     """The train split as an ordered list of sequences, and a loader over it for Lightning.
 
-    `batch(step)` is sequences step*B .. (step+1)*B - 1. Iterating starts at `start_step`; it ends only where
-    `train.max_epochs` ends the text, with `IndexError`, and the budget is planned to stop before that.
+    `batch(step)` is the sequences that `sizes` gives the step. Iterating starts at `start_step`, and on a CUDA `device`
+    each batch is copied there before its step. It ends only where `train.max_epochs` ends the text, with `IndexError`,
+    and the budget is planned to stop earlier.
     Raises `UserError` where a source of a mix has no tokens.
     """
 
-    def __init__(self, sets: Mapping[str, TokenSet], config: Config):
+    def __init__(self, sets: Mapping[str, TokenSet], config: Config, device: torch.device | None = None):
         train = config.train
         self.sequence_length, self.seed = train.sequence_length, config.seed
-        self.batch_sequences = train.global_batch_tokens // train.sequence_length
+        self.sizes = StepSizes(train)
         filled = {name: s for name, s in sets.items() if s.n_tokens > 1}
         self.tokens = {name: s.n_tokens for name, s in filled.items()}
         self.streams = {name: windows_of(s, train.sequence_length, train.packing) for name, s in filled.items()}
@@ -61,6 +64,7 @@ class TokenBatches:
         self._orders = lru_cache(maxsize=4)(self._make_order)
         self.order = self.order_from(None)
         self.start_step = 0
+        self.copies = Copies(device or torch.device("cpu"))
 
     def _add_best(self, config: Config, sets: Mapping[str, TokenSet], min_score: float) -> dict[str, int]:
         """Adds the streams of well scored documents; returns their shares in the decay."""
@@ -89,7 +93,7 @@ class TokenBatches:
     def _make_order(self, decay_step: int | None) -> Order:
         phases: list[tuple[int, Mapping[str, int]]] = [(0, self.weights)]
         if decay_step is not None and self.decay_weights is not None:
-            phases.append((decay_step * self.batch_sequences, self.decay_weights))
+            phases.append((self.sizes.first_sequence(decay_step), self.decay_weights))
         return Order(phases, self.caps, self.seed)
 
     def sequences(self, indices: np.ndarray, order: Order | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -116,7 +120,7 @@ class TokenBatches:
 
     def indices(self, step: int) -> np.ndarray:
         """The sequences of the step that comes after `step` steps."""
-        return np.arange(step * self.batch_sequences, (step + 1) * self.batch_sequences)
+        return np.arange(self.sizes.first_sequence(step), self.sizes.first_sequence(step + 1))
 
     def batch(self, step: int, order: Order | None = None) -> Batch:
         indices = self.indices(step)
@@ -141,7 +145,7 @@ class TokenBatches:
     def steps_available(self, decay_step: int | None) -> int | None:
         """Whole steps until `train.max_epochs` ends the text, with a decay from that step; None = no end."""
         total = self.order_from(decay_step).total
-        return None if total is None else total // self.batch_sequences
+        return None if total is None else self.sizes.whole_steps(total)
 
     def most_steps(self, decay_start: Callable[[int], int]) -> int | None:
         """The longest run that `train.max_epochs` allows; None = no end. `decay_start`: of a run of that many steps.
@@ -170,7 +174,7 @@ class TokenBatches:
         """One line for a person: tokens, share, repetition of every source. `steps`: of the whole run, if known."""
         counts = {name: stream.count for name, stream in self.streams.items()}
         whole = {name: count for name, count in counts.items() if not name.endswith(BEST)}
-        planned = None if steps is None else self.order_from(decay_step).counts_before(steps * self.batch_sequences)
+        planned = None if steps is None else self.order_from(decay_step).counts_before(self.sizes.first_sequence(steps))
         parts = []
         for name, tokens in self.tokens.items():
             share = _share(self.weights, name)
@@ -191,15 +195,18 @@ class TokenBatches:
     def __iter__(self) -> Iterator[Batch]:
         step, order = self.start_step, self.order
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
-            ahead = pool.submit(self.batch, step, order)
+            ahead = pool.submit(self._begin, step, order)
             while True:
                 if order is not self.order:  # the decay was decided after this one was begun
                     order = self.order
-                    ahead = pool.submit(self.batch, step, order)
+                    ahead = pool.submit(self._begin, step, order)
                 ready = ahead.result()
                 step += 1
-                ahead = pool.submit(self.batch, step, order)
-                yield ready
+                ahead = pool.submit(self._begin, step, order)
+                yield self.copies.finish(ready)
+
+    def _begin(self, step: int, order: Order) -> Copied:
+        return self.copies.begin(self.batch(step, order))
 
 
 def _share(weights: Mapping[str, int], name: str) -> float:

@@ -19,6 +19,7 @@ from pipeline.errors import UserError
 from pipeline.training.budget import planned_decay_start
 from pipeline.training.decisions import Decisions
 from pipeline.training.identity import pretrain_step
+from pipeline.training.step_sizes import StepSizes
 
 if TYPE_CHECKING:
     from pipeline.training.checkpoint import Checkpoints
@@ -60,7 +61,8 @@ def _limits(budget: str, key: str) -> tuple[float | None, int | None]:
 
 
 def _decay_start(config: Config, tokens: int) -> int:
-    return planned_decay_start(max(1, tokens // config.train.global_batch_tokens), config.train.decay_share)
+    steps = StepSizes(config.train).whole_steps(tokens // config.train.sequence_length)
+    return planned_decay_start(max(1, steps), config.train.decay_share)
 
 
 def trunk_folder(branch_of: str) -> Path:
@@ -80,11 +82,11 @@ def begin(config: Config, folder: Path, decisions: Decisions) -> float:
     if not decisions.of_kind("branch"):
         source = trunk_folder(config.budget.branch_of)
         trunk = Checkpoints(source / "checkpoints", 0, Decisions(source / "decisions.jsonl", mend=False))
-        step = _start(config, trunk)
-        Checkpoints(folder / "checkpoints", config.train.keep_checkpoints, decisions).adopt(trunk.path(step))
+        own = Checkpoints(folder / "checkpoints", config.train.keep_checkpoints, decisions)
+        step = _adopt(config, trunk, own)
         shutil.copyfile(source / "metrics.jsonl", folder / "metrics.jsonl")
         cut_metrics(folder / "metrics.jsonl", step)
-        spent = trunk.spent_seconds(step)
+        spent = own.spent_seconds(step)
         decisions.add("branch", step, trunk=source.name, inherited_seconds=spent)
         print(f"  branches off its trunk {source.name} at step {step:,}", flush=True)
     return decisions.of_kind("branch")[0]["inherited_seconds"]
@@ -97,6 +99,18 @@ def facts(decisions: Decisions) -> dict[str, Any]:
         return {}
     trunk, step, seconds = (records[0][key] for key in ("trunk", "step", "inherited_seconds"))
     return {"trunk": {"fingerprint": trunk, "steps": step, "gpu_hours": seconds / 3600}}
+
+
+def _adopt(config: Config, trunk: "Checkpoints", own: "Checkpoints") -> int:
+    """Takes the trunk's checkpoint over; its step."""
+    while True:
+        step = _start(config, trunk)
+        try:
+            own.adopt(trunk.path(step))
+            return step
+        except FileNotFoundError:  # the trunk is running and has just pruned it
+            if trunk.path(step).exists():
+                raise
 
 
 def _start(config: Config, trunk: "Checkpoints") -> int:
@@ -115,7 +129,7 @@ def _start(config: Config, trunk: "Checkpoints") -> int:
     else:
         last = _decay_start(config, budget.max_tokens or 0)
         fits = [s for s in stable if s <= last]
-        kept = ", ".join(f"{s * config.train.global_batch_tokens:,} tokens" for s in stable)
+        kept = ", ".join(f"{StepSizes(config.train).tokens(s):,} tokens" for s in stable)
     if not fits:
         raise UserError(
             f"the trunk's checkpoints are too late for this branch: it has those at {kept}. Name a larger budget; a "

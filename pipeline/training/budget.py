@@ -28,7 +28,11 @@ FIRST_MARGIN = (
 )
 ANNEALED_MIN_SHARE = 0.05  # a decay over a smaller share of the steps is a stop, not an annealing
 VALIDATION_MAX_SHARE = 0.06  # of the cap: a slower last validation is cut short, not the decay
+FIRST_STEP = "first_step"  # of a life
 EVENTS = ("validation", "checkpoint", "export", "sample", "tracking")
+
+
+VALIDATION = "validation"  # as a reason: held-out text got worse
 
 
 class Verdict(Enum):
@@ -69,26 +73,45 @@ def planned_decay_start(last: int, decay_share: float) -> int:
 
 @dataclass
 class Measured:
-    """Durations in seconds of this run. Estimates hold until the first measurement of a kind."""
+    """Durations in seconds of this run. Estimates hold until the first measurement of a kind.
 
+    `device`, `peak_flops`: of this life. What another device measured is an estimate on this one: steps go by its own
+    time of an earlier life, else by the peaks' ratio, until three steps are done.
+    """
+
+    device: str = ""
+    peak_flops: float | None = None
+    speeds: dict[str, float] = field(default_factory=dict)  # device -> seconds a step, of earlier lives
+    moved_from: str | None = None
     steps: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     events: dict[str, float] = field(default_factory=dict)
     measured: Counter[str] = field(default_factory=Counter)
     inherited_step: float | None = None
     steps_this_life: int = 0
+    _step_elsewhere: float | None = None
     _mean: float = 0.0
     _slow: float = 0.0
 
-    def step(self, seconds: float) -> None:
+    def step(self, seconds: float, share_of_full: float = 1.0) -> None:
+        """`share_of_full`: of the tokens of a full step. What is to come is full steps, also while a batch-size warm-up
+        takes smaller ones. The first of a life is warming up more than work, and counts as it is."""
         self.steps_this_life += 1
+        if self.steps_this_life == 1:  # warms up caches, allocators, kernels: what a life costs, no forecast of steps
+            self.events[FIRST_STEP] = seconds
+            self.measured[FIRST_STEP] += 1
+            if self.inherited_step is not None:
+                return
+        else:
+            seconds /= share_of_full
         if self.steps_this_life == 2 and len(self.steps) == 1:
-            self.steps.clear()  # the first step of a life warms up caches, allocators, kernels: no forecast
+            self.steps.clear()
         self.steps.append(seconds)
         newest_first = list(islice(reversed(self.steps), max(50, self.steps_this_life // 5)))
-        last = newest_first[: max(20, self.steps_this_life // 5)]
-        self._mean = sum(last) / len(last)
+        last = sorted(newest_first[: max(20, self.steps_this_life // 5)])
+        usual = last[:-1] if len(last) >= 3 else last  # a machine that stood still once is no slower for it
+        self._mean = sum(usual) / len(usual)
         slowest = sorted(newest_first[:50])[-2:]
-        self._slow = slowest[0] if len(self.steps) >= 10 else slowest[-1]
+        self._slow = slowest[0] if len(self.steps) >= 3 else slowest[-1]
 
     def event(self, kind: str, seconds: float) -> None:
         """The slowest of a kind counts: events are few, and an overrun is worse than a second left over."""
@@ -101,28 +124,50 @@ class Measured:
             self.events[kind] = seconds
 
     def step_seconds(self) -> float:
-        """Mean over the last fifth of the steps of this life, at least 20: stalls count by their share."""
+        """Mean over the last fifth of the steps of this life, at least 20, the slowest left out; stalls that come again
+        count by their share."""
         if len(self.steps) < 3 and self.inherited_step is not None:
             return self.inherited_step
         return self._mean
 
+    @property
+    def speed_is_known(self) -> bool:
+        """Whether more than a life's first step was measured."""
+        return self.steps_this_life > 1 or self.inherited_step is not None
+
     def slow_step_seconds(self) -> float:
-        """The second slowest of the last 50 steps (the slowest of fewer than 10): one stall is no rule."""
+        """The second slowest of the last 50 steps: one stall is no rule."""
         return self._slow if self.steps else self.inherited_step or 0.0
 
     def expected(self, kind: str) -> float:
-        return self.events.get(kind, 0.0) * (MARGIN if self.measured[kind] >= 3 else FIRST_MARGIN)
+        seconds = self.events.get(kind, 0.0)
+        if kind == "validation" and self._step_elsewhere and kind not in self.measured:
+            seconds *= max(1.0, self.step_seconds() / self._step_elsewhere)  # computes as the steps do
+        return seconds * (MARGIN if self.measured[kind] >= 3 else FIRST_MARGIN)
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "step_seconds": self.step_seconds(),
+            "device": self.device,
+            "peak_flops": self.peak_flops,
+            "speeds": self.speeds,
+            # Nothing but a step that compiled is no speed.
+            "step_seconds": self.step_seconds() if self.speed_is_known else None,
             "events": {k: self.events[k] for k in sorted(self.measured) if self.measured[k]},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.inherited_step = state["step_seconds"] or None
+        step, device, peak = state["step_seconds"] or None, state["device"], state["peak_flops"]
+        self.speeds = {**state["speeds"], **({device: step} if step else {})}
+        if device == self.device:
+            self.inherited_step = step
+            for kind, seconds in state["events"].items():
+                self.event(kind, seconds)
+            return
+        self.moved_from, self._step_elsewhere = device, step
+        ratio = peak / self.peak_flops if peak and self.peak_flops else 1.0
+        self.inherited_step = self.speeds.get(self.device) or (step * ratio if step else None)
         for kind, seconds in state["events"].items():
-            self.event(kind, seconds)
+            self.estimate(kind, seconds)
 
 
 class Budget:
@@ -154,10 +199,20 @@ class Budget:
         return math.inf if self.plan.cap_seconds is None else self.plan.cap_seconds - self.spent()
 
     def reserve_seconds(self) -> float:
-        """What must be left when the last step ends, plus two slow steps against surprises."""
+        """What must be left when the last step ends, plus a usual and a slow step against surprises."""
         ends = sum(self._expected(kind) for kind in EVENTS)
         slack = EXIT_SLACK_SECONDS + EXIT_SLACK_SHARE * (self.plan.cap_seconds or 0.0)
-        return ends + 2 * self.measured.slow_step_seconds() + slack
+        return ends + self._surprise_seconds() + slack + self._warm_up_seconds()
+
+    def _surprise_seconds(self) -> float:
+        return self.measured.step_seconds() + self.measured.slow_step_seconds()
+
+    def _warm_up_seconds(self) -> float:
+        """What a life that goes on has still to pay at its first step, compiling above all."""
+        measured = self.measured
+        if measured.steps_this_life or FIRST_STEP not in measured.events:
+            return 0.0
+        return max(0.0, measured.events[FIRST_STEP] - measured.step_seconds())
 
     def validation_limit_seconds(self, last: bool = False) -> float:
         """How long a validation may take: its share of the cap; the last one whatever the rest of the end leaves."""
@@ -165,7 +220,7 @@ class Budget:
             return math.inf
         if not last:
             return VALIDATION_MAX_SHARE * self.plan.cap_seconds
-        rest = self.reserve_seconds() - self._expected("validation") - 2 * self.measured.slow_step_seconds()
+        rest = self.reserve_seconds() - self._expected("validation") - self._surprise_seconds()
         return max(0.0, self.remaining_seconds() - rest)
 
     def _expected(self, kind: str) -> float:
@@ -198,6 +253,18 @@ class Budget:
         if step >= self.end_step(step):
             return Verdict.FINISH
         return Verdict.DECAY if step == self._decay_start() else Verdict.GO_ON
+
+    def worse(self, step: int) -> Verdict:
+        """Held-out text got worse: the decay starts here, whatever is left of the budget; one that runs ends here."""
+        if self._segment(step) is not None:
+            self._record(step, step, self.decisions.progress(step), VALIDATION)
+            return Verdict.FINISH
+        available = self.remaining_seconds() - self.reserve_seconds() - self.measured.expected("checkpoint")
+        length = max(1, min(self._planned_length(step), self._steps_that_fit(available)))
+        if self.plan.max_steps is not None:
+            length = min(length, self.plan.max_steps - step, self._text_ends(step) - step)
+        self._record(step, step + length, 0.0, VALIDATION)
+        return Verdict.DECAY
 
     def branches_due(self, step: int) -> list[str]:
         """Those of `plan.branches` whose decay would have to start now: the state after `step` is to be kept."""
@@ -249,7 +316,33 @@ class Budget:
         return step - start >= ANNEALED_MIN_SHARE * step or step - start >= self._planned_length(start)
 
     def stopped_by(self, step: int) -> str:
+        if self._ended_by_validation():
+            return VALIDATION
         return "tokens" if self.plan.max_steps is not None and step >= self.plan.max_steps else "gpu_hours"
+
+    def _ended_by_validation(self) -> bool:
+        return any(record["reason"] == VALIDATION for record in self.decisions.decays())
+
+    def first_decay_has_begun(self, step: int) -> bool:
+        """Whether the decay runs at `step`."""
+        return self._segment(step) is not None
+
+    def predict(self, step: int) -> tuple[int, float]:
+        """Steps and device-seconds at the end, by what is measured when `step` steps are done."""
+        measured = self.measured
+        each = measured.step_seconds()
+        available = self.remaining_seconds() - self.reserve_seconds() - measured.expected("checkpoint")
+        total = math.inf if math.isinf(available) else step + self._steps_that_fit(available)
+        if self.plan.max_steps is not None:
+            total = min(total, self.plan.max_steps)
+        steps = max(step, int(total))
+        training = (steps - step) * each
+        if self.plan.cap_seconds is None:
+            every = self.plan.validate_every_share
+            validations = math.floor((1 - 1e-9) / every) - math.floor(self.fraction(step) / every)
+            training += validations * measured.events.get("validation", 0.0)
+        ends = sum(measured.events.get(kind, 0.0) for kind in EVENTS)
+        return steps, self.spent() + training + self._periodic_seconds(training) + ends
 
     def first_decay(self) -> dict[str, Any] | None:
         """The record that started the decay, with the forecast made then."""
@@ -286,6 +379,8 @@ class Budget:
         one_more = (1 + self.plan.decay_share / (1 - self.plan.decay_share)) * self.measured.step_seconds()
         before = self.measured.expected("checkpoint")  # the one from before the decay
         available = self.remaining_seconds() - self.reserve_seconds() - before
+        if not self.measured.speed_is_known and self.measured.step_seconds() < available:
+            return
         predicted = length * self.measured.step_seconds()
         predicted += self._periodic_seconds(predicted)
         if predicted + one_more / 2 < available:
@@ -310,23 +405,27 @@ class Budget:
             self._review_at = left // 2
         if self.plan.max_steps is not None:
             fitting = min(fitting, self.plan.max_steps - step, self._text_ends(self._decay_start() or 0) - step)
-        # Far from the end one percent is noise that a review will settle; near it every step counts. The two slow
+        # Far from the end one percent is noise that a review will settle; near it every step counts. The two
         # steps of the reserve cover what is let pass here.
-        longer = reviewing and fitting > left + max(1, left // 50)
+        longer = reviewing and fitting > left + max(1, left // 50) and not self._ended_by_validation()
         if fitting < left - max(left // 100, 1 if left > 8 else 0) or longer:
             progress = self.decisions.progress(step)
             self._record(step, step + fitting, progress, "slower" if fitting < left else "faster")
 
     def _steps_that_fit(self, available: float) -> int:
         each = self.measured.step_seconds()
+        if math.isinf(available):
+            return 2**62
         return math.floor((available - self._periodic_seconds(available)) / each) if each > 0 else 10**9
 
     def _periodic_seconds(self, duration: float) -> float:
         """What validations and saves will cost during the next `duration` seconds."""
-        if not math.isfinite(duration) or duration <= 0 or self.plan.cap_seconds is None:
+        if not math.isfinite(duration) or duration <= 0:
             return 0.0
         save = self.measured.expected("checkpoint")
         saves = duration // (self.plan.checkpoint_every_seconds + save)
+        if self.plan.cap_seconds is None:
+            return saves * save
         used = self.spent() / self.plan.cap_seconds
         last = min(used + duration / self.plan.cap_seconds, 1 - 1e-9)
         every = self.plan.validate_every_share
@@ -335,13 +434,16 @@ class Budget:
 
     def _record(self, step: int, end_step: int, progress: float, reason: str) -> None:
         finite = math.isfinite(self.remaining_seconds())
+        bound_by = "tokens" if end_step == self.plan.max_steps else "gpu_hours"
+        if reason == VALIDATION or self._ended_by_validation():
+            bound_by = VALIDATION
         self.decisions.add(
             "decay",
             step,
             end_step=end_step,
             progress=progress,
             reason=reason,
-            bound_by="tokens" if end_step == self.plan.max_steps else "gpu_hours",
+            bound_by=bound_by,
             max_gpu_hours=self.plan.max_gpu_hours,
             max_tokens=self.plan.max_tokens,
             step_seconds=round(self.measured.step_seconds(), 6),

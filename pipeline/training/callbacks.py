@@ -17,18 +17,20 @@ from pipeline import signals
 from pipeline.config import Config, TrainConfig
 from pipeline.errors import UserError
 from pipeline.ledger import Ledger, process_age_seconds
+from pipeline.planning.costs import SAVE_BYTES_PER_SECOND
 from pipeline.progress import Progress, format_seconds
+from pipeline.training import best
 from pipeline.training.batches import TokenBatches
 from pipeline.training.budget import Budget, Verdict
 from pipeline.training.checkpoint import Checkpoints, State
 from pipeline.training.devices import Machine
+from pipeline.training.forecast import MemoryForecast, predict_time
 from pipeline.training.mirrors import Mirror
 from pipeline.training.module import PretrainModule
 from pipeline.training.tracking import Metrics
 from pipeline.training.validation import Validation
 
 MAX_SKIPPED_IN_A_ROW = 10
-SAVE_BYTES_PER_SECOND = 200e6  # written, synced and hashed; a slow disk, until this run has measured its own
 SAMPLE_MIN_SECONDS, SAMPLE_MAX_SECONDS, SAMPLE_CAP_SHARE = 0.5, 10.0, 0.01
 
 
@@ -54,8 +56,8 @@ class Parts:
 class Control(Callback):
     """Runs the hooks of one life. After `fit`: `stopped` names a signal, `finished` says that the last step is done."""
 
-    def __init__(self, parts: Parts, module: PretrainModule):
-        self.parts, self.module = parts, module
+    def __init__(self, parts: Parts, module: PretrainModule, memory: MemoryForecast):
+        self.parts, self.module, self.memory = parts, module, memory
         self.stopped: str | None = None
         self.finished = False
         self.skipped = 0
@@ -85,6 +87,7 @@ class Control(Callback):
         self.use_decisions()
         self._stop_if_asked(trainer)
         parts.budget.start_seconds = process_age_seconds()
+        self.memory.begin()
         self._rate.restart()
 
     def on_train_batch_start(
@@ -94,8 +97,11 @@ class Control(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         parts, step = self.parts, self.module.step
+        self.memory.step()
         self._check_previous_norm(step)
-        parts.budget.measured.step(self._rate.lap())
+        tokens = parts.batches.sizes.sequences(step - 1) * parts.train.sequence_length
+        parts.budget.measured.step(self._rate.lap(tokens), tokens / parts.train.global_batch_tokens)
+        predict_time(parts.budget, step)
         self._review_threads()
         verdict = parts.budget.decide(step)
         row = self._train_row(step) if step % parts.train.log_every_steps == 0 or verdict != Verdict.GO_ON else {}
@@ -105,6 +111,7 @@ class Control(Callback):
             if self._validation_is_due(step):
                 limit = parts.budget.validation_limit_seconds()
                 row = {**(row or self._train_row(step)), **self.validate(limit_seconds=limit)}
+                verdict = self._mind_the_best(step, verdict)
             if row:
                 parts.metrics.log_metrics(row, step)
                 self._show(step, row)
@@ -156,7 +163,7 @@ class Control(Callback):
         step = self.module.step
         return {
             "budget/gpu_hours": self.parts.ledger.spent_seconds / 3600,
-            "budget/tokens": step * self.parts.train.global_batch_tokens,
+            "budget/tokens": self.parts.batches.sizes.tokens(step),
             "budget/fraction": self.parts.budget.fraction(step),
         }
 
@@ -173,7 +180,7 @@ class Control(Callback):
             "rate": self._rate.state_dict(),
         }
         step = self.module.step
-        sequence_index = step * self.parts.batches.batch_sequences
+        sequence_index = self.parts.batches.sizes.first_sequence(step)
         return State(step, sequence_index, self.module.optimizer.master_state_dict(), optimizer, values)
 
     def load(self, state: State) -> None:
@@ -203,7 +210,7 @@ class Control(Callback):
     @property
     def tokens_per_second(self) -> float:
         """Over the training steps of all lives that a checkpoint kept, validation and saves left out."""
-        return self._rate.mean() * self.parts.train.global_batch_tokens
+        return self._rate.mean()
 
     @property
     def mfu(self) -> float | None:
@@ -256,6 +263,22 @@ class Control(Callback):
         elif verdict == Verdict.FINISH:
             self.finished = trainer.should_stop = True
 
+    def _mind_the_best(self, step: int, verdict: Verdict) -> Verdict:
+        """After a validation: keeps a new best; the verdict where `train.stop_after_worse` has another one."""
+        patience = self.parts.train.stop_after_worse
+        if not self.record_validation(step):
+            return best.verdict(self.parts.budget, step, patience) if patience and verdict == Verdict.GO_ON else verdict
+        if self.parts.budget.may_spend("checkpoint", step):
+            self.save()
+        return verdict
+
+    def record_validation(self, step: int) -> bool:
+        """Under `train.stop_after_worse` the newest validation goes on record; whether it is the best so far."""
+        bits = self.parts.validation.overall(self.last_bits_per_byte) if self.validated_at == step else None
+        if not self.parts.train.stop_after_worse or bits is None:
+            return False
+        return best.record(self.parts.budget.decisions, step, bits)
+
     def _keep_for_branches(self, step: int) -> None:
         due = self.parts.budget.branches_due(step)
         for name in due:
@@ -301,10 +324,13 @@ class Control(Callback):
                 )
 
     def _train_row(self, step: int) -> dict[str, float]:
-        per_second = self._rate.recent() * self.parts.train.global_batch_tokens
+        per_second = self._rate.recent()
+        if step_seconds := self.parts.budget.measured.step_seconds():
+            speed = round(self.parts.train.global_batch_tokens / step_seconds, 1)
+            self.parts.ledger.card = {**self.parts.ledger.card, "tokens_per_second": speed}
         row: dict[str, Any] = {
             "train/loss": float(self.module.last_loss),
-            "train/lr": self.module.optimizer.optimizer.param_groups[0]["lr"],
+            "train/lr": self.module.last_learning_rate,
             "train/grad_norm": float(self.module.last_grad_norm),
             "perf/tokens_per_second": round(per_second, 1),
             "perf/mfu": self._mfu(per_second),
@@ -344,11 +370,11 @@ def sample_seconds(cap_seconds: float | None) -> float:
 
 
 class _Rate:
-    """Steps per second: over all, and since the last `recent()`. Validation and saves are left out."""
+    """Tokens per second: over all, and since the last `recent()`. Validation and saves are left out."""
 
     def __init__(self) -> None:
-        self.seconds, self.steps = 0.0, 0
-        self._recent_seconds, self._recent_steps, self._recent_value = 0.0, 0, 0.0
+        self.seconds, self.tokens = 0.0, 0
+        self._recent_seconds, self._recent_tokens, self._recent_value = 0.0, 0, 0.0
         self._from = time.monotonic()
 
     def restart(self) -> None:
@@ -357,25 +383,25 @@ class _Rate:
     def leave_out(self, seconds: float) -> None:
         self._from += seconds
 
-    def lap(self) -> float:
-        """Ends a step; the seconds since the step before ended, waiting for the batch and bookkeeping included."""
+    def lap(self, tokens: int) -> float:
+        """Ends a step; the seconds since the one before ended, waiting for the batch and bookkeeping included."""
         now = time.monotonic()
         seconds, self._from = now - self._from, now
-        self.seconds, self.steps = self.seconds + seconds, self.steps + 1
-        self._recent_seconds, self._recent_steps = self._recent_seconds + seconds, self._recent_steps + 1
+        self.seconds, self.tokens = self.seconds + seconds, self.tokens + tokens
+        self._recent_seconds, self._recent_tokens = self._recent_seconds + seconds, self._recent_tokens + tokens
         return seconds
 
     def recent(self) -> float:
         if self._recent_seconds > 0:
-            self._recent_value = self._recent_steps / self._recent_seconds
-            self._recent_seconds, self._recent_steps = 0.0, 0
+            self._recent_value = self._recent_tokens / self._recent_seconds
+            self._recent_seconds, self._recent_tokens = 0.0, 0
         return self._recent_value
 
     def mean(self) -> float:
-        return self.steps / self.seconds if self.seconds > 0 else 0.0
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
 
     def state_dict(self) -> dict[str, float]:
-        return {"seconds": self.seconds, "steps": self.steps}
+        return {"seconds": self.seconds, "tokens": self.tokens}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seconds, self.steps = state["seconds"], int(state["steps"])
+        self.seconds, self.tokens = state["seconds"], int(state["tokens"])

@@ -113,6 +113,10 @@ class Checkpoints:
             path.rename(path.with_name(path.name + ".damaged"))
         return None
 
+    def at(self, step: int) -> State | None:
+        """One that is whole, or None."""
+        return None if self.damage(self.path(step)) else self._read(self.path(step))
+
     def damage(self, path: Path) -> str | None:
         """What is wrong with a checkpoint's files, or None: sizes first, then hashes."""
         try:
@@ -137,11 +141,13 @@ class Checkpoints:
         return State(trainer["step"], trainer["sequence_index"], weights, trainer["optimizer"], trainer["values"])
 
     def prune(self) -> None:
-        """Keeps the newest ones, the one from before the decay and those for branches; removes the others."""
+        """Keeps the newest, the one from before the decay, the best validated, those for branches; removes the rest."""
         decays = self.decisions.decays()
         kept = set(self.steps()[: self.keep]) | {record["step"] for record in self.decisions.of_kind("branch_point")}
         if decays:
             kept.add(decays[0]["step"])
+        if validations := self.decisions.validations():
+            kept.add(min(validations, key=validations.__getitem__))
         for path in self.folder.glob("step-*"):
             match = NAME.fullmatch(path.name)
             if match is None or int(match[1]) not in kept:
@@ -231,7 +237,8 @@ def restore_random_state(state: dict[str, Any]) -> None:
     np.random.set_state(("MT19937", key.numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        for index, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):  # another machine may have fewer
+            torch.cuda.set_rng_state(generator, index)
 
 
 def _check_finite(state: State) -> None:

@@ -2,8 +2,9 @@
 
 In: records as they are made. Out: the decay segments, extensions and skips in force, so that a resumed run takes the
 same learning rate at every step, and a record from which a run can be repeated. One JSON object per line: `kind`,
-`step` (steps done when it was decided), `time`, and what the kind needs. Kinds: life, decay, extend, skip, emergency,
-threads, branch_point, branch, finish. A later decay record replaces earlier ones from its step on.
+`step` (steps done when it was decided), `time`, and what the kind needs. Kinds: life, card,
+memory, forecast, decay, extend, skip, emergency, threads, branch_point, branch, validated, finish. A later decay record
+replaces earlier ones from its step on.
 """
 
 import json
@@ -59,6 +60,17 @@ class Decisions:
             if record["kind"] == "decay":
                 kept = [k for k in kept if k["step"] < record["step"]] + [record]
         return kept
+
+    def validations(self) -> dict[int, float]:
+        """Step -> bits per byte over all held-out text, where `train.stop_after_worse` has them recorded; those of a
+        branch that was left count up to the step at which the run was extended."""
+        found: dict[int, float] = {}
+        for record in self.records:
+            if record["kind"] == "extend":
+                found = {step: bits for step, bits in found.items() if step <= record["step"]}
+            elif record["kind"] == "validated":
+                found[record["step"]] = record["bits_per_byte"]
+        return found
 
     def segments(self) -> list[DecaySegment]:
         return [DecaySegment(r["step"], r["end_step"], r["progress"]) for r in self.decays()]

@@ -18,10 +18,12 @@ from pipeline import signals
 from pipeline.config import Config
 from pipeline.corpus.shards import TokenShards
 from pipeline.errors import Stopped
+from pipeline.planning.costs import FLOAT32_MAX_BYTES
+from pipeline.training.best import best_state
 from pipeline.training.callbacks import Control, sample_seconds
+from pipeline.training.forecast import time_facts
 from pipeline.training.generation import Writer
-
-FLOAT32_MAX_BYTES = 2**30  # larger models are exported in bf16: half the download, nothing lost in use
+from pipeline.training.replay import what_was_lost
 
 
 def finish(control: Control, config: Config, folder: Path, tokens: TokenShards) -> dict[str, Any]:
@@ -40,13 +42,29 @@ def finish(control: Control, config: Config, folder: Path, tokens: TokenShards) 
             control.save()
             raise Stopped(name)
         parts.metrics.log_metrics({**(control.final_row or control.budget_row()), **metrics}, module.step)
+        control.record_validation(module.step)
     if trained_to_end:
         control.save()
+    exported = _take_the_best(control)
     export(control, config, folder, tokens)
     samples = write_samples(control, config, tokens)
-    facts = make_facts(control, samples, left_at_end)
+    facts = make_facts(control, config, samples, left_at_end, exported)
     write_card(folder / "model" / "README.md", config, control, facts)
     return facts
+
+
+def _take_the_best(control: Control) -> int:
+    """Under `train.stop_after_worse` puts the best validated weights in place; returns the step they are from."""
+    step = control.module.step
+    state = best_state(control.parts.checkpoints, step) if control.parts.train.stop_after_worse else None
+    if state is None:
+        return step
+    control.module.optimizer.load_state_dict(
+        {f"master/{n}": t for n, t in state.weights.items()} | dict(state.optimizer)
+    )
+    control.last_bits_per_byte = state.values["validated"]["bits_per_byte"]
+    print(f"  step {state.step:,} was the best on held-out text: it is exported, not step {step:,}", flush=True)
+    return state.step
 
 
 def export(control: Control, config: Config, folder: Path, tokens: TokenShards) -> None:
@@ -94,21 +112,24 @@ def write_samples(control: Control, config: Config, tokens: TokenShards) -> list
     return samples
 
 
-def make_facts(control: Control, samples: list[dict[str, str]], left_at_end: float) -> dict[str, Any]:
-    """The manifest's facts, under the names of the contract."""
+def make_facts(
+    control: Control, config: Config, samples: list[dict[str, str]], left_at_end: float, exported: int
+) -> dict[str, Any]:
+    """The manifest's facts, under the names of the contract. `exported`: the step of the exported weights."""
     parts, step = control.parts, control.module.step
     budget = parts.budget
     return {
-        "tokens_seen": step * parts.train.global_batch_tokens,
+        "tokens_seen": parts.batches.sizes.tokens(step),
         "steps": step,
         "skipped_steps": control.skipped,
-        "epochs": {k: round(v, 4) for k, v in parts.batches.epochs(step * parts.batches.batch_sequences).items()},
+        "epochs": {k: round(v, 4) for k, v in parts.batches.epochs(parts.batches.sizes.first_sequence(step)).items()},
         "packing": {"kind": parts.batches.packing, "padding_share": round(parts.batches.padding_share(), 6)},
         "mix": _mix(control),
         "max_gpu_hours": budget.plan.max_gpu_hours,
         "max_tokens": budget.plan.max_tokens,
         "stopped_by": budget.stopped_by(step),
-        "annealed": budget.annealed(step),
+        "annealed": budget.annealed(step) and budget.decisions.progress(exported) >= 1.0,
+        "exported_step": exported,
         "bits_per_byte": control.last_bits_per_byte,
         "val_bits_per_byte": parts.validation.overall(control.last_bits_per_byte),
         "validated_share": round(parts.validation.share, 4),
@@ -121,6 +142,7 @@ def make_facts(control: Control, samples: list[dict[str, str]], left_at_end: flo
         "peak_memory_bytes": parts.machine.peak_memory_bytes(),
         "lives": parts.ledger.life,
         "start_seconds": round(budget.start_seconds, 2),
+        "replay": what_was_lost(config, control.initial_bits_per_byte, control.last_bits_per_byte),
         "forecast": _forecast(control, left_at_end),
         "samples": samples,
         "model": "model",
@@ -130,20 +152,22 @@ def make_facts(control: Control, samples: list[dict[str, str]], left_at_end: flo
 def _mix(control: Control) -> dict[str, dict[str, float]]:
     """Shares of the sequences that each source gave, before and in the decay; empty for a phase without steps."""
     batches, record = control.parts.batches, control.parts.budget.first_decay()
-    end = control.module.step * batches.batch_sequences
-    start = min(end, record["step"] * batches.batch_sequences) if record else end
+    end = batches.sizes.first_sequence(control.module.step)
+    start = min(end, batches.sizes.first_sequence(record["step"])) if record else end
     phases = {"stable": batches.shares(0, start), "decay": batches.shares(start, end)}
     return {phase: {k: round(v, 6) for k, v in shares.items()} for phase, shares in phases.items()}
 
 
 def _forecast(control: Control, left_at_end: float) -> dict[str, Any]:
-    """What was predicted when the decay was decided, against what happened."""
+    """What was predicted when the decay was decided, and before (pipeline/training/forecast.py), against the facts."""
     budget, step = control.parts.budget, control.module.step
     record = budget.first_decay()
+    facts = {"memory": control.memory.facts(control.module.windows), "time": time_facts(budget, step)}
     if record is None:
-        return {}
+        return facts
     finite = budget.plan.cap_seconds is not None
     return {
+        **facts,
         "decided_at_step": record["step"],
         "predicted": {k: record[k] for k in ("step_seconds", "reserve_seconds", "end_step")},
         "actual": {

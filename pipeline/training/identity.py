@@ -12,7 +12,7 @@ from pipeline.artifacts import Folder, Step, read_manifest
 from pipeline.config import BudgetConfig, Config
 from pipeline.training.decisions import Decisions
 
-VERSION = 1  # raised when the same config, data and init train differently
+VERSION = 2  # raised when the same config, data and init train differently
 
 WEIGHTS, TRAINER, INDEX = "model.safetensors", "trainer.pt", "checkpoint.json"  # files of a checkpoint
 
@@ -31,16 +31,21 @@ def pretrain_step(config: Config) -> Step:
         "pretrain",
         VERSION,
         _run_instead,
-        config={
-            "train": configs.identity(config.train),
-            "seed": config.seed,
-            **weights_in_fingerprint(config),
-            **({"branch_of": config.budget.branch_of} if config.budget.branch_of else {}),
-        },
+        config=pretrain_identity(config),
         inputs=input_steps(config),
         libraries=("torch", "lightning"),
         reports=REPORTS,
     )
+
+
+def pretrain_identity(config: Config) -> dict[str, Any]:
+    """What of the config decides a pretraining, its inputs and limits aside."""
+    return {
+        "train": configs.identity(config.train),
+        "seed": config.seed,
+        **weights_in_fingerprint(config),
+        **({"branch_of": config.budget.branch_of} if config.budget.branch_of else {}),
+    }
 
 
 def weights_in_fingerprint(config: Config) -> dict[str, Any]:
@@ -72,6 +77,8 @@ def finished_manifest(step: Step, budget: BudgetConfig) -> dict[str, Any] | None
     if not step.finished:
         return None
     manifest = read_manifest(step.path)
+    if manifest["stopped_by"] == "validation":  # more of the same text would not help
+        return manifest
     limit = "max_tokens" if manifest["stopped_by"] == "tokens" else "max_gpu_hours"
     return None if _larger(getattr(budget, limit), manifest[limit]) else manifest
 
@@ -80,6 +87,8 @@ def raised_decay(decisions: Decisions, budget: BudgetConfig) -> dict[str, Any] |
     """The first record of a decay that was planned for a smaller limit than this budget's, or None."""
     decays = decisions.decays()
     if not decays:
+        return None
+    if decays[-1]["bound_by"] == "validation":
         return None
     limit = "max_tokens" if decays[-1]["bound_by"] == "tokens" else "max_gpu_hours"
     return decays[0] if _larger(getattr(budget, limit), decays[-1][limit]) else None

@@ -32,7 +32,7 @@ LOGGED_KEYS = {
     "budget": ("max_gpu_hours", "max_tokens", "count_source", "gpu_hour_price"),
     "data": ("near_dedup_similarity", "tokenizer_train_bytes", "tasks", "mask_personal_data"),
 }
-LOGGED_OF_SOURCE = ("type", "license", "weight", "limit_documents", "limit_bytes", "limit_tokens")
+LOGGED_OF_SOURCE = ("type", "license", "weight", "replay", "limit_documents", "limit_bytes", "limit_tokens")
 
 
 def logged_config(config: Config, fingerprints: Mapping[str, str]) -> dict[str, Any]:

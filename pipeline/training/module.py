@@ -12,9 +12,11 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from model.float8 import use_float8
 from model.optim import OPTIMIZERS, MasterWeights, needs_slices
 from model.schedules import DecaySegment, wsd
 from model.transformer import Transformer
+from model.width import rate_scales
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
 from pipeline.training.batches import Batch
@@ -34,6 +36,8 @@ class PretrainModule(LightningModule):
         self.network, self.train_config = network, train
         network.activation_checkpointing = train.activation_checkpointing
         network.z_loss = train.z_loss
+        if train.float8 != "none":
+            use_float8(network, train.float8)
         sliced = needs_slices(precision, train.optimizer_in_backward)
         self.optimizer = MasterWeights(
             network,
@@ -43,6 +47,7 @@ class PretrainModule(LightningModule):
             precision=precision,
             weight_decay=train.weight_decay,
             in_backward=train.optimizer_in_backward,
+            scales=rate_scales(network.config.hidden_size, train.learning_rate_base_width, train.optimizer),
         )
         device_type = network.lm_head.weight.device.type
         if train.compile == "true" or (train.compile == "auto" and device_type == "cuda"):
@@ -50,6 +55,7 @@ class PretrainModule(LightningModule):
         self.windows = micro_batch_windows(train, device_type, network.config, precision)
         self.step = 0
         self.segments: Sequence[DecaySegment] = ()
+        self.last_learning_rate = 0.0
         self.last_loss: Tensor = torch.zeros(())
         self.last_grad_norm: Tensor = torch.zeros(())
 
@@ -70,7 +76,8 @@ class PretrainModule(LightningModule):
         gc.unfreeze()
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        self.optimizer.set_learning_rate(self.learning_rate())
+        self.last_learning_rate = self.learning_rate()
+        self.optimizer.set_learning_rate(self.last_learning_rate)
         while (loss_sum := self._try_passes(batch)) is None:
             self._halve_micro_batch()
         self.last_loss = loss_sum / batch.predicted

@@ -2,11 +2,12 @@
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from model.config import ModelConfig
 from model.transformer import Transformer
@@ -14,6 +15,7 @@ from pipeline import config as configs
 from pipeline.corpus.shards import INDEX_DTYPE, TokenSet
 from pipeline.training import devices
 from pipeline.training.batches import Batch, TokenBatches
+from pipeline.training.forecast import MemoryForecast
 from pipeline.training.module import PretrainModule
 from scripts.train_bench.race import Meter
 from scripts.train_bench.shapes import CLIP_NORM, LEARNING_RATE, ROTARY_SHARE, WEIGHT_DECAY, Shape, pool
@@ -43,10 +45,17 @@ def token_set(name: str, ids: np.ndarray) -> TokenSet:
     return TokenSet(name, ids.astype(np.uint16), index)
 
 
-def module_of(config: configs.Config) -> tuple[PretrainModule, devices.Machine]:
-    """The network as init and pretrain make it, on the machine as they choose it."""
+def module_of(
+    config: configs.Config, start: Mapping[str, float] | None = None
+) -> tuple[PretrainModule, devices.Machine]:
+    """The network as init and pretrain make it, on the machine as they choose it. `start`: how a tensor's name ends ->
+    factor of its start values."""
     machine = devices.choose(config.train)
     network = Transformer(config.model).initialize(config.seed)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            for factor in [factor for end, factor in (start or {}).items() if name.endswith(end)]:
+                parameter.mul_(factor)
     return PretrainModule(network, config.train, machine.precision), machine
 
 
@@ -105,7 +114,7 @@ def fit(shape: Shape, meter: Meter, folder: Path, wandb: bool, **train: Any) -> 
         checkpoints = Checkpoints(folder / "checkpoints", 2, decisions)
         flops = config.model.flops_per_token(shape.tokens)
         parts = Parts(config.train, machine, batches, validation, budget, checkpoints, metrics, ledger, flops)
-        control = Control(parts, module)
+        control = Control(parts, module, MemoryForecast(decisions, machine, machine.held_bytes()))
         trainer = build_trainer(machine, metrics, control)
         trainer.callbacks.append(Tell())  # type: ignore[attr-defined]
         trainer.fit(module, batches)

@@ -26,8 +26,8 @@ class Task:
         return self.held_out.n_bytes / (self.held_out.n_tokens - 1)
 
 
-def load() -> Task:
-    """Trains a byte-level BPE of 8,192 on the train files and encodes both parts: some 20 seconds."""
+def load(vocab_size: int = VOCAB_SIZE) -> Task:
+    """Trains a byte-level BPE on the train files and encodes both parts: some 20 seconds."""
     from pipeline.corpus.tokenizing import _train
 
     texts = _texts()
@@ -35,7 +35,7 @@ def load() -> Task:
     held_out, train = texts[:cut], texts[cut:]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tokenizer.json"
-        _train(train, VOCAB_SIZE, path)
+        _train(train, vocab_size, path)
         return Task(_encode(path, "train", train), _encode(path, "held_out", held_out))
 
 

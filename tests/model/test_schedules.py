@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from model.schedules import DECAYS, DecaySegment, decay_progress, warmup_multiplier, wsd
+from model.schedules import DECAYS, LAST_RATE, DecaySegment, decay_progress, warmup_multiplier, wsd
 
 
 @pytest.mark.parametrize("shape", DECAYS)
@@ -60,3 +60,14 @@ def test_progress_never_falls_even_if_a_later_decision_recorded_less() -> None:
 def test_the_order_in_which_decisions_are_listed_does_not_matter() -> None:
     segments = [DecaySegment(0, 100), DecaySegment(50, 150, progress=0.5)]
     assert [wsd(s, 0, segments) for s in range(160)] == [wsd(s, 0, segments[::-1]) for s in range(160)]
+
+
+@pytest.mark.parametrize("shape", DECAYS)
+@pytest.mark.parametrize("left", [1, 2, 7, 30, 49])
+def test_a_decay_that_a_kill_left_few_steps_still_ends_low_and_never_rises(shape: str, left: int) -> None:
+    first = DecaySegment(100, 400)
+    second = DecaySegment(130, 130 + left, progress=decay_progress(130, [first]))
+    rates = [wsd(step, 0, [first, second], shape) for step in range(130 + left + 2)]
+    assert all(a >= b for a, b in itertools.pairwise(rates))
+    assert 0.0 < rates[130 + left - 1] <= LAST_RATE + 1e-9
+    assert wsd(0, 0, [DecaySegment(0, left)], shape) < 1.0

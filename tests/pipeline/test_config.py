@@ -13,7 +13,7 @@ TINY = ROOT / "configs" / "tiny.yaml"
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_config_is_parsed(path):
-    if "model" not in configs.read_yaml(path):
+    if "model" not in configs.read_with_base(path):
         pytest.skip("a table, not an experiment")
     config = configs.load(path)
     assert config.name == path.stem
@@ -121,3 +121,53 @@ def test_a_source_model_brings_its_tokenizer():
 def test_values_of_the_training_recipe_that_cannot_be(overrides, said):
     with pytest.raises(UserError, match=said):
         configs.load(TINY, overrides)
+
+
+def _write(folder: Path, **files: str) -> Path:
+    for name, content in files.items():
+        (folder / f"{name}.yaml").write_text(content)
+    return folder / "child.yaml"
+
+
+def test_a_config_laid_over_its_base_is_the_same_as_one_file_with_everything(tmp_path):
+    whole = configs.read_yaml(TINY)
+    below = {k: v for k, v in whole.items() if k not in ("train", "name")}
+    child = _write(
+        tmp_path,
+        grandparent=configs.yaml.safe_dump({"name": "g", **below, "train": {"sequence_length": 64}}),
+        parent="base: grandparent.yaml\nname: p\ntrain: {warmup_steps: 3}\n",
+        child=configs.yaml.safe_dump({"base": "parent.yaml", "name": "tiny", "train": whole["train"]}),
+    )
+    (tmp_path / "tiny-source.yaml").write_text((ROOT / "configs" / "tiny-source.yaml").read_text())
+    made, written = configs.load(child), configs.load(TINY)
+    assert made.init.source == str(tmp_path / "tiny-source.yaml")  # looked for beside the file that names it
+    made.init.source = written.init.source
+    assert configs.identity(made) == configs.identity(written)
+    assert configs.load(child, ["train.sequence_length=64"]).train.sequence_length == 64
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("base: child.yaml\nname: a", "leads back"),
+        ("base: other.yaml\nname: a", "leads back"),
+        ("base: nowhere.yaml\nname: a", "nowhere.yaml is not there"),
+        ("base: [a, b]\nname: a", "expected the name of another config"),
+        ("base: model.yaml", "no name of its own"),
+    ],
+)
+def test_a_base_that_cannot_be_is_one_message(tmp_path, content, said):
+    child = _write(tmp_path, child=content, other="base: child.yaml\nname: b", model="name: m\nmodel: {}")
+    with pytest.raises(UserError, match=said):
+        configs.load(child)
+
+
+def test_replay_is_a_mark_that_changes_no_fingerprint_of_the_data(tmp_path, monkeypatch):
+    from pipeline.data import data_step
+
+    monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path))
+    key = "data.sources.exercises.replay"
+    plain, marked = configs.load(TINY), configs.load(TINY, [f"{key}=true"])
+    assert data_step(plain).fingerprint == data_step(marked).fingerprint
+    with pytest.raises(UserError, match=r"replay is 'much'; expected true or false"):
+        configs.load(TINY, [f"{key}=much"])

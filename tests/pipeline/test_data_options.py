@@ -239,17 +239,6 @@ def test_slurm_is_refused_with_the_key_that_is_missing_or_wrong(root, monkeypatc
         data.data_step(make_config(corpus, data__executor="slurm", data__executor_options={"tiem": "1"}))
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("sinfo") is None, reason="needs a Slurm cluster")
-def test_the_shards_on_slurm_give_the_same_content(tmp_path, monkeypatch, finished):
-    if subprocess.run(["sinfo"], capture_output=True).returncode:
-        pytest.skip("no Slurm cluster answers")
-    monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path))
-    options = {"partition": os.environ.get("HORNBOOK_TEST_PARTITION", "low"), "time": "00:10:00", "mem_per_cpu_gb": 1}
-    config = make_config(write_corpus(tmp_path / "in"), data__executor="slurm", data__executor_options=options)
-    assert made(config)["content_hash"] == finished[1]["content_hash"]
-
-
 def test_a_group_key_that_no_record_has_is_an_error(root):
     config = make_config(write_corpus(root / "in"), data__sources__web__group_key="domian")
     with pytest.raises(UserError, match=r"data.sources.web.group_key is 'domian'.*none of the first"):

@@ -8,6 +8,9 @@ import pytest
 from pipeline import config as configs
 from pipeline import plan
 from pipeline.errors import UserError
+from pipeline.planning import advice, costs, text
+from pipeline.planning.measure import measure
+from pipeline.planning.show import show
 
 ROOT = Path(__file__).resolve().parents[2]
 LLAMA_2_7B, LLAMA_2_70B, PHI_2 = 6.74e9, 68.98e9, 2.78e9
@@ -41,23 +44,101 @@ def test_a_plan_says_memory_by_kind_what_fits_where_and_what_it_costs(tiny):
     assert hours["tokens"] == [1_000_000, 1_000_000]
     slow, fast = hours["tokens_per_second"]
     assert hours["gpu_hours"] == [round(1e6 / fast / 3600, 3), round(1e6 / slow / 3600, 3)]
-    text = plan.show(tiny)
-    assert "1M tokens" in text
-    assert "DOES NOT FIT" not in text
+    shown = show(tiny)
+    assert "1M tokens" in shown
+    assert "DOES NOT FIT" not in shown
+
+
+def test_a_plan_says_what_is_lost_how_often_text_repeats_what_disk_and_every_card_costs(tiny):
+    lost = tiny["overhead"]
+    assert set(lost["seconds"]) == {"start", "compile", "evaluation", "saving"}
+    assert lost["share"] == pytest.approx(sum(lost["share_by_kind"].values()), abs=1e-3)
+    assert tiny["disk_gb"]["checkpoints"] == pytest.approx(4 * 2_910_784 * 12 / 1e9, abs=0.005)
+    assert {row["card"] for row in tiny["cards"]} >= {"h100-80", "rtx-4090"}
+    by_card = {row["card"]: row for row in tiny["cards"]}
+    assert by_card["h100-80"]["tokens_per_second"][0] > by_card["l4"]["tokens_per_second"][1]
+    for section in ("memory", "hours", "overhead", "disk_gb"):
+        assert tiny[section]["basis"]
+    assert all(choice["basis"] for choice in tiny["advice"])
+
+
+def test_text_is_counted_from_limits_or_said_to_be_unknown(root):
+    config = configs.load(ROOT / "configs" / "phi2.yaml")
+    known = text.text_of(config)
+    assert known["sources"]["fineweb_edu"] == {"tokens": 4_000_000_000, "from": text.LIMIT}
+    assert text.unique_tokens(known) == 8_000_000_000
+    assert text.epochs_of(config, known, 4e9) == {"fineweb_edu": 0.5, "python_edu": 0.5, "cosmopedia_v2": 0.5}
+    unlimited = configs.load(ROOT / "configs" / "phi2.yaml", ["data.sources.python_edu.limit_tokens=null"])
+    unknown = text.text_of(unlimited)
+    assert text.unique_tokens(unknown) is None
+    assert set(text.epochs_of(unlimited, unknown, 4e9).values()) == {None}
+
+
+def test_saving_too_often_is_seen_in_what_is_lost():
+    often, seldom = (
+        costs.overhead(configs.load(ROOT / "configs" / "phi2.yaml", [f"train.checkpoint_every_seconds={s}"]), H100, 0)
+        for s in (600, 7200)
+    )
+    assert often["share_by_kind"]["saving"] > 0.05 > seldom["share_by_kind"]["saving"]
+
+
+@pytest.mark.slow
+def test_measured_steps_stand_beside_the_forecast():
+    found = measure(configs.load(ROOT / "configs" / "tiny-source.yaml"))
+    assert found["tokens_per_second"] > 0
+    assert found["peak_memory_bytes"] > 4 * 2_910_784
+    assert 0.3 < found["forecast_over_measured"] < 3
+
+
+def test_a_step_that_this_machine_cannot_hold_is_one_clear_error():
+    with pytest.raises(UserError, match=r"--measure: .* GB"):
+        measure(configs.load(ROOT / "configs" / "phi2.yaml", ["train.device=cpu", "model.num_hidden_layers=2000"]))
 
 
 def test_advice_is_sorted_and_starved_sizes_are_named():
     config = configs.load(ROOT / "configs" / "phi2.yaml", ["budget.max_gpu_hours=24"])
-    choices = plan.advice(config, H100)
+    choices = advice.advice(config, H100)
     losses = [sum(c["expected_loss"]) for c in choices]
     assert losses == sorted(losses)
     by_name = {c["choice"]: c for c in choices}
-    assert by_name["this size"]["starved"]
-    assert not by_name["0.25 of the size"]["starved"]
-    assert by_name["0.25 of the size"]["parameters"] == pytest.approx(0.25 * 2.78e9, rel=0.25)
-    hopeless = plan.advice(configs.load(ROOT / "configs" / "phi2.yaml", ["budget.max_gpu_hours=0.01"]), H100)
-    assert all(c["starved"] for c in hopeless)
-    assert "do not pretrain" in "\n".join(plan._advice_lines(hopeless))
+    assert by_name["this size, fresh weights"]["starved"]
+    assert not by_name["0.25 of the size, fresh weights"]["starved"]
+    assert by_name["0.25 of the size, fresh weights"]["parameters"] == pytest.approx(0.25 * 2.78e9, rel=0.25)
+    assert {c["kind"] for c in choices} == {"fresh", "grown", "continued", "lora"}
+
+
+def test_a_public_model_no_larger_and_better_is_named_and_so_is_the_best_to_train():
+    found = advice.verdict(config := configs.load(ROOT / "configs" / "day.yaml"), advice.advice(config, H100, 10**10))
+    assert found["pretrain"] is False
+    assert "SmolLM2-360M" in found["why"]
+    assert found["best_trained"].startswith("this size, grown")
+    assert "this size, fresh weights" in found["not_told_apart"]
+    small = configs.load(ROOT / "configs" / "tiny.yaml", ["budget.max_gpu_hours=1"])
+    assert advice.verdict(small, advice.advice(small, H100))["pretrain"] is True  # nothing public is as small
+
+
+@pytest.mark.parametrize("source", ["microsoft/phi-1_5", None])
+def test_too_few_hours_end_in_the_advice_not_to_pretrain(source):
+    words = ["budget.max_gpu_hours=0.01", f"init.source={source or 'null'}"]
+    config = configs.load(ROOT / "configs" / "phi2.yaml", words)
+    hopeless = advice.advice(config, H100)
+    assert all(c["starved"] for c in hopeless if c["kind"] == "fresh")
+    found = advice.verdict(config, hopeless)
+    assert found["pretrain"] is False
+    assert "do not pretrain" in found["why"]
+
+
+def test_a_card_too_small_for_a_public_model_is_not_told_to_adapt_it():
+    config = configs.load(ROOT / "configs" / "phi2.yaml", ["budget.max_gpu_hours=24"])
+    for gigabytes, models in ((80, 4), (8, 2), (3, 0)):
+        found = [c for c in advice.advice(config, {**H100, "memory_gb": gigabytes}) if c["kind"] == "lora"]
+        assert len(found) == models
+
+
+def test_repeated_text_is_worth_less_than_fresh_and_never_more_than_it_can_be():
+    assert advice.worth_of(1e9, None) == advice.worth_of(1e9, 1e9) == 1e9
+    assert 3.5e9 < advice.worth_of(4e9, 1e9) < 4e9  # four epochs are nearly free
+    assert advice.worth_of(1e12, 1e9) == pytest.approx((1 + advice.REPEATS) * 1e9)
 
 
 def test_growth_is_advised_by_the_measured_table_with_its_spread(tmp_path):
@@ -68,7 +149,7 @@ def test_growth_is_advised_by_the_measured_table_with_its_spread(tmp_path):
         {"choice": "b", "source_share": 0.9, "per_seed": [0.19]},
     ]
     table.write_text(json.dumps({"rows": rows, "choices": {"a": "A", "b": "B"}, "target_parameters": 1000}))
-    found = plan.growth_advice(table)
+    found = advice.growth_advice(table)
     assert found is not None
     assert (found["choice"], found["source_share"], found["gain_nats"], found["runs"]) == (
         "a",
@@ -76,8 +157,8 @@ def test_growth_is_advised_by_the_measured_table_with_its_spread(tmp_path):
         [0.1, 0.3],
         3,
     )
-    assert plan.growth_advice(tmp_path / "none.json") is None
-    assert plan.growth_advice() is not None
+    assert advice.growth_advice(tmp_path / "none.json") is None
+    assert advice.growth_advice() is not None
 
 
 def test_a_card_that_is_not_in_the_table_is_one_clear_error():

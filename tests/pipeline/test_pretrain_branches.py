@@ -1,5 +1,8 @@
 """Branches: annealed models for other budgets out of one trunk, with its data position and its seconds."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 from test_pretrain import Small, driver, hours, small, small_inputs  # noqa: F401 - fixtures
 
@@ -7,6 +10,7 @@ from pipeline import pretrain
 from pipeline.artifacts import read_manifest
 from pipeline.errors import UserError
 from pipeline.training.branching import branch, planned
+from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.decisions import Decisions
 from pipeline.training.identity import pretrain_step
 from pipeline.training.tracking import read_metrics
@@ -61,6 +65,40 @@ def test_a_branch_in_time_ends_annealed_inside_its_cap_which_counts_the_trunks_s
     assert "of them the trunk's" in output
     code, output, _ = small.command("--branch", "15s")
     assert (code, "up to date" in output) == (0, True), output
+
+
+@pytest.mark.slow
+def test_a_running_trunk_can_be_branched_and_does_not_notice(small: Small):  # noqa: F811
+    process = small.start("budget.max_tokens=4_000_000", "budget.branches=[20.48K]", EXACT)
+    try:
+        small.wait_for_step(60, process)
+        manifest, rows = run_branch(small, "20.48K", EXACT)
+        assert process.poll() is None, process.communicate()[0]
+    finally:
+        process.kill()
+        process.communicate()
+    assert (manifest["steps"], manifest["annealed"], manifest["trunk"]["steps"]) == (40, True, 28)
+    assert [row["step"] for row in rows] == list(range(41))
+
+
+def test_a_checkpoint_that_a_running_trunk_prunes_meanwhile_is_replaced_by_the_next(
+    small: Small,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+):
+    often = ("train.checkpoint_every_seconds=0.001", "train.keep_checkpoints=50", EXACT)
+    small.run_here("budget.max_tokens=20_480", *often)
+    plain, pruned = Checkpoints.adopt, []
+
+    def adopt(self: Checkpoints, path: Path) -> None:
+        if not pruned:
+            pruned.append(path)
+            shutil.rmtree(path)
+        plain(self, path)
+
+    monkeypatch.setattr(Checkpoints, "adopt", adopt)
+    manifest, _ = run_branch(small, "15.36K", EXACT)
+    assert int(pruned[0].name.split("-")[1]) == manifest["trunk"]["steps"] + 1
+    assert (manifest["steps"], manifest["annealed"]) == (30, True)
 
 
 def test_a_branch_that_cannot_be_cut_says_what_can(small: Small):  # noqa: F811

@@ -62,3 +62,17 @@ def test_a_run_that_was_exported_without_a_validation_still_gets_its_page():
     }
     assert "not measured" in _summary(None, init, pretrain)
     assert "after pretraining" not in _growth(init, pretrain)
+
+
+def test_the_page_says_how_often_each_source_was_read_and_what_share_it_had():
+    from pipeline.report import _text_read
+
+    table = _text_read(
+        {
+            "epochs": {"code": 2.4567, "more <x>": 0.1},
+            "mix": {"stable": {"code": 0.75, "more <x>": 0.25}, "decay": {"code": 1.0}},
+        }
+    )
+    rows = [re.sub(r"<[^>]+>", "|", row).strip("|") for row in table.split("<tr>")[2:]]
+    assert rows == ["code|2.46|75.0%|100.0%", "more &lt;x&gt;|0.10|25.0%|0.0%"]
+    assert "decay" not in _text_read({"epochs": {"code": 0.5}, "mix": {"stable": {"code": 1.0}, "decay": {}}})

@@ -31,6 +31,9 @@ class Machine:
     end: float
     stalls: list[float] = field(default_factory=list)  # seconds, of every step
 
+    def begin(self, measured: Measured) -> None:
+        """A life begins; before anything is loaded."""
+
     def step(self, used: float) -> float:
         seconds = self.step_seconds * self.random.lognormvariate(0, self.jitter) * (1 + self.drift * used)
         stalled = bool(self.stall_every) and self.random.random() < 1 / self.stall_every
@@ -64,6 +67,7 @@ class Run:
         for kind, seconds in (("checkpoint", machine.save), ("export", machine.save / 2), ("sample", machine.end / 2)):
             budget.measured.estimate(kind, seconds)
         self.step = 0
+        machine.begin(budget.measured)
         if self.saved:
             self.step, measured = self.saved
             budget.measured.load_state_dict(measured)
@@ -281,3 +285,33 @@ def test_a_lowered_limit_does_not_ask_for_more_text_than_a_later_decay_has() -> 
     plan = Plan(None, 300, 0.3, steps_available=lambda start: start + 20)
     Budget(plan, lambda: 0.0, decisions).begin(250)
     assert (decisions.decays()[0]["step"], decisions.decays()[0]["end_step"]) == (250, 270)
+
+
+def test_steps_of_a_batch_size_warm_up_are_measured_as_the_full_steps_to_come() -> None:
+    measured = Measured()
+    measured.step(9.0, share_of_full=1 / 8)  # the first of a life is mostly warming up
+    assert measured.step_seconds() == 9.0
+    for share in (1 / 8, 1 / 8, 1 / 4, 1.0):
+        measured.step(4.0 * share, share_of_full=share)
+    assert measured.step_seconds() == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("warmup_steps", [40, 200, 10_000])
+@pytest.mark.parametrize("overhead", [0.0, 0.5])  # of a step that is independent of its tokens, in full steps
+def test_a_cap_holds_and_is_used_while_steps_grow(warmup_steps: int, overhead: float) -> None:
+    cap, full, start = 400.0, 1.0, 1 / 8
+    now, step = 10.0, 0
+    budget = Budget(Plan(cap, None, 0.3), lambda: now, Decisions(None))
+    for kind in ("checkpoint", "export", "validation"):
+        budget.measured.estimate(kind, 2.0)
+    verdict = Verdict.GO_ON
+    while verdict != Verdict.FINISH:
+        share = min(1.0, start + (1 - start) * step / warmup_steps)
+        seconds = full * (share + overhead) / (1 + overhead)
+        now, step = now + seconds, step + 1
+        budget.measured.step(seconds, share)
+        verdict = budget.decide(step)
+        assert step < 100_000
+    assert budget.annealed(step)
+    assert now + budget.reserve_seconds() <= cap + full
+    assert now > 0.9 * cap

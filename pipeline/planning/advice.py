@@ -1,0 +1,265 @@
+"""What else the same hours would buy: ranked, with honest ranges, and "do not pretrain" where that is the answer.
+
+In: a config, a card, how much text there is. Out: choices with an expected loss on general text, as [best, worst], and
+what each rests on. A published fit of loss against parameters and tokens (`FIT`) ranks them; it was made on other text,
+so the order is worth more than the numbers, and two ranges that overlap are not told apart.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from model.config import ModelConfig
+from pipeline.config import Config
+from pipeline.planning.costs import hours
+
+GROWTH_TABLE = Path(__file__).resolve().parents[2] / "docs" / "growth" / "schedule.json"
+SHRINK = (0.5, 0.25, 0.1)  # of the parameters: other sizes that the same hours are compared at
+TOKENS_PER_PARAMETER = 20  # compute-optimal (Hoffmann et al. 2022, arXiv 2203.15556)
+STARVED = 2  # tokens per parameter under which fresh weights learn little that a smaller model would not learn better
+# Loss against parameters and tokens, the fit of Besiroglu et al. 2024 (arXiv 2404.10102) to Hoffmann's data: for
+# ranking sizes by the same hours, not for predicting a loss on other text.
+FIT = {"floor": 1.82, "a": 482.0, "alpha": 0.348, "b": 2085.0, "beta": 0.366}
+FIT_ERROR = 0.05  # nats
+REPEATS = 15.4  # epochs after the first at which repeated text has lost 1 - 1/e of its worth (arXiv 2305.16264)
+GROWN_AT_EQUAL_FLOPS = (0.83, 0.95)  # of fresh weights' FLOPs to the same loss, source counted: docs/growth, toy scale
+FIT_BASIS = f"published fit (arXiv 2404.10102; error about {FIT_ERROR:g} nats, other text)"
+REPEAT_BASIS = f"; repeated text counts less (arXiv 2305.16264, {REPEATS:g})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Public:
+    """A released model: parameters, and the tokens its makers say it saw."""
+
+    parameters: float
+    tokens: float
+    width: int
+    layers: int
+
+
+# Tokens as their cards and papers give them; what they saw is mostly English, and of some it is synthetic.
+PUBLIC = {
+    "HuggingFaceTB/SmolLM2-135M": Public(0.135e9, 2e12, 576, 30),
+    "HuggingFaceTB/SmolLM2-360M": Public(0.362e9, 4e12, 960, 32),
+    "microsoft/phi-1_5": Public(1.418e9, 150e9, 2048, 24),
+    "HuggingFaceTB/SmolLM2-1.7B": Public(1.711e9, 11e12, 2048, 24),
+    "microsoft/phi-2": Public(2.780e9, 1.4e12, 2560, 32),
+    "meta-llama/Llama-2-7b-hf": Public(6.738e9, 2e12, 4096, 32),
+}
+
+
+def expected_loss(parameters: float, tokens: float) -> float:
+    """Nats per token by `FIT`."""
+    return FIT["floor"] + FIT["a"] / parameters ** FIT["alpha"] + FIT["b"] / tokens ** FIT["beta"]
+
+
+def tokens_for(parameters: float, loss: float) -> float:
+    """Tokens after which a model of this size has that loss by `FIT`; infinite where it never has."""
+    left = loss - FIT["floor"] - FIT["a"] / parameters ** FIT["alpha"]
+    return (FIT["b"] / left) ** (1 / FIT["beta"]) if left > 0 else math.inf
+
+
+def worth_of(tokens: float, unique: float | None) -> float:
+    """Fresh tokens that so many tokens of a text of `unique` tokens are worth; all of them where it is unknown."""
+    if unique is None or tokens <= unique:
+        return tokens
+    return unique * (1 + REPEATS * (1 - math.exp(-(tokens / unique - 1) / REPEATS)))
+
+
+def advice(config: Config, card: Mapping[str, Any], unique: int | None = None) -> list[dict[str, Any]]:
+    """Choices for the same hours, best first. `unique`: tokens of text there are, None = unknown. Empty without an
+    end. Fields: choice, kind (fresh, grown, continued, lora), parameters, tokens and expected_loss as ranges,
+    starved, basis.
+    """
+    if hours(config, card).get("tokens") is None:
+        return []
+    choices = [_fresh(config, card, share, unique) for share in (1.0, *SHRINK)]
+    source = source_of(config)
+    choices += [_grown_from(config, card, *source, unique), _continued(config, card, *source, unique)] if source else []
+    if source is None:
+        choices.append(_grown_from_own(config, card, unique))
+    choices += _lora(config, card)
+    return sorted(choices, key=lambda choice: sum(choice["expected_loss"]))
+
+
+def source_of(config: Config) -> tuple[str, Public] | None:
+    """The public model that the config grows from, if it is one of the table."""
+    found = [name for name in PUBLIC if (config.init.source or "").rstrip("/").endswith(name)]
+    return (found[0], PUBLIC[found[0]]) if found else None
+
+
+def verdict(config: Config, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    """`{pretrain, why, best_trained, not_told_apart}`: whether to spend the hours on pretraining at all, the reason in
+    one sentence, and what to train if so."""
+    if not choices:
+        why = "the config sets no end: set budget.max_gpu_hours to compare"
+        return {"pretrain": None, "why": why, "best_trained": None, "not_told_apart": []}
+    fresh = [c for c in choices if c["kind"] == "fresh"]
+    trained = [c for c in choices if c["kind"] != "lora"]
+    best = trained[0]
+    close = [c["choice"] for c in trained[1:] if c["expected_loss"][0] <= best["expected_loss"][1]]
+    found = {"pretrain": True, "why": None, "best_trained": best["choice"], "not_told_apart": close}
+    rivals = [c for c in choices if c["kind"] == "lora" and c["parameters"] <= 1.25 * config.model.parameters]
+    if all(c["starved"] for c in fresh) and best["kind"] == "fresh":
+        why = "do not pretrain for these hours: none of these sizes sees enough text; fine-tune a public model"
+        return {**found, "pretrain": False, "why": why}
+    if rivals and rivals[0]["expected_loss"][1] + FIT_ERROR < best["expected_loss"][0]:
+        gap = best["expected_loss"][0] - rivals[0]["expected_loss"][1]
+        why = (
+            f"do not pretrain for general text: {rivals[0]['choice']} is no larger and expected {gap:.2f} nats better; "
+            "pretrain for what it cannot give: text, a licence, a tokenizer or a shape of your own"
+        )
+        return {**found, "pretrain": False, "why": why}
+    return {**found, "why": "no public model of this size that hornbook knows of is expected to be better"}
+
+
+def growth_advice(path: Path = GROWTH_TABLE) -> dict[str, Any] | None:
+    """The way to spend a budget on growth that gained most over fresh weights at equal FLOPs, source counted, of those
+    that `scripts/bench_growth.py --schedule` measured: its gains over all seeds, and at what scale. None without the
+    table."""
+    if not path.is_file():
+        return None
+    table = json.loads(path.read_text(encoding="utf-8"))
+    gains: dict[str, list[float]] = {}
+    for row in table["rows"]:
+        gains.setdefault(row["choice"], []).extend(row["per_seed"])
+    best = max(gains, key=lambda choice: mean(gains[choice]))
+    shares = sorted({row["source_share"] for row in table["rows"] if row["choice"] == best})
+    return {
+        "choice": best,
+        "meaning": table["choices"][best],
+        "source_share": [shares[0], shares[-1]],
+        "gain_nats": [min(gains[best]), max(gains[best])],
+        "runs": len(gains[best]),
+        "measured_at_parameters": table["target_parameters"],
+    }
+
+
+def _fresh(config: Config, card: Mapping[str, Any], share: float, unique: int | None) -> dict[str, Any]:
+    model = _shrunk(config.model, share)
+    tokens = _tokens(config, card, model.flops_per_token(config.train.sequence_length))
+    return _choice(
+        "this size, fresh weights" if share == 1.0 else f"{share:g} of the size, fresh weights",
+        "fresh",
+        model.parameters,
+        tokens,
+        [expected_loss(model.parameters, worth_of(n, unique)) for n in tokens],
+        FIT_BASIS + (REPEAT_BASIS if unique else ""),
+        starved=tokens[1] < STARVED * model.parameters,
+    )
+
+
+def _grown_from(
+    config: Config, card: Mapping[str, Any], name: str, public: Public, unique: int | None
+) -> dict[str, Any]:
+    """At best everything that the source knows carries over; at worst its loss is only kept."""
+    size, tokens = config.model.parameters, _tokens(config, card)
+    before = expected_loss(public.parameters, public.tokens)
+    head_start = tokens_for(size, before)
+    return _choice(
+        f"this size, grown from {name}",
+        "grown",
+        size,
+        tokens,
+        [expected_loss(size, head_start + worth_of(tokens[1], unique)), before],
+        f"{FIT_BASIS}; best: the source's loss is a head start of {head_start:.2g} tokens, worst: it is only kept; on "
+        "the source's own kind of text, which is not public",
+    )
+
+
+def _continued(
+    config: Config, card: Mapping[str, Any], name: str, public: Public, unique: int | None
+) -> dict[str, Any]:
+    flops = 6 * public.parameters + 12 * public.layers * config.train.sequence_length * public.width
+    tokens = _tokens(config, card, flops)
+    before = expected_loss(public.parameters, public.tokens)
+    after = expected_loss(public.parameters, public.tokens + worth_of(tokens[1], unique))
+    return _choice(
+        f"{name} trained on, as large as it is",
+        "continued",
+        round(public.parameters),
+        tokens,
+        [after, before],
+        f"{FIT_BASIS}; what it gains on text unlike its own is not in this number",
+    )
+
+
+def _grown_from_own(config: Config, card: Mapping[str, Any], unique: int | None) -> dict[str, Any]:
+    tokens = _tokens(config, card)
+    fast, slow = GROWN_AT_EQUAL_FLOPS
+    size = config.model.parameters
+    worth = [n / share for n, share in zip(tokens, (slow, fast), strict=True)]
+    return _choice(
+        "this size, grown from a smaller one that the same hours train first",
+        "grown",
+        size,
+        tokens,
+        [expected_loss(size, worth_of(n, unique)) for n in worth],
+        f"the hours count for {1 / slow:.2f} to {1 / fast:.2f} times as many, measured at 238k parameters "
+        "(docs/growth); larger ones unmeasured",
+        starved=tokens[1] < STARVED * size,
+    )
+
+
+def _lora(config: Config, card: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Public models that a card can adapt, in bf16, with a GB for what is adapted and two for activations."""
+    fitting = {n: p for n, p in PUBLIC.items() if 2 * p.parameters + 3e9 <= card["memory_gb"] * 1e9}
+    chosen = {n: p for n, p in fitting.items() if p.parameters >= 0.5 * config.model.parameters}
+    return [
+        _choice(
+            f"LoRA on {name}",
+            "lora",
+            round(public.parameters),
+            None,
+            [expected_loss(public.parameters, public.tokens)] * 2,
+            f"{FIT_BASIS}, from the {public.tokens:.2g} tokens its makers name; before any adapting, which costs "
+            "minutes to hours; its licence and tokenizer come with it",
+        )
+        for name, public in chosen.items()
+    ]
+
+
+def _tokens(config: Config, card: Mapping[str, Any], flops: float | None = None) -> list[int]:
+    """What the hours buy, of this size or of one of other FLOPs per token."""
+    own = config.model.flops_per_token(config.train.sequence_length)
+    return [round(n * own / (flops or own)) for n in hours(config, card)["tokens"]]
+
+
+def _choice(
+    choice: str,
+    kind: str,
+    parameters: int,
+    tokens: list[int] | None,
+    losses: list[float],
+    basis: str,
+    starved: bool = False,
+) -> dict[str, Any]:
+    return {
+        "choice": choice,
+        "kind": kind,
+        "parameters": parameters,
+        "tokens": tokens,
+        "expected_loss": [round(min(losses), 3), round(max(losses), 3)],
+        "starved": starved,
+        "basis": basis,
+    }
+
+
+def _shrunk(model: ModelConfig, share: float) -> ModelConfig:
+    """About `share` of the parameters: width and depth shrink alike, heads keep their size."""
+    scale = share ** (1 / 3)
+    heads = max(1, round(model.num_attention_heads * scale))
+    width = heads * (model.hidden_size // model.num_attention_heads)
+    key_heads = None if model.num_key_value_heads is None else heads
+    return dataclasses.replace(
+        model,
+        hidden_size=width,
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
+        intermediate_size=max(1, round(model.intermediate_size * width / model.hidden_size)),
+        num_hidden_layers=max(1, round(model.num_hidden_layers * scale)),
+    )

@@ -1,0 +1,57 @@
+"""Part `forecast` of bench_hours.py: what a pretraining said beforehand beside what happened, from its manifest.
+
+Memory: the traced peak of a step plus what the process held before, against the resident high-water mark over the
+first steps, for settings that differ in what they keep. Time: what was said when a tenth of the budget was used,
+against the end.
+"""
+
+import tempfile
+from pathlib import Path
+
+from scripts.bench_rows import Rows, row
+from scripts.hours_lab import Lab
+
+WIDE = (
+    "model.hidden_size=1024", "model.intermediate_size=4096", "model.num_hidden_layers=2",
+    "model.num_attention_heads=16", "model.max_position_embeddings=1024", "train.sequence_length=1024",
+    "train.global_batch_tokens=2048", "train.micro_batch=2", "train.log_every_steps=1", "train.precision=32-true",
+    "budget.max_tokens=8_192",
+    "data.validation.max_bytes=3_000",
+)  # fmt: skip
+SETTINGS = {
+    "two windows of 1,024": (),
+    "selective checkpointing": ("train.activation_checkpointing=selective",),
+    "full checkpointing": ("train.activation_checkpointing=full",),
+    "one window a pass of two": ("train.micro_batch=1",),
+    "optimizer in the backward pass": ("train.optimizer_in_backward=true", "train.clip_norm=0"),
+    "muon": ("train.optimizer=muon",),
+    "bf16-true": ("train.precision=bf16-true",),
+    "windows of 512 (explicit attention)": ("train.sequence_length=512", "train.micro_batch=4"),
+}
+TIMED_TOKENS = {"150K tokens": 150_000, "75K tokens": 75_000}
+
+
+def forecast(quick: bool) -> Rows:
+    """Predicted over measured, one row a setting."""
+    settings = dict(list(SETTINGS.items())[: 2 if quick else None])
+    rows: Rows = []
+    with tempfile.TemporaryDirectory() as place:
+        lab = Lab(Path(place))
+        lab.prepare("seed=1", *WIDE)
+        for name, words in settings.items():
+            own = lab.beside(f"memory{len(rows)}")
+            if any("sequence_length" in word for word in words):
+                own.prepare("seed=1", *WIDE, *words)
+            memory = own.pretrain("run", "seed=1", "name=run", *WIDE, *words)["forecast"]["memory"]
+            kinds = ("traced_bytes", "held_before_bytes", "measured_bytes")
+            traced, held, measured = (f"{memory[key] / 2**20:,.0f}" for key in kinds)
+            text = f"memory, predicted over measured: {name} ({traced} traced + {held} held, {measured} MiB)"
+            rows.append(row(text, memory["ratio"], "x", "0.97 to 1.03", abs(memory["ratio"] - 1) <= 0.03))
+        lab.prepare("seed=1")
+        for name, tokens in {} if quick else TIMED_TOKENS.items():
+            own = lab.beside(f"time{tokens}")
+            manifest = own.pretrain("run", "seed=1", "name=run", f"budget.max_tokens={tokens}")
+            time = manifest["forecast"]["time"]
+            text = f"time, predicted over measured: {name} ({time['predicted_seconds']} of {time['seconds']} s)"
+            rows.append(row(text, time["ratio"], "x", "0.95 to 1.05", abs(time["ratio"] - 1) <= 0.05))
+    return rows

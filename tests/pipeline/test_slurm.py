@@ -1,0 +1,312 @@
+"""`hornbook submit` on a real one-node Slurm (scripts/slurm-up): real stages, preemption, requeues, time limits.
+
+One cluster and one corpus for the module; every chain starts at once and runs beside the others, so that a minute
+holds them all. It needs root and Debian's Slurm packages; elsewhere the tests skip and say why.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from data_corpus import made, make_config, write_corpus
+
+from pipeline import config as configs
+from pipeline import ledger, submit
+from pipeline.__main__ import _parse
+from pipeline.artifacts import read_json_lines, read_manifest
+from pipeline.corpus import cluster as cluster_jobs
+from pipeline.dryrun import step_of
+from pipeline.slurm import Options
+from pipeline.training.tracking import read_metrics
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPTS = REPOSITORY / "scripts"
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+TRAIN = {
+    "sequence_length": 64,
+    "global_batch_tokens": 512,
+    "warmup_steps": 5,
+    "log_every_steps": 1,
+    "validate_every_share": 0.5,
+    "device": "cpu",
+}
+GPU = "--sbatch=--gres=gpu:1"  # the one (false) GPU, over which jobs of several partitions quarrel
+ALWAYS = ["--until=pretrain", "--cpus-per-task=1"]
+STEPS, LIMIT_SECONDS = 30, 70
+TOKENS = f"budget.max_tokens={512 * STEPS}"
+
+
+class Cluster:
+    """What this module asks of Slurm and of the jobs' root."""
+
+    def __init__(self, state: Path, root: Path):
+        self.state, self.root = state, root
+
+    def ask(self, *words: str) -> str:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.strip()
+
+    def submit(self, config: Path, *words: str) -> str:
+        """`hornbook submit` in this process (torch need not be loaded for each): what it said."""
+        arguments = _parse(["submit", str(config), *words, *ALWAYS])
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            arguments.run(arguments)
+        return said.getvalue()
+
+    def config(self, name: str, **changes) -> Path:
+        """A small experiment on the module's corpus."""
+        web = {"type": "jsonl", "path": str(self.root / "in" / "texts.jsonl"), "group_key": "domain", "license": "MIT"}
+        values: dict = {"data__sources": {"web": web}, "data__tasks": 2, "data__workers": 1}
+        values |= {"train": dict(TRAIN), "tracking": {"to": "none"}, "model__max_position_embeddings": 64}
+        values["sample"] = {"prompts": ["The "], "max_new_tokens": 4}
+        config = make_config(self.root / "in" / "texts.jsonl", name=name, **values, **changes)
+        path = self.root / f"{name}.yaml"
+        path.write_text(configs.to_yaml(config), encoding="utf-8")
+        return path
+
+    def ids(self, name: str) -> dict[str, str]:
+        """Label of a job (data, pretrain, ...) -> its id, as the newest submission of an experiment recorded it."""
+        newest = sorted((self.root / "runs" / name / "jobs").glob("*/submitted.json"))[-1]
+        return {Path(job["file"]).stem: job["id"] for job in json.loads(newest.read_text())["jobs"]}
+
+    def job(self, job_id: str) -> dict[str, str]:
+        return dict(re.findall(r"(\w+)=(\S*)", self.ask("scontrol", "show", "job", "-o", job_id)))
+
+    def wait(self, job_id: str, what: Callable[[dict[str, str]], object], seconds: float = 240) -> dict[str, str]:
+        """The job, once `what` is so. A requeued one need not sit out Slurm's pause before its next life."""
+        until = time.monotonic() + seconds
+        while not what(job := self.job(job_id)):
+            assert time.monotonic() < until, (job, self.logs(job_id))
+            if job["JobState"] == "PENDING" and job["Reason"] == "BeginTime":
+                self.ask("scontrol", "update", f"jobid={job_id}", "starttime=now")
+            time.sleep(0.2)
+        return job
+
+    def end(self, job_id: str) -> tuple[str, str]:
+        job = self.wait(job_id, lambda job: job["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"))
+        return job["JobState"], job["ExitCode"]
+
+    def logs(self, job_id: str) -> str:
+        return "\n".join(path.read_text() for path in self.root.glob(f"runs/**/*-{job_id}.log"))
+
+    def lives_seconds(self, *job_ids: str) -> list[float]:
+        """Seconds of every life, by the controller's own record."""
+        spans = {}
+        for line in (self.state / "log" / "jobcomp.txt").read_text().splitlines():
+            facts = dict(word.split("=", 1) for word in line.split() if "=" in word)
+            if facts["JobId"] in job_ids and facts["NodeCnt"] != "0":
+                start, end = (datetime.fromisoformat(facts[key]) for key in ("StartTime", "EndTime"))
+                spans[start] = (end - start).total_seconds()
+        return [spans[start] for start in sorted(spans)]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    state = tmp_path_factory.mktemp("slurm") / "cluster"
+    root = tmp_path_factory.mktemp("root") / "with a space"
+    root.mkdir()
+    lab = {**os.environ, "SLURM_LAB_NO_INSTALL": "1", "SLURM_LAB_CPUS": "4", "SLURM_LAB_KILL_WAIT": "15"}
+    up = subprocess.run([SCRIPTS / "slurm-up", state], env=lab, capture_output=True, text=True, timeout=120)
+    if up.returncode:
+        pytest.skip(f"no Slurm can be started here: {up.stderr.strip().splitlines()[-1]}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(state / "slurm.conf"))
+        patch.setenv("HORNBOOK_ROOT", str(root))
+        patch.setenv("PYTHONPATH", str(REPOSITORY))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        write_corpus(root / "in")
+        yield Cluster(state, root)
+        subprocess.run([SCRIPTS / "slurm-down", state], check=True, capture_output=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def begun(cluster: Cluster) -> dict[str, str]:
+    """Every chain of the module, sent at once: what each submission said."""
+    plain = cluster.config("plain")
+    cluster.config("source", budget={"max_tokens": 512 * STEPS}, train__learning_rate=2e-3)
+    wider = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    init = {"method": "exact", "source": "source.yaml", "train_source": True}
+    grown = cluster.config("grown", init=init, **{f"model__{key}": value for key, value in wider.items()})
+    limit = [
+        "train.learning_rate=4e-3",
+        f"budget.max_gpu_hours={LIMIT_SECONDS / 3600}",
+        "--time=1",
+        "--notice=25",
+        "--srun",
+    ]
+    second = [TOKENS, "train.learning_rate=1e-3", "--partition=high"]
+    return {
+        "lives": cluster.submit(plain, "name=lives", "budget.max_tokens=1_000_000_000", "--partition=low", GPU),
+        "limit": cluster.submit(plain, "name=limit", *limit, "--partition=high"),
+        "first": cluster.submit(grown, "name=first", TOKENS, "--partition=high"),
+        "again": cluster.submit(grown, "name=first", TOKENS, "--partition=high"),
+        "second": _command_elsewhere(cluster, "../grown.yaml", "name=second", *second),
+    }
+
+
+def _command_elsewhere(cluster: Cluster, *words: str) -> str:
+    """The command as a person types it, in another folder."""
+    command = [sys.executable, "-P", "-m", "pipeline", "submit", *words, *ALWAYS]
+    done = subprocess.run(command, cwd=cluster.root / "in", capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+class Lives:
+    """One pretraining that is interrupted again and again."""
+
+    def __init__(self, cluster: Cluster, job_id: str):
+        self.cluster, self.job_id = cluster, job_id
+        self.saved: list[int] = []
+        """The last step of every life that is over."""
+
+    @property
+    def folder(self) -> Path:
+        return self.cluster.root / "runs" / "lives" / "pretrain"
+
+    def steps(self) -> list[int]:
+        path = self.folder / "metrics.jsonl"
+        return [row["step"] for row in read_metrics(path)] if path.is_file() else []
+
+    def train(self) -> None:
+        """Until this life has trained a step of its own."""
+        last = self.saved[-1] if self.saved else 0
+        self.cluster.wait(self.job_id, lambda job: job["JobState"] == "RUNNING" and self.steps()[-1:] > [last + 5])
+
+    def interrupted(self, *words: str, partition: str = "") -> None:
+        """By a command; then the job waits for its next life, perhaps in another partition."""
+        restarts = int(self.cluster.job(self.job_id)["Restarts"])
+        self.cluster.ask(*words)
+        until = time.monotonic() + 60
+        while (job := self.cluster.job(self.job_id))["Restarts"] != str(restarts + 1) or job["JobState"] != "PENDING":
+            assert time.monotonic() < until, (job, self.cluster.logs(self.job_id))
+            time.sleep(0.2)
+        if partition:
+            self.cluster.ask("scontrol", "update", f"jobid={self.job_id}", f"partition={partition}")
+        self.saved.append(self.steps()[-1])
+
+
+def test_requeue_preemption_with_and_without_grace_and_cancel_lose_no_step(cluster: Cluster, begun: dict) -> None:
+    lives = Lives(cluster, cluster.ids("lives")["pretrain"])
+    rival = ("sbatch", "--partition=high", "--gres=gpu:1", "--output=/dev/null", "--wrap=true")
+    lives.train()
+    lives.interrupted("scontrol", "requeue", lives.job_id)
+    lives.train()
+    lives.interrupted(*rival, partition="grace")  # no grace: TERM at once
+    lives.train()
+    lives.interrupted(*rival)  # USR1 first, and the script asks for the next life itself
+    lives.train()
+    cluster.ask("scancel", lives.job_id)
+    assert cluster.end(lives.job_id) == ("CANCELLED", "75:0")
+    lives.saved.append(lives.steps()[-1])
+
+    said = cluster.logs(lives.job_id)
+    assert said.count("exit code 75") == 4, said
+    assert said.count("left to Slurm") == 3, said  # the hand's requeue, no grace, cancel
+    assert said.count("SIGUSR1") >= 1
+    assert said.count(": requeued\n") == 1
+
+    end = f"budget.max_tokens={512 * (3 * lives.saved[-1] // 2)}"
+    told = cluster.submit(cluster.root / "plain.yaml", "name=lives", end, "--partition=low", "--srun")
+    assert "data      lives: done" in told
+    assert "init      lives: done" in told
+    assert list(cluster.ids("lives")) == ["pretrain"]
+    last = cluster.ids("lives")["pretrain"]
+    assert cluster.end(last) == ("COMPLETED", "0:0"), cluster.logs(last)
+    manifest = read_manifest(lives.folder)
+    assert (manifest["lives"], manifest["annealed"]) == (5, True)
+    assert lives.steps() == list(range(manifest["steps"] + 1))
+    decisions = read_json_lines(lives.folder / "decisions.jsonl")
+    assert [record["step"] for record in decisions if record["kind"] == "life"] == [0, *lives.saved]
+    _hours_agree(cluster, "lives", lives.job_id, last)
+
+
+def test_a_time_limit_shorter_than_the_budget_is_simply_many_lives(cluster: Cluster, begun: dict) -> None:
+    job_id = cluster.ids("limit")["pretrain"]
+    assert cluster.end(job_id) == ("COMPLETED", "0:0"), cluster.logs(job_id)
+    manifest = read_manifest(cluster.root / "runs/limit/pretrain")
+    said = cluster.logs(job_id)
+    assert "time left 60 s" in said
+    assert said.count("SIGUSR1") == said.count(": requeued\n") == manifest["lives"] - 1 >= 1
+    assert manifest["stopped_by"] == "gpu_hours"
+    assert manifest["gpu_hours"] * 3600 <= LIMIT_SECONDS
+    _hours_agree(cluster, "limit", job_id)
+
+
+def test_a_chain_with_its_source_and_a_second_experiment_that_shares_it(cluster: Cluster, begun: dict) -> None:
+    first, source, second = (cluster.ids(name) for name in ("first", "source", "second"))
+    assert list(cluster.ids("lives")) == ["pretrain"]  # its second submission; the first one made the data for all
+    assert list(source) == ["pretrain"]  # its fresh weights are those of two other experiments
+    assert list(first) == ["init", "pretrain"]
+    assert "nothing to send" in begun["again"]
+    assert list(second) == ["pretrain"]
+    assert f"afterok:{first['init']}" in begun["second"]
+    for job_id in (*source.values(), *first.values(), *second.values()):
+        assert cluster.end(job_id) == ("COMPLETED", "0:0"), cluster.logs(job_id)
+    manifests = [read_manifest(cluster.root / "runs" / name / "pretrain") for name in ("first", "second")]
+    assert [manifest["steps"] for manifest in manifests] == [STEPS, STEPS]
+    assert manifests[0]["inputs"] == manifests[1]["inputs"]
+    _hours_agree(cluster, "first", first["pretrain"])
+    _hours_agree(cluster, "source", source["pretrain"])
+    assert "nothing to send" in cluster.submit(cluster.root / "grown.yaml", "name=first", TOKENS)
+    record = json.loads(next((cluster.root / "runs/first/jobs").glob("*/submitted.json")).read_text())
+    assert record["command"].startswith("hornbook submit ")
+    assert record["commit"] == manifests[0]["commit"]
+
+
+def test_an_array_trains_the_members_that_are_left_and_one_that_is_requeued(cluster: Cluster, begun: dict) -> None:
+    rates = [f"train.learning_rate={rate}" for rate in ("1e-3", "2e-3", "5e-3")]
+    members = [
+        configs.load(cluster.root / "grown.yaml", [f"name=study/{i}", TOKENS, rate]) for i, rate in enumerate(rates)
+    ]
+    options = Options(partition="high", cpus_per_task=1)
+    submit.run_array("study", members, "study.yaml", options, at_once=1, until="pretrain")
+    array = cluster.ids("study")["array"]
+    submit.run_array("study", members, "study.yaml", options, until="pretrain")
+    assert len(list(cluster.root.glob("runs/study/jobs/*"))) == 1  # the second call sent nothing
+    tasks = [f"{array}_{i}" for i in range(2)]
+    assert _script(cluster, "study").count("/resolved.yaml") == 2
+    assert "#SBATCH --array=0-1%1" in _script(cluster, "study")
+    cluster.wait(tasks[0], lambda job: job["JobState"] == "RUNNING" and "hornbook init" in cluster.logs(tasks[0]))
+    cluster.ask("scontrol", "requeue", tasks[0])
+    for task in tasks:
+        assert cluster.end(task) == ("COMPLETED", "0:0"), cluster.logs(task)
+    assert "life 2" in cluster.logs(tasks[0])
+    for member in members:
+        assert read_manifest(step_of(member, "pretrain").path)["steps"] == STEPS
+
+
+def test_the_shards_on_slurm_give_the_same_content(cluster: Cluster, begun: dict, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(cluster_jobs, "POLL_SECONDS", 0.5)
+    expected = read_manifest(cluster.root / "runs/lives/data")["content_hash"]
+    monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path))
+    options = {"partition": "high", "time": "00:10:00", "mem_per_cpu_gb": 1}
+    config = configs.load(cluster.root / "plain.yaml", ["data.executor=slurm"])
+    config.data.executor_options = options
+    assert made(config)["content_hash"] == expected
+
+
+def _script(cluster: Cluster, name: str) -> str:
+    return next((cluster.root / "runs" / name / "jobs").glob("*/*.sbatch")).read_text()
+
+
+def _hours_agree(cluster: Cluster, name: str, *job_ids: str) -> None:
+    """The ledger's hours of every life of a pretraining against Slurm's: 2% or 10 s."""
+    lines = ledger.read(cluster.root / "runs" / name / "ledger.jsonl")
+    lives: dict[int, float] = {}
+    for line in lines:
+        if line["stage"] == "pretrain":
+            lives[line["life"]] = max(line["seconds"], lives.get(line["life"], 0))
+    slurms = cluster.lives_seconds(*job_ids)
+    assert len(lives) == len(slurms)
+    assert all(abs(a - b) <= max(10, 0.02 * b) for a, b in zip(lives.values(), slurms, strict=True)), (lives, slurms)
