@@ -4,7 +4,6 @@ One table: a name, what is written into a folder, and what must come of it. Noth
 stage crashes, memory stays bounded (the whole table is run under a limit on memory), each is counted with a reason.
 """
 
-import gzip
 import io
 import json
 import os
@@ -23,6 +22,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "pipeline"))  # helpers of the stages' tests
 
 from data_corpus import items
+
 from model.config import ImpossibleShape
 from model.hf import UnreadableModel, load_network, save_folder
 from pipeline import config as configs
@@ -57,16 +57,6 @@ class Marks:
         return (os.mkdir, (str(self.path),))
 
 
-def gz(data: bytes) -> bytes:
-    return gzip.compress(data, 9)
-
-
-def zst(data: bytes) -> bytes:
-    import zstandard
-
-    return zstandard.compress(data)
-
-
 def docx(document: bytes, **more: bytes) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -83,20 +73,18 @@ READS_A_FILE = b'<!DOCTYPE d [<!ENTITY x SYSTEM "file:///etc/passwd">]><d>&x;</d
 
 # name -> (file, its bytes, how it is read, causes it may be counted by; "text" = it is read, as plain text)
 TEXTS: dict[str, tuple[str, Callable[[], bytes], Callable[[str], Any], set[str]]] = {
-    "a gzip bomb": ("a.jsonl.gz", lambda: gz(GOOD) + gz(bytes(60_000_000)) * 20, Jsonl, {"too_large", "bomb"}),
-    "a zstd bomb": ("a.jsonl.zst", lambda: zst(GOOD) + zst(bytes(60_000_000)) * 20, Jsonl, {"too_large", "bomb"}),
     "a gzip that is none": ("a.jsonl.gz", lambda: os.urandom(5000), Jsonl, {"damaged_file"}),
     "JSON of 100,000 levels": ("a.jsonl", lambda: GOOD + b'{"text": ' + b"[" * 100_000 + b"\n", Jsonl, {"broken_json"}),
     "JSON of 100,000 objects": (
         "a.jsonl", lambda: GOOD + b'{"text": ' + b'{"a":' * 100_000 + b"\n", Jsonl, {"broken_json"}
     ),
     "a number of a million digits": (
-        "a.jsonl", lambda: GOOD + b'{"text": ' + b"9" * 1_000_000 + b"}\n", Jsonl, {"broken_json", "text_is_no_string"}
+        "a.jsonl", lambda: GOOD + b'{"text": ' + b"9" * 1_000_000 + b"}\n", Jsonl, {"broken_json", "text_is_not_text"}
     ),
     "a key a million times": (
         "a.jsonl", lambda: GOOD + b'{"text": "x"' + b',"k":1' * 500_000 + b"}\n", Jsonl, {"text"}
     ),
-    "not a number": ("a.jsonl", lambda: GOOD + b'{"text": NaN}\n', Jsonl, {"broken_json"}),
+    "not a number": ("a.jsonl", lambda: GOOD + b'{"text": NaN}\n', Jsonl, {"broken_json", "text_is_not_text"}),
     "lone surrogates": ("a.jsonl", lambda: GOOD + b'{"text": "\\ud800\\udfff\\ud800"}\n', Jsonl, {"broken_json", "text"}),
     "bytes that are no UTF-8": ("a.jsonl", lambda: GOOD + b'{"text": "\xff\xfe"}\n', Jsonl, {"not_utf8"}),
     "a name that climbs out": (
@@ -208,7 +196,7 @@ def folder(tmp_path) -> Path:
         vocab_size=300, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
     )
     path = tmp_path / "model"
-    save_folder(path, Transformer(shape).initialize(0).state_dict(), shape)
+    save_folder(path, Transformer(shape).initialize(0).state_dict(), shape, None, "<|endoftext|>")
     return path
 
 
@@ -305,7 +293,7 @@ def test_a_hostile_tokenizer_is_one_message(name, tmp_path, monkeypatch):
     values = {
         "name": "x",
         "model": {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
-                  "num_attention_heads": 2, "max_position_embeddings": 64},
+                  "num_attention_heads": 2, "max_position_embeddings": 256},
         "data": {"sources": {"notes": {"type": "text", "path": "a.txt", "license": "own"}}},
         "tokenizer": {"path": str(path)},
     }  # fmt: skip
