@@ -14,8 +14,12 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from pipeline.errors import DONE, FAILED, STOPPED, WRONG_INPUT, Busy, Stopped, UserError
+from pipeline import safety
+from pipeline.artifacts import root
+from pipeline.disk import writing
+from pipeline.errors import DONE, FAILED, STOPPED, WRONG_INPUT, Failure, Stopped, UserError
 
+SMALL_WRITE_BYTES = 1 << 20  # of links, reports, logs: whatever does not say itself what it needs
 STAGES = ("data", "init", "pretrain")
 TABLES = ("filters", "sources", "growth", "optimizers", "decays", "keys")
 
@@ -53,16 +57,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _guarded(arguments: argparse.Namespace) -> int:
     try:
+        safety.refuse_unsafe_loading()
         if arguments.verb in STAGES and not arguments.dry_run:
             from pipeline import signals
 
             signals.install()
-        arguments.run(arguments)
+        with writing(root(), SMALL_WRITE_BYTES):
+            arguments.run(arguments)
         return DONE
     except UserError as error:
         print(f"hornbook: {error}", file=sys.stderr)
         return WRONG_INPUT
-    except Busy as error:
+    except Failure as error:
         print(f"hornbook: {error}", file=sys.stderr)
         return FAILED
     except (Stopped, KeyboardInterrupt) as stop:
@@ -73,8 +79,6 @@ def _guarded(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:
         return FAILED
     except OSError as error:
-        from pipeline.artifacts import root
-
         unwritable = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
         if error.filename and (unwritable or (error.errno == errno.ENOENT and not root().exists())):
             print(
@@ -83,15 +87,7 @@ def _guarded(arguments: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
             return WRONG_INPUT
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            traceback.print_exc()
-        else:
-            where = f" while writing {error.filename}" if error.filename else ""
-            print(
-                f"hornbook: {error.strerror}{where}. What is finished is kept; free some space, and the same command "
-                "goes on (HORNBOOK_ROOT is where artifacts/ lie, TMPDIR where short-lived files do)",
-                file=sys.stderr,
-            )
+        traceback.print_exc()
         return FAILED
     except Exception as error:
         hf = sys.modules.get("model.hf")  # not loaded: the error is none of its
@@ -119,6 +115,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="6h",
         help="an annealed model for another budget (6h, 90m, or tokens: 500M) out of this run's trunk, as the "
         "experiment <name>/branch-6h",
+    )
+    pretrain.add_argument(
+        "--replay",
+        metavar="FILE",
+        help="take what the clock and the machine decided (decay, micro-batch, threads, end) from the decisions.jsonl "
+        "of another run: on the same device the same weights, bit by bit",
     )
     plan = _add_verb(verbs, "plan", _plan, "what the config needs and buys on a card: memory, tokens, hours, cost")
     plan.add_argument("--card", help="a name of configs/gpus.yaml; default: h100-80")
@@ -266,7 +268,7 @@ def _stage(arguments: argparse.Namespace) -> None:
     else:
         from pipeline import pretrain
 
-        pretrain.run(config, command)
+        pretrain.run(config, command, replay=arguments.replay)
 
 
 def _plan(arguments: argparse.Namespace) -> None:

@@ -112,7 +112,11 @@ class TrainConfig:
     float8: str = _key("none", "none | tensorwise | rowwise: fp8 products in the blocks, on cards with them", RUNTIME)
     compile: str = _key("auto", "auto | true | false: torch.compile for each block; auto: on cuda", RUNTIME)
     validate_every_share: float = _key(0.2, "validation each time this share of the budget is used", RUNTIME)
-    checkpoint_every_seconds: float = _key(60.0, "at most this much work is lost to a killed process", RUNTIME)
+    checkpoint_every_seconds: float | None = _key(
+        None,
+        "work that a killed process loses, at most; null: so that saving takes 1% of the time, 30 s or more",
+        RUNTIME,
+    )
     keep_checkpoints: int = _key(2, "newest ones kept, besides the one from before the decay", RUNTIME)
     log_every_steps: int = _key(10, "steps between two rows of metrics", RUNTIME)
     device: str = _key("auto", "auto | cpu | cuda | mps", RUNTIME)
@@ -124,6 +128,9 @@ class TrainConfig:
     decay_min_score: float | None = _key(None, "from the decay's start on only documents scored this or more")
     stop_after_worse: int = _key(
         0, "this many validations in a row above the best: decay, then stop; the best is exported; 0 = never"
+    )
+    spike_sigmas: float = _key(
+        6.0, "a step whose loss or gradient norm is this far above the last 128 is skipped; 0 = never"
     )
     z_loss: float = _key(0.0, "adds this times log(Z)^2 of each token's softmax to the loss, 1e-4 where used; 0 = off")
 
@@ -493,7 +500,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.batch_warmup_tokens": (0, 1e15),
     "train.decay_share": (0.01, 0.99),
     "train.validate_every_share": (1e-6, 1e9),
-    "train.checkpoint_every_seconds": (1e-3, 1e9),
+    "train.spike_sigmas": (0, 1e9),
     "train.log_every_steps": (1, 1e9),
     "sample.max_new_tokens": (1, 1e6),
     "sample.temperature": (0, 1e3),
@@ -511,6 +518,9 @@ def _out_of_range(config: Config) -> Iterable[str]:
     width = config.train.learning_rate_base_width
     if width is not None and width < 1:
         yield f"train.learning_rate_base_width is {width}; expected at least 1 (a hidden size), or null"
+    every = config.train.checkpoint_every_seconds
+    if every is not None and not 1e-3 <= every <= 1e9:
+        yield f"train.checkpoint_every_seconds is {every}; expected 0.001 to 1e+09, or null"
     size = config.tokenizer.vocab_size
     if size is not None and size < 257:
         yield f"tokenizer.vocab_size is {size}; expected at least 257 (every byte and the end of text)"

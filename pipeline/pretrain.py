@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import ledger as ledgers
-from pipeline import report, signals
+from pipeline import report
 from pipeline.artifacts import Step, read_manifest, write_manifest
 from pipeline.config import Config
 from pipeline.errors import Stopped, UserError
@@ -29,10 +29,11 @@ __all__ = ["pretrain_step", "run"]
 LEAST_START_SECONDS = 2.0  # imports alone; a fast machine needs this much
 
 
-def run(config: Config, command: str) -> None:
+def run(config: Config, command: str, replay: str | None = None) -> None:
     """Trains until the cap, or goes on with what a killed process left, or says that it is up to date.
 
-    `command`: what the user typed after `hornbook pretrain`, for messages. Raises `UserError`, `Busy`, `Stopped`.
+    `command`: what the user typed after `hornbook pretrain`, for messages. `replay`: a `decisions.jsonl` to repeat.
+    Raises `UserError`, `Busy`, `DiskFull`, `Diverged`, `Stopped`.
     """
     step = pretrain_step(config)
     experiment = Experiment(config)
@@ -46,7 +47,6 @@ def run(config: Config, command: str) -> None:
     check_method(config)
     step.path.mkdir(parents=True, exist_ok=True)
     experiment.record()
-    signals.defer(True)
     with (
         FolderLock(step.path, wait=False) as lock,
         experiment.ledger(
@@ -58,8 +58,8 @@ def run(config: Config, command: str) -> None:
         ) as ledger,
     ):
         experiment.link("pretrain", step.path)
-        started = time.time()
-        facts, device = _train(config, step, experiment, ledger)
+        started, began = time.time(), time.monotonic()
+        facts, device = _train(config, step, experiment, ledger, replay)
         hours = ledger.spent_seconds / 3600
         ledger.write()  # the cards' hours are summed from it
         facts["cards"] = ledgers.cards(ledger.paths[-1], "pretrain", step.fingerprint)
@@ -68,6 +68,7 @@ def run(config: Config, command: str) -> None:
             step,
             experiment=config.name,
             started=started,
+            seconds=time.monotonic() - began,
             facts=facts,
             device=device,
             gpu_hours=hours,
@@ -78,26 +79,32 @@ def run(config: Config, command: str) -> None:
         print("pretrain: done\n" + _last_lines(manifest, step.path, command), f"  report: {page}", sep="\n", flush=True)
 
 
-def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -> tuple[dict[str, Any], str]:
+def _train(
+    config: Config, step: Step, experiment: Experiment, ledger: Ledger, replayed: str | None
+) -> tuple[dict[str, Any], str]:
     from model.hf import load_network
     from pipeline.corpus.shards import TokenShards
     from pipeline.training import branching, devices, mirrors, tracking
     from pipeline.training.batches import TokenBatches
     from pipeline.training.budget import Budget, planned_decay_start
     from pipeline.training.callbacks import Control, Parts
-    from pipeline.training.checkpoint import Checkpoints
+    from pipeline.training.checkpoint import Checkpoints, seed_random_state
     from pipeline.training.finish import finish
     from pipeline.training.forecast import MemoryForecast
     from pipeline.training.module import PretrainModule
+    from pipeline.training.replayed import Replay
     from pipeline.training.trainer import build_trainer
     from pipeline.training.validation import Validation
 
     folder, train = step.path, config.train
+    replay = None if replayed is None else Replay(Path(replayed))
+    if replay is not None:
+        train.precision = replay.precision.pop()
     machine = devices.choose(train)
     ledger.device = machine.name
     print(f"pretrain: {machine.describe()}", flush=True)
     mirror = mirrors.of(config, step, experiment.folder, lambda line: print(f"  {line}", flush=True))
-    decisions = _open_decisions(config, folder)
+    decisions = _open_decisions(config, folder, replay)
     ledger.inherited_seconds = branching.begin(config, folder, decisions)
     tokens = TokenShards.open(_input(step, "data"))
     memory = MemoryForecast(decisions, machine, machine.held_bytes())
@@ -105,18 +112,22 @@ def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -
     source_seconds = _source_seconds(config, step)
     batches = TokenBatches(tokens.train, config, machine.device)
     plan = _plan(config, batches)
+    if replay is not None:
+        plan.cap_seconds = None  # the record says where the run ends
     budget = Budget(plan, lambda: ledger.spent_seconds + source_seconds, decisions)
+    budget.replayed_end = None if replay is None else replay.end_step
     start = None if plan.max_steps is None else planned_decay_start(plan.max_steps, train.decay_share)
     print(batches.describe(plan.max_steps, start, at_most=plan.cap_seconds is not None), flush=True)
     network.document_end_id = tokens.eos_token_id if train.mask_documents else None
     validation = Validation(tokens.val, train.sequence_length)
     checkpoints = Checkpoints(folder / "checkpoints", train.keep_checkpoints, decisions)
     module = PretrainModule(network, train, machine.precision)
+    seed_random_state(config.seed)
     state = checkpoints.load()
     tracking.cut_metrics(folder / "metrics.jsonl", _last_row(state))
     flops = network.config.flops_per_token(train.sequence_length)
     with tracking.Metrics(folder / "metrics.jsonl", mirror) as metrics:
-        parts = Parts(train, machine, batches, validation, budget, checkpoints, metrics, ledger, flops)
+        parts = Parts(train, machine, batches, validation, budget, checkpoints, metrics, ledger, flops, replay)
         control = Control(parts, module, memory)
         budget.measured.device, budget.measured.peak_flops = machine.name, machine.peak_flops
         control.estimate_ends(config, mirror)
@@ -171,11 +182,14 @@ def _check_cap(config: Config, step: Step) -> None:
         )
 
 
-def _open_decisions(config: Config, folder: Path) -> Decisions:
+def _open_decisions(config: Config, folder: Path, replay: Any) -> Decisions:
     """The record so far; a raised cap opens a new branch from before the decay."""
     from pipeline.training.tracking import set_metrics_aside
 
     decisions = Decisions(folder / "decisions.jsonl")
+    if replay is not None:
+        replay.begin(decisions)
+        return decisions
     decay = raised_decay(decisions, config.budget)
     if decay is not None:
         set_metrics_aside(folder / "metrics.jsonl", decay["step"])
@@ -292,8 +306,9 @@ def _last_lines(manifest: dict[str, Any], path: Path, command: str) -> str:
     lines = [f"  bits per byte   before    after{part}"]
     lines += [f"    {name:<13} {before.get(name, math.nan):7.4f}  {value:7.4f}" for name, value in after.items()]
     lines += [f"  {line}" for line in replay_lines(manifest)]
+    skipped = f", {manifest['skipped_steps']} of them skipped" if manifest.get("skipped_steps") else ""
     lines += [
-        f"  {manifest['tokens_seen']:,} tokens in {manifest['steps']:,} steps; epochs: {epochs}",
+        f"  {manifest['tokens_seen']:,} tokens in {manifest['steps']:,} steps{skipped}; epochs: {epochs}",
         f"  {manifest['tokens_per_second']:,.0f} tokens/s{mfu}, "
         f"peak memory {manifest['peak_memory_bytes'] / 1e9:.2f} GB",
         f"  {used}, {manifest['lives']} {'life' if manifest['lives'] == 1 else 'lives'}; " + _how_it_ended(manifest),
