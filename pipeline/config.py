@@ -9,6 +9,7 @@ checked against the signature of the class or function that takes them, by the s
 
 import dataclasses
 import difflib
+import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from model.config import ModelConfig
+from pipeline import yaml_limits
 from pipeline.errors import UserError
 
 PREVIEW = "/preview"  # what `hornbook data --limit` adds to an experiment's name
@@ -266,8 +268,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"config {path} {what}; expected a YAML file such as configs/tiny.yaml")
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException, OSError) as error:
+        text = path.read_text(encoding="utf-8")
+        yaml_limits.check(text)
+        values = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
+    except (yaml.YAMLError, ValueError, OmegaConfBaseException, OSError) as error:
         raise UserError(f"config {path} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"config {path} holds no sections; expected `name: ...`, `model: ...`, see configs/tiny.yaml")
