@@ -21,12 +21,12 @@ from pipeline.errors import DONE, FAILED, STOPPED, WRONG_INPUT, Failure, Stopped
 
 SMALL_WRITE_BYTES = 1 << 20  # of links, reports, logs: whatever does not say itself what it needs
 STAGES = ("data", "init", "pretrain")
-TABLES = ("filters", "sources", "growth", "optimizers", "decays", "keys")
+TABLES = ("filters", "sources", "scorers", "growth", "optimizers", "decays", "keys")
 
 
 _SCORE = (
     "Writes one JSON line a document: {path, score, bytes}, or {path, unreadable}. Scores are from 0 to 1; the scorer "
-    "is the one that `hornbook data` trained for the config."
+    "is the one that the data stage of the config used."
 )
 
 
@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--temperature", type=float, help="default: sample.temperature; 0 = always the likeliest")
     _add_verb(verbs, "report", _report, "write the experiment's report.html again and say where it lies")
     score = verbs.add_parser(
-        "score", help="quality scores of your own texts, by the scorer that a data stage trained", description=_SCORE
+        "score", help="quality scores of your own texts, by the scorer of a data stage", description=_SCORE
     )
     score.add_argument("config", help="experiment whose data stage is finished, such as configs/tiny.yaml")
     score.add_argument("words", nargs="+", metavar="file", help="files or folders of text; key=value overrides")

@@ -6,7 +6,7 @@ of what was kept and dropped, and the counts of the manifest: read = kept + drop
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,23 +44,54 @@ class Sets:
 
 
 def cut_by_score(folder: Folder, before: str, qualities: Mapping[str, Quality], tasks: int) -> dict[str, Any]:
-    """Drops train documents whose score the `Quality` of their source refuses (a source without one keeps all);
-    validation and exercises are never cut."""
+    """Drops train documents whose score the `Quality` of their source refuses (a source without one keeps all), and
+    the worst of the rest where it asks for a number of tokens; validation and exercises are never cut."""
     table = Table.load(folder.input("repair"))
     alive = read_all_alive(folder.input(before), tasks)
     train = alive & ~read_validation(folder.input("split"), tasks)
     scores = corpus_scores(folder, table)
 
-    def drops() -> Iterator[tuple[int, str, Drop]]:
-        limits = np.array([qualities[s].min_score if s in qualities else -1.0 for s in table.sources])
-        looked_at = np.isin(table.kinds, Quality.kinds)
-        below = train & looked_at & (scores < limits[table.rows["source"]].astype(np.float32))
-        for index in np.flatnonzero(below).tolist():
-            limit = float(limits[table.rows["source"][index]])
-            yield index, "quality", Drop("below_min_score", round(float(scores[index]), 4), limit)
+    train &= np.isin(table.kinds, Quality.kinds)
+    lengths = _lengths(folder.input("encode"), table)
+    drops: dict[int, Drop] = {}
+    thresholds: dict[str, float] = {}
+    for number, source in enumerate(table.sources):
+        if source in qualities:
+            own = np.flatnonzero(train & (table.rows["source"] == number))
+            if len(own):  # a source of exercises alone has nothing to cut
+                found, thresholds[source] = _below(own, scores, lengths, qualities[source])
+                drops.update(found)
+    write_decisions(folder.path, table, alive, ((i, "quality", drops[i]) for i in sorted(drops)))
+    return {**step_facts(folder.path, table), "thresholds": thresholds}
 
-    write_decisions(folder.path, table, alive, drops())
-    return step_facts(folder.path, table)
+
+def _below(
+    documents: np.ndarray, scores: np.ndarray, lengths: np.ndarray, quality: Quality
+) -> tuple[dict[int, Drop], float]:
+    """(what is dropped of a source and why, the score of the worst document that stays)."""
+    own, minimum = scores[documents], np.float32(quality.min_score)
+    limit, reason = minimum, "below_min_score"
+    if quality.keep_tokens is not None:
+        order = np.argsort(-own, kind="stable")
+        full = np.cumsum(lengths[documents][order]) > quality.keep_tokens
+        if full.any() and own[order][np.argmax(full)] >= minimum:
+            # Documents of one score stay or go together: which of them came first says nothing.
+            limit, reason = np.nextafter(own[order][np.argmax(full)], np.float32(2)), "beyond_keep_tokens"
+    shown = round(float(limit), 4)
+    found = {
+        int(i): Drop("below_min_score" if score < minimum else reason, round(float(score), 4), shown)
+        for i, score in zip(documents[own < limit], own[own < limit], strict=True)
+    }
+    return found, shown
+
+
+def _lengths(encoded: Path, table: Table) -> np.ndarray:
+    """Tokens of every document; 0 for those that were dropped before they were encoded."""
+    lengths = np.zeros(len(table), dtype=np.int64)
+    for shard in range(table.tasks):
+        index = read_index(encoded, shard)
+        lengths[table.starts[shard] + index["at"].astype(np.int64)] = index["length"]
+    return lengths
 
 
 def corpus_scores(folder: Folder, table: Table) -> np.ndarray:
@@ -80,8 +111,9 @@ def publish(
     alive = read_all_alive(folder.input("cut"), tasks)
     held_out = read_validation(folder.input("split"), tasks)
     scores = corpus_scores(folder, table)
-    sets = arrange(table, alive, held_out, scores, max_bytes, textbook_min_score, seed)
     manifests = {name: read_manifest(path) for name, path in folder.inputs.items()}
+    scored = manifests["score"]["classifier"]["sources"] or table.sources
+    sets = arrange(table, alive, held_out, scores, max_bytes, textbook_min_score, scored, seed)
     dropped = count_dropped(manifests, len(sets.over_limit))
     if not sets.train:
         raise empty_corpus(dropped)
@@ -104,9 +136,10 @@ def publish(
 
 def arrange(
     table: Table, alive: np.ndarray, held_out: np.ndarray, scores: np.ndarray, max_bytes: int,
-    textbook_min_score: float, seed: int,
+    textbook_min_score: float, scored: Sequence[str], seed: int,
 ) -> Sets:  # fmt: skip
-    """Each document in its set, in a seeded order in which neighbours are unrelated."""
+    """Each document in its set, in a seeded order in which neighbours are unrelated. Textbook-grade validation text is
+    of the sources `scored`: where no score was given, a 1 says nothing."""
     sets, over_limit, textbook = Sets(), [], []
     for number, source in enumerate(table.sources):
         own = np.flatnonzero(alive & (table.rows["source"] == number))
@@ -118,7 +151,8 @@ def arrange(
             fits = _first_bytes(table.rows["bytes"][val], max_bytes)
             sets.val[source] = val[fits]
             over_limit.append(val[~fits])
-            textbook.append(val[fits][scores[val[fits]] >= np.float32(textbook_min_score)])
+            if source in scored:
+                textbook.append(val[fits][scores[val[fits]] >= np.float32(textbook_min_score)])
     if over_limit:
         sets.over_limit = np.sort(np.concatenate(over_limit))
     good = np.concatenate(textbook or [np.zeros(0, dtype=np.int64)])
@@ -210,6 +244,7 @@ def facts(
         "classifier": {
             **score["classifier"],
             "threshold": manifests["cut"]["config"].get("min_score"),
+            "thresholds": manifests["cut"]["thresholds"],
             "score_histogram": score["score_histogram"],
         },
         "contamination": contamination and {
