@@ -10,8 +10,8 @@ from data_filters.rule import CODE, PROSE, Decision, Drop, Rule
 
 
 class Quality(Rule):
-    """Drops documents whose quality score (`metadata["score"]`, 0 to 1, of the scorer that `data.scorer` names) is below
-    `min_score`. `keep_tokens`: at most this many train tokens of a source stay, the best scored (data stage only).
+    """Drops documents whose quality score (`metadata["score"]`, 0 to 1, given by `data.scorer`) is below `min_score`.
+    `keep_tokens`: at most this many train tokens of a source stay, the best scored (in the data stage only).
     """
 
     kinds = (CODE, PROSE)

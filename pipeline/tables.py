@@ -30,7 +30,7 @@ def _table(name: str) -> dict[str, Any]:
 
         return dict(SOURCES)
     if name == "scorers":
-        from pipeline.corpus.scorers import SCORERS
+        from pipeline.corpus.scorer_table import SCORERS
 
         return dict(SCORERS)
     if name == "growth":

@@ -151,7 +151,7 @@ def _of_bytes(heads: Sequence[bytes]) -> np.ndarray:
     """Letters, digits, lines and signs of each text, from how often it has each byte."""
     per_byte = np.array([np.bincount(np.frombuffer(head, dtype=np.uint8), minlength=256) for head in heads])
     n = np.maximum(1, per_byte.sum(axis=1))
-    letters, digits, other = (per_byte[:, KIND_OF_BYTE == kind].sum(axis=1) for kind in (LETTERS, DIGITS, OTHER))
+    letters, digits, other = (per_byte[:, kind == KIND_OF_BYTE].sum(axis=1) for kind in (LETTERS, DIGITS, OTHER))
 
     joined = np.frombuffer(b"".join(head + b"\n" for head in heads), dtype=np.uint8)
     line_ends = np.flatnonzero(joined == ord("\n"))

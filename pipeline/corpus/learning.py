@@ -43,9 +43,8 @@ def learn(documents: Sequence[Document], ratings: Sequence[int], groups: Sequenc
         "good": int(good.sum()),
         "groups": names,
         "labels": raters,
-        "note": f"a score is the probability of a rating of {GOOD} or more of {MOST}; AUC over documents of groups that "
-        f"were not trained on ({min(FOLDS, names)} folds of {names} groups, 95% interval over groups); rated by "
-        f"{raters}",
+        "note": f"a score is the probability of a rating of {GOOD} to {MOST}; AUC over documents of groups that were "
+        f"not trained on ({min(FOLDS, names)} folds of {names} groups, 95% interval over groups); rated by {raters}",
     }
     return replace(scorer, facts=facts)
 

@@ -1,4 +1,4 @@
-"""Quality scorers that a config may name under `data.scorer`: documents in, numbers from 0 to 1 out.
+"""What a quality scorer is: documents in, numbers from 0 to 1 out; and those that are linear.
 
 A scorer knows what it was trained on. The shipped one scores Python library text and leaves other sources alone, as
 its number would mean nothing there; `sources` names those that are scored all the same.
@@ -59,7 +59,7 @@ class DocumentScorer(ABC):
     def scores(self, documents: Sequence[Document]) -> np.ndarray:
         """float32, 0 to 1, for each document."""
 
-    def store(self, folder: Path) -> None:
+    def store(self, folder: Path) -> None:  # noqa: B027 - nothing to put is the rule
         """Puts what `hornbook score` will need beside `scorer.json`; a large model stays where it lies."""
 
 
@@ -108,13 +108,7 @@ class Shipped(Linear):
 
 
 class Trained(Linear):
-    """A scorer that `hornbook label` trained; `path`: its file."""
+    """A scorer that `hornbook label` trained, for any source. `path`: its file; null: the one of this experiment."""
 
-    def __init__(self, path: str, sources: Sequence[str] | None = None):
-        super().__init__(Path(path).expanduser(), sources)
-
-
-SCORERS: dict[str, type[DocumentScorer]] = {
-    "shipped": Shipped,
-    "trained": Trained,
-}
+    def __init__(self, path: str | None = None, sources: Sequence[str] | None = None):
+        super().__init__(Path(path or SHIPPED.name).expanduser(), sources)

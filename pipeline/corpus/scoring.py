@@ -20,7 +20,8 @@ from pipeline.artifacts import Folder, write_json
 from pipeline.corpus.documents import DocumentReader, RowWriter, Table, read_rows
 from pipeline.corpus.execute import Executor
 from pipeline.corpus.options import look_up, make
-from pipeline.corpus.scorers import KEY, SCORERS, SHIPPED, DocumentScorer, Linear
+from pipeline.corpus.scorer_table import SCORERS
+from pipeline.corpus.scorers import KEY, SHIPPED, DocumentScorer, Linear
 from pipeline.corpus.tokenizing import open_ids, token_dtype
 from pipeline.errors import UserError
 

@@ -25,6 +25,7 @@ from pipeline.corpus.gallery import REPORTS
 from pipeline.corpus.options import look_up, make
 from pipeline.corpus.publishing import cut_by_score, publish
 from pipeline.corpus.reading import apply_rules, read_source, repair_documents
+from pipeline.corpus.scorers import SHIPPED
 from pipeline.corpus.scoring import make_scorer, score_documents
 from pipeline.corpus.shards import TEXTBOOK
 from pipeline.corpus.source import Source
@@ -38,6 +39,7 @@ from pipeline.corpus.tokenizing import (
     train_tokenizer,
 )
 from pipeline.errors import UserError
+from pipeline.experiment import Experiment
 from pipeline.hub import TOKENIZER_FILES, content_of_model, is_hub_name, local_folder
 
 VERSIONS = {
@@ -292,6 +294,8 @@ def _encode(folder: Folder, before: str, executor: Executor) -> dict[str, Any]:
 
 def _score_step(config: Config, builder: Builder, before: str, so_far: Mapping[str, Step]) -> Step:
     options = config.data.scorer
+    if options and options.get("type") == "trained" and options.get("path") is None:
+        options = {**options, "path": str(Experiment(config).folder / SHIPPED.name)}
     scorer = make_scorer(options)
     types = {name: source["type"] for name, source in named_sources(config).items()}
     chosen = [] if scorer is None else scorer.chosen(types)

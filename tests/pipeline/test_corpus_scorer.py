@@ -29,7 +29,7 @@ from pipeline.errors import UserError
 
 DOCUMENTED = 'def double(x):\n    """Return twice `x`, because one is not enough."""\n    return 2 * x  # twice\n'
 TEACHING = (
-    'def mean(values):\n    """The mean of the values.\n\n    It is the sum divided by their number, so that for example\n'
+    'def mean(values):\n    """The mean of the values.\n\n    It is the sum divided by their number, for example\n'
     "    >>> mean([1, 2, 3])\n    2.0\n\n    With no values there is no mean, which is why this raises an error then.\n"
     '    """\n    return sum(values) / len(values)\n'
 )
@@ -238,7 +238,7 @@ def test_only_sources_that_the_scorer_suits_are_scored_and_others_on_request(roo
 
 
 def test_a_budget_of_tokens_keeps_the_best_scored(root):
-    library = {"type": "python_library", "distributions": ["networkx"], "standard_library": False}
+    library = {"type": "python_library", "distributions": ["click", "packaging"], "standard_library": False}
     filters = {"length": {}, "quality": {"min_score": 0.0}}
     everything = made(make_config(root, data__sources={"lib": library}, data__filters=filters))
     budget = everything["tokens"]["train"] // 3
@@ -256,7 +256,7 @@ def test_a_budget_of_tokens_keeps_the_best_scored(root):
         ({"type": "shiped"}, r"data.scorer.type: there is no 'shiped' \(did you mean 'shipped'"),
         ({"type": "shipped", "path": "x"}, "data.scorer: unknown option 'path'"),
         ({"type": "shipped", "sources": "web"}, "sources is 'web'; expected a list of names"),
-        ({"type": "trained"}, "data.scorer: option 'path' has no value"),
+        ({"type": "fasttext", "path": "x"}, "data.scorer: option 'label' has no value"),
     ],
 )
 def test_a_mistake_in_the_scorers_section_is_said_with_its_key(options, message):
