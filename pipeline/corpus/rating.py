@@ -51,8 +51,8 @@ class Person:
 
     name = "a person at a terminal"
 
-    def __init__(self, read: Callable[[str], str] = input, write: Callable[[str], None] = print):
-        self.read, self.write = read, write
+    def __init__(self, read: Callable[[str], str] | None = None, write: Callable[[str], None] | None = None):
+        self.read, self.write = read or input, write or print
 
     def rate(self, document: Document) -> Rating | None:
         self.write(f"\n{'=' * 80}\n{excerpt(document)}\n{'-' * 80}")

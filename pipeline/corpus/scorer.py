@@ -95,7 +95,8 @@ def train(rows: Sparse, scores: np.ndarray) -> Scorer:
     if not thresholds:
         return Scorer(np.zeros(BUCKETS + len(STRUCTURE) + 1))
     targets = np.array([scores >= k for k in thresholds], dtype=np.float64)
-    mean, spread = rows.structure.mean(axis=0), rows.structure.std(axis=0) + 1e-6
+    mean, spread = rows.structure.mean(axis=0), rows.structure.std(axis=0)
+    spread = np.where(spread > 1e-6, spread, 1.0)  # a column that never changes gets no weight
     rows = replace(rows, structure=(rows.structure - mean) / spread)
     row_of = np.repeat(np.arange(len(rows)), np.diff(rows.starts))
     n = BUCKETS + len(STRUCTURE)
@@ -116,7 +117,7 @@ def train(rows: Sparse, scores: np.ndarray) -> Scorer:
     weights[BUCKETS:] /= spread  # rows come as they are: the standardization moves into the weights
     nearest = min(range(len(thresholds)), key=lambda i: abs(thresholds[i] - GOOD))
     bias = fitted[n + nearest] - (weights[BUCKETS:] * mean).sum()
-    return Scorer(np.concatenate([weights, [bias]]))
+    return Scorer(np.concatenate([weights, [bias]]).astype(np.float32).astype(np.float64))  # as it will be stored
 
 
 def calibrate(scorer: Scorer, logits: np.ndarray, good: np.ndarray) -> Scorer:
