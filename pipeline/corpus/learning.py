@@ -19,7 +19,9 @@ BATCH_DOCUMENTS = 64
 LEAST_OF_EACH = 10  # documents rated good, and documents rated below: with fewer nothing can be said of the scorer
 
 
-def learn(documents: Sequence[Document], ratings: Sequence[int], groups: Sequence[str], raters: str) -> Scorer:
+def learn(
+    documents: Sequence[Document], ratings: Sequence[int] | np.ndarray, groups: Sequence[str], raters: str
+) -> Scorer:
     """Trained and calibrated on all of them. `documents`: repaired, as the data stage has them; `raters`: who rated.
 
     Raises `ValueError` where too few are good or too few are not.

@@ -71,7 +71,9 @@ def load_scorer(path: Path) -> Scorer:
     return Scorer(weights, head["slope"], head["offset"], head["facts"])
 
 
-def fit(rows: Sparse, ratings: Sequence[int], groups: Sequence[str], seed: int = 0) -> tuple[Scorer, np.ndarray]:
+def fit(
+    rows: Sparse, ratings: Sequence[int] | np.ndarray, groups: Sequence[str], seed: int = 0
+) -> tuple[Scorer, np.ndarray]:
     """(scorer trained on all rows and calibrated, logits of each row by a scorer that saw none of its group)."""
     scores = np.asarray(ratings)
     scorer, unseen = train(rows, scores), unseen_logits(rows, scores, groups, seed)
