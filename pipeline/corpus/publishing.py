@@ -30,8 +30,8 @@ DECIDING = ("repair", "rules", "exact_dedup", "near_dedup", "contamination", "cu
 
 @dataclass
 class Sets:
-    """Documents (positions in the corpus) by the token set they go to, in order. Validation text beyond the limit is
-    in `over_limit`."""
+    """Documents (positions in the corpus) by the token set they go to, in order. Validation text beyond the limit of
+    its source is in the textbook set where it is that good, else in `over_limit`."""
 
     train: dict[str, np.ndarray] = field(default_factory=dict)
     val: dict[str, np.ndarray] = field(default_factory=dict)
@@ -39,8 +39,14 @@ class Sets:
 
     @property
     def held_out(self) -> list[np.ndarray]:
-        """Validation documents once: the textbook set is a part of the other sets."""
+        """Validation documents of the sources' sets."""
         return [documents for name, documents in self.val.items() if name != TEXTBOOK]
+
+    @property
+    def textbook_only(self) -> np.ndarray:
+        """What the textbook set has beyond the sources' sets."""
+        none = np.zeros(0, dtype=np.int64)
+        return np.setdiff1d(self.val.get(TEXTBOOK, none), np.concatenate([*self.held_out, none]))
 
 
 def cut_by_score(folder: Folder, before: str, qualities: Mapping[str, Quality], tasks: int) -> dict[str, Any]:
@@ -128,7 +134,7 @@ def publish(
             contents = encoded.documents(documents, scores)
             write_token_set(folder.path / TOKENS_FOLDER / f"{split}-{name}", contents, dtype)
     over_limit = {int(i): ("validation_limit", Drop("over_max_bytes", max_bytes, max_bytes)) for i in sets.over_limit}
-    kept = np.concatenate([*sets.train.values(), *sets.held_out])
+    kept = np.concatenate([*sets.train.values(), *sets.held_out, sets.textbook_only])
     deciding = [name for name in DECIDING if name in folder.inputs]
     write_gallery(folder, table, deciding, over_limit, kept, seed=seed, keep=keep_dropped)
     return facts(table, sets, encoded.lengths, dropped, manifests, str(dtype))
@@ -139,7 +145,8 @@ def arrange(
     textbook_min_score: float, scored: Sequence[str], seed: int,
 ) -> Sets:  # fmt: skip
     """Each document in its set, in a seeded order in which neighbours are unrelated. Textbook-grade validation text is
-    of the sources `scored`: where no score was given, a 1 says nothing."""
+    of the sources `scored` (where no score was given, a 1 says nothing), out of all that was held out: what fits the
+    limit of a source may be a handful of documents, none of them that good."""
     sets, over_limit, textbook = Sets(), [], []
     for number, source in enumerate(table.sources):
         own = np.flatnonzero(alive & (table.rows["source"] == number))
@@ -152,12 +159,13 @@ def arrange(
             sets.val[source] = val[fits]
             over_limit.append(val[~fits])
             if source in scored:
-                textbook.append(val[fits][scores[val[fits]] >= np.float32(textbook_min_score)])
-    if over_limit:
-        sets.over_limit = np.sort(np.concatenate(over_limit))
+                textbook.append(val[scores[val] >= np.float32(textbook_min_score)])
     good = np.concatenate(textbook or [np.zeros(0, dtype=np.int64)])
     if len(good):
+        good = good[np.argsort(table.rows["bytes"][good] > max_bytes // 4, kind="stable")]  # not all of it one book
         sets.val[TEXTBOOK] = good[_first_bytes(table.rows["bytes"][good], max_bytes)]
+    if over_limit:
+        sets.over_limit = np.setdiff1d(np.concatenate(over_limit), sets.textbook_only)
     return sets
 
 
@@ -207,17 +215,18 @@ def facts(
     """The manifest's numbers. `contamination` is null where nothing was compared with evaluation items."""
     none = np.zeros(0, dtype=np.int64)
     train, val = np.concatenate([*sets.train.values(), none]), np.concatenate([*sets.held_out, none])
+    kept = np.concatenate([train, val, sets.textbook_only])
     both = {"train": _totals(table, lengths, train), "val": _totals(table, lengths, val)}
     tokens, n_bytes = ({split: t[key] for split, t in both.items()} for key in ("tokens", "bytes"))
     reads = {name.removeprefix("read-"): m for name, m in manifests.items() if name.startswith("read-")}
     read = {n: m["documents"] + sum(m["unreadable"].values()) + sum(m["dropped"].values()) for n, m in reads.items()}
     tokenizer, score = manifests["tokenizer"], manifests["score"]
     contamination = manifests.get("contamination")
-    licences = _licences(table, np.concatenate([train, val]))
+    licences = _licences(table, kept)
     return {
         "documents": {
             "read": sum(read.values()),
-            "kept": len(train) + len(val),
+            "kept": len(kept),
             "dropped": dropped,
             "unreadable": sum(sum(m["unreadable"].values()) for m in reads.values()),
         },
@@ -228,7 +237,7 @@ def facts(
         "bytes": n_bytes,
         "sources": {
             name: {
-                **_source_facts(table, lengths, sets.train.get(name, none), sets.val.get(name, none)),
+                **_source_facts(table, lengths, name, sets),
                 **_licence_facts(licences.get(name, Counter())),
                 "read": read[name],
                 "unreadable": sum(m["unreadable"].values()),
@@ -254,7 +263,7 @@ def facts(
             "ngram_words": contamination["ngram_words"],
         },
         "near_duplicates": {k: manifests["near_dedup"][k] for k in ("clusters", "cluster_sizes", "largest_clusters")},
-        "funnel": _funnel(sum(read.values()), manifests, _totals(table, lengths, np.concatenate([train, val]))),
+        "funnel": _funnel(sum(read.values()), manifests, _totals(table, lengths, kept)),
     }  # fmt: skip
 
 
@@ -278,9 +287,12 @@ def _licence_facts(declared: Counter[str]) -> dict[str, Any]:
     }
 
 
-def _source_facts(table: Table, lengths: np.ndarray, train: np.ndarray, val: np.ndarray) -> dict[str, Any]:
+def _source_facts(table: Table, lengths: np.ndarray, name: str, sets: Sets) -> dict[str, Any]:
+    none = np.zeros(0, dtype=np.int64)
+    train, val, more = sets.train.get(name, none), sets.val.get(name, none), sets.textbook_only
+    more = more[table.rows["source"][more] == table.sources.index(name)]
     return {
-        **_totals(table, lengths, np.concatenate([train, val])),
+        **_totals(table, lengths, np.concatenate([train, val, more])),
         "train": _totals(table, lengths, train),
         "val": _totals(table, lengths, val),
     }
