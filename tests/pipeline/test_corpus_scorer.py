@@ -2,6 +2,7 @@
 
 import json
 from importlib import metadata
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from pipeline.corpus.gold import (
 )
 from pipeline.corpus.learning import learn, learn_shipped, rows_of
 from pipeline.corpus.ngrams import BUCKETS, split_words
+from pipeline.corpus.publishing import arrange
 from pipeline.corpus.scorer import auc, auc_interval, calibrate, load_scorer, train
 from pipeline.corpus.scorers import SHIPPED, Linear, Shipped
 from pipeline.corpus.scoring import make_scorer
@@ -283,3 +285,19 @@ def test_a_trained_scorer_is_part_of_the_fingerprint_by_content(root):
     assert Linear(root / "b.safetensors").scores([]).shape == (0,)
     assert isinstance(rows_of(documents[:1]), Sparse)
     assert BUCKETS == 1 << 14
+
+
+def test_textbook_grade_text_is_drawn_from_all_that_is_held_out():
+    rows = np.zeros(60, dtype=[("source", "u1"), ("digest", "<u8", (2,)), ("bytes", "<u4")])
+    rows["digest"][:, 0], rows["bytes"] = np.arange(60) * 7919, 100
+    rows["source"][40:] = 1
+    held_out = np.arange(60) % 2 == 0
+    scores = np.where(np.arange(60) % 10 == 0, 0.9, 0.2).astype(np.float32)
+    scores[40:] = 1
+    table = SimpleNamespace(sources=("library", "web"), rows=rows)
+    sets = arrange(table, np.ones(60, dtype=bool), held_out, scores, 400, 0.7, ["library"], 1)  # type: ignore[arg-type]
+    assert sorted(sets.val["textbook"]) == [0, 10, 20, 30]
+    assert [len(sets.val[name]) for name in table.sources] == [4, 4]
+    general = np.concatenate(sets.held_out)
+    everywhere = np.concatenate([*sets.train.values(), general, sets.textbook_only, sets.over_limit])
+    assert sorted(everywhere) == list(range(60))
