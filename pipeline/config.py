@@ -55,6 +55,7 @@ class DecontaminationConfig:
 class DataConfig:
     sources: dict[str, Any] = _key({}, "name -> {type: ..., options of that source}; `hornbook list sources`")
     filters: dict[str, Any] = _key({}, "name -> options; `hornbook list filters`; null removes one")
+    scorer: dict[str, Any] | None = _key({"type": "shipped"}, "what `filters.quality` cuts by; `hornbook list scorers`")
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     mask_personal_data: bool = _key(True, "e-mail and IP addresses and keys in texts are replaced")
     decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
