@@ -238,11 +238,11 @@ class MasterWeights:
             weight.grad = None
 
     @torch.no_grad()
-    def step(self, clip_norm: float | None = None) -> Tensor:
+    def step(self, clip_norm: float | None = None, accept: Callable[[Tensor], Tensor] = torch.isfinite) -> Tensor:
         """One optimizer step; returns the gradient's norm before clipping, as an fp32 tensor on the device.
 
-        A norm that is not finite leaves weights, masters and optimizer state untouched: check the returned norm when
-        you next look at numbers anyway. Gradients are freed in either case.
+        Where `accept(norm)`, a truth value on the device, is false, weights, masters and optimizer state stay
+        untouched: check the returned norm when you next look at numbers anyway. Gradients are freed in either case.
         """
         if self.in_backward:
             return self._end_backward(clip_norm)
@@ -254,7 +254,7 @@ class MasterWeights:
         norm = _global_norm([master.grad for master in updated if master.grad is not None])
         if clip_norm is not None:
             clip_grads_with_norm_(updated, clip_norm, norm)
-        self._step_if_finite(norm)
+        self._step_if(accept(norm))
         if self.has_masters:
             torch._foreach_copy_(self.weights, self.masters)  # pyright: ignore  (one launch for many tensors)
         self.zero_grad()
@@ -267,13 +267,12 @@ class MasterWeights:
         self._squares.clear()
         return norm
 
-    def _step_if_finite(self, norm: Tensor) -> None:
-        finite = torch.isfinite(norm)
+    def _step_if(self, accepted: Tensor) -> None:
         if getattr(self.optimizer, "_step_supports_amp_scaling", False):
             # Fused kernels read this flag on the device, as they do for torch's GradScaler: no host sync.
-            self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+            self.optimizer.found_inf = (~accepted).float()  # type: ignore[attr-defined]
             self.optimizer.step()
-        elif finite:
+        elif accepted:
             self.optimizer.step()
 
     def zero_grad(self) -> None:

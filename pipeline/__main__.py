@@ -15,16 +15,20 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from pipeline.errors import DONE, FAILED, STOPPED, WRONG_INPUT, Busy, Stopped, UserError
+from pipeline import safety
+from pipeline.artifacts import root
+from pipeline.disk import writing
+from pipeline.errors import DONE, FAILED, STOPPED, WRONG_INPUT, Failure, Stopped, UserError
 
+SMALL_WRITE_BYTES = 1 << 20  # of links, reports, logs: whatever does not say itself what it needs
 AFTER = ("evaluate", "export", "quantize", "finetune")  # what comes after pretraining
 STAGES = ("data", "init", "pretrain", *AFTER)
-TABLES = ("filters", "sources", "growth", "optimizers", "decays", "tasks", "kinds", "keys")
+TABLES = ("filters", "sources", "scorers", "growth", "optimizers", "decays", "tasks", "kinds", "keys")
 
 
 _SCORE = (
     "Writes one JSON line a document: {path, score, bytes}, or {path, unreadable}. Scores are from 0 to 1; the scorer "
-    "is the one that `hornbook data` trained for the config."
+    "is the one that the data stage of the config used."
 )
 
 
@@ -55,16 +59,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _guarded(arguments: argparse.Namespace) -> int:
     try:
+        safety.refuse_unsafe_loading()
         if arguments.verb in STAGES and not arguments.dry_run:
             from pipeline import signals
 
             signals.install()
-        arguments.run(arguments)
+        with writing(root(), SMALL_WRITE_BYTES):
+            arguments.run(arguments)
         return DONE
     except UserError as error:
         print(f"hornbook: {error}", file=sys.stderr)
         return WRONG_INPUT
-    except Busy as error:
+    except Failure as error:
         print(f"hornbook: {error}", file=sys.stderr)
         return FAILED
     except (Stopped, KeyboardInterrupt) as stop:
@@ -75,8 +81,6 @@ def _guarded(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:
         return FAILED
     except OSError as error:
-        from pipeline.artifacts import root
-
         unwritable = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
         if error.filename and (unwritable or (error.errno == errno.ENOENT and not root().exists())):
             print(
@@ -85,15 +89,7 @@ def _guarded(arguments: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
             return WRONG_INPUT
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            traceback.print_exc()
-        else:
-            where = f" while writing {error.filename}" if error.filename else ""
-            print(
-                f"hornbook: {error.strerror}{where}. What is finished is kept; free some space, and the same command "
-                "goes on (HORNBOOK_ROOT is where artifacts/ lie, TMPDIR where short-lived files do)",
-                file=sys.stderr,
-            )
+        traceback.print_exc()
         return FAILED
     except Exception as error:
         hf = sys.modules.get("model.hf")  # not loaded: the error is none of its
@@ -122,6 +118,12 @@ def _parser() -> argparse.ArgumentParser:
         help="an annealed model for another budget (6h, 90m, or tokens: 500M) out of this run's trunk, as the "
         "experiment <name>/branch-6h",
     )
+    pretrain.add_argument(
+        "--replay",
+        metavar="FILE",
+        help="take what the clock and the machine decided (decay, micro-batch, threads, end) from the decisions.jsonl "
+        "of another run: on the same device the same weights, bit by bit",
+    )
     _add_stage(verbs, "evaluate", "bits per byte and task scores of a model, with standard errors")
     _add_stage(verbs, "export", "a model for others: Hugging Face folder, cards, GGUF")
     _add_stage(verbs, "quantize", "smaller forms of a model: size, memory, speed, cost, quality before and after")
@@ -138,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--temperature", type=float, help="default: sample.temperature; 0 = always the likeliest")
     _add_verb(verbs, "report", _report, "write the experiment's report.html again and say where it lies")
     score = verbs.add_parser(
-        "score", help="quality scores of your own texts, by the scorer that a data stage trained", description=_SCORE
+        "score", help="quality scores of your own texts, by the scorer of a data stage", description=_SCORE
     )
     score.add_argument("config", help="experiment whose data stage is finished, such as configs/tiny.yaml")
     score.add_argument("words", nargs="+", metavar="file", help="files or folders of text; key=value overrides")
@@ -148,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
         "--kind", choices=("code", "prose", "exercise"), help="default: told from the ending, else prose"
     )
     score.set_defaults(run=_score)
+    _add_label(verbs)
     _add_run_verbs(verbs)
     where = verbs.add_parser("where", help="print the folder of a stage")
     where.add_argument("stage", choices=STAGES)
@@ -163,6 +166,21 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("table", choices=TABLES)
     table.set_defaults(run=_list)
     return parser
+
+
+def _add_label(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    label = _add_verb(verbs, "label", _label, "rate documents of your own and train a quality scorer on them")
+    label.add_argument("--documents", type=int, default=100, metavar="N", help="how many are rated; default 100")
+    label.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help="an OpenAI-compatible server rates (http://localhost:8000/v1); default: you do",
+    )
+    label.add_argument("--model", help="the endpoint's model")
+    label.add_argument("--concurrency", type=int, default=4, metavar="N", help="requests at a time; default 4")
+    label.add_argument("--max-dollars", type=float, metavar="D", help="never spend more, over all runs of the command")
+    label.add_argument("--price-in", type=float, default=0.0, metavar="D", help="dollars for a million tokens asked")
+    label.add_argument("--price-out", type=float, default=0.0, metavar="D", help="dollars for a million answered")
 
 
 def _add_run_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -274,7 +292,7 @@ def _stage(arguments: argparse.Namespace) -> None:
     elif arguments.verb == "pretrain":
         from pipeline import pretrain
 
-        pretrain.run(config, command)
+        pretrain.run(config, command, replay=arguments.replay)
     else:
         importlib.import_module(f"pipeline.{arguments.verb}").run(config, command, as_json=arguments.json)
 
@@ -323,6 +341,26 @@ def _score(arguments: argparse.Namespace) -> None:
     config = configs.load(arguments.config, overrides)
     command = shlex.join([arguments.config, *overrides])
     score.run(config, command, names, out=arguments.out, text_key=arguments.text_key, kind=arguments.kind)
+
+
+def _label(arguments: argparse.Namespace) -> None:
+    from pipeline import config as configs
+    from pipeline import label
+    from pipeline.corpus.endpoint import ChatEndpoint, Price
+    from pipeline.experiment import Experiment
+
+    config = configs.load(arguments.config, arguments.overrides)
+    endpoint = None
+    if (arguments.endpoint is None) != (arguments.model is None):
+        raise UserError("label: --endpoint and --model go together; without both, you rate at the terminal")
+    if arguments.max_dollars is not None and not (arguments.price_in > 0 or arguments.price_out > 0):
+        raise UserError("label: --max-dollars needs the model's prices: --price-in and --price-out")
+    if arguments.endpoint is not None:
+        price = Price(arguments.price_in, arguments.price_out, arguments.max_dollars)
+        cache = Experiment(config).folder / label.REQUESTS
+        endpoint = ChatEndpoint(arguments.endpoint, arguments.model, cache, price=price)
+    choice = label.Choice(arguments.documents, arguments.concurrency)
+    label.run(config, _typed(arguments), choice, endpoint)
 
 
 def _typed(arguments: argparse.Namespace) -> str:

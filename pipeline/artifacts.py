@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipeline.disk import sync_folder, writing
 from pipeline.locks import FolderLock
 
 MANIFEST = "manifest.json"
@@ -113,16 +114,26 @@ def build(step: Step, *, experiment: str, announce: Callable[[Step], None] = lam
     for value in step.inputs.values():
         if isinstance(value, Step):
             build(value, experiment=experiment, announce=announce)
-    step.path.mkdir(parents=True, exist_ok=True)
-    with FolderLock(step.path, wait=True):
-        if step.finished:  # the process we waited for made it
-            return read_manifest(step.path)
-        announce(step)
-        inputs = {k: v.path for k, v in step.inputs.items() if isinstance(v, Step)}
-        started = time.time()
-        facts = step.make(Folder(step.path, inputs))
-        hours = (time.time() - started) / 3600
-        return write_manifest(step, experiment=experiment, started=started, facts=facts, gpu_hours=round(hours, 6))
+    inputs = {k: v.path for k, v in step.inputs.items() if isinstance(v, Step)}
+    with writing(step.path, _likely_bytes(inputs)):
+        step.path.mkdir(parents=True, exist_ok=True)
+        with FolderLock(step.path, wait=True):
+            if step.finished:  # the process we waited for made it
+                return read_manifest(step.path)
+            announce(step)
+            started, began = time.time(), time.monotonic()
+            facts = step.make(Folder(step.path, inputs))
+            seconds = time.monotonic() - began
+            hours = round(seconds / 3600, 6)
+            return write_manifest(
+                step, experiment=experiment, started=started, seconds=seconds, facts=facts, gpu_hours=hours
+            )
+
+
+def _likely_bytes(inputs: Mapping[str, Path]) -> int:
+    """What a step will write, about: no step writes much more than the largest of its inputs holds."""
+    sizes = [sum(o["bytes"] for o in read_manifest(path)["outputs"].values()) for path in inputs.values()]
+    return max(sizes, default=1 << 20)
 
 
 def write_manifest(
@@ -133,10 +144,12 @@ def write_manifest(
     facts: dict[str, Any],
     device: str = "cpu",
     gpu_hours: float = 0.0,
+    seconds: float | None = None,
     only: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Hashes the outputs under `step.path` and writes its manifest: from here on the step is finished.
 
+    `seconds`: by a clock that nobody sets; else the time of day since `started` says it.
     `only`: names at the top of the folder that are outputs; None: everything is. (Checkpoints are no output: nothing
     else reads them, and hashing them again would cost minutes of a GPU.)
     """
@@ -153,7 +166,7 @@ def write_manifest(
         "outputs": outputs,
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "finished": datetime.fromtimestamp(finished, UTC).isoformat(timespec="seconds"),
-        "seconds": round(finished - started, 2),
+        "seconds": round(max(0.0, finished - started) if seconds is None else seconds, 2),
         "gpu_hours": gpu_hours,
         "device": device,
         **code_state(),
@@ -239,15 +252,24 @@ def hash_files(paths: Sequence[Path], base: Path) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """A JSON value, by `write_text`."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Writes and syncs `path` through a temporary name in the same folder: whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    temporary, content = path.with_name(f".{path.name}.{os.getpid()}.part"), text.encode()
+    try:
+        with writing(path, len(content)), open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
 
 
 def _read_json_or(path: Path, default: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The two ways a command ends early on purpose, and the exit codes that scripts rely on."""
+"""The ways a command ends early on purpose, and the exit codes that scripts rely on."""
 
 DONE, FAILED, WRONG_INPUT, STOPPED = 0, 1, 2, 75
 
@@ -15,5 +15,9 @@ class Stopped(BaseException):
     """
 
 
-class Busy(Exception):
-    """Another live process owns this pretraining. The command says who and exits with 1."""
+class Failure(Exception):
+    """Something outside config and input stands in the way: one message, no traceback, exit code 1."""
+
+
+class Busy(Failure):
+    """Another live process owns this pretraining. The message says who."""

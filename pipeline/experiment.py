@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
-from pipeline.artifacts import root
+from pipeline.artifacts import root, write_text
 from pipeline.config import Config
 from pipeline.ledger import LEDGER, Ledger
 
@@ -26,8 +26,7 @@ class Experiment:
         return Ledger(self.ledger_path, stage=stage, fingerprint=fingerprint, device=device, **more)
 
     def record(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "config.yaml").write_text(configs.to_yaml(self.config), encoding="utf-8")
+        write_text(self.folder / "config.yaml", configs.to_yaml(self.config))
 
     def link(self, stage: str, target: Path) -> Path:
         """`runs/<name>/<stage>` -> the stage's folder, relative, so that the root can move."""

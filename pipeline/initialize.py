@@ -8,6 +8,7 @@ function and does not, fails the stage.
 
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -18,8 +19,9 @@ from pipeline import config as configs
 from pipeline.artifacts import Folder, Step, build, content_hash, hash_file, hash_outputs, read_manifest
 from pipeline.config import Config, nearest
 from pipeline.data import data_step
-from pipeline.errors import STOPPED, WRONG_INPUT, Stopped, UserError
+from pipeline.errors import STOPPED, WRONG_INPUT, Failure, Stopped, UserError
 from pipeline.experiment import Experiment
+from pipeline.family import end_with_parent
 from pipeline.hub import MODEL_FILES, content_of_model, is_hub_name, local_folder
 from pipeline.locks import FolderLock
 from pipeline.progress import format_seconds
@@ -170,6 +172,11 @@ def _ensure_source(config: Config, command: str) -> None:
         print(f"source '{source.name}' is not trained yet: training it first, {_price(source)}", flush=True)
         for verb in ("init", "pretrain"):
             _run_child(verb, path, source_command)
+            if verb == "init":  # what a killed parent left training is on its way out: wait for it, never beside it
+                folder = pretrain_step(source).path
+                folder.mkdir(parents=True, exist_ok=True)
+                with FolderLock(folder, wait=True):
+                    pass
 
 
 def untrained_source(config: Config) -> UserError:
@@ -201,7 +208,8 @@ def _run_child(verb: str, path: Path, source_command: str) -> None:
     In a process group of its own, so that Ctrl-C reaches it once, through us: a second signal would stop it before
     it has saved.
     """
-    child = subprocess.Popen([sys.executable, "-P", "-m", "pipeline", verb, str(path)], process_group=0)
+    words = [sys.executable, "-P", "-m", "pipeline", verb, str(path)]
+    child = subprocess.Popen(words, process_group=0, preexec_fn=lambda: end_with_parent(signal.SIGTERM))
     try:
         code = child.wait()
     except BaseException:
@@ -214,7 +222,7 @@ def _run_child(verb: str, path: Path, source_command: str) -> None:
     if code == WRONG_INPUT:
         raise UserError(failure)
     if code != 0:
-        raise RuntimeError(failure)
+        raise Failure(failure)
 
 
 def _make(config: Config, folder: Folder) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from pipeline.disk import DiskFull, append_synced
+
 HEARTBEAT_SECONDS = 5.0
 LEDGER = "ledger.jsonl"
 CARD_KEYS = ("micro_batch", "tokens_per_second", "price_per_hour")
@@ -71,6 +73,7 @@ class Ledger:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._write_lock = threading.Lock()
+        self._failure: Exception | None = None
 
     def __enter__(self) -> "Ledger":
         for path in self.paths:
@@ -84,11 +87,15 @@ class Ledger:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        self.write()
+        try:
+            self.write()
+        except (OSError, DiskFull):
+            if kind is None:  # else what ended the stage is to be said; the last heartbeat stands
+                raise
 
     def write(self) -> None:
         """Appends and syncs one line now."""
@@ -104,10 +111,8 @@ class Ledger:
             **self.card,
         }
         for path in self.paths:
-            with self._write_lock, open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            with self._write_lock:
+                append_synced(path, json.dumps(line).encode() + b"\n")
 
     @property
     def spent_seconds(self) -> float:
@@ -118,9 +123,18 @@ class Ledger:
     def _own_seconds(self) -> float:
         return process_age_seconds() - self.waited_seconds
 
+    def check(self) -> None:
+        """Raises what a heartbeat could not write: hours that nobody records must not be spent."""
+        if self._failure is not None:
+            raise self._failure
+
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            self.write()
+            try:
+                self.write()
+                self._failure = None
+            except (OSError, DiskFull) as error:
+                self._failure = error
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -147,7 +161,7 @@ def cards(path: Path, stage: str, fingerprint: str) -> list[dict[str, Any]]:
     """One stage's folder by device, in the order they came: `device`, `lives`, `gpu_hours`, what the newest life there
     said of it (`micro_batch`, `tokens_per_second`, `price_per_hour`), and `cost` where a price is known."""
     lines = [line for line in read(path) if line["stage"] == stage and line["fingerprint"] == fingerprint]
-    seconds, newest = _lives(path, stage, fingerprint), {line["life"]: line for line in lines}
+    seconds, newest = _lives(path, stage, fingerprint), {(line["life"], line["pid"]): line for line in lines}
     found: dict[str, dict[str, Any]] = {}
     for life, line in sorted(newest.items()):
         card = found.setdefault(line["device"], {"device": line["device"], "lives": 0, "gpu_hours": 0.0})
@@ -174,11 +188,12 @@ def _end_torn_line(path: Path) -> None:
                 file.write(b"\n")
 
 
-def _lives(path: Path, stage: str, fingerprint: str) -> dict[int, float]:
-    """Life -> device-seconds, each at its last heartbeat."""
-    seconds: dict[int, float] = {}
+def _lives(path: Path, stage: str, fingerprint: str) -> dict[tuple[int, int], float]:
+    """(life, process) -> device-seconds, each at its last heartbeat. Two processes that began together count twice."""
+    seconds: dict[tuple[int, int], float] = {}
     for line in read(path):
         if line["stage"] == stage and line["fingerprint"] == fingerprint:
             spent = line["seconds"] * line["devices"]
-            seconds[line["life"]] = max(seconds.get(line["life"], 0.0), spent)
+            key = line["life"], line["pid"]
+            seconds[key] = max(seconds.get(key, 0.0), spent)
     return seconds

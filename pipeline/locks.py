@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import Busy
+from pipeline.disk import writing
+from pipeline.errors import Busy, UserError
 
 POLL_SECONDS = 0.5
 
@@ -32,6 +33,9 @@ class FolderLock:
     `wait=True`: another owner is waited for, said once (two experiments that share a data section).
     `wait=False`: raises `Busy` naming the owner (two trainers on one run), unless the owner is an earlier life of the
     same Slurm job that has not ended yet. `waited_seconds`: how long this process waited.
+    The owner is written into it: process, host, Slurm job, and how many owners the folder has had (`life`). What is
+    written is for people: the kernel alone says whether the owner lives, so that a dead one's lock is free at once
+    and a live one's never. Raises `UserError` where the file system has no locks.
     """
 
     def __init__(self, folder: Path, *, wait: bool):
@@ -41,12 +45,14 @@ class FolderLock:
         self._descriptor: int | None = None
 
     def __enter__(self) -> "FolderLock":
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        said, started = False, time.monotonic()
+        descriptor, said, started = self._open(), False, time.monotonic()
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
+                if self._is_the_file(descriptor):
+                    break
+                os.close(descriptor)  # someone deleted the file that we waited for; its name is another file's now
+                descriptor = self._open()
             except BlockingIOError:
                 owner = self._owner()
                 if not self.wait and not self._owner_is_this_job():
@@ -59,13 +65,37 @@ class FolderLock:
                     print(f"waiting for {owner}, which is making {self.path.parent}", flush=True)
                     said = True
                 time.sleep(POLL_SECONDS)
+            except OSError as error:
+                os.close(descriptor)
+                raise UserError(
+                    f"{self.path} cannot be locked ({error.strerror}), so two processes could write one "
+                    "folder; expected a file system with locks: mount this one so, or set HORNBOOK_ROOT elsewhere"
+                ) from None
         self.waited_seconds = time.monotonic() - started if said else 0.0
-        me: dict[str, Any] = {"pid": os.getpid(), "host": socket.gethostname(), "job": os.environ.get("SLURM_JOB_ID")}
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(me).encode(), 0)
+        try:
+            self._sign(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
         self._descriptor = descriptor
         _held.add(descriptor)
         return self
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def _is_the_file(self, descriptor: int) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(descriptor), os.stat(self.path))
+        return False
+
+    def _sign(self, descriptor: int) -> None:
+        me: dict[str, Any] = {"pid": os.getpid(), "host": socket.gethostname(), "job": os.environ.get("SLURM_JOB_ID")}
+        me["life"] = self._read().get("life", 0) + 1
+        content = json.dumps(me).encode()
+        with writing(self.path, len(content)):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, content, 0)
 
     def __exit__(self, *_: object) -> None:
         if self._descriptor in _held:
@@ -74,15 +104,18 @@ class FolderLock:
             self._descriptor = None
 
     def _owner(self) -> str:
-        owner = self._read_owner()
+        owner = self._read()
+        if "pid" not in owner:
+            return "another process"
         job = f", Slurm job {owner['job']}" if owner.get("job") else ""
-        return f"process {owner['pid']} on {owner['host']}{job}" if owner else "another process"
+        return f"process {owner['pid']} on {owner.get('host')}{job} (life {owner.get('life')} of this folder)"
 
     def _owner_is_this_job(self) -> bool:
         requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-        return requeued and self._read_owner().get("job") == os.environ.get("SLURM_JOB_ID")
+        return requeued and self._read().get("job") == os.environ.get("SLURM_JOB_ID")
 
-    def _read_owner(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, Any]:
         with contextlib.suppress(OSError, ValueError):
-            return json.loads(self.path.read_text())
+            found = json.loads(self.path.read_text())
+            return found if isinstance(found, dict) else {}
         return {}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import ledger as ledgers
-from pipeline import report, signals
+from pipeline import report
 from pipeline.artifacts import Step, read_manifest, write_manifest
 from pipeline.config import Config
 from pipeline.errors import UserError
@@ -27,10 +27,11 @@ from pipeline.training.replay import replay_lines
 __all__ = ["pretrain_step", "run"]
 
 
-def run(config: Config, command: str) -> None:
+def run(config: Config, command: str, replay: str | None = None) -> None:
     """Trains until the cap, or goes on with what a killed process left, or says that it is up to date.
 
-    `command`: what the user typed after `hornbook pretrain`, for messages. Raises `UserError`, `Busy`, `Stopped`.
+    `command`: what the user typed after `hornbook pretrain`, for messages. `replay`: a `decisions.jsonl` to repeat.
+    Raises `UserError`, `Busy`, `DiskFull`, `Diverged`, `Stopped`.
     """
     step = pretrain_step(config)
     experiment = Experiment(config)
@@ -44,7 +45,6 @@ def run(config: Config, command: str) -> None:
     check_method(config)
     step.path.mkdir(parents=True, exist_ok=True)
     experiment.record()
-    signals.defer(True)
     with (
         FolderLock(step.path, wait=False) as lock,
         experiment.ledger(
@@ -56,8 +56,8 @@ def run(config: Config, command: str) -> None:
         ) as ledger,
     ):
         experiment.link("pretrain", step.path)
-        started = time.time()
-        facts, device = _train(config, step, experiment, ledger)
+        started, began = time.time(), time.monotonic()
+        facts, device = _train(config, step, experiment, ledger, replay)
         hours = ledger.spent_seconds / 3600
         ledger.write()  # the cards' hours are summed from it
         facts["cards"] = ledgers.cards(ledger.paths[-1], "pretrain", step.fingerprint)
@@ -66,6 +66,7 @@ def run(config: Config, command: str) -> None:
             step,
             experiment=config.name,
             started=started,
+            seconds=time.monotonic() - began,
             facts=facts,
             device=device,
             gpu_hours=hours,
@@ -76,11 +77,14 @@ def run(config: Config, command: str) -> None:
         print("pretrain: done\n" + _last_lines(manifest, step.path, command), f"  report: {page}", sep="\n", flush=True)
 
 
-def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -> tuple[dict[str, Any], str]:
+def _train(
+    config: Config, step: Step, experiment: Experiment, ledger: Ledger, replayed: str | None
+) -> tuple[dict[str, Any], str]:
     from model.hf import load_network
     from pipeline.corpus.shards import TokenShards
     from pipeline.training.batches import TokenBatches
     from pipeline.training.finish import finish
+    from pipeline.training.replayed import Replay
     from pipeline.training.validation import Validation
 
     tokens = TokenShards.open(_input(step, "data"))
@@ -99,6 +103,7 @@ def _train(config: Config, step: Step, experiment: Experiment, ledger: Ledger) -
         validation=lambda: Validation(tokens.val, config.train.sequence_length),
         finish=lambda control: finish(control, config, step.path, tokens),
         source_seconds=_source_seconds(config, step),
+        replay=None if replayed is None else Replay(Path(replayed)),
     )
     return train(job, experiment, ledger)
 
@@ -142,8 +147,9 @@ def _last_lines(manifest: dict[str, Any], path: Path, command: str) -> str:
     lines = [f"  bits per byte   before    after{part}"]
     lines += [f"    {name:<13} {before.get(name, math.nan):7.4f}  {value:7.4f}" for name, value in after.items()]
     lines += [f"  {line}" for line in replay_lines(manifest)]
+    skipped = f", {manifest['skipped_steps']} of them skipped" if manifest.get("skipped_steps") else ""
     lines += [
-        f"  {manifest['tokens_seen']:,} tokens in {manifest['steps']:,} steps; epochs: {epochs}",
+        f"  {manifest['tokens_seen']:,} tokens in {manifest['steps']:,} steps{skipped}; epochs: {epochs}",
         f"  {manifest['tokens_per_second']:,.0f} tokens/s{mfu}, "
         f"peak memory {manifest['peak_memory_bytes'] / 1e9:.2f} GB",
         f"  {used}, {manifest['lives']} {'life' if manifest['lives'] == 1 else 'lives'}; " + _how_it_ended(manifest),

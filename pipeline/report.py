@@ -4,14 +4,14 @@ In: the manifests, `metrics.jsonl`, the decisions and the ledger of one experime
 and a copy in the folder of the newest stage. No network, no script; light and dark; reads on a phone and on paper.
 """
 
-import os
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from pipeline import ledger
-from pipeline.artifacts import MANIFEST, read_json_lines, read_manifest
+from pipeline.artifacts import MANIFEST, read_json_lines, read_manifest, write_text
 from pipeline.charts import COLOURS, Line, bar, line_chart
 from pipeline.config import Config
 from pipeline.data_report import data_section
@@ -33,12 +33,8 @@ def write(config: Config) -> Path:
     if not folders:
         raise UserError(f"nothing is finished under {experiment.folder} yet; run: hornbook data <config>")
     page = render(config, folders, experiment.ledger_path)
-    experiment.folder.mkdir(parents=True, exist_ok=True)
-    targets = [experiment.folder, *list(folders.values())[-1:]]
-    for folder in targets:
-        part = folder / f".report.html.{os.getpid()}.part"
-        part.write_text(page, encoding="utf-8")
-        part.replace(folder / "report.html")
+    for folder in (experiment.folder, *list(folders.values())[-1:]):
+        write_text(folder / "report.html", page)
     return experiment.folder / "report.html"
 
 
@@ -111,7 +107,9 @@ def _summary(data: dict | None, init: dict | None, pretrain: dict | None) -> str
 
 def _curves(metrics: Sequence[Mapping[str, Any]], pretrain: Mapping[str, Any]) -> str:
     def curve(key: str, x: str) -> list[tuple[float, float]]:
-        return [(row[x], row[key]) for row in metrics if row.get(key) is not None and row.get(x) is not None]
+        found = [(row.get(x), row.get(key)) for row in metrics]
+        # A skipped step may have a loss that is not finite.
+        return [(at, value) for at, value in found if at is not None and value is not None and math.isfinite(value)]
 
     sets = list(pretrain["bits_per_byte"])
     colours = ["--a", "--b", "--c", "--d"]

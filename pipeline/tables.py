@@ -29,6 +29,10 @@ def _table(name: str) -> dict[str, Any]:
         from pipeline.corpus.sources import SOURCES
 
         return dict(SOURCES)
+    if name == "scorers":
+        from pipeline.corpus.scorer_table import SCORERS
+
+        return dict(SCORERS)
     if name == "growth":
         from model.growth import GROWTH
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pipeline.after.tasks import Question
-from pipeline.config import nearest
+from pipeline.config_keys import nearest
 from pipeline.errors import UserError
 
 LIKELY_BELOW = 0.5  # the talk: tuning pays most where the base model is below 50% on the task

@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.after.held_out import HeldOutText
 from pipeline.after.language_model import LanguageModel
 from pipeline.after.scores import share
-from pipeline.config import nearest
+from pipeline.config_keys import nearest
 from pipeline.errors import UserError
 
 Scores = dict[str, dict[str, Any]]

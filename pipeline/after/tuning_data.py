@@ -16,7 +16,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from pipeline.after.chat import ROLES, pieces
-from pipeline.config import nearest
+from pipeline.config_keys import nearest
 from pipeline.corpus.shards import INDEX_DTYPE, TokenSet
 from pipeline.errors import UserError
 from pipeline.training.examples import Examples

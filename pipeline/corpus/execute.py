@@ -9,7 +9,6 @@ Ours instead of `LocalPipelineExecutor.run`: a worker that the kernel killed end
 """
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -24,9 +23,8 @@ from loguru import logger
 
 from pipeline import signals
 from pipeline.artifacts import Folder
+from pipeline.family import end_with_parent
 from pipeline.progress import progress
-
-PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
 
 def worker_count(workers: int) -> int:
@@ -111,14 +109,8 @@ _function: Callable[[Any], Any] | None = None  # of this worker
 def _start_worker(function: Callable[[Any], Any]) -> None:
     global _function
     signals.release_in_worker()
-    _die_with_parent()
+    end_with_parent(signal.SIGKILL)
     _function = function
-
-
-def _die_with_parent() -> None:
-    """A worker whose parent was killed ends too (Linux): nobody waits for it, and it must not outlive the stage."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _call(item: Any) -> Any:
@@ -143,13 +135,18 @@ def quiet(folder: Folder) -> None:
     def add_task_logger(logging_dir: Any, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
         logger.remove()
         logfile = logging_dir.open(f"logs/task_{rank:05d}.log", "w")
-        logger.add(logfile, colorize=False, level="DEBUG")
+        logger.add(lambda text: write_quietly(logfile, text), colorize=False, level="DEBUG")
         return logfile
 
     def close_task_logger(logfile: Any) -> None:
         logger.complete()
         logger.remove()
-        logfile.close()
+        with contextlib.suppress(OSError):
+            logfile.close()
+
+    def write_quietly(logfile: Any, text: str) -> None:
+        with contextlib.suppress(OSError):  # a full disk is said once, by what could not be written, not by its log
+            logfile.write(text)
 
     import datatrove.executor.base as executor_base
 

@@ -12,6 +12,7 @@ from typing import Any
 from model.config import ModelConfig
 from pipeline.config import Config
 from pipeline.corpus.source import BYTES_PER_TOKEN
+from pipeline.training.budget import save_interval_seconds
 
 MFU = {"none": (0.35, 0.50), "selective": (0.34, 0.49), "full": (0.27, 0.39)}  # recomputing all costs 4/3 of the FLOPs
 MFU_BASIS = "MFU of published trainings of 1 to 7B (35 to 50%, less what is recomputed): unmeasured here"
@@ -61,7 +62,8 @@ def overhead(config: Config, card: Mapping[str, Any], validation_tokens: int) ->
         return {}
     validations = 1 + math.ceil(1 / train.validate_every_share)  # before the first step, and at each share of the run
     one_save = checkpoint_bytes(config) / SAVE_BYTES_PER_SECOND
-    saves = 2 + math.floor(seconds / train.checkpoint_every_seconds)  # before the decay, and the last one
+    interval = save_interval_seconds(train.checkpoint_every_seconds, one_save)
+    saves = 2 + math.floor(seconds / interval)  # before the decay, and the last one
     compiles = train.compile != "false"
     by_kind = {
         "start": ASSUMED_SECONDS["start"],

@@ -8,6 +8,7 @@ change of the batch size does not disturb the order.
 Letters: B sequences, T tokens.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -32,11 +33,13 @@ BEST = " (best)"  # of a source's name: its documents of `train.decay_min_score`
 
 
 class Batch(NamedTuple):
-    """`input_ids_BT`, `labels_BT` (int64; -100 = not predicted) and how many labels are predicted."""
+    """`input_ids_BT`, `labels_BT` (int64; -100 = not predicted), how many labels are predicted, and the hash of what
+    is read, for the record."""
 
     input_ids_BT: Tensor
     labels_BT: Tensor
     predicted: int
+    sha256: bytes = b""
 
 
 class TokenBatches:
@@ -128,7 +131,8 @@ class TokenBatches:
         indices = self.indices(step)
         inputs, labels = self.sequences(indices, order)
         predicted = int(np.count_nonzero(labels != IGNORED_LABEL))
-        return Batch(torch.from_numpy(inputs), torch.from_numpy(labels), predicted)
+        sha256 = hashlib.sha256(inputs.astype("<u4").tobytes()).digest()
+        return Batch(torch.from_numpy(inputs), torch.from_numpy(labels), predicted, sha256)
 
     def epochs(self, sequence_index: int) -> dict[str, float]:
         """How often each source has been seen after that many sequences."""

@@ -29,6 +29,8 @@ FIRST_MARGIN = (
 ANNEALED_MIN_SHARE = 0.05  # a decay over a smaller share of the steps is a stop, not an annealing
 VALIDATION_MAX_SHARE = 0.06  # of the cap: a slower last validation is cut short, not the decay
 FIRST_STEP = "first_step"  # of a life
+SAVE_SHARE = 0.01  # of the time, where no interval is set: a save of 1 s is worth losing 100 s
+LEAST_SAVE_INTERVAL_SECONDS = 30.0
 EVENTS = ("validation", "checkpoint", "export", "sample", "tracking")
 
 
@@ -47,23 +49,31 @@ class Verdict(Enum):
 class Plan:
     """The limits of one run. `cap_seconds` in device-seconds, None = no cap; `max_steps` from `budget.max_tokens`.
 
-    `decay_share`: share of the steps. `checkpoint_every_seconds`, `validate_every_share`: the periodic events that
-    are charged to the prediction and skipped where they would eat the reserve. `max_steps_reason`: the key that set
-    `max_steps`; where it is "max_epochs", `max_tokens` is None: raising that reopens nothing. `steps_available`: how
-    long the text lasts if the decay starts at a step, None = without end. `branches`: name -> (cap in device-
-    seconds, None) or (None, step where its decay starts) of annealed models that will be asked for besides.
+    `decay_share`: share of the steps. `checkpoint_every_seconds` (None: by what a save costs) and
+    `validate_every_share`: the periodic events that are charged to the prediction and skipped where they would eat the
+    reserve. `max_steps_reason`: the key that set `max_steps`; where it is "max_epochs", `max_tokens` is None: raising
+    that reopens nothing. `steps_available`: how long the text lasts if the decay starts at a step, None = without end.
+    `branches`: name -> (cap in device-seconds, None) or (None, step where its decay starts) of annealed models that
+    will be asked for besides.
     """
 
     cap_seconds: float | None
     max_steps: int | None
     decay_share: float
-    checkpoint_every_seconds: float = 60.0
+    checkpoint_every_seconds: float | None = None
     validate_every_share: float = 0.2
     max_gpu_hours: float | None = None
     max_tokens: int | None = None
     steps_available: Callable[[int], int | None] = lambda decay_start: None
     max_steps_reason: str = "max_tokens"
     branches: Mapping[str, tuple[float | None, int | None]] = field(default_factory=dict)
+
+
+def save_interval_seconds(every_seconds: float | None, save_seconds: float) -> float:
+    """As set, else so that saves, each of `save_seconds`, take `SAVE_SHARE` of the time."""
+    if every_seconds is not None:
+        return every_seconds
+    return max(LEAST_SAVE_INTERVAL_SECONDS, save_seconds / SAVE_SHARE)
 
 
 def planned_decay_start(last: int, decay_share: float) -> int:
@@ -180,6 +190,7 @@ class Budget:
     def __init__(self, plan: Plan, spent: Callable[[], float], decisions: Decisions):
         self.plan, self.spent, self.decisions = plan, spent, decisions
         self.measured = Measured()
+        self.replayed_end: int | None = None  # the step at which the run that this one repeats ended
         self.start_seconds = 0.0  # of this life, until its first step: what a branch will need again
         self._review_at = 0  # remaining steps at which the end is adjusted next
 
@@ -213,6 +224,10 @@ class Budget:
         if measured.steps_this_life or FIRST_STEP not in measured.events:
             return 0.0
         return max(0.0, measured.events[FIRST_STEP] - measured.step_seconds())
+
+    def checkpoint_interval_seconds(self) -> float:
+        """Between two periodic saves, by what a save of this run was measured to take."""
+        return save_interval_seconds(self.plan.checkpoint_every_seconds, self.measured.events.get("checkpoint", 0.0))
 
     def validation_limit_seconds(self, last: bool = False) -> float:
         """How long a validation may take: its share of the cap; the last one whatever the rest of the end leaves."""
@@ -285,6 +300,8 @@ class Budget:
 
     def end_step(self, step: int) -> float:
         """The first step that is not taken, as far as it is known when `step` steps are done."""
+        if self.replayed_end is not None:
+            return self.replayed_end
         segment = self._segment(step)
         return math.inf if segment is None else segment["end_step"]
 
@@ -423,7 +440,7 @@ class Budget:
         if not math.isfinite(duration) or duration <= 0:
             return 0.0
         save = self.measured.expected("checkpoint")
-        saves = duration // (self.plan.checkpoint_every_seconds + save)
+        saves = duration // (self.checkpoint_interval_seconds() + save)
         if self.plan.cap_seconds is None:
             return saves * save
         used = self.spent() / self.plan.cap_seconds

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from pipeline import signals
 from pipeline.config import Config, TrainConfig
-from pipeline.errors import UserError
+from pipeline.errors import Failure, UserError
 from pipeline.ledger import Ledger, process_age_seconds
 from pipeline.planning.costs import SAVE_BYTES_PER_SECOND
 from pipeline.progress import Progress, format_seconds
@@ -27,6 +28,8 @@ from pipeline.training.devices import Machine
 from pipeline.training.forecast import MemoryForecast, predict_time
 from pipeline.training.mirrors import Mirror
 from pipeline.training.module import PretrainModule
+from pipeline.training.replayed import Replay
+from pipeline.training.spikes import FINE, REASONS
 from pipeline.training.tracking import Metrics
 from pipeline.training.validation import Validation
 
@@ -34,8 +37,8 @@ MAX_SKIPPED_IN_A_ROW = 10
 SAMPLE_MIN_SECONDS, SAMPLE_MAX_SECONDS, SAMPLE_CAP_SHARE = 0.5, 10.0, 0.01
 
 
-class Diverged(RuntimeError):
-    """Too many steps in a row had a gradient that is not finite."""
+class Diverged(Failure):
+    """Too many steps in a row were skipped."""
 
 
 @dataclass
@@ -51,6 +54,7 @@ class Parts:
     metrics: Metrics
     ledger: Ledger
     flops_per_token: int
+    replay: Replay | None = None
     stage: str = "pretrain"
 
 
@@ -67,7 +71,7 @@ class Control(Callback):
         self.validated_at = -1
         self.final_row: dict[str, Any] = {}  # of the last step; `finish` adds its validation and writes it
         self._skipped_in_a_row = 0
-        self._pending_norm: Any = None  # of the step before: read one step late, so that the device never idles
+        self._unread: tuple[int, torch.Tensor] | None = None  # a step's verdict: read late, so that no device idles
         self._rate = _Rate()
         self._saved_at_seconds = time.monotonic()
         self._validations_due = 0
@@ -98,8 +102,14 @@ class Control(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         parts, step = self.parts, self.module.step
+        if self.module.abandoned is not None:
+            self._stop_if_asked(trainer)
+            return
+        signals.defer(True)  # from here on there is something to save
         self.memory.step()
-        self._check_previous_norm(step)
+        parts.ledger.check()
+        self._read_verdict()
+        self._unread = step, self.module.last_verdict
         tokens = parts.batches.sizes.sequences(step - 1) * parts.train.sequence_length
         parts.budget.measured.step(self._rate.lap(tokens), tokens / parts.train.global_batch_tokens)
         predict_time(parts.budget, step)
@@ -148,7 +158,7 @@ class Control(Callback):
     def save(self) -> None:
         """A checkpoint of the state after the newest step, unless there is one already."""
         parts, started = self.parts, time.monotonic()
-        self._check_previous_norm(self.module.step, newest=True)
+        self._read_verdict()
         parts.metrics.sync()
         state = self.state()
         if state.step not in parts.checkpoints.steps():
@@ -175,6 +185,8 @@ class Control(Callback):
             "spent_seconds": round(self.parts.ledger.spent_seconds, 3),
             "measured": self.parts.budget.measured.state_dict(),
             "skipped": self.skipped,
+            "seen": self.module.spikes.state(),
+            "tokens_sha256": self.module.tokens_sha256,
             "initial_bits_per_byte": self.initial_bits_per_byte,
             "validated": {"step": self.validated_at, "bits_per_byte": self.last_bits_per_byte},
             "final_row": self.final_row,
@@ -182,7 +194,8 @@ class Control(Callback):
         }
         step = self.module.step
         sequence_index = self.parts.batches.sizes.first_sequence(step)
-        return State(step, sequence_index, self.module.optimizer.master_state_dict(), optimizer, values)
+        weights = self.module.optimizer.master_state_dict()
+        return State(step, sequence_index, weights, optimizer, values, self.module.abandoned)
 
     def load(self, state: State) -> None:
         """Puts weights, optimizer, position and measurements of a checkpoint in place."""
@@ -191,6 +204,8 @@ class Control(Callback):
         self.module.step = self.parts.batches.start_step = state.step
         self.parts.budget.measured.load_state_dict(state.values["measured"])
         self.skipped = state.values["skipped"]
+        self.module.spikes.load(state.values["seen"])
+        self.module.tokens_sha256 = state.values["tokens_sha256"]
         self.initial_bits_per_byte = state.values["initial_bits_per_byte"]
         self.validated_at = state.values["validated"]["step"]
         self.last_bits_per_byte = state.values["validated"]["bits_per_byte"]
@@ -218,7 +233,13 @@ class Control(Callback):
         return self._mfu(self.tokens_per_second)
 
     def use_decisions(self) -> None:
-        """The learning rate and the mix follow from what is on record; called before the next batch is taken."""
+        """The learning rate and the mix follow from what is on record; called before the next batch is taken. Of a
+        run that is repeated the micro-batch and the threads too."""
+        if self.parts.replay is not None:
+            step, replay = self.module.step, self.parts.replay
+            self.module.windows = replay.setting("micro_batch", step) or self.module.windows
+            if self.parts.machine.device.type == "cpu":
+                torch.set_num_threads(replay.setting("threads", step) or torch.get_num_threads())
         self.module.segments = self.parts.budget.decisions.segments()
         record = self.parts.budget.first_decay()
         self.parts.batches.decay_from(record["step"] if record else None)
@@ -227,6 +248,8 @@ class Control(Callback):
 
     def _review_threads(self) -> None:
         """On a CPU: as many threads as are faster now. On record, because sums then run in another order."""
+        if self.parts.replay is not None:
+            return
         started, changed = time.monotonic(), self.parts.machine.threads.review()
         if changed is not None:
             self.parts.budget.decisions.add("threads", self.module.step, threads=changed)
@@ -303,26 +326,30 @@ class Control(Callback):
 
     def _checkpoint_is_due(self, step: int) -> bool:
         waited = time.monotonic() - self._saved_at_seconds
-        if waited < self.parts.train.checkpoint_every_seconds:
+        if waited < self.parts.budget.checkpoint_interval_seconds():
             return False
         return self.parts.budget.may_spend("checkpoint", step)
 
-    def _check_previous_norm(self, step: int, newest: bool = False) -> None:
-        """Looks at the gradient norm of the step before (`newest`: of this one) and counts what was skipped."""
-        pending, self._pending_norm = self._pending_norm, None if newest else self.module.last_grad_norm
-        for norm, at in ((pending, step - 1), (self.module.last_grad_norm if newest else None, step)):
-            if norm is None or math.isfinite(float(norm)):
-                self._skipped_in_a_row = 0 if norm is not None else self._skipped_in_a_row
-                continue
-            self.skipped += 1
-            self._skipped_in_a_row += 1
-            self.parts.budget.decisions.add("skip", at, reason="the gradient norm is not finite")
-            if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-                raise Diverged(
-                    f"{MAX_SKIPPED_IN_A_ROW} steps in a row up to step {at} had a gradient that is not finite; the "
-                    "last checkpoint is from before. Lower train.learning_rate or train.clip_norm, or set "
-                    "train.precision=32-true"
-                )
+    def _read_verdict(self) -> None:
+        """Looks at whether the newest step was taken, and counts what was skipped."""
+        if self._unread is None:
+            return
+        (step, verdict), self._unread = self._unread, None
+        if (found := int(verdict)) == FINE:
+            self._skipped_in_a_row = 0
+            return
+        self.skipped += 1
+        self._skipped_in_a_row += 1
+        decisions = self.parts.budget.decisions
+        if all(record["step"] != step for record in decisions.of_kind("skip")):  # a life after a kill skips it again
+            decisions.add("skip", step, reason=REASONS[found])
+            self._say(f"  step {step:,} is skipped: {REASONS[found]}")
+        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise Diverged(
+                f"{MAX_SKIPPED_IN_A_ROW} steps in a row up to step {step} were skipped ({REASONS[found]}); the last "
+                "checkpoint is from before. Lower train.learning_rate or train.clip_norm, or set "
+                "train.precision=32-true"
+            )
 
     def _train_row(self, step: int) -> dict[str, float]:
         per_second = self._rate.recent()

@@ -40,6 +40,7 @@ def begin_life(
         precision=machine.precision,
         reason=machine.reason,
         micro_batch=windows,
+        threads=machine.threads.now(),
     )
     if measured.moved_from is None:
         return None

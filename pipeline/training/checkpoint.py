@@ -19,35 +19,43 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from model.hf import write_safetensors
 from pipeline.artifacts import hash_file, hash_json, write_json
-from pipeline.errors import UserError
+from pipeline.disk import check_free, sync_folder, writing
+from pipeline.errors import Failure, UserError
+from pipeline.safety import refuse_unsafe_loading
 from pipeline.training.decisions import Decisions
 from pipeline.training.identity import INDEX, TRAINER, WEIGHTS, checkpoint_name
 
 NAME = re.compile(r"step-(\d{8})")
-UNSAFE_SWITCH = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 FREE_SPACE_FACTOR = 2  # of the bytes of one checkpoint, free before it is written
 
 
 @dataclass(frozen=True)
 class State:
-    """What a checkpoint holds. `optimizer`: flat names to tensors, without the weights; `values`: plain values."""
+    """What a checkpoint holds. `optimizer`: flat names to tensors, without the weights; `values`: plain values;
+    `random`: of the generators at the end of the step, None: as they are when it is saved."""
 
     step: int
     sequence_index: int
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     values: Mapping[str, Any]
+    random: Mapping[str, Any] | None = None
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         yield from self.weights.items()
         yield from self.optimizer.items()
 
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for _, tensor in self.tensors())
 
-class NotFinite(RuntimeError):
+
+class NotFinite(Failure):
     """A state with an infinite or undefined number must never replace a good one."""
 
 
@@ -59,8 +67,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int, decisions: Decisions, say: Callable[[str], None] = print):
-        if os.environ.get(UNSAFE_SWITCH, "").lower() in ("1", "y", "yes", "true"):
-            raise UserError(f"{UNSAFE_SWITCH} is set: a checkpoint could then run code; unset it")
+        refuse_unsafe_loading()
         self.folder, self.keep, self.decisions, self.say = folder, keep, decisions, say
 
     def path(self, step: int) -> Path:
@@ -72,16 +79,36 @@ class Checkpoints:
         return sorted((step for step in found if self._of_this_branch(step)), reverse=True)
 
     def save(self, state: State) -> Path:
-        """Writes, syncs, hashes, renames, prunes. Raises `NotFinite` or `UserError` (disk) before it writes."""
+        """Writes, syncs, hashes, renames, prunes. Raises `NotFinite` or `DiskFull`; earlier checkpoints stay whole."""
         _check_finite(state)
-        self._check_free_space(state)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        check_free(self.folder, FREE_SPACE_FACTOR * state.bytes)
         final = self.path(state.step)
         part = self.folder / f".{final.name}.{os.getpid()}.part"
+        try:
+            with writing(part, FREE_SPACE_FACTOR * state.bytes):
+                self._write(part, state)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        if final.exists():  # a damaged or abandoned one of the same step
+            final.rename(part.with_suffix(".old"))
+        part.rename(final)
+        sync_folder(self.folder)
+        shutil.rmtree(part.with_suffix(".old"), ignore_errors=True)
+        self.prune()
+        return final
+
+    def _write(self, part: Path, state: State) -> None:
         part.mkdir(parents=True)
-        save_file({name: t.detach().cpu().contiguous() for name, t in state.weights.items()}, part / WEIGHTS)
+        shapes = {name: tuple(tensor.shape) for name, tensor in state.weights.items()}
+        write_safetensors(part / WEIGHTS, state.weights.items(), shapes, "float32")
         trainer = {"step": state.step, "sequence_index": state.sequence_index, "values": dict(state.values)}
         optimizer = {name: tensor.detach().cpu() for name, tensor in state.optimizer.items()}
-        torch.save({**trainer, "optimizer": optimizer, "random": random_state()}, part / TRAINER)
+        with open(part / TRAINER, "wb") as file:  # ours, so that a failed write keeps its error number
+            torch.save({**trainer, "optimizer": optimizer, "random": state.random or random_state()}, file)
+            file.flush()
+            os.fsync(file.fileno())
         index: dict[str, Any] = {
             "step": state.step,
             "sequence_index": state.sequence_index,
@@ -90,17 +117,10 @@ class Checkpoints:
         }
         index["files"] = {name: _seal(part / name) for name in (WEIGHTS, TRAINER)}
         _write_index(part, index)
-        if final.exists():  # a damaged or abandoned one of the same step
-            final.rename(part.with_suffix(".old"))
-        part.rename(final)
-        _sync_folder(self.folder)
-        shutil.rmtree(part.with_suffix(".old"), ignore_errors=True)
-        self.prune()
-        return final
 
     def load(self) -> State | None:
         """The newest checkpoint that is whole, or None. A damaged one is named and set aside."""
-        for orphan in self.folder.glob(".step-*.part"):  # of a process that was killed inside a save
+        for orphan in self.folder.glob(".step-*"):  # of a process that was killed inside a save
             shutil.rmtree(orphan, ignore_errors=True)
         steps = self.steps()
         for step in steps:
@@ -166,8 +186,9 @@ class Checkpoints:
         part, final = self.folder / f".{path.name}.{os.getpid()}.part", self.folder / path.name
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        for name in (WEIGHTS, TRAINER, INDEX):
-            _link_or_copy(path / name, part / name)
+        with writing(part, sum((path / name).stat().st_size for name in (WEIGHTS, TRAINER, INDEX))):
+            for name in (WEIGHTS, TRAINER, INDEX):
+                _link_or_copy(path / name, part / name)
         if problem := self.damage(part):
             shutil.rmtree(part)
             raise UserError(f"checkpoint {path} is damaged ({problem}); choose another budget for the branch")
@@ -177,7 +198,7 @@ class Checkpoints:
         _write_index(part, index)
         shutil.rmtree(final, ignore_errors=True)
         part.rename(final)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
 
     def _of_this_branch(self, step: int) -> bool:
         """A checkpoint of a branch that was left counts only up to the step at which the run was extended."""
@@ -187,21 +208,10 @@ class Checkpoints:
             return True  # damaged: let `load` say so
         return all(step <= extension["step"] for extension in self.decisions.extensions[branch:])
 
-    def _check_free_space(self, state: State) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        needed = FREE_SPACE_FACTOR * sum(t.numel() * t.element_size() for _, t in state.tensors())
-        free = shutil.disk_usage(self.folder).free
-        if free < needed:
-            raise UserError(
-                f"{self.folder} has {free / 1e9:.2f} GB free, a checkpoint needs {needed / 1e9:.2f} GB; earlier ones "
-                "are intact: make room (train.keep_checkpoints) and run the same command again"
-            )
-
 
 def _write_index(folder: Path, index: Mapping[str, Any]) -> None:
     """Seals a checkpoint that lies under a temporary name: its index with the index's own hash, all of it synced."""
     write_json(folder / INDEX, {**index, "sha256": hash_json(index)})
-    _sync_folder(folder)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
@@ -230,7 +240,14 @@ def random_state() -> dict[str, Any]:
     return state
 
 
-def restore_random_state(state: dict[str, Any]) -> None:
+def seed_random_state(seed: int) -> None:
+    """Where a run begins: whatever was drawn while starting up leaves no trace in it."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal.tolist()), gauss))
     key, position, has_gauss, cached = state["numpy"]
@@ -248,14 +265,4 @@ def _check_finite(state: State) -> None:
 
 
 def _seal(path: Path) -> dict[str, Any]:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
     return {"bytes": path.stat().st_size, "sha256": hash_file(path)}
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

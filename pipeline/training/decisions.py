@@ -9,11 +9,13 @@ replaces earlier ones from its step on.
 
 import json
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from model.schedules import DecaySegment, decay_progress
+from pipeline.disk import append_synced
 
 
 class Decisions:
@@ -29,10 +31,7 @@ class Decisions:
         record = {"kind": kind, "step": step, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **values}
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append_synced(self.path, json.dumps(record).encode() + b"\n")
         self.records.append(record)
         self._decays = self._in_force()
         return record
@@ -55,11 +54,7 @@ class Decisions:
 
     def _in_force(self) -> list[dict[str, Any]]:
         last = max((i for i, r in enumerate(self.records) if r["kind"] == "extend"), default=-1)
-        kept: list[dict[str, Any]] = []
-        for record in self.records[last + 1 :]:
-            if record["kind"] == "decay":
-                kept = [k for k in kept if k["step"] < record["step"]] + [record]
-        return kept
+        return in_force([record for record in self.records[last + 1 :] if record["kind"] == "decay"])
 
     def validations(self) -> dict[int, float]:
         """Step -> bits per byte over all held-out text, where `train.stop_after_worse` has them recorded; those of a
@@ -81,6 +76,14 @@ class Decisions:
 
     def count(self, kind: str) -> int:
         return len(self.of_kind(kind))
+
+
+def in_force(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of one kind that still hold, by step: a later record replaces what earlier ones said from its step on."""
+    kept: list[dict[str, Any]] = []
+    for record in records:
+        kept = [k for k in kept if k["step"] < record["step"]] + [record]
+    return kept
 
 
 def _read(path: Path, mend: bool) -> list[dict[str, Any]]:

@@ -190,6 +190,11 @@ class Threads:
         self.most = 1 if fixed else torch.get_num_threads()
         self._reviewed_at = -math.inf
 
+    @staticmethod
+    def now() -> int:
+        """How many compute on a CPU at present."""
+        return torch.get_num_threads()
+
     def review(self) -> int | None:
         """At most every ten seconds (it takes about 0.2): sets what is faster now; the new number where it changed."""
         if self.most == 1 or time.monotonic() - self._reviewed_at < THREADS_REVIEW_SECONDS:

@@ -17,8 +17,10 @@ from tokenizers import Tokenizer
 from model.adapters import is_adapted, merged
 from model.hf import save_folder
 from pipeline import signals
+from pipeline.artifacts import write_text
 from pipeline.config import Config
 from pipeline.corpus.shards import TokenShards
+from pipeline.disk import writing
 from pipeline.errors import Stopped
 from pipeline.planning.costs import FLOAT32_MAX_BYTES
 from pipeline.training.best import best_state
@@ -48,6 +50,7 @@ def finish(control: Control, config: Config, folder: Path, tokens: TokenShards) 
     if trained_to_end:
         control.save()
     exported = _take_the_best(control)
+    signals.defer(False)  # everything is saved: whatever comes now may be broken off and is made anew
     export(control, config, folder, tokens)
     samples = write_samples(control, config, tokens)
     facts = make_facts(control, config, samples, left_at_end, exported)
@@ -78,13 +81,18 @@ def export(control: Control, config: Config, folder: Path, tokens: TokenShards) 
     part, old, final = folder / ".model.part", folder / ".model.old", folder / "model"
     shutil.rmtree(part, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
-    part.mkdir(parents=True)
     eos_token = Tokenizer.from_file(str(tokens.tokenizer_path)).id_to_token(tokens.eos_token_id) or ""
-    save_folder(part, weights, shape, tokens.tokenizer_path, eos_token, dtype=dtype)
-    for path in [*part.iterdir(), part]:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+    try:
+        with writing(part, sum(tensor.numel() for tensor in weights.values()) * (4 if dtype == "float32" else 2)):
+            part.mkdir(parents=True)
+            save_folder(part, weights, shape, tokens.tokenizer_path, eos_token, dtype=dtype)
+            for path in [*part.iterdir(), part]:
+                descriptor = os.open(path, os.O_RDONLY)
+                os.fsync(descriptor)
+                os.close(descriptor)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     if final.exists():
         final.rename(old)
     part.rename(final)
@@ -132,6 +140,7 @@ def make_facts(
         "tokens_seen": parts.batches.sizes.tokens(step),
         "steps": step,
         "skipped_steps": control.skipped,
+        "tokens_sha256": control.module.tokens_sha256,
         "epochs": {k: round(v, 4) for k, v in parts.batches.epochs(parts.batches.sizes.first_sequence(step)).items()},
         "packing": {"kind": parts.batches.packing, "padding_share": round(parts.batches.padding_share(), 6)},
         "mix": _mix(control),
@@ -197,7 +206,8 @@ def write_card(path: Path, config: Config, control: Control, facts: Mapping[str,
     annealed = (
         "" if facts["annealed"] else "\n**Not annealed**: the run was cut off before its learning rate decayed.\n"
     )
-    path.write_text(
+    write_text(
+        path,
         f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -216,5 +226,4 @@ A Phi-architecture language model of {shape.parameters:,} parameters, pretrained
 
 A base model: it continues text, it was not taught to follow instructions or to be safe.
 """,
-        encoding="utf-8",
     )

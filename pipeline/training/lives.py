@@ -21,6 +21,7 @@ from pipeline.training.identity import raised_decay
 
 if TYPE_CHECKING:
     from pipeline.training.callbacks import Control
+    from pipeline.training.replayed import Replay
 
 LEAST_START_SECONDS = 2.0  # imports alone; a fast machine needs this much
 
@@ -39,6 +40,7 @@ class Job:
     validation: Callable[[], Any]
     finish: Callable[["Control"], dict[str, Any]]
     source_seconds: float = 0.0
+    replay: "Replay | None" = None
 
 
 def train(job: Job, experiment: Experiment, ledger: Ledger) -> tuple[dict[str, Any], str]:
@@ -47,34 +49,41 @@ def train(job: Job, experiment: Experiment, ledger: Ledger) -> tuple[dict[str, A
     from pipeline.training import branching, devices, mirrors, tracking
     from pipeline.training.budget import Budget, planned_decay_start
     from pipeline.training.callbacks import Control, Parts
-    from pipeline.training.checkpoint import Checkpoints
+    from pipeline.training.checkpoint import Checkpoints, seed_random_state
     from pipeline.training.forecast import MemoryForecast
     from pipeline.training.module import PretrainModule
     from pipeline.training.trainer import build_trainer
 
     config, folder = job.config, job.step.path
-    settings = config.train
+    settings, replay = config.train, job.replay
+    if replay is not None:
+        settings.precision = replay.precision.pop()
     machine = devices.choose(settings)
     ledger.device = machine.name
     print(f"{job.stage}: {machine.describe()}", flush=True)
     mirror = mirrors.of(config, job.step, experiment.folder, lambda line: print(f"  {line}", flush=True))
-    decisions = _open_decisions(config, folder)
+    decisions = _open_decisions(config, folder, replay)
     ledger.inherited_seconds = branching.begin(config, folder, decisions)
     memory = MemoryForecast(decisions, machine, machine.held_bytes())
     network = job.network(machine)
     batches = job.batches(machine)
     plan = _plan(config, batches)
+    if replay is not None:
+        plan.cap_seconds = None  # the record says where the run ends
     budget = Budget(plan, lambda: ledger.spent_seconds + job.source_seconds, decisions)
+    budget.replayed_end = None if replay is None else replay.end_step
     start = None if plan.max_steps is None else planned_decay_start(plan.max_steps, settings.decay_share)
     print(batches.describe(plan.max_steps, start, at_most=plan.cap_seconds is not None), flush=True)
     checkpoints = Checkpoints(folder / "checkpoints", settings.keep_checkpoints, decisions)
     module = PretrainModule(network, settings, machine.precision)
+    seed_random_state(config.seed)
     state = checkpoints.load()
     tracking.cut_metrics(folder / "metrics.jsonl", _last_row(state))
     flops = network.config.flops_per_token(settings.sequence_length)
     with tracking.Metrics(folder / "metrics.jsonl", mirror) as metrics:
         validation = job.validation()
-        parts = Parts(settings, machine, batches, validation, budget, checkpoints, metrics, ledger, flops, job.stage)
+        work = (settings, machine, batches, validation, budget, checkpoints, metrics, ledger, flops)
+        parts = Parts(*work, replay=replay, stage=job.stage)
         control = Control(parts, module, memory)
         budget.measured.device, budget.measured.peak_flops = machine.name, machine.peak_flops
         control.estimate_ends(config, mirror)
@@ -121,11 +130,14 @@ def check_cap(stage: str, config: Config, step: Step, source_seconds: float = 0.
         )
 
 
-def _open_decisions(config: Config, folder: Path) -> Decisions:
+def _open_decisions(config: Config, folder: Path, replay: "Replay | None") -> Decisions:
     """The record so far; a raised cap opens a new branch from before the decay."""
     from pipeline.training.tracking import set_metrics_aside
 
     decisions = Decisions(folder / "decisions.jsonl")
+    if replay is not None:
+        replay.begin(decisions)
+        return decisions
     decay = raised_decay(decisions, config.budget)
     if decay is not None:
         set_metrics_aside(folder / "metrics.jsonl", decay["step"])

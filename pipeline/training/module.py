@@ -6,7 +6,9 @@ of the step before last only: the device always has the next step queued, yet th
 """
 
 import gc
+import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -17,17 +19,26 @@ from model.optim import OPTIMIZERS, MasterWeights, needs_slices
 from model.schedules import DecaySegment, wsd
 from model.transformer import Transformer
 from model.width import rate_scales
+from pipeline import signals
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
 from pipeline.training.batches import Batch
+from pipeline.training.checkpoint import random_state
 from pipeline.training.micro_batch import divisors, micro_batch_windows
+from pipeline.training.spikes import FINE, Spikes
+
+
+class _Abandoned(Exception):
+    """A signal came between two micro-batches."""
 
 
 class PretrainModule(LightningModule):
     """`step` counts optimizer steps, skipped ones included: it is the position in the data.
 
-    `last_loss`, `last_grad_norm`: tensors on the device, of the newest step. `segments` are the decay decisions
-    in force; the learning rate is a function of `step` and them alone.
+    `last_loss`, `last_grad_norm`, `last_verdict` (see spikes.py): tensors on the device, of the newest step.
+    `segments` are the decay decisions in force; the learning rate is a function of `step` and them alone.
+    `tokens_sha256` is the record of the text: the hash of the hash so far and of the windows of each step, in order.
+    `abandoned` holds the generators' state where a signal ended the step that was being taken: nothing has moved.
     """
 
     def __init__(self, network: Transformer, train: TrainConfig, precision: str):
@@ -53,11 +64,18 @@ class PretrainModule(LightningModule):
         if train.compile == "true" or (train.compile == "auto" and device_type == "cuda"):
             network.compile_blocks()
         self.windows = micro_batch_windows(train, device_type, network.config, precision)
+        # A step inside the backward pass is taken before its norm is known: there a gradient that is not finite
+        # leaves its own tensor alone, and nothing is a spike.
+        spike_sigmas = 0.0 if train.optimizer_in_backward else train.spike_sigmas
+        self.spikes = Spikes(spike_sigmas, network.lm_head.weight.device)
         self.step = 0
+        self.tokens_sha256 = ""
+        self.abandoned: dict[str, Any] | None = None
         self.segments: Sequence[DecaySegment] = ()
         self.last_learning_rate = 0.0
         self.last_loss: Tensor = torch.zeros(())
         self.last_grad_norm: Tensor = torch.zeros(())
+        self.last_verdict: Tensor = torch.tensor(FINE)
 
     def configure_optimizers(self) -> None:
         return None  # ours steps inside training_step; Lightning would count two optimizers' steps twice
@@ -78,11 +96,25 @@ class PretrainModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         self.last_learning_rate = self.learning_rate()
         self.optimizer.set_learning_rate(self.last_learning_rate)
-        while (loss_sum := self._try_passes(batch)) is None:
-            self._halve_micro_batch()
-        self.last_loss = loss_sum / batch.predicted
-        self.last_grad_norm = self.optimizer.step(self.train_config.clip_norm or None)
+        generators = random_state() if len(batch.input_ids_BT) > self.windows else None
+        try:
+            while (loss_sum := self._try_passes(batch)) is None:
+                self._halve_micro_batch()
+        except _Abandoned:
+            self.optimizer.zero_grad()
+            self.abandoned = generators
+            return
+        loss = loss_sum / batch.predicted
+        norm = self.optimizer.step(self.train_config.clip_norm or None, lambda norm: self._judge(loss, norm) == FINE)
+        if self.train_config.optimizer_in_backward:
+            self._judge(loss, norm)
+        self.last_loss, self.last_grad_norm = loss, norm
+        self.tokens_sha256 = hashlib.sha256(bytes.fromhex(self.tokens_sha256) + batch.sha256).hexdigest()
         self.step += 1
+
+    def _judge(self, loss: Tensor, norm: Tensor) -> Tensor:
+        self.last_verdict = self.spikes.judge(self.step, loss, norm)
+        return self.last_verdict
 
     def _try_passes(self, batch: Batch) -> Tensor | None:
         """None where memory ran out; the exception, whose frames hold the tensors, is gone by then."""
@@ -95,7 +127,9 @@ class PretrainModule(LightningModule):
         """The step's forward and backward passes; the summed loss."""
         loss_sum = torch.zeros((), device=batch.input_ids_BT.device)
         windows = batch.input_ids_BT.split(self.windows), batch.labels_BT.split(self.windows)
-        for inputs, labels in zip(*windows, strict=True):
+        for number, (inputs, labels) in enumerate(zip(*windows, strict=True)):
+            if number and signals.stop_requested():
+                raise _Abandoned  # a step of a large model on a small card takes a minute; the state before it is whole
             micro_sum, _ = self.network.loss(inputs, labels)
             # Over the whole step's labels, so that the result does not depend on the micro-batch.
             (micro_sum / batch.predicted).backward()

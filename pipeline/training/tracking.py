@@ -5,6 +5,7 @@ row in the mirror. After a kill the file is cut back to the checkpoint that trai
 one row per step, none missing and none double.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,8 @@ from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 
+from pipeline.artifacts import write_text
+from pipeline.disk import DiskFull, writing
 from pipeline.training.mirrors import Mirror
 
 
@@ -38,23 +41,32 @@ class Metrics(Logger):
         """The config is in the manifest and, for W&B, given at its start."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._file.flush()
+        line = json.dumps({"step": step, **metrics}) + "\n"
+        with writing(self.path, len(line)):
+            self._file.write(line)
+            self._file.flush()
         if self.mirror is not None:
             self.mirror.log({"step": step, **metrics})
 
     def sync(self) -> None:
         """Before a checkpoint: its rows must be on disk when it is."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with writing(self.path, 0):
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def __enter__(self) -> "Metrics":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Closes the file and ends the mirror, whatever ended the run."""
-        self.sync()
-        self._file.close()
+        try:
+            self.sync()
+        except (OSError, DiskFull):
+            if kind is None:  # else what ended the run is to be said; the next life cuts the torn row off
+                raise
+        finally:
+            with contextlib.suppress(OSError):
+                self._file.close()
         if self.mirror is not None:
             self.mirror.finish()
 
@@ -63,19 +75,14 @@ def cut_metrics(path: Path, step: int) -> None:
     """Drops the rows after `step`, and a line torn by a kill."""
     if not path.is_file():
         return
-    kept = [json.dumps(row) for row in read_metrics(path) if row["step"] <= step]
-    temporary = path.with_name(f".{path.name}.part")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(line + "\n" for line in kept)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_text(path, "".join(json.dumps(row) + "\n" for row in read_metrics(path) if row["step"] <= step))
 
 
 def set_metrics_aside(path: Path, step: int) -> None:
     """Before an extension drops the old decay's rows: they stay in `metrics-before-<step>.jsonl`."""
     if path.is_file():
-        shutil.copyfile(path, path.with_name(f"metrics-before-{step}.jsonl"))
+        with writing(path, path.stat().st_size):
+            shutil.copyfile(path, path.with_name(f"metrics-before-{step}.jsonl"))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

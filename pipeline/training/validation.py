@@ -58,7 +58,7 @@ class Validation:
         return {name: self._bits_per_byte(name, nats[name], predicted[name]) for name in self.sets}
 
     def overall(self, bits_per_byte: Mapping[str, float]) -> float | None:
-        """Over the general sets (all but the textbook one, whose documents are in them already), by bytes."""
+        """Over the general sets (all but the textbook one, which is picked by score), by bytes."""
         general = {name: s.n_bytes for name, s in self.sets.items() if name != TEXTBOOK and name in bits_per_byte}
         total = sum(general.values())
         return sum(bits_per_byte[name] * n for name, n in general.items()) / total if total else None

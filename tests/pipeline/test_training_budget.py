@@ -100,7 +100,7 @@ class Run:
                 due = marks
                 if budget.may_spend("validation", self.step):
                     self.spend("validation", machine.validation)
-            late = self.now - saved_at > self.plan.checkpoint_every_seconds
+            late = self.now - saved_at > budget.checkpoint_interval_seconds()
             if verdict == Verdict.DECAY or (late and budget.may_spend("checkpoint", self.step)):
                 self.spend("checkpoint", machine.save)
                 self.saved, saved_at = (self.step, budget.measured.state_dict()), self.now

@@ -1,6 +1,7 @@
 """A checkpoint is whole or it is noticed: torn, flipped and deleted files, other branches, full disks."""
 
 import random
+import resource
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.disk import DiskFull
 from pipeline.errors import UserError
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import INDEX, TRAINER, WEIGHTS, Checkpoints, NotFinite, State
@@ -112,7 +114,7 @@ def test_a_full_disk_is_found_before_writing(tmp_path: Path, monkeypatch: pytest
     saved = store(tmp_path / "c")
     saved.save(state(1))
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 100, 0))
-    with pytest.raises(UserError, match=r"GB free, a checkpoint needs"):
+    with pytest.raises(DiskFull, match=rf"{tmp_path}.*needs 192 bytes, 0 are free"):
         saved.save(state(2))
     assert saved.steps() == [1]
 
@@ -142,3 +144,21 @@ def test_a_torn_line_of_the_decisions_is_dropped_and_later_records_replace_earli
     assert [(s.step, s.end_step) for s in again.segments()] == [(10, 30), (20, 25)]
     again.add("decay", 15, end_step=28, progress=0.25)
     assert [(s.step, s.end_step) for s in Decisions(path).segments()] == [(10, 30), (15, 28)]
+
+
+def test_a_disk_that_fills_up_inside_a_save_is_said_with_path_and_bytes_and_leaves_nothing_behind(
+    tmp_path: Path,
+) -> None:
+    saved = store(tmp_path / "c")
+    saved.save(state(1))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size in (100, 500, 2_000):  # inside the weights, the trainer's state, near its end
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            with pytest.raises(DiskFull, match=rf"File too large: {tmp_path}.*needs 192 bytes"):
+                saved.save(state(2))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert [path.name for path in (tmp_path / "c").iterdir()] == ["step-00000001"]
+    saved.save(state(2))
+    assert saved.steps() == [2, 1]

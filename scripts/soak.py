@@ -1,0 +1,41 @@
+"""Does a run survive anything? Kills, torn files, full disks, signals and second writers, compared bit by bit.
+
+    scripts/with_env.sh scripts/soak.py --json docs/soak.json
+    scripts/with_env.sh scripts/soak.py --quick
+
+A 0.2M model on two libraries' sources, one thread, the `hornbook` command as a user runs it. Whatever happens to a
+run, its weights, the loss of every step and the record of the text it read must equal those of an undisturbed one.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.bench_rows import Part, main
+from scripts.soak_parts import disks, harm, kills, orders
+from scripts.soak_parts.lab import PREPARED
+
+PARTS = {
+    "pretrain": Part(lambda quick: kills.pretrain(10 if quick else 100)),
+    "data": Part(lambda quick: kills.data(2 if quick else 20), slow=True),
+    "init": Part(lambda quick: kills.init(1 if quick else 10), slow=True),
+    "tmpdir": Part(harm.other_tmpdir, slow=True),
+    "checkpoints": Part(harm.every_file, slow=True),
+    "disks": Part(disks.full, slow=True),
+    "writers": Part(orders.two_at_once, slow=True),
+    "signals": Part(orders.signals, slow=True),
+    "large": Part(orders.large_state, slow=True),
+    "replay": Part(orders.replay, slow=True),
+    "suspended": Part(orders.suspended, slow=True),
+}
+
+if __name__ == "__main__":
+    if PREPARED in os.environ:
+        main(__file__, __doc__ or "", "soak", PARTS, ("torch", "lightning", "datatrove"))
+    else:
+        with tempfile.TemporaryDirectory(prefix="hornbook-soak-data-") as folder:
+            os.environ[PREPARED] = str(Path(folder) / "prepared")
+            main(__file__, __doc__ or "", "soak", PARTS, ("torch", "lightning", "datatrove"))

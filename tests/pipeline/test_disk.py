@@ -1,0 +1,76 @@
+"""A full disk is recognised in whatever words a library says it, and an append is whole or not there."""
+
+import errno
+import pickle
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models
+
+from pipeline.disk import DiskFull, append_synced, check_free, full_disk, writing
+from pipeline.errors import UserError
+from pipeline.safety import refuse_unsafe_loading
+
+
+@pytest.fixture
+def small_files():
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def torch_save(path: Path) -> None:
+    with open(path, "wb") as file:
+        torch.save(torch.zeros(10_000), file)
+
+
+WRITERS = {
+    "python": lambda path: path.write_bytes(b"x" * 10_000),
+    "numpy": lambda path: np.save(path, np.zeros(10_000)),
+    "safetensors": lambda path: save_file({"a": torch.zeros(10_000)}, path),
+    "torch": torch_save,
+    "tokenizers": lambda path: Tokenizer(models.BPE({str(i): i for i in range(5_000)}, [])).save(str(path)),
+}
+
+
+@pytest.mark.parametrize("library", WRITERS)
+def test_every_library_that_writes_for_us_is_understood(library: str, tmp_path: Path, small_files: None) -> None:
+    path = tmp_path / "big.npy"
+    with pytest.raises(DiskFull, match=rf"{tmp_path}.*needs 40,000 bytes, [\d,]+ are free"), writing(path, 40_000):
+        WRITERS[library](path)
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), writing(tmp_path, 1):
+        (tmp_path / "no" / "folder").write_text("x")
+    assert full_disk(ValueError("no space in this name")) is None
+    assert full_disk(OSError(errno.EDQUOT, "over quota")) is not None
+
+
+def test_the_message_travels_between_processes(tmp_path: Path) -> None:
+    error = DiskFull(str(tmp_path), 5, 3, "not enough room")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    with pytest.raises(DiskFull, match="not enough room"):
+        check_free(tmp_path / "not" / "there", 2**62)
+
+
+def test_a_line_that_does_not_fit_leaves_nothing_of_itself(tmp_path: Path, small_files: None) -> None:
+    path = tmp_path / "ledger.jsonl"
+    append_synced(path, b"a" * 899 + b"\n")
+    with pytest.raises(DiskFull, match=r"needs 200 bytes"):
+        append_synced(path, b"b" * 200)
+    assert path.read_bytes() == b"a" * 899 + b"\n"
+
+
+@pytest.mark.parametrize("value", ["1", "true", "YES", "on"])
+def test_the_switch_that_lets_files_run_code_stops_every_command(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", value)
+    with pytest.raises(UserError, match="unset TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
+        refuse_unsafe_loading()
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "0")
+    refuse_unsafe_loading()
