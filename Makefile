@@ -6,16 +6,17 @@ ARGS ?=
 HORNBOOK = scripts/with_env.sh -m pipeline
 DEV = scripts/with_env.sh --dev
 
-.PHONY: help data init pretrain plan sample report submit test test-fast check format env
+.PHONY: help data init pretrain plan sample report evaluate export quantize finetune submit test test-fast check format env
 .NOTPARALLEL:
 
 help:
 	@echo 'make data init pretrain [CONFIG=configs/tiny.yaml] [ARGS="key=value --dry-run"]   the pipeline'
 	@echo 'make plan sample report                                                          what it needs on a card; text, page of a run'
 	@echo 'make submit [CONFIG=...] [ARGS="--partition gpu --time 12:00:00"]                      the pipeline as a chain of Slurm jobs'
+	@echo 'make evaluate export quantize finetune                                           what comes after pretraining'
 	@echo 'make test | test-fast | check | format                                           for who changes the code'
 
-data init pretrain plan sample report submit:
+data init pretrain plan sample report evaluate export quantize finetune submit:
 	@$(HORNBOOK) $@ $(CONFIG) $(ARGS)
 
 test:

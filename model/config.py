@@ -14,6 +14,9 @@ from typing import Any
 ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh")  # two names of the same function: the tanh approximation
 
 
+MOST_LAYERS, MOST = 10_000, 2**31  # beyond what anyone trains: a stranger's file must not make us list its tensors
+
+
 class ImpossibleShape(ValueError):
     """The model section describes a network that cannot be built or cannot be exported as Phi."""
 
@@ -121,8 +124,12 @@ class ModelConfig:
         whole += ["num_key_value_heads", "head_dim", "max_position_embeddings"]
         for name in [*whole, "rope_theta", "layer_norm_eps"]:
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ImpossibleShape(f"model.{name} is {value}; it must be greater than 0.")
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float if name not in whole else int):
+                raise ImpossibleShape(f"model.{name} is {value!r:.100}; it must be a number.")
+            if not 0 < value <= (MOST_LAYERS if name == "num_hidden_layers" else MOST):
+                raise ImpossibleShape(f"model.{name} is {value}; it must be greater than 0 and of a size that exists.")
         if not self.initializer_range >= 0:
             raise ImpossibleShape(f"model.initializer_range is {self.initializer_range}; it must not be negative.")
 

@@ -1,6 +1,7 @@
-"""Fused bf16 passes for a CPU: cross entropy, GELU, causal softmax, rotation; cpu_kernels.c, compiled where it runs.
+"""Fused passes for a CPU: cross entropy, GELU, causal softmax, rotation; cpu_kernels.c, compiled where it runs.
 
-In: contiguous bf16 tensors on the CPU. Out: the same values as torch's own operations up to one rounding. torch makes
+In: contiguous bf16 or fp32 tensors on the CPU. Out: the same values as torch's own operations up to one rounding in
+bf16, to a few roundings in fp32. torch makes
 each of these passes in several sweeps over memory and with exponentials of full precision. The compiler is the
 system's (`CC`, else cc); the library is kept in the user's cache folder, by source, compiler and CPU. Where there is
 no compiler, or torch brings no GNU OpenMP whose threads could be shared, torch's own operations are used.
@@ -21,12 +22,19 @@ import torch
 from torch import Tensor
 
 SOURCE = Path(__file__).with_suffix(".c")
+ELEMENTS = {torch.bfloat16: "bf16", torch.float32: "fp32"}  # how the functions for each type end
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-std=gnu11", "-Wall")
 
 
 def usable(x: Tensor) -> bool:
-    """Whether the kernels take this tensor: real bf16 on a CPU, not a stand-in that only has a shape."""
-    if x.dtype != torch.bfloat16 or x.device.type != "cpu" or type(x) not in (Tensor, torch.nn.Parameter):
+    """Whether the kernels take this tensor: real bf16 or fp32 on a CPU, not a stand-in that only has a shape, and not
+    in a graph that torch.compile makes, which fuses passes itself."""
+    if (
+        torch.compiler.is_compiling()
+        or x.dtype not in ELEMENTS
+        or x.device.type != "cpu"
+        or type(x) not in (Tensor, torch.nn.Parameter)
+    ):
         return False
     return available() is not None
 
@@ -59,14 +67,17 @@ def _load() -> ctypes.CDLL:
     return ctypes.CDLL(str(_library()))
 
 
-def cross_entropy_(logits_CV: Tensor, labels_C: Tensor, grad: bool, z_loss: float = 0.0) -> Tensor:
-    """Nats of each row [C] in fp32, 0 where the label is negative. With `grad` the logits become their gradient, that
-    of nats + `z_loss` * log(Z)^2. Raises IndexError for a label past the vocabulary."""
+def cross_entropy_(
+    logits_CV: Tensor, bias_V: Tensor | None, labels_C: Tensor, grad: bool, z_loss: float = 0.0
+) -> Tensor:
+    """Nats of each row [C] of logits (+ bias) in fp32, 0 where the label is negative. With `grad` the logits become the
+    gradient, that of nats + `z_loss` * log(Z)^2. Raises IndexError for a label past the vocabulary."""
     loss_C = torch.empty(logits_CV.shape[0], dtype=torch.float32)
     labels_C = labels_C.long().contiguous()
     if int(labels_C.max()) >= logits_CV.shape[1]:
         raise IndexError(f"label {int(labels_C.max())} of a vocabulary of {logits_CV.shape[1]}")
-    _call("cross_entropy", logits_CV, labels_C, loss_C, *logits_CV.shape, ctypes.c_int(grad), ctypes.c_float(z_loss))
+    sizes = (*logits_CV.shape, ctypes.c_int(grad), ctypes.c_float(z_loss))
+    _call("cross_entropy", logits_CV, bias_V, labels_C, loss_C, *sizes)
     return loss_C
 
 
@@ -119,16 +130,16 @@ class _Gelu(torch.autograd.Function):
         return dx
 
 
-def _call(name: str, *arguments: Any) -> None:
-    """Tensors go as addresses, whole numbers as int64; the number of torch's threads comes last."""
+def _call(name: str, x: Tensor, *arguments: Any) -> None:
+    """Tensors go as addresses, whole numbers as int64; the number of torch's threads comes last. `x` says the type."""
     library = available()
     if library is None:
         raise RuntimeError(f"the CPU kernels cannot be used: {why_not()}; ask `usable` first")
     given = [
         ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_int64(a) if isinstance(a, int) else a
-        for a in arguments
+        for a in (x, *arguments)
     ]
-    library[name](*given, ctypes.c_int(torch.get_num_threads()))
+    library[f"{name}_{ELEMENTS[x.dtype]}"](*given, ctypes.c_int(torch.get_num_threads()))
 
 
 def _compiler() -> str | None:

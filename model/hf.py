@@ -139,10 +139,18 @@ def load_config(folder: Path) -> ModelConfig:
     file = Path(folder) / "config.json"
     if not file.is_file():
         raise UnreadableModel(f"{folder} has no config.json, so it is no model folder; check the path.")
+    return ModelConfig.from_hf(_read_json(file))
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """The object in a file. Raises `UnreadableModel` where there is none, whatever a stranger wrote instead."""
     try:
-        return ModelConfig.from_hf(json.loads(file.read_text(encoding="utf-8")))
-    except json.JSONDecodeError as error:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
         raise UnreadableModel(f"{file} is not readable as JSON ({error}); write or download it again.") from error
+    if not isinstance(content, dict):
+        raise UnreadableModel(f"{file} holds no JSON object; write or download it again.")
+    return content
 
 
 class SafetensorsState(Mapping[str, Tensor]):
@@ -190,10 +198,9 @@ def _names_in(file: Path) -> list[str]:
 
 
 def _indexed(folder: Path) -> dict[str, Path]:
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-    except (json.JSONDecodeError, KeyError) as error:
-        raise UnreadableModel(f"{folder / INDEX} is no index of shards ({error!r}); download it again.") from error
+    index = _read_json(folder / INDEX).get("weight_map")
+    if not isinstance(index, dict) or not all(isinstance(s, str) and Path(s).name == s for s in index.values()):
+        raise UnreadableModel(f"{folder / INDEX} is no index of shards that lie beside it; download it again.")
     missing = sorted({shard for shard in index.values() if not (folder / shard).is_file()})
     if missing:
         raise UnreadableModel(f"{folder} lacks {', '.join(missing)}, which {INDEX} names; download it again.")

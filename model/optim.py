@@ -39,7 +39,7 @@ def parameter_groups(network: nn.Module, weight_decay: float, scales: RateScales
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear)
     }
-    parameters = list(network.parameters())
+    parameters = trained_parameters(network).values()
     return [
         {
             "params": [p for p in parameters if linear.get(id(p)) is False],
@@ -54,6 +54,11 @@ def parameter_groups(network: nn.Module, weight_decay: float, scales: RateScales
         },
         {"params": [p for p in parameters if id(p) not in linear], "weight_decay": 0.0, "rate_scale": 1.0},
     ]
+
+
+def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """By name; frozen ones (the base under an adapter) get no master, no gradient, no optimizer state."""
+    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
 
 
 def needs_slices(precision: str, in_backward: bool) -> bool:
@@ -136,8 +141,8 @@ class MasterWeights:
         if precision not in PRECISIONS:
             raise ValueError(f"train.precision is {precision!r}; it must be one of: {', '.join(PRECISIONS)}.")
         self.precision = precision
-        self.names = [name for name, _ in network.named_parameters()]
-        self.weights = list(network.parameters())
+        trained = trained_parameters(network)
+        self.names, self.weights = list(trained), list(trained.values())
         groups = parameter_groups(network, weight_decay, scales)
         self.masters = self._make_masters()
         master_of = {id(w): m for w, m in zip(self.weights, self.masters, strict=True)}

@@ -6,6 +6,7 @@ to go on; 1 anything else.
 import argparse
 import contextlib
 import errno
+import importlib
 import io
 import json
 import os
@@ -21,13 +22,14 @@ from pipeline.disk import writing
 from pipeline.errors import DONE, FAILED, STOPPED, WRONG_INPUT, Failure, Stopped, UserError
 
 SMALL_WRITE_BYTES = 1 << 20  # of links, reports, logs: whatever does not say itself what it needs
-STAGES = ("data", "init", "pretrain")
-TABLES = ("filters", "sources", "growth", "optimizers", "decays", "keys")
+AFTER = ("evaluate", "export", "quantize", "finetune")  # what comes after pretraining
+STAGES = ("data", "init", "pretrain", *AFTER)
+TABLES = ("filters", "sources", "scorers", "growth", "optimizers", "decays", "tasks", "kinds", "keys")
 
 
 _SCORE = (
     "Writes one JSON line a document: {path, score, bytes}, or {path, unreadable}. Scores are from 0 to 1; the scorer "
-    "is the one that `hornbook data` trained for the config."
+    "is the one that the data stage of the config used."
 )
 
 
@@ -123,6 +125,10 @@ def _parser() -> argparse.ArgumentParser:
         help="take what the clock and the machine decided (decay, micro-batch, threads, end) from the decisions.jsonl "
         "of another run: on the same device the same weights, bit by bit",
     )
+    _add_stage(verbs, "evaluate", "bits per byte and task scores of a model, with standard errors")
+    _add_stage(verbs, "export", "a model for others: Hugging Face folder, cards, GGUF")
+    _add_stage(verbs, "quantize", "smaller forms of a model: size, memory, speed, cost, quality before and after")
+    _add_stage(verbs, "finetune", "tune a model on examples inside a GPU-hour cap: LoRA, QLoRA or every weight")
     plan = _add_verb(verbs, "plan", _plan, "what the config needs and buys on a card: memory, tokens, hours, cost")
     plan.add_argument("--card", help="a name of configs/gpus.yaml; default: h100-80")
     plan.add_argument("--measure", action="store_true", help="run a few real steps here, beside the forecast")
@@ -131,10 +137,11 @@ def _parser() -> argparse.ArgumentParser:
     sample = _add_verb(verbs, "sample", _sample, "stream text from a trained model")
     sample.add_argument("--prompt", help="text to continue; default: sample.prompts of the config")
     sample.add_argument("--max-new-tokens", type=int, help="default: sample.max_new_tokens")
+    sample.add_argument("--chat", action="store_true", help="talk with a tuned model; without --prompt line by line")
     sample.add_argument("--temperature", type=float, help="default: sample.temperature; 0 = always the likeliest")
     _add_verb(verbs, "report", _report, "write the experiment's report.html again and say where it lies")
     score = verbs.add_parser(
-        "score", help="quality scores of your own texts, by the scorer that a data stage trained", description=_SCORE
+        "score", help="quality scores of your own texts, by the scorer of a data stage", description=_SCORE
     )
     score.add_argument("config", help="experiment whose data stage is finished, such as configs/tiny.yaml")
     score.add_argument("words", nargs="+", metavar="file", help="files or folders of text; key=value overrides")
@@ -144,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
         "--kind", choices=("code", "prose", "exercise"), help="default: told from the ending, else prose"
     )
     score.set_defaults(run=_score)
+    _add_label(verbs)
     _add_run_verbs(verbs)
     where = verbs.add_parser("where", help="print the folder of a stage")
     where.add_argument("stage", choices=STAGES)
@@ -159,6 +167,21 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("table", choices=TABLES)
     table.set_defaults(run=_list)
     return parser
+
+
+def _add_label(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    label = _add_verb(verbs, "label", _label, "rate documents of your own and train a quality scorer on them")
+    label.add_argument("--documents", type=int, default=100, metavar="N", help="how many are rated; default 100")
+    label.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help="an OpenAI-compatible server rates (http://localhost:8000/v1); default: you do",
+    )
+    label.add_argument("--model", help="the endpoint's model")
+    label.add_argument("--concurrency", type=int, default=4, metavar="N", help="requests at a time; default 4")
+    label.add_argument("--max-dollars", type=float, metavar="D", help="never spend more, over all runs of the command")
+    label.add_argument("--price-in", type=float, default=0.0, metavar="D", help="dollars for a million tokens asked")
+    label.add_argument("--price-out", type=float, default=0.0, metavar="D", help="dollars for a million answered")
 
 
 def _add_run_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -195,7 +218,8 @@ def _add_stage(
 ) -> argparse.ArgumentParser:
     stage = _add_verb(verbs, name, _stage, help)
     stage.add_argument("--dry-run", action="store_true", help="say what would run, what is done, what it would cost")
-    stage.add_argument("--json", action="store_true", help="with --dry-run: as JSON")
+    of = "what came out, or with --dry-run what would run" if name in AFTER else "with --dry-run"
+    stage.add_argument("--json", action="store_true", help=f"{of}: as JSON")
     stage.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     return stage
 
@@ -256,7 +280,7 @@ def _stage(arguments: argparse.Namespace) -> None:
     elif arguments.dry_run:
         from pipeline.dryrun import describe, show
 
-        facts = describe(config, arguments.verb)
+        facts = describe(config, arguments.verb, command)
         print(json.dumps(facts, indent=1) if arguments.json else show(facts))
     else:
         _run_stage(arguments, config, command)
@@ -274,10 +298,12 @@ def _run_stage(arguments: argparse.Namespace, config: Any, command: str) -> None
             from pipeline import initialize
 
             initialize.run(config, command)
-        else:
+        elif arguments.verb == "pretrain":
             from pipeline import pretrain
 
             pretrain.run(config, command, replay=arguments.replay)
+        else:
+            importlib.import_module(f"pipeline.{arguments.verb}").run(config, command, as_json=arguments.json)
 
 
 def _plan(arguments: argparse.Namespace) -> None:
@@ -308,7 +334,7 @@ def _sample(arguments: argparse.Namespace) -> None:
     for key in ("max_new_tokens", "temperature"):
         if getattr(arguments, key) is not None:
             setattr(config.sample, key, getattr(arguments, key))
-    sample.run(config, _typed(arguments), prompt=arguments.prompt)
+    sample.run(config, _typed(arguments), prompt=arguments.prompt, chat=arguments.chat)
 
 
 def _score(arguments: argparse.Namespace) -> None:
@@ -324,6 +350,26 @@ def _score(arguments: argparse.Namespace) -> None:
     config = configs.load(arguments.config, overrides)
     command = shlex.join([arguments.config, *overrides])
     score.run(config, command, names, out=arguments.out, text_key=arguments.text_key, kind=arguments.kind)
+
+
+def _label(arguments: argparse.Namespace) -> None:
+    from pipeline import config as configs
+    from pipeline import label
+    from pipeline.corpus.endpoint import ChatEndpoint, Price
+    from pipeline.experiment import Experiment
+
+    config = configs.load(arguments.config, arguments.overrides)
+    endpoint = None
+    if (arguments.endpoint is None) != (arguments.model is None):
+        raise UserError("label: --endpoint and --model go together; without both, you rate at the terminal")
+    if arguments.max_dollars is not None and not (arguments.price_in > 0 or arguments.price_out > 0):
+        raise UserError("label: --max-dollars needs the model's prices: --price-in and --price-out")
+    if arguments.endpoint is not None:
+        price = Price(arguments.price_in, arguments.price_out, arguments.max_dollars)
+        cache = Experiment(config).folder / label.REQUESTS
+        endpoint = ChatEndpoint(arguments.endpoint, arguments.model, cache, price=price)
+    choice = label.Choice(arguments.documents, arguments.concurrency)
+    label.run(config, _typed(arguments), choice, endpoint)
 
 
 def _typed(arguments: argparse.Namespace) -> str:
@@ -342,7 +388,8 @@ def _where(arguments: argparse.Namespace) -> None:
     from pipeline import config as configs
     from pipeline.dryrun import step_of
 
-    print(step_of(configs.load(arguments.config, arguments.overrides), arguments.stage).path)
+    config = configs.load(arguments.config, arguments.overrides)
+    print(step_of(config, arguments.stage, _typed(arguments)).path)
 
 
 def _runs(arguments: argparse.Namespace) -> None:

@@ -28,6 +28,7 @@ def pieces(config: Config, step: int) -> dict[str, Any]:
     from pipeline.corpus.shards import TokenShards
     from pipeline.training.batches import BEST, TokenBatches
     from pipeline.training.decisions import Decisions
+    from pipeline.training.examples import Examples
     from pipeline.training.identity import pretrain_step
 
     if step < 1:
@@ -50,6 +51,8 @@ def pieces(config: Config, step: int) -> dict[str, Any]:
     for index, source, number in zip(indices, source_B, number_B, strict=True):
         name = batches.order.names[int(source)]
         stream, tokens = batches.streams[name], shards.train[name.removesuffix(BEST)]
+        if isinstance(stream, Examples):  # of a tuning, which is no pretraining
+            continue
         places = stream.places(int(batches.window_numbers(stream, np.array([number]))[0]))
         document_P = np.searchsorted(tokens.index["offset"], places, side="right") - 1
         for cut in np.split(np.arange(len(places)), np.flatnonzero(np.diff(document_P)) + 1):

@@ -8,30 +8,31 @@ checked against the signature of the class or function that takes them, by the s
 """
 
 import dataclasses
-import difflib
-import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, get_origin
 
 import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from model.config import ModelConfig
+from pipeline import yaml_limits
+from pipeline.after_config import (
+    EvaluateConfig,
+    ExportConfig,
+    QuantizeConfig,
+    SampleConfig,
+)
+from pipeline.config_checks import problems
+from pipeline.config_keys import EXTENDABLE, IDENTITY, RUNTIME, nearest
+from pipeline.config_keys import key as _key
+from pipeline.config_messages import explain
 from pipeline.errors import UserError
 
 PREVIEW = "/preview"  # what `hornbook data --limit` adds to an experiment's name
-IDENTITY, EXTENDABLE, RUNTIME = "identity", "extendable", "runtime"
-
-
-def _key(default: Any, help: str, kind: str = IDENTITY) -> Any:
-    metadata = {"help": help, "kind": kind}
-    if isinstance(default, dict | list):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -53,6 +54,7 @@ class DecontaminationConfig:
 class DataConfig:
     sources: dict[str, Any] = _key({}, "name -> {type: ..., options of that source}; `hornbook list sources`")
     filters: dict[str, Any] = _key({}, "name -> options; `hornbook list filters`; null removes one")
+    scorer: dict[str, Any] | None = _key({"type": "shipped"}, "what `filters.quality` cuts by; `hornbook list scorers`")
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     mask_personal_data: bool = _key(True, "e-mail and IP addresses and keys in texts are replaced")
     decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
@@ -107,6 +109,7 @@ class TrainConfig:
     precision: str = _key("auto", "auto | bf16-mixed | bf16-sr (stochastic rounding) | bf16-true | 32-true", RUNTIME)
     activation_checkpointing: str = _key("none", "none | selective (the GELU) | full: recomputed in backward", RUNTIME)
     optimizer_in_backward: bool = _key(False, "update each weight as soon as its gradient is there", RUNTIME)
+    float8: str = _key("none", "none | tensorwise | rowwise: fp8 products in the blocks, on cards with them", RUNTIME)
     compile: str = _key("auto", "auto | true | false: torch.compile for each block; auto: on cuda", RUNTIME)
     validate_every_share: float = _key(0.2, "validation each time this share of the budget is used", RUNTIME)
     checkpoint_every_seconds: float | None = _key(
@@ -148,13 +151,36 @@ class TrackingConfig:
     project: str = _key("hornbook", "W&B project; WANDB_PROJECT wins", RUNTIME)
 
 
+def _finetune_train() -> TrainConfig:
+    """Few steps on few examples: a rate that suits adapters, no weight decay, windows as long as an example."""
+    return TrainConfig(
+        global_batch_tokens=2048,
+        learning_rate=2e-3,
+        weight_decay=0.0,
+        warmup_steps=5,
+        decay_share=0.5,
+        log_every_steps=5,
+    )
+
+
 @dataclass
-class SampleConfig:
+class FinetuneConfig:
     model: str | None = _key(None, "experiment config or model folder; null: this experiment's model", RUNTIME)
-    prompts: list[str] = _key(["def fibonacci(n):"], "continued at the end of pretraining", RUNTIME)
-    max_new_tokens: int = _key(96, "length of a sample", RUNTIME)
-    temperature: float = _key(0.7, "0 = always the likeliest token", RUNTIME)
-    top_k: int = _key(50, "choose among this many likeliest tokens; 0 = all", RUNTIME)
+    method: str = _key("lora", "lora | qlora (lora on a base in 4 bits) | full (every weight)")
+    rank: int = _key(8, "of the two matrices that an adapter adds to each target")
+    alpha: float = _key(16.0, "an adapter's output is multiplied by alpha / rank")
+    dropout: float = _key(0.0, "of an adapter's input")
+    targets: list[str] = _key(["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"], "matrices that get an adapter")
+    sources: dict[str, Any] = _key({}, "name -> {type: text | completion | chat, path: file or glob of .jsonl, .txt}")
+    task: str | None = _key(
+        "sentiment", "ready target task, trained on where no source is named, measured before and after"
+    )
+    examples: int = _key(2000, "training examples of the ready task")
+    items: int = _key(200, "held-out items of the target task")
+    validation_share: float = _key(0.05, "share of the sources' examples held out")
+    measure_memory: bool = _key(True, "measure a step of this method and of full tuning first", RUNTIME)
+    train: TrainConfig = field(default_factory=_finetune_train)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
 
 
 @dataclass
@@ -169,6 +195,10 @@ class Config:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -204,7 +234,7 @@ def from_values(values: Mapping[str, Any], where: str) -> Config:
         merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(dict(values)))
         config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
-        raise UserError(f"{where}: {_explain(error, values)}") from None
+        raise UserError(f"{where}: {explain(error, values, Config, ModelConfig)}") from None
     except (TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{where}: a section holds a value of another kind: {' '.join(str(error).split())}") from None
     source = config.init.source
@@ -265,8 +295,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"config {path} {what}; expected a YAML file such as configs/tiny.yaml")
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException, OSError) as error:
+        text = path.read_text(encoding="utf-8")
+        yaml_limits.check(text)
+        values = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
+    except (yaml.YAMLError, ValueError, OmegaConfBaseException, OSError) as error:
         raise UserError(f"config {path} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"config {path} holds no sections; expected `name: ...`, `model: ...`, see configs/tiny.yaml")
@@ -293,12 +325,6 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def nearest(word: str, candidates: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or nothing."""
-    close = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
-    return f" (did you mean '{close[0]}'?)" if close else ""
-
-
 def check_keys(values: Any, cls: type, prefix: str, where: str) -> None:
     """Raises `UserError` for the first key that the schema does not have."""
     if not isinstance(values, Mapping):
@@ -322,197 +348,8 @@ def validate(config: Config, where: str) -> None:
         config.model.validate()
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
-    for problem in _problems(config):
+    for problem in problems(config):
         raise UserError(f"{where}: {problem}")
-
-
-def _problems(config: Config) -> Iterable[str]:
-    train, budget, data = config.train, config.budget, config.data
-    if set(config.name.split("/")) & {"data", "init", "pretrain", "jobs"}:
-        yield f"name is {config.name!r}; data, init and pretrain are names of stages, jobs of a folder: choose another"
-    if not config.name.strip() or config.name.startswith(("/", ".")) or ".." in config.name.split("/"):
-        yield f"name is {config.name!r}; expected a word such as 'tiny' (it names a folder under runs/)"
-    if train.sequence_length < 2 or train.sequence_length > config.model.max_position_embeddings:
-        yield (
-            f"train.sequence_length is {train.sequence_length}; expected 2 to model.max_position_embeddings "
-            f"({config.model.max_position_embeddings})"
-        )
-    if train.global_batch_tokens <= 0 or train.global_batch_tokens % train.sequence_length:
-        yield (
-            f"train.global_batch_tokens is {train.global_batch_tokens}; expected a positive multiple of "
-            f"train.sequence_length ({train.sequence_length})"
-        )
-    elif train.micro_batch and (train.global_batch_tokens // train.sequence_length) % train.micro_batch:
-        yield (
-            f"train.micro_batch is {train.micro_batch} windows; expected a divisor of the step's "
-            f"{train.global_batch_tokens // train.sequence_length} windows, or 0"
-        )
-    yield from _batch_warmup_problems(train)
-    for key, allowed in (
-        ("precision", ("auto", "bf16-mixed", "bf16-sr", "bf16-true", "32-true")),
-        ("activation_checkpointing", ("none", "selective", "full")),
-        ("compile", ("auto", "true", "false")),
-        ("device", ("auto", "cpu", "cuda", "mps")),
-        ("packing", ("stream", "best_fit")),
-    ):
-        if getattr(train, key) not in allowed:
-            yield f"train.{key} is '{getattr(train, key)}'; expected one of {', '.join(allowed)}"
-    if config.init.source_checkpoint not in ("final", "before_decay"):
-        yield f"init.source_checkpoint is '{config.init.source_checkpoint}'; expected final or before_decay"
-    yield from _out_of_range(config)
-    yield from _in_backward_problems(train)
-    if train.stop_after_worse < 0:
-        yield f"train.stop_after_worse is {train.stop_after_worse}; expected 0 (never) or a number of validations"
-    if train.keep_checkpoints < 2:
-        yield f"train.keep_checkpoints is {train.keep_checkpoints}; expected at least 2 (the newest may be damaged)"
-    yield from _mixing_problems(config)
-    for key in ("max_gpu_hours", "max_tokens"):
-        value = getattr(budget, key)
-        if value is not None and not 0 < value < math.inf:
-            yield f"budget.{key} is {value}; expected more than 0, and a number"
-    if data.executor not in ("local", "slurm", "ray"):
-        yield f"data.executor is '{data.executor}'; expected local, slurm or ray"
-    if data.keep_dropped not in ("sample", "all", "none"):
-        yield f"data.keep_dropped is '{data.keep_dropped}'; expected sample, all or none"
-    if config.tracking.to not in ("wandb", "tensorboard", "none"):
-        yield f"tracking.to is '{config.tracking.to}'; expected wandb, tensorboard or none"
-    vocab_size = config.tokenizer.vocab_size
-    if vocab_size is not None and vocab_size > config.model.vocab_size:
-        yield (
-            f"tokenizer.vocab_size ({vocab_size}) is larger than model.vocab_size ({config.model.vocab_size}): "
-            "the model would have no row for some tokens; raise model.vocab_size"
-        )
-
-
-def _batch_warmup_problems(train: TrainConfig) -> Iterable[str]:
-    start, full, length = train.batch_start_tokens, train.global_batch_tokens, train.sequence_length
-    if (start is None) != (train.batch_warmup_tokens == 0):
-        yield (
-            f"train.batch_start_tokens is {start} and train.batch_warmup_tokens is {train.batch_warmup_tokens}: a "
-            "batch-size warm-up needs both; set both, or null and 0"
-        )
-    elif start is not None and (start <= 0 or start % length or full % start):
-        yield (
-            f"train.batch_start_tokens is {start}; expected a multiple of train.sequence_length ({length}) that "
-            f"divides train.global_batch_tokens ({full})"
-        )
-    elif start is not None and train.micro_batch and start // length % train.micro_batch:
-        yield (
-            f"train.micro_batch is {train.micro_batch} windows and the first step of a batch-size warm-up has "
-            f"{start // length}; expected a divisor, or 0"
-        )
-
-
-def _in_backward_problems(train: TrainConfig) -> Iterable[str]:
-    if not train.optimizer_in_backward:
-        return
-    if train.clip_norm:
-        yield (
-            f"train.optimizer_in_backward is true and train.clip_norm is {train.clip_norm:g}: the norm of all "
-            "gradients is not known before the first weight moves; set train.clip_norm=0, or "
-            "train.optimizer_in_backward=false"
-        )
-    windows = train.global_batch_tokens // train.sequence_length
-    if train.micro_batch not in (0, windows):
-        yield (
-            f"train.optimizer_in_backward is true and train.micro_batch={train.micro_batch} of the step's {windows} "
-            "windows would sum gradients over several passes, and none is kept; set train.micro_batch=0 and lower "
-            "train.global_batch_tokens, or set train.optimizer_in_backward=false"
-        )
-
-
-def _mixing_problems(config: Config) -> Iterable[str]:
-    train, sources = config.train, config.data.sources
-    for name, source in sources.items():
-        if isinstance(source, Mapping) and not isinstance(source.get("replay", False), bool):
-            yield f"data.sources.{name}.replay is {source['replay']!r}; expected true or false"
-    weights = {k: s["weight"] for k, s in sources.items() if isinstance(s, Mapping) and "weight" in s}
-    for name, weight in weights.items():
-        if not _is_number(weight) or weight < 0:
-            yield f"data.sources.{name}.weight is {weight!r}; expected a number of at least 0 (0 = not trained on)"
-    for key in ("mix", "decay_mix"):
-        mix = getattr(train, key)
-        if mix is None:
-            continue
-        if set(mix) - set(sources) or not all(0 <= share < math.inf for share in mix.values()) or not sum(mix.values()):
-            yield f"train.{key} is {mix}; expected shares of at least 0 for names of data.sources {list(sources)}"
-        for name in mix:
-            if mix[name] and weights.get(name) == 0:
-                yield (
-                    f"train.{key} gives a share to '{name}' and data.sources.{name}.weight=0 says not to train on it; "
-                    "remove one of them"
-                )
-    least = train.decay_min_score
-    if least is not None and not 0 <= least <= 1:
-        yield f"train.decay_min_score is {least}; expected 0 to 1 (`data.filters.quality` scores so), or null"
-    if least is not None and train.max_epochs is not None:
-        yield (
-            "train.decay_min_score reads documents again that the stable phase has read, which train.max_epochs does "
-            "not count: set one of them to null"
-        )
-    limits: Any = train.max_epochs if isinstance(train.max_epochs, Mapping) else {"": train.max_epochs}
-    if train.max_epochs is not None and (
-        set(limits) - {"", *sources} or not all(_is_number(limit) and limit > 0 for limit in limits.values())
-    ):
-        yield (
-            f"train.max_epochs is {train.max_epochs}; expected more than 0, or that for names of data.sources "
-            f"{list(sources)}, or null"
-        )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-# key -> (least, most): both ends belong to the range; not-a-number lies in none
-RANGES: dict[str, tuple[float, float]] = {
-    "data.tasks": (1, 1e6),
-    "data.workers": (0, 1e4),
-    "data.max_unreadable": (0, 1),
-    "data.decontamination.ngram_words": (2, 100),
-    "data.decontamination.min_words": (2, 100),
-    "data.near_dedup_similarity": (0.1, 1),
-    "data.tokenizer_train_bytes": (1, 1e12),
-    "data.validation.share": (1e-6, 0.5),
-    "data.validation.max_bytes": (1, 1e12),
-    "data.validation.textbook_min_score": (0, 1),
-    "model.vocab_size": (257, 1e7),  # every byte and the end of text
-    "init.tolerance": (0, 1),
-    "train.micro_batch": (0, 1e6),
-    "train.learning_rate": (1e-12, 1e3),
-    "train.beta1": (0, 0.999999),
-    "train.beta2": (0, 0.999999),
-    "train.weight_decay": (0, 1e3),
-    "train.clip_norm": (0, 1e9),
-    "train.warmup_steps": (0, 1e9),
-    "train.z_loss": (0, 1),
-    "train.batch_warmup_tokens": (0, 1e15),
-    "train.decay_share": (0.01, 0.99),
-    "train.validate_every_share": (1e-6, 1e9),
-    "train.spike_sigmas": (0, 1e9),
-    "train.log_every_steps": (1, 1e9),
-    "sample.max_new_tokens": (1, 1e6),
-    "sample.temperature": (0, 1e3),
-    "sample.top_k": (0, 1e7),
-}
-
-
-def _out_of_range(config: Config) -> Iterable[str]:
-    for key, (least, most) in RANGES.items():
-        value: Any = config
-        for word in key.split("."):
-            value = getattr(value, word)
-        if not least <= value <= most:
-            yield f"{key} is {value}; expected {least:g} to {most:g}"
-    width = config.train.learning_rate_base_width
-    if width is not None and width < 1:
-        yield f"train.learning_rate_base_width is {width}; expected at least 1 (a hidden size), or null"
-    every = config.train.checkpoint_every_seconds
-    if every is not None and not 1e-3 <= every <= 1e9:
-        yield f"train.checkpoint_every_seconds is {every}; expected 0.001 to 1e+09, or null"
-    size = config.tokenizer.vocab_size
-    if size is not None and size < 257:
-        yield f"tokenizer.vocab_size is {size}; expected at least 257 (every byte and the end of text)"
 
 
 def resolve_source_path(values: dict[str, Any], config_path: Path) -> None:
@@ -524,47 +361,3 @@ def resolve_source_path(values: dict[str, Any], config_path: Path) -> None:
             if candidate.exists():
                 values["init"] = {**values["init"], "source": str(candidate)}
                 return
-
-
-def _explain(error: OmegaConfBaseException, values: Mapping[str, Any]) -> str:
-    """What was found and what was expected, by the schema; the library's own words where it has more to say."""
-    key = getattr(error, "full_key", None) or ""
-    text = str(error).splitlines()[0]
-    if "Missing mandatory value" in text or "MissingMandatoryValue" in type(error).__name__:
-        return f"'{key}' has no value; it must be set, see configs/tiny.yaml"
-    expected, found = _expected(_annotation(key)), _value(key, values)
-    shown = "null" if found is None else repr(found)
-    return f"'{key}' is {shown}; expected {expected}{_hint(found)}" if expected else f"'{key}': {text}"
-
-
-def _hint(found: Any) -> str:
-    """How to write what was probably meant."""
-    if isinstance(found, float) and found.is_integer():
-        return f": write {int(found):_}"
-    unit = re.fullmatch(r"([\d.]+)\s*[a-zA-Z]+", found) if isinstance(found, str) else None
-    return f": write {unit[1]}, in the unit that the key's name ends with" if unit else ""
-
-
-def _annotation(key: str) -> Any:
-    """The type of a key in the schema, or None."""
-    found: Any = Config
-    for part in key.split("."):
-        fields = {f.name: f.type for f in dataclasses.fields(found)} if dataclasses.is_dataclass(found) else {}
-        found = ModelConfig if found is Config and part == "model" else fields.get(part)
-    return found
-
-
-def _value(key: str, values: Any) -> Any:
-    for part in key.split("."):
-        values = values.get(part) if isinstance(values, Mapping) else None
-    return values
-
-
-def _expected(annotation: Any) -> str:
-    """A type in words; empty for one that has none here."""
-    inner = [_expected(a) for a in get_args(annotation) if a is not type(None)]
-    if type(None) in get_args(annotation) and len(inner) == 1 and inner[0]:
-        return f"{inner[0]} or null"
-    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    words |= {list: "a list such as [a, b]", dict: "a section of named things"}
-    return words.get(get_origin(annotation) or annotation, "")

@@ -75,12 +75,7 @@ def result_line(name: str, manifest: dict[str, Any]) -> str:
     if name == "data-encode":
         return f"{manifest['tokens']:,} tokens"
     if name == "data-score":
-        classifier = manifest["classifier"]
-        return (
-            classifier["note"]
-            if classifier["auc"] is None
-            else f"AUC {classifier['auc']:.3f} on weak labels, {classifier['auc_tokens_only']:.3f} from tokens alone"
-        )
+        return scorer_line(manifest["classifier"])
     if name == "data":
         return f"{manifest['documents']['kept']:,} documents kept"
     dropped = sum(manifest["dropped"].values())
@@ -96,6 +91,19 @@ def result_line(name: str, manifest: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def scorer_line(classifier: Mapping[str, Any]) -> str:
+    """What scored which sources, and how well it does on documents it was not trained on."""
+    if not classifier["sources"]:
+        return classifier["note"]
+    if classifier["auc"] is None:
+        return f"{', '.join(classifier['sources'])}: {classifier['note']}"
+    low, high = classifier["auc_interval"]
+    return (
+        f"{', '.join(classifier['sources'])}: AUC {classifier['auc']:.3f} ({low:.2f} to {high:.2f}) on "
+        f"{classifier['documents']} rated documents, groups disjoint"
+    )
+
+
 def warnings(manifest: Mapping[str, Any]) -> list[str]:
     """What went well enough to go on and is not what the user will have meant."""
     found = []
@@ -107,8 +115,10 @@ def warnings(manifest: Mapping[str, Any]) -> list[str]:
                 "what came before the damage is kept"
             )
     classifier = manifest["classifier"]
-    if classifier["threshold"] is not None and classifier["auc"] is None:
+    if classifier["threshold"] is not None and not classifier["sources"]:
         found.append(f"data.filters.quality cut nothing, for want of a scorer: {classifier['note']}")
+    elif uncut := sorted(set(classifier["not_scored"]) & set(classifier["thresholds"])):
+        found.append(f"data.filters.quality cut nothing of {', '.join(uncut)}, which the scorer does not suit")
     short = (manifest["contamination"] or {}).get("items_too_short")
     if short:
         found.append(f"{short:,} evaluation items are too short to look for (data.decontamination.min_words)")
@@ -133,13 +143,7 @@ def summary(step: Step, manifest: dict[str, Any]) -> list[str]:
     lines += [
         f"  tokens       {tokens['train']:,} train, {tokens['val']:,} validation "
         f"({manifest['textbook']['tokens']:,} textbook-grade); {manifest['bytes_per_token']:.2f} bytes per token",
-        "  classifier   "
-        + (
-            classifier["note"]
-            if classifier["auc"] is None
-            else f"AUC {classifier['auc']:.3f} on weak labels, packages disjoint ({classifier['auc_tokens_only']:.3f} "
-            f"from tokens alone; both overstate quality); cut at {classifier['threshold']}"
-        ),
+        f"  classifier   {scorer_line(classifier)}; cut at {classifier['threshold']}",
         f"  data         {step.path}",
         f"  samples      {step.path / 'dropped'} and {step.path / 'kept'} (zstd JSON lines)",
     ]

@@ -47,8 +47,9 @@ def _sentence(data: Mapping[str, Any]) -> str:
         f"{documents['unreadable']:,} unreadable.",
         f"{data['bytes_per_token']:.2f} bytes per token, vocabulary {data['vocab_size']:,}.",
     ]
-    if classifier["auc"]:
-        sentences.append(f"Quality scorer: AUC {classifier['auc']:.3f}. {classifier['note']}.")
+    if classifier["sources"]:
+        quality = "" if classifier["auc"] is None else f"AUC {classifier['auc']:.3f} on rated documents. "
+        sentences.append(f"Quality scorer of {', '.join(classifier['sources'])}: {quality}{classifier['note']}.")
     elif classifier["threshold"] is not None:
         sentences.append(f"The cut by quality score cut nothing, for want of a scorer: {classifier['note']}.")
     contamination = data["contamination"]

@@ -1,5 +1,6 @@
 """`--dry-run`: what a verb would run, what is done already, what it would cost. Nothing is computed or fetched."""
 
+import importlib
 from typing import Any
 
 from pipeline.artifacts import Step
@@ -7,31 +8,39 @@ from pipeline.config import Config
 from pipeline.data import data_step
 from pipeline.errors import UserError
 
+PRETRAINING = ("data", "init", "pretrain")
 
-def step_of(config: Config, stage: str) -> Step:
-    """The step of a stage. Raises `UserError` where its folder cannot be known yet (an untrained source)."""
+
+def step_of(config: Config, stage: str, command: str = "<config>") -> Step:
+    """The step of a stage. Raises `UserError` where its folder cannot be known yet (an untrained source or model)."""
     if stage == "data":
         return data_step(config)
     if stage == "init":
         from pipeline.initialize import init_step
 
         return init_step(config)
-    from pipeline.pretrain import pretrain_step
+    if stage == "pretrain":
+        from pipeline.pretrain import pretrain_step
 
-    return pretrain_step(config)
+        return pretrain_step(config)
+    return getattr(importlib.import_module(f"pipeline.{stage}"), f"{stage}_step")(config, command)
 
 
-def describe(config: Config, stage: str) -> dict[str, Any]:
-    """Facts of one config and the state of every stage up to `stage`, as plain JSON values."""
+def describe(config: Config, stage: str, command: str = "<config>") -> dict[str, Any]:
+    """Facts of one config and the state of every stage up to `stage`, as plain JSON values. A stage after pretraining
+    that takes another model needs none of this experiment's stages."""
     tensors: list[str] = []
-    if stage != "data":
+    if stage in ("init", "pretrain"):
         from pipeline.initialize import check_method, tensor_map
 
         check_method(config)
         tensors = tensor_map(config) if stage == "init" else []
     model, train, budget = config.model, config.train, config.budget
-    stages = ("data", "init", "pretrain")
-    needed = stages[: stages.index(stage) + 1]
+    if stage in PRETRAINING:
+        needed: tuple[str, ...] = PRETRAINING[: PRETRAINING.index(stage) + 1]
+    else:
+        needed = (stage,) if getattr(config, stage).model else (*PRETRAINING, stage)
+    budget = config.finetune.budget if stage == "finetune" else budget
     hours, price = budget.max_gpu_hours, budget.gpu_hour_price
     return {
         "name": config.name,
@@ -46,24 +55,25 @@ def describe(config: Config, stage: str) -> dict[str, Any]:
         "max_tokens": budget.max_tokens,
         "cost": hours * price if hours and price else None,
         "source": config.init.source,
-        "stages": [_state(config, name) for name in needed],
+        "stages": [_state(config, name, command) for name in needed],
         "tensors": tensors,
     }
 
 
-def _state(config: Config, stage: str) -> dict[str, Any]:
+def _state(config: Config, stage: str, command: str) -> dict[str, Any]:
     try:
-        step = step_of(config, stage)
+        step = step_of(config, stage, command)
     except UserError as reason:
         if stage == "data":  # what is wrong here is wrong, not yet to do
             raise
         return {"stage": stage, "folder": None, "done": False, "steps": [], "why": str(reason)}
     own = step.chain() if stage == "data" else [step]
     done = step.finished
-    if stage == "pretrain":
+    if stage in ("pretrain", "finetune"):
         from pipeline.training.identity import finished_manifest
 
-        done = finished_manifest(step, config.budget) is not None  # a raised cap reopens a finished run
+        budget = config.budget if stage == "pretrain" else config.finetune.budget
+        done = finished_manifest(step, budget) is not None  # a raised cap reopens a finished run
     steps = [{"step": _name(s), "fingerprint": s.fingerprint, "done": s.finished} for s in own]
     return {"stage": stage, "folder": str(step.path), "done": done, "steps": steps, "why": None}
 
@@ -84,7 +94,8 @@ def show(facts: dict[str, Any]) -> str:
     cap = [f"{facts['max_gpu_hours']:g} GPU-hours"] if facts["max_gpu_hours"] else []
     cap += [f"{facts['max_tokens']:,} tokens"] if facts["max_tokens"] else []
     cost = f", {facts['cost']:,.2f} at budget.gpu_hour_price" if facts["cost"] is not None else ""
-    lines.append(f"  pretrain ends at {' or '.join(cap) or 'no limit'}{cost}")
+    capped = "finetune" if facts["stage"] == "finetune" else "pretrain"
+    lines.append(f"  {capped} ends at {' or '.join(cap) or 'no limit'}{cost}")
     for stage in facts["stages"]:
         state = "done" if stage["done"] else "to do"
         lines.append(f"  {stage['stage']:<9} {state:<6} {stage['folder'] or stage['why']}")

@@ -1,62 +1,79 @@
 """`hornbook sample`: text from our own model, written while it is made.
 
-In: a config whose pretraining is done (or `sample.model`), a prompt. Out: the text on standard output.
+In: a config whose pretraining is done (or `sample.model`), a prompt; `--chat`: what to say to a tuned model. Out: the
+text on standard output.
 """
 
-import json
-from pathlib import Path
+import sys
+from typing import TYPE_CHECKING
 
-from pipeline import config as configs
+from pipeline.after.taken import TakenModel, check_readable, end_of_text_token, refuse_quantized, taken_model
 from pipeline.config import Config
-from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.training.generation import Writer
 
 
-def run(config: Config, config_path: str, prompt: str | None = None) -> None:
+def run(config: Config, command: str, prompt: str | None = None, chat: bool = False) -> None:
     """Streams continuations of `prompt`, or of `sample.prompts`. Raises `UserError` where there is no model yet."""
-    folder = model_folder(config, config_path)
+    model = taken_model(config, config.sample.model, command, "sample.model")
+    check_readable(model, "sample.model")
+    refuse_quantized(model, "sample.model", "hornbook sample")
+    if chat:
+        _talk(config, model, prompt)
+        return
+    writer = _writer(config, model)
+    for text in [prompt] if prompt is not None else config.sample.prompts:
+        print(text, end="", flush=True)
+        _answer(writer, text, config.sample.max_new_tokens)
 
+
+def _talk(config: Config, model: TakenModel, prompt: str | None) -> None:
+    """One answer to `prompt`; without one a conversation, line by line, until the input ends."""
+    from pipeline.after.chat import render, require_our_template
+
+    require_our_template(model.folder)
+    writer, end = _writer(config, model), end_of_text_token(model.folder)
+    if prompt is not None:
+        text = render([{"role": "user", "content": prompt}], end, answer=True)
+        _answer(writer, text, config.sample.max_new_tokens)
+        return
+    messages: list[dict[str, str]] = []
+    while (line := _line()) is not None:
+        messages.append({"role": "user", "content": line})
+        said = _answer(writer, render(messages, end, answer=True), config.sample.max_new_tokens)
+        messages.append({"role": "assistant", "content": said})
+
+
+def _line() -> str | None:
+    """What the user says; None at the end of the input."""
+    if sys.stdin.isatty():
+        print("> ", end="", flush=True)
+    line = sys.stdin.readline()
+    return line.rstrip("\n") if line else None
+
+
+def _answer(writer: "Writer", text: str, max_new_tokens: int) -> str:
+    """Streams what follows `text` and returns it."""
+    said = ""
+    for piece in writer.stream(text, max_new_tokens):
+        said += piece
+        print(piece, end="", flush=True)
+    print(flush=True)
+    return said
+
+
+def _writer(config: Config, model: TakenModel) -> "Writer":
     from tokenizers import Tokenizer
 
     from model.hf import load_network, token_id
     from pipeline.training.generation import Writer
 
-    tokenizer_json = folder / "tokenizer.json"
-    writer = Writer(
-        load_network(folder),
-        Tokenizer.from_file(str(tokenizer_json)),
-        token_id(tokenizer_json, _end_of_text(folder)),
+    return Writer(
+        load_network(model.folder),
+        Tokenizer.from_file(str(model.tokenizer_json)),
+        token_id(model.tokenizer_json, end_of_text_token(model.folder)),
         temperature=config.sample.temperature,
         top_k=config.sample.top_k,
         seed=config.seed,
     )
-    for text in [prompt] if prompt is not None else config.sample.prompts:
-        print(text, end="", flush=True)
-        for piece in writer.stream(text, config.sample.max_new_tokens):
-            print(piece, end="", flush=True)
-        print(flush=True)
-
-
-def model_folder(config: Config, config_path: str) -> Path:
-    """The folder of the model to sample from: `sample.model`, else what this config's pretraining made."""
-    from pipeline.training.identity import pretrain_step
-
-    wanted = config.sample.model
-    if wanted is not None and not wanted.endswith((".yaml", ".yml")):
-        folder, mend = Path(wanted), "expected a folder with config.json, model.safetensors and tokenizer.json"
-    else:
-        config_path = wanted or config_path
-        folder = pretrain_step(configs.load(wanted) if wanted else config).path / "model"
-        mend = f"run: hornbook pretrain {config_path}"
-    if not (folder / "config.json").is_file() or not (folder / "tokenizer.json").is_file():
-        raise UserError(f"there is no model at {folder} yet; {mend}")
-    return folder
-
-
-def _end_of_text(folder: Path) -> str:
-    path = folder / "tokenizer_config.json"
-    token = json.loads(path.read_text(encoding="utf-8")).get("eos_token") if path.is_file() else None
-    if isinstance(token, dict):  # older exports write the token with its flags
-        token = token.get("content")
-    if not isinstance(token, str):
-        raise UserError(f"{path} names no eos_token; expected the tokenizer's end-of-text token")
-    return token

@@ -1,4 +1,4 @@
-"""The `score` verb: the quality score of a user's own texts, by the scorer that a finished data stage trained.
+"""The `score` verb: the quality score of a user's own texts, by the scorer that a finished data stage used.
 
 In: an experiment whose data stage is finished, and files or folders of text. Out: one JSON line a document, `{path,
 score, bytes}`, or `{path, unreadable}` for what could not be read; the counts go to the error stream. Texts are
@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 from datatrove.data import Document
 
@@ -23,18 +22,15 @@ from data_filters.rule import EXERCISE
 from pipeline.artifacts import MANIFEST, read_manifest
 from pipeline.config import Config
 from pipeline.corpus.documents import SetAside
-from pipeline.corpus.encoder import Encoder, encoder
 from pipeline.corpus.execute import map_processes, worker_count
-from pipeline.corpus.features import HEAD_TOKENS, Features, features
 from pipeline.corpus.options import make
-from pipeline.corpus.scorer import Scorer, Sparse
-from pipeline.corpus.scoring import BATCH_DOCUMENTS, load_scorer
+from pipeline.corpus.scorers import DocumentScorer
+from pipeline.corpus.scoring import BATCH_DOCUMENTS, stored_scorer
 from pipeline.corpus.source import Source
 from pipeline.corpus.sources import SOURCES
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
 
-HEAD_CHARACTERS = 40_000  # more than the head of 2,048 tokens that the scorer looks at
 RECORD_ENDINGS = {
     ".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".jsonl.zst": "jsonl", ".parquet": "parquet", ".warc": "warc",
     ".warc.gz": "warc",
@@ -52,7 +48,7 @@ def run(
         )
     if not (folder / "scorer").is_dir():
         note = read_manifest(folder)["classifier"]["note"]
-        raise UserError(f"{folder} has no scorer ({note}); add text to data.sources and run: hornbook data {command}")
+        raise UserError(f"{folder} has no scorer ({note}); set data.scorer and run: hornbook data {command}")
     sources = [make_source(name, text_key, kind) for name in names]
     for name, source in zip(names, sources, strict=True):
         try:
@@ -95,12 +91,9 @@ def make_source(name: str, text_key: str | None, kind: str | None) -> Source:
 
 def _score(items: Iterator[Document | SetAside], folder: Path, part: Path) -> dict[str, float]:
     """Writes one part and returns its counts."""
-    manifest = read_manifest(folder)
-    tokens, scorer = encoder(folder / "tokenizer.json", manifest["token_dtype"]), load_scorer(folder / "scorer")
+    scorer, limit = stored_scorer(folder / "scorer"), _limit(read_manifest(folder)["classifier"]["threshold"])
     facts = {"documents": 0, "unreadable": 0, "bytes": 0, "sum": 0.0, "kept": 0}
-    threshold = manifest["classifier"]["threshold"]
-    limit = threshold if isinstance(threshold, float | int) else 0.5
-    batch: list[tuple[Features, dict[str, Any]]] = []
+    batch: list[Document] = []
     with open(part, "wb") as file:
         for item in items:
             if isinstance(item, SetAside):
@@ -108,34 +101,32 @@ def _score(items: Iterator[Document | SetAside], folder: Path, part: Path) -> di
                 record = {"path": mend_surrogates(item.path), "unreadable": item.cause}
                 file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
                 continue
-            batch.append(_prepare(item, tokens))
+            batch.append(_prepare(item))
             if len(batch) >= BATCH_DOCUMENTS:
                 _flush(batch, scorer, limit, facts, file)
         _flush(batch, scorer, limit, facts, file)
     return facts
 
 
-def _prepare(doc: Document, tokens: Encoder) -> tuple[Features, dict[str, Any]]:
+def _limit(threshold: Any) -> float:
+    """The cut of the stage, or 0.5 where its sources are cut at different scores or not at all."""
+    return threshold if isinstance(threshold, float | int) else 0.5
+
+
+def _prepare(doc: Document) -> Document:
     path, kind = mend_surrogates(doc.metadata["path"]), doc.metadata["kind"]
     text = repair(mend_surrogates(doc.text), kind, mask=kind != EXERCISE)
-    ids = np.frombuffer(tokens.encode(text[:HEAD_CHARACTERS]), dtype=tokens.dtype)
-    if len(ids) < HEAD_TOKENS + 64 and len(text) > HEAD_CHARACTERS:
-        ids = np.frombuffer(tokens.encode(text), dtype=tokens.dtype)
-    return features(ids, text, path, kind), {"path": path, "bytes": len(text.encode())}
+    return Document(text=text, id=path, metadata={**doc.metadata, "path": path})
 
 
-def _flush(
-    batch: list[tuple[Features, dict[str, Any]]], scorer: Scorer, limit: float, facts: dict[str, float], file: Any
-) -> None:
-    if not batch:
-        return
-    for score, (_, record) in zip(scorer.scores(Sparse.stack([f for f, _ in batch])), batch, strict=True):
-        value = round(float(score), 4)
+def _flush(batch: list[Document], scorer: DocumentScorer, limit: float, facts: dict[str, float], file: Any) -> None:
+    for score, doc in zip(scorer.scores(batch), batch, strict=True):
+        value, size = round(float(score), 4), len(doc.text.encode())
         facts["documents"] += 1
-        facts["bytes"] += record["bytes"]
+        facts["bytes"] += size
         facts["sum"] += value
         facts["kept"] += value >= limit
-        line = {"path": record["path"], "score": value, "bytes": record["bytes"]}
+        line = {"path": doc.metadata["path"], "score": value, "bytes": size}
         file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
     batch.clear()
 
@@ -167,7 +158,7 @@ def _say(facts: Sequence[dict[str, float]], threshold: Any, seconds: float) -> N
     if not n:
         print(f"score: no readable document ({int(total['unreadable']):,} could not be read)", file=sys.stderr)
         return
-    cut = threshold if isinstance(threshold, float | int) else 0.5
+    cut = _limit(threshold)
     print(
         f"score: {n:,} documents, mean {total['sum'] / n:.3f}, {100 * total['kept'] / n:.1f}% at or above {cut:g}; "
         f"{int(total['unreadable']):,} unreadable; {total['bytes'] / 1e6 / seconds:.1f} MB/s",

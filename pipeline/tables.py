@@ -29,6 +29,10 @@ def _table(name: str) -> dict[str, Any]:
         from pipeline.corpus.sources import SOURCES
 
         return dict(SOURCES)
+    if name == "scorers":
+        from pipeline.corpus.scorer_table import SCORERS
+
+        return dict(SCORERS)
     if name == "growth":
         from model.growth import GROWTH
 
@@ -37,6 +41,14 @@ def _table(name: str) -> dict[str, Any]:
         from model.optim import OPTIMIZERS
 
         return dict(OPTIMIZERS)
+    if name == "tasks":
+        from pipeline.after.tasks import TASKS
+
+        return dict(TASKS)
+    if name == "kinds":
+        from pipeline.after.kinds import KINDS
+
+        return dict(KINDS)
     from model.schedules import DECAYS
 
     return dict(DECAYS)

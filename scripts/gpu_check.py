@@ -10,34 +10,44 @@ import gc
 import importlib.util
 import json
 import platform
-import signal
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml  # lightning needs it too
 
+from model import float8
 from model.config import ModelConfig
 from model.estimate import TrainSettings, estimate_memory
 from model.loss import chunked_cross_entropy
-from model.optim import OPTIMIZERS, MasterWeights, needs_slices
+from model.optim import OPTIMIZERS
 from model.transformer import Transformer
+from pipeline.training.copies import Copies
+from scripts.card_check import capped
+from scripts.card_check.networks import SHAPES, batch_of, built, step
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("torch", "lightning", "tokenizers", "safetensors", "numpy", "omegaconf", "datatrove", "wandb", "triton")
-SHAPES = {
-    "tiny": ModelConfig(512, 64, 256, 2, 4),
-    "125m": ModelConfig(51200, 768, 3072, 12, 12),
-    "1.3b": ModelConfig(51200, 2048, 8192, 24, 32),
-    "2.7b": ModelConfig(51200, 2560, 10240, 32, 32, partial_rotary_factor=0.4),
-}
+PACKAGES = (
+    "torch",
+    "lightning",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "omegaconf",
+    "datatrove",
+    "wandb",
+    "triton",
+    "torchao",
+)
+LIMIT_BYTES = int(24e9)  # what a 24 GB card has, its driver's part included
 
 
 @dataclass(frozen=True)
@@ -52,26 +62,28 @@ class Case:
     precision: str = "bf16-sr"
     optimizer: str = "adamw8bit"
     in_backward: bool = False
+    float8: str = "none"
+    limit_bytes: int | None = None  # a smaller card, by the share of memory that this process may take
 
 
 CASES = [
     Case("125m", 16, 2048, "none", False, "bf16-mixed", "adamw"),
     Case("125m", 16, 2048, "none", True, "bf16-mixed", "adamw"),
     Case("2.7b", 8, 2048, "none", True),
+    Case("2.7b", 1, 2048, "full", False, limit_bytes=LIMIT_BYTES),
+    Case("2.7b", 1, 2048, "full", False, optimizer="adamw4bit", in_backward=True, limit_bytes=LIMIT_BYTES),
+    Case("2.7b", 8, 2048, "none", True, float8="tensorwise"),
     Case("2.7b", 8, 2048, "selective", True),
     Case("1.3b", 8, 2048, "none", True, "bf16-mixed", "adamw"),
     Case("2.7b", 8, 2048, "none", False),
     Case("2.7b", 8, 2048, "full", True),
-    Case("2.7b", 1, 2048, "full", False),
-    Case("2.7b", 1, 2048, "full", False, optimizer="adamw4bit", in_backward=True),
+    Case("1.3b", 8, 2048, "none", True, "bf16-mixed", "adamw", float8="tensorwise"),
 ]
 CPU_CASES = [
-    Case("tiny", 2, 64, policy, False, precision, optimizer, in_backward)
-    for policy, precision, optimizer, in_backward in (
-        ("none", "bf16-mixed", "adamw", False),
-        ("selective", "bf16-sr", "adamw8bit", False),
-        ("full", "bf16-sr", "adamw4bit", True),
-    )
+    Case("tiny", 2, 64, "none", False, "bf16-mixed", "adamw"),
+    Case("tiny", 2, 64, "selective", False, "bf16-sr", "adamw8bit", limit_bytes=LIMIT_BYTES),
+    Case("tiny", 2, 64, "full", False, "bf16-sr", "adamw4bit", in_backward=True),
+    Case("tiny", 2, 64, "none", False, float8="tensorwise"),
 ]
 
 
@@ -80,20 +92,16 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--cpu", action="store_true", help="tiny sizes, to try the script itself")
     parser.add_argument("--seconds", type=float, default=540, help="parts that would start later are left out")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not args.cpu and not torch.cuda.is_available():
         raise SystemExit("torch.cuda.is_available() is false; run on a CUDA machine, or with --cpu to try the script")
     args.out.mkdir(parents=True, exist_ok=True)
     device = torch.device("cpu" if args.cpu else "cuda")
-    if args.child:
-        train_child(args.out, device)
-        return
     ends = time.monotonic() + args.seconds
     found: dict[str, Any] = {"environment": environment(device), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     parts: list[tuple[str, Callable[[], Any]]] = [
         ("kernels", lambda: kernels(device)),
-        ("resume", lambda: resume(args)),
+        ("capped", lambda: capped.run(args.out / "capped", device)),
     ]
     parts += [(f"case {i}", lambda c=c: run_case(c, device)) for i, c in enumerate(CPU_CASES if args.cpu else CASES)]
     for name, part in parts:
@@ -174,8 +182,64 @@ def kernels(device: torch.device) -> dict[str, Any]:
     checks["adamw8bit against adamw"] = abs(losses["adamw8bit"] - losses["adamw"]), 0.05
     checks["adamw4bit against adamw"] = abs(losses["adamw4bit"] - losses["adamw"]), 0.3
     checks["bf16-sr against fp32"] = abs(optimizer_loss(device, "adamw", "bf16-sr") - losses["adamw"]), 0.1
+    if (missing := float8_missing(device)) is None:
+        plain = optimizer_loss(device, "adamw", "bf16-mixed")
+        for recipe in float8.RECIPES[1:]:
+            loss = optimizer_loss(device, "adamw", "bf16-mixed", recipe)
+            checks[f"fp8 {recipe} against bf16"] = abs(loss - plain), 0.01
+    checks["batches copied ahead"] = copied_wrongly(device), 0
+    if device.type == "cuda":
+        for precision, optimizer, policy in (("bf16-mixed", "adamw", "none"), ("bf16-sr", "adamw8bit", "selective")):
+            checks[f"host waits in a step, {precision} {optimizer}"] = waits(device, precision, optimizer, policy), 0
     rows = {name: {"error": float(f"{e:.3g}"), "tolerance": t, "ok": e <= t} for name, (e, t) in checks.items()}
-    return {"ok": all(row["ok"] for row in rows.values()), "checks": rows, "losses": losses}
+    return {
+        "ok": all(row["ok"] for row in rows.values()),
+        "checks": rows,
+        "losses": losses,
+        "left out": {"fp8": missing} if missing else {},
+    }
+
+
+def float8_missing(device: torch.device) -> str | None:
+    """Why fp8 is left out here; a CPU emulates it where torchao is installed."""
+    if device.type == "cpu":
+        return None if importlib.util.find_spec("torchao") else "torchao is not installed"
+    return float8.why_not(device)
+
+
+def waits(device: torch.device, precision: str, optimizer: str, policy: str) -> float:
+    """1 where an operation of the third step made the host wait for the card, else 0."""
+    network, weights = built("tiny", device, precision, optimizer)
+    network.activation_checkpointing = policy
+    ids_BT = batch_of(network, 4, 64, device, 0)
+    for _ in range(2):
+        step(network, weights, ids_BT, 1.0)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(network, weights, ids_BT, 1.0)
+    except RuntimeError as error:
+        print(f"  {error}", file=sys.stderr)
+        return 1.0
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return 0.0
+
+
+class Pair(NamedTuple):
+    input_ids_BT: torch.Tensor
+    labels_BT: torch.Tensor
+
+
+def copied_wrongly(device: torch.device) -> float:
+    """How many of 20 batches, each read at once, are not on the device what they were on the host."""
+    copies, wrong = Copies(device), 0
+    for number in range(20):
+        host = Pair(torch.full((64, 2048), number), torch.arange(64 * 2048).view(64, 2048) + number)
+        arrived = copies.finish(copies.begin(host))  # type: ignore[arg-type]
+        sums = [int(tensor.sum()) for tensor in (arrived.input_ids_BT, arrived.labels_BT)]
+        wrong += sums != [int(tensor.sum()) for tensor in host] or arrived.input_ids_BT.device.type != device.type
+    return float(wrong)
 
 
 def loss_error(device: torch.device) -> float:
@@ -200,7 +264,7 @@ def gradients(device: torch.device, dtype: torch.dtype, policy: str = "none", co
     network.activation_checkpointing, network.attention_kernel = policy, "sdpa"
     if compiled:
         network.compile_blocks()
-    ids_BT = batch_of(network.config, 2, 128, device, 0)
+    ids_BT = batch_of(network, 2, 128, device, 0)
     loss_sum, count = network.loss(ids_BT[:, :-1], ids_BT[:, 1:])
     (loss_sum / count).backward()
     parts = [(loss_sum / count).detach().view(1), *(p.grad.flatten() for p in network.parameters())]  # type: ignore
@@ -211,36 +275,13 @@ def distance(got: torch.Tensor, expected: torch.Tensor) -> float:
     return float((got - expected).norm() / expected.norm())
 
 
-def optimizer_loss(device: torch.device, optimizer: str, precision: str, steps: int = 20) -> float:
+def optimizer_loss(
+    device: torch.device, optimizer: str, precision: str, recipe: str = "none", steps: int = 20
+) -> float:
     """The loss after a few steps of a tiny network."""
-    network, weights = built(SHAPES["tiny"], device, precision, optimizer)
-    for step in range(steps):
-        ids_BT = batch_of(network.config, 4, 64, device, step)
-        loss_sum, count = network.loss(ids_BT[:, :-1], ids_BT[:, 1:])
-        (loss_sum / count).backward()
-        weights.accumulate()
-        weights.step(1.0)
-    return float(loss_sum.detach() / count)
-
-
-def built(
-    config: ModelConfig, device: torch.device, precision: str, optimizer: str, in_backward: bool = False
-) -> tuple[Transformer, MasterWeights]:
-    torch.manual_seed(0)
-    with device:
-        network = Transformer(config)
-    if config is SHAPES["tiny"]:
-        network.initialize(0)
-    network.attention_kernel = "sdpa"
-    sliced = needs_slices(precision, in_backward)
-    make = lambda groups: OPTIMIZERS[optimizer](groups, learning_rate=1e-3, sliced=sliced)  # noqa: E731
-    return network, MasterWeights(network, make, precision, in_backward=in_backward)
-
-
-def batch_of(config: ModelConfig, windows: int, tokens: int, device: torch.device, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    steps = torch.randint(0, 8, (windows, tokens + 1), generator=generator)
-    return (steps.cumsum(1) % config.vocab_size).to(device)
+    network, weights = built("tiny", device, precision, optimizer, float8=recipe)
+    losses = [step(network, weights, batch_of(network, 4, 64, device, seed), 1.0) for seed in range(steps)]
+    return float(losses[-1])
 
 
 # ---- memory and speed
@@ -252,28 +293,46 @@ def run_case(case: Case, device: torch.device) -> dict[str, Any]:
     settings = TrainSettings(case.sequence_length, case.precision, case.optimizer, case.checkpointing, case.in_backward)
     predicted = estimate_memory(config, settings, case.windows)
     row: dict[str, Any] = {**asdict(case), "predicted_bytes": predicted.traced_bytes, "by_kind": predicted.by_kind}
+    if case.float8 != "none" and (missing := float8_missing(device)):
+        return row | {"skipped": f"{case.shape} with fp8: {missing}"}
     try:
-        return row | measured(case, config, device)
+        with memory_limit(case.limit_bytes, device):
+            return row | measured(case, config, device)
     except torch.OutOfMemoryError as error:
         return row | {"out_of_memory": str(error)[:200]}
 
 
+@contextmanager
+def memory_limit(limit_bytes: int | None, device: torch.device) -> Any:
+    """Within, the card is one of `limit_bytes`: an allocation past it fails as it would there. Speed stays its own."""
+    if limit_bytes is None or device.type != "cuda":
+        yield
+        return
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total))
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
 def measured(case: Case, config: ModelConfig, device: torch.device) -> dict[str, Any]:
-    network, weights = built(config, device, case.precision, case.optimizer, case.in_backward)
+    network, weights = built(case.shape, device, case.precision, case.optimizer, case.in_backward, case.float8)
     network.activation_checkpointing = case.checkpointing
     if case.compiled:
         network.compile_blocks()
-    ids_BT = batch_of(config, case.windows, case.sequence_length, device, 0)
+    ids_BT = batch_of(network, case.windows, case.sequence_length, device, 0)
+    clip_norm = None if case.in_backward else 1.0
     started = time.monotonic()
     for _ in range(2):
-        one_step(network, weights, ids_BT, case)
+        step(network, weights, ids_BT, clip_norm)
     synchronize(device)
     start_seconds = time.monotonic() - started
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     steps, started = 0, time.monotonic()
     while steps < 3 or (time.monotonic() - started < 6 and steps < 200):
-        one_step(network, weights, ids_BT, case)
+        step(network, weights, ids_BT, clip_norm)
         steps += 1
         if steps % 2 == 0:
             synchronize(device)  # so that the clock above is not ahead of the card by the whole queue
@@ -289,90 +348,9 @@ def measured(case: Case, config: ModelConfig, device: torch.device) -> dict[str,
     return row
 
 
-def one_step(network: Transformer, weights: MasterWeights, ids_BT: torch.Tensor, case: Case) -> None:
-    """One pass and one optimizer step: the optimizer's share is larger than in a run that accumulates."""
-    loss_sum, _ = network.loss(ids_BT[:, :-1], ids_BT[:, 1:])
-    (loss_sum / ids_BT[:, 1:].numel()).backward()
-    weights.accumulate()
-    weights.step(None if case.in_backward else 1.0)
-
-
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
-
-
-# ---- a capped run, killed and resumed
-
-RESUME_STEPS, SAVE_AT = 30, 10
-
-
-def resume(args: argparse.Namespace) -> dict[str, Any]:
-    """Trains in a child that is killed after its checkpoint, again from there, and once unbroken: equal losses."""
-    losses = {}
-    for name, kill in (("killed", True), ("unbroken", False)):
-        folder = args.out / f"resume-{name}"
-        folder.mkdir(exist_ok=True)
-        for old in folder.iterdir():
-            old.unlink()
-        command = [sys.executable, __file__, str(folder), "--child", *(["--cpu"] if args.cpu else [])]
-        child = subprocess.Popen(command)
-        killed_at = kill_after_checkpoint(child, folder) if kill else None
-        if child.wait(timeout=120) not in (0, -signal.SIGKILL):
-            raise RuntimeError(f"the training child ended with {child.returncode}")
-        if kill:
-            if child.returncode == 0:
-                raise RuntimeError("the child was done before it could be killed")
-            subprocess.run(command, check=True, timeout=120)
-        lines = (folder / "losses.jsonl").read_text(encoding="utf-8").splitlines()
-        losses[name] = {row["step"]: row["loss"] for row in map(json.loads, lines)}
-    return {
-        "ok": losses["killed"] == losses["unbroken"],
-        "killed_after_step": killed_at or SAVE_AT,
-        "steps": RESUME_STEPS,
-    }
-
-
-def kill_after_checkpoint(child: "subprocess.Popen[bytes]", folder: Path) -> int:
-    ends = time.monotonic() + 120
-    while not (folder / "killable").exists():
-        if time.monotonic() > ends or child.poll() is not None:
-            raise RuntimeError("the training child wrote no checkpoint")
-        time.sleep(0.02)
-    child.kill()
-    return SAVE_AT
-
-
-def train_child(folder: Path, device: torch.device) -> None:
-    """bf16 weights with stochastic rounding and 8-bit moments: the state that is hardest to bring back exactly."""
-    from safetensors.torch import load_file, save_file
-
-    network, weights = built(SHAPES["tiny"], device, "bf16-sr", "adamw8bit")
-    saved, start = folder / "state.safetensors", 0
-    if saved.exists():
-        state = load_file(saved)
-        start = int(state.pop("position"))
-        torch.set_rng_state(state.pop("random"))
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(state.pop("random_cuda"))
-        weights.load_state_dict(state)
-    for step in range(start, RESUME_STEPS):
-        ids_BT = batch_of(network.config, 4, 64, device, step)
-        loss_sum, count = network.loss(ids_BT[:, :-1], ids_BT[:, 1:])
-        (loss_sum / count).backward()
-        weights.step(1.0)
-        with open(folder / "losses.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "loss": float(loss_sum.detach() / count)}) + "\n")
-        if step + 1 == SAVE_AT and start == 0:
-            state = {name: tensor.contiguous() for name, tensor in weights.state_dict().items()}
-            state |= {"position": torch.tensor(SAVE_AT), "random": torch.get_rng_state()}
-            if device.type == "cuda":
-                state["random_cuda"] = torch.cuda.get_rng_state()
-            save_file(state, folder / "state.part")
-            (folder / "state.part").rename(saved)
-        if step + 1 == SAVE_AT + 5 and start == 0:
-            (folder / "killable").touch()
-            time.sleep(2.0)  # time to be killed in, five steps after the checkpoint
 
 
 # ---- the table
@@ -387,13 +365,13 @@ def table(found: dict[str, Any]) -> str:
     missing = [name for name, number in facts["packages"].items() if number == "missing"]
     if missing:
         lines.append(f"missing here: {', '.join(missing)} (`hornbook` itself needs omegaconf; this check does not)")
-    for name in ("kernels", "resume"):
+    for name in ("kernels", "capped"):
         part = found[name]
         bad = [check for check, row in part.get("checks", {}).items() if not row["ok"]]
         lines.append(
             f"{name}: {'ok' if part.get('ok') else part.get('error') or part.get('skipped') or bad or 'NOT equal'}"
         )
-    lines.append(f"{'shape':6} {'batch':>9} {'recompute':9} {'compile':7} {'weights':10} {'optimizer':14} "
+    lines.append(f"{'shape':6} {'batch':>9} {'recompute':9} {'compile':7} {'weights':14} {'optimizer':14} "
                  f"{'plan GiB':>8} {'peak GiB':>8} {'tokens/s':>10} {'MFU':>6}")  # fmt: skip
     for name, row in found.items():
         if name.startswith("case"):
@@ -402,15 +380,17 @@ def table(found: dict[str, Any]) -> str:
 
 
 def table_row(row: dict[str, Any]) -> str:
-    if "shape" not in row:
+    if "shape" not in row or "skipped" in row:
         return row.get("error") or row.get("skipped") or "?"
+    weights = row["precision"] + (" fp8" if row["float8"] != "none" else "")
     optimizer = row["optimizer"] + (" in bwd" if row["in_backward"] else "")
     peak = "no memory" if "out_of_memory" in row else gibibytes(row.get("measured_bytes"))
+    limit = f" of {row['limit_bytes'] / 1e9:.0f} GB" if row["limit_bytes"] else ""
     mfu = f"{100 * row['mfu']:.1f}%" if row.get("mfu") else "-"
     return (
         f"{row['shape']:6} {row['windows']:>4}x{row['sequence_length']:<4} {row['checkpointing']:9} "
-        f"{'yes' if row['compiled'] else 'no':7} {row['precision']:10} {optimizer:14} "
-        f"{gibibytes(row['predicted_bytes']):>8} {peak:>8} {row.get('tokens_per_second', 0):>10,.0f} {mfu:>6}"
+        f"{'yes' if row['compiled'] else 'no':7} {weights:14} {optimizer:14} "
+        f"{gibibytes(row['predicted_bytes']):>8} {peak:>8} {row.get('tokens_per_second', 0):>10,.0f} {mfu:>6}{limit}"
     )
 
 

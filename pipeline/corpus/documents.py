@@ -127,7 +127,7 @@ class RowWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file, self._dtype, self._rows = open(path, "wb"), dtype, []  # noqa: SIM115 - closed by `__exit__`
 
-    def add(self, row: tuple) -> None:
+    def add(self, row: tuple | np.generic) -> None:
         self._rows.append(row)
         if len(self._rows) >= ROWS_PER_WRITE:
             self._flush()

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pipeline.config import nearest
+from pipeline.config_keys import nearest
 from pipeline.errors import UserError
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ of what was kept and dropped, and the counts of the manifest: read = kept + drop
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,8 @@ DECIDING = ("repair", "rules", "exact_dedup", "near_dedup", "contamination", "cu
 
 @dataclass
 class Sets:
-    """Documents (positions in the corpus) by the token set they go to, in order. Validation text beyond the limit is
-    in `over_limit`."""
+    """Documents (positions in the corpus) by the token set they go to, in order. Validation text beyond the limit of
+    its source is in the textbook set where it is that good, else in `over_limit`."""
 
     train: dict[str, np.ndarray] = field(default_factory=dict)
     val: dict[str, np.ndarray] = field(default_factory=dict)
@@ -39,28 +39,65 @@ class Sets:
 
     @property
     def held_out(self) -> list[np.ndarray]:
-        """Validation documents once: the textbook set is a part of the other sets."""
+        """Validation documents of the sources' sets."""
         return [documents for name, documents in self.val.items() if name != TEXTBOOK]
+
+    @property
+    def textbook_only(self) -> np.ndarray:
+        """What the textbook set has beyond the sources' sets."""
+        none = np.zeros(0, dtype=np.int64)
+        return np.setdiff1d(self.val.get(TEXTBOOK, none), np.concatenate([*self.held_out, none]))
 
 
 def cut_by_score(folder: Folder, before: str, qualities: Mapping[str, Quality], tasks: int) -> dict[str, Any]:
-    """Drops train documents whose score the `Quality` of their source refuses (a source without one keeps all);
-    validation and exercises are never cut."""
+    """Drops train documents whose score the `Quality` of their source refuses (a source without one keeps all), and
+    the worst of the rest where it asks for a number of tokens; validation and exercises are never cut."""
     table = Table.load(folder.input("repair"))
     alive = read_all_alive(folder.input(before), tasks)
     train = alive & ~read_validation(folder.input("split"), tasks)
     scores = corpus_scores(folder, table)
 
-    def drops() -> Iterator[tuple[int, str, Drop]]:
-        limits = np.array([qualities[s].min_score if s in qualities else -1.0 for s in table.sources])
-        looked_at = np.isin(table.kinds, Quality.kinds)
-        below = train & looked_at & (scores < limits[table.rows["source"]].astype(np.float32))
-        for index in np.flatnonzero(below).tolist():
-            limit = float(limits[table.rows["source"][index]])
-            yield index, "quality", Drop("below_min_score", round(float(scores[index]), 4), limit)
+    train &= np.isin(table.kinds, Quality.kinds)
+    lengths = _lengths(folder.input("encode"), table)
+    drops: dict[int, Drop] = {}
+    thresholds: dict[str, float] = {}
+    for number, source in enumerate(table.sources):
+        if source in qualities:
+            own = np.flatnonzero(train & (table.rows["source"] == number))
+            if len(own):  # a source of exercises alone has nothing to cut
+                found, thresholds[source] = _below(own, scores, lengths, qualities[source])
+                drops.update(found)
+    write_decisions(folder.path, table, alive, ((i, "quality", drops[i]) for i in sorted(drops)))
+    return {**step_facts(folder.path, table), "thresholds": thresholds}
 
-    write_decisions(folder.path, table, alive, drops())
-    return step_facts(folder.path, table)
+
+def _below(
+    documents: np.ndarray, scores: np.ndarray, lengths: np.ndarray, quality: Quality
+) -> tuple[dict[int, Drop], float]:
+    """(what is dropped of a source and why, the score of the worst document that stays)."""
+    own, minimum = scores[documents], np.float32(quality.min_score)
+    limit, reason = minimum, "below_min_score"
+    if quality.keep_tokens is not None:
+        order = np.argsort(-own, kind="stable")
+        full = np.cumsum(lengths[documents][order]) > quality.keep_tokens
+        if full.any() and own[order][np.argmax(full)] >= minimum:
+            # Documents of one score stay or go together: which of them came first says nothing.
+            limit, reason = np.nextafter(own[order][np.argmax(full)], np.float32(2)), "beyond_keep_tokens"
+    shown = round(float(limit), 4)
+    found = {
+        int(i): Drop("below_min_score" if score < minimum else reason, round(float(score), 4), shown)
+        for i, score in zip(documents[own < limit], own[own < limit], strict=True)
+    }
+    return found, shown
+
+
+def _lengths(encoded: Path, table: Table) -> np.ndarray:
+    """Tokens of every document; 0 for those that were dropped before they were encoded."""
+    lengths = np.zeros(len(table), dtype=np.int64)
+    for shard in range(table.tasks):
+        index = read_index(encoded, shard)
+        lengths[table.starts[shard] + index["at"].astype(np.int64)] = index["length"]
+    return lengths
 
 
 def corpus_scores(folder: Folder, table: Table) -> np.ndarray:
@@ -80,8 +117,9 @@ def publish(
     alive = read_all_alive(folder.input("cut"), tasks)
     held_out = read_validation(folder.input("split"), tasks)
     scores = corpus_scores(folder, table)
-    sets = arrange(table, alive, held_out, scores, max_bytes, textbook_min_score, seed)
     manifests = {name: read_manifest(path) for name, path in folder.inputs.items()}
+    scored = manifests["score"]["classifier"]["sources"] or table.sources
+    sets = arrange(table, alive, held_out, scores, max_bytes, textbook_min_score, scored, seed)
     dropped = count_dropped(manifests, len(sets.over_limit))
     if not sets.train:
         raise empty_corpus(dropped)
@@ -96,7 +134,7 @@ def publish(
             contents = encoded.documents(documents, scores)
             write_token_set(folder.path / TOKENS_FOLDER / f"{split}-{name}", contents, dtype)
     over_limit = {int(i): ("validation_limit", Drop("over_max_bytes", max_bytes, max_bytes)) for i in sets.over_limit}
-    kept = np.concatenate([*sets.train.values(), *sets.held_out])
+    kept = np.concatenate([*sets.train.values(), *sets.held_out, sets.textbook_only])
     deciding = [name for name in DECIDING if name in folder.inputs]
     write_gallery(folder, table, deciding, over_limit, kept, seed=seed, keep=keep_dropped)
     return facts(table, sets, encoded.lengths, dropped, manifests, str(dtype))
@@ -104,9 +142,11 @@ def publish(
 
 def arrange(
     table: Table, alive: np.ndarray, held_out: np.ndarray, scores: np.ndarray, max_bytes: int,
-    textbook_min_score: float, seed: int,
+    textbook_min_score: float, scored: Sequence[str], seed: int,
 ) -> Sets:  # fmt: skip
-    """Each document in its set, in a seeded order in which neighbours are unrelated."""
+    """Each document in its set, in a seeded order in which neighbours are unrelated. Textbook-grade validation text is
+    of the sources `scored` (where no score was given, a 1 says nothing), out of all that was held out: what fits the
+    limit of a source may be a handful of documents, none of them that good."""
     sets, over_limit, textbook = Sets(), [], []
     for number, source in enumerate(table.sources):
         own = np.flatnonzero(alive & (table.rows["source"] == number))
@@ -118,12 +158,14 @@ def arrange(
             fits = _first_bytes(table.rows["bytes"][val], max_bytes)
             sets.val[source] = val[fits]
             over_limit.append(val[~fits])
-            textbook.append(val[fits][scores[val[fits]] >= np.float32(textbook_min_score)])
-    if over_limit:
-        sets.over_limit = np.sort(np.concatenate(over_limit))
+            if source in scored:
+                textbook.append(val[scores[val] >= np.float32(textbook_min_score)])
     good = np.concatenate(textbook or [np.zeros(0, dtype=np.int64)])
     if len(good):
+        good = good[np.argsort(table.rows["bytes"][good] > max_bytes // 4, kind="stable")]  # not all of it one book
         sets.val[TEXTBOOK] = good[_first_bytes(table.rows["bytes"][good], max_bytes)]
+    if over_limit:
+        sets.over_limit = np.setdiff1d(np.concatenate(over_limit), sets.textbook_only)
     return sets
 
 
@@ -173,17 +215,18 @@ def facts(
     """The manifest's numbers. `contamination` is null where nothing was compared with evaluation items."""
     none = np.zeros(0, dtype=np.int64)
     train, val = np.concatenate([*sets.train.values(), none]), np.concatenate([*sets.held_out, none])
+    kept = np.concatenate([train, val, sets.textbook_only])
     both = {"train": _totals(table, lengths, train), "val": _totals(table, lengths, val)}
     tokens, n_bytes = ({split: t[key] for split, t in both.items()} for key in ("tokens", "bytes"))
     reads = {name.removeprefix("read-"): m for name, m in manifests.items() if name.startswith("read-")}
     read = {n: m["documents"] + sum(m["unreadable"].values()) + sum(m["dropped"].values()) for n, m in reads.items()}
     tokenizer, score = manifests["tokenizer"], manifests["score"]
     contamination = manifests.get("contamination")
-    licences = _licences(table, np.concatenate([train, val]))
+    licences = _licences(table, kept)
     return {
         "documents": {
             "read": sum(read.values()),
-            "kept": len(train) + len(val),
+            "kept": len(kept),
             "dropped": dropped,
             "unreadable": sum(sum(m["unreadable"].values()) for m in reads.values()),
         },
@@ -194,7 +237,7 @@ def facts(
         "bytes": n_bytes,
         "sources": {
             name: {
-                **_source_facts(table, lengths, sets.train.get(name, none), sets.val.get(name, none)),
+                **_source_facts(table, lengths, name, sets),
                 **_licence_facts(licences.get(name, Counter())),
                 "read": read[name],
                 "unreadable": sum(m["unreadable"].values()),
@@ -210,6 +253,7 @@ def facts(
         "classifier": {
             **score["classifier"],
             "threshold": manifests["cut"]["config"].get("min_score"),
+            "thresholds": manifests["cut"]["thresholds"],
             "score_histogram": score["score_histogram"],
         },
         "contamination": contamination and {
@@ -219,7 +263,7 @@ def facts(
             "ngram_words": contamination["ngram_words"],
         },
         "near_duplicates": {k: manifests["near_dedup"][k] for k in ("clusters", "cluster_sizes", "largest_clusters")},
-        "funnel": _funnel(sum(read.values()), manifests, _totals(table, lengths, np.concatenate([train, val]))),
+        "funnel": _funnel(sum(read.values()), manifests, _totals(table, lengths, kept)),
     }  # fmt: skip
 
 
@@ -243,9 +287,12 @@ def _licence_facts(declared: Counter[str]) -> dict[str, Any]:
     }
 
 
-def _source_facts(table: Table, lengths: np.ndarray, train: np.ndarray, val: np.ndarray) -> dict[str, Any]:
+def _source_facts(table: Table, lengths: np.ndarray, name: str, sets: Sets) -> dict[str, Any]:
+    none = np.zeros(0, dtype=np.int64)
+    train, val, more = sets.train.get(name, none), sets.val.get(name, none), sets.textbook_only
+    more = more[table.rows["source"][more] == table.sources.index(name)]
     return {
-        **_totals(table, lengths, np.concatenate([train, val])),
+        **_totals(table, lengths, np.concatenate([train, val, more])),
         "train": _totals(table, lengths, train),
         "val": _totals(table, lengths, val),
     }

@@ -16,12 +16,14 @@ import re
 import sysconfig
 import tokenize
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from datatrove.data import Document
 
 from data_filters.rule import CODE, PROSE
 from pipeline.artifacts import hash_files, hash_json
@@ -31,6 +33,7 @@ from pipeline.corpus.source import Item, Limits, Source, document, missing, set_
 CODE_ENDINGS, PROSE_ENDINGS = (".py",), (".rst", ".md", ".txt")
 LONG_DOCSTRING_CHARACTERS = 1_500  # worth a document of its own
 PYTHON_LICENSE = "PSF-2.0"
+STANDARD_LIBRARY = "python"  # the name of its package
 
 # Lists and legal texts, not writing. `topics.py` holds the pydoc topics, which are read as prose.
 _NOT_A_PAGE = re.compile(
@@ -84,6 +87,14 @@ class PythonLibrary(Source):
             yield from _read(file)
         if self.standard_library:
             yield from _topics(task, tasks)
+
+    def named(self, paths: Collection[str]) -> Iterator[Document]:
+        """The documents of these paths; only the files that hold them are read."""
+        names = {path.partition(":")[0] for path in paths}
+        items = [item for file in self.files if file.name in names for item in _read(file)]
+        for item in [*items, *(_topics(0, 1) if self.standard_library else ())]:
+            if isinstance(item, Document) and item.metadata["path"] in paths:
+                yield item
 
 
 def _standard_library() -> list[LibraryFile]:

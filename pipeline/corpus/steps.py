@@ -25,7 +25,8 @@ from pipeline.corpus.gallery import REPORTS
 from pipeline.corpus.options import look_up, make
 from pipeline.corpus.publishing import cut_by_score, publish
 from pipeline.corpus.reading import apply_rules, read_source, repair_documents
-from pipeline.corpus.scoring import score_documents
+from pipeline.corpus.scorers import SHIPPED
+from pipeline.corpus.scoring import make_scorer, score_documents
 from pipeline.corpus.shards import TEXTBOOK
 from pipeline.corpus.source import Source
 from pipeline.corpus.sources import SOURCES
@@ -38,11 +39,12 @@ from pipeline.corpus.tokenizing import (
     train_tokenizer,
 )
 from pipeline.errors import UserError
+from pipeline.experiment import Experiment
 from pipeline.hub import TOKENIZER_FILES, content_of_model, is_hub_name, local_folder
 
 VERSIONS = {
     "read": 3, "repair": 3, "rules": 2, "exact_dedup": 2, "split": 2, "near_dedup": 3, "contamination": 2,
-    "tokenizer": 3, "encode": 2, "score": 2, "cut": 2, "data": 2,
+    "tokenizer": 3, "encode": 2, "score": 3, "cut": 3, "data": 3,
 }  # fmt: skip
 OF_EVERY_SOURCE = ("type", "weight", "filters", "replay")  # read here and at pretraining, not by the source's class
 
@@ -236,13 +238,17 @@ def data_step(config: Config) -> Step:
         so_far[last] = _contamination_step(config, builder, dict(so_far))
     so_far["tokenizer"] = tokenizer_step(config, builder, last, dict(so_far))
     so_far["encode"] = step("encode", lambda f: _encode(f, last, executor), {}, dict(so_far), "tokenizers")
-    so_far["score"] = step("score", lambda f: _score(f, last, seed, executor), {"seed": seed}, dict(so_far), "numpy")
+    so_far["score"] = _score_step(config, builder, last, dict(so_far))
     limits = {name: quality.min_score for name, quality in qualities.items()}
     min_score: Any = next(iter(limits.values())) if len(set(limits.values())) == 1 else limits or None
     so_far["cut"] = step(
         "cut",
         lambda f: cut_by_score(f, last, qualities, executor.tasks),
-        {"min_score": min_score, "sources": sorted(limits)},
+        {
+            "min_score": min_score,
+            "keep_tokens": {name: quality.keep_tokens for name, quality in qualities.items()},
+            "sources": sorted(limits),
+        },
         dict(so_far),
     )
     validation = {
@@ -286,5 +292,19 @@ def _encode(folder: Folder, before: str, executor: Executor) -> dict[str, Any]:
     return encode_documents(folder, before, tokenizer["vocab_size"], tokenizer["eos_token_id"], executor)
 
 
-def _score(folder: Folder, before: str, seed: int, executor: Executor) -> dict[str, Any]:
-    return score_documents(folder, before, read_manifest(folder.input("tokenizer"))["vocab_size"], seed, executor)
+def _score_step(config: Config, builder: Builder, before: str, so_far: Mapping[str, Step]) -> Step:
+    options = config.data.scorer
+    if options and options.get("type") == "trained" and options.get("path") is None:
+        options = {**options, "path": str(Experiment(config).folder / SHIPPED.name)}
+    scorer = make_scorer(options)
+    types = {name: source["type"] for name, source in named_sources(config).items()}
+    chosen = [] if scorer is None else scorer.chosen(types)
+    content = {} if scorer is None or not chosen else {"scorer": scorer.content()}
+    identity = {name: value for name, value in (options or {}).items() if name not in ("path", "sources")}
+    libraries = ("numpy",) if scorer is None else scorer.libraries
+
+    def score(folder: Folder) -> dict[str, Any]:
+        vocab_size = read_manifest(folder.input("tokenizer"))["vocab_size"]
+        return score_documents(folder, before, vocab_size, options, chosen, builder.executor)
+
+    return builder.step("score", score, {**identity, "sources": chosen}, {**so_far, **content}, *libraries)

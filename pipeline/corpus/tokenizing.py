@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _LONG_RUN = re.compile(r"[^\W\d_]{1000,}|(?:[^\w\s]|_){1000,}|\s{1000,}")
 END_OF_TEXT = "<|endoftext|>"
+MAX_TOKENIZER_BYTES = 300_000_000
 IDS_INDEX = np.dtype([("at", "<u4"), ("offset", "<u8"), ("length", "<u4"), ("bytes", "<u4")])
 
 
@@ -122,6 +123,11 @@ def load_tokenizer(path: Path) -> "Tokenizer":
 def check_given_tokenizer(given: Path, vocab_size: int) -> None:
     """`UserError` where a named tokenizer does not fit the model or has no end-of-text."""
     path = tokenizer_file(given)
+    if path.stat().st_size > MAX_TOKENIZER_BYTES:
+        raise UserError(
+            f"tokenizer.path: {path} has {path.stat().st_size:,} bytes; expected at most {MAX_TOKENIZER_BYTES:,}: the "
+            "largest in use have a tenth of that"
+        )
     size = len_tokenizer(load_tokenizer(path))
     if size > vocab_size:
         raise UserError(

@@ -86,6 +86,8 @@ def _records(file: InputFile) -> Iterator[tuple[int, Any]]:
     with open_input(file.path) as stream:
         records = _archive(stream)
         while (record := _next(records)) is not None:
+            if not record.rec_type:
+                raise Unreadable("damaged_file", "a record that does not say its WARC-Type")
             if _type(record) in (*PAGES, *PLAIN):
                 yield number, record
                 number += 1

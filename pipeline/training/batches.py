@@ -22,6 +22,8 @@ from torch import Tensor
 from pipeline.config import Config
 from pipeline.corpus.shards import TokenSet
 from pipeline.errors import UserError
+from pipeline.training.copies import Copied, Copies
+from pipeline.training.examples import Examples
 from pipeline.training.mixing import Order, caps_of, effective_weights, key_of, permute
 from pipeline.training.packing import IGNORED_LABEL, BestFit, Stream, windows_of
 from pipeline.training.step_sizes import StepSizes
@@ -43,12 +45,13 @@ class Batch(NamedTuple):
 class TokenBatches:
     """The train split as an ordered list of sequences, and a loader over it for Lightning.
 
-    `batch(step)` is the sequences that `sizes` gives the step. Iterating starts at `start_step`; it ends only where
-    `train.max_epochs` ends the text, with `IndexError`, and the budget is planned to stop before that.
+    `batch(step)` is the sequences that `sizes` gives the step. Iterating starts at `start_step`, and on a CUDA `device`
+    each batch is copied there before its step. It ends only where `train.max_epochs` ends the text, with `IndexError`,
+    and the budget is planned to stop earlier.
     Raises `UserError` where a source of a mix has no tokens.
     """
 
-    def __init__(self, sets: Mapping[str, TokenSet], config: Config):
+    def __init__(self, sets: Mapping[str, TokenSet | Examples], config: Config, device: torch.device | None = None):
         train = config.train
         self.sequence_length, self.seed = train.sequence_length, config.seed
         self.sizes = StepSizes(train)
@@ -60,11 +63,13 @@ class TokenBatches:
         self.weights = effective_weights(config, counts)
         self.decay_weights = None if train.decay_mix is None else effective_weights(config, counts, "decay_mix")
         if train.decay_min_score is not None:
-            self.decay_weights = self._add_best(config, filled, train.decay_min_score)
+            scored = {name: s for name, s in filled.items() if isinstance(s, TokenSet)}
+            self.decay_weights = self._add_best(config, scored, train.decay_min_score)
         self.caps = caps_of(train.max_epochs, counts)
         self._orders = lru_cache(maxsize=4)(self._make_order)
         self.order = self.order_from(None)
         self.start_step = 0
+        self.copies = Copies(device or torch.device("cpu"))
 
     def _add_best(self, config: Config, sets: Mapping[str, TokenSet], min_score: float) -> dict[str, int]:
         """Adds the streams of well scored documents; returns their shares in the decay."""
@@ -109,7 +114,7 @@ class TokenBatches:
                 inputs[here], labels[here] = stream.windows(self.window_numbers(stream, number[here]))
         return inputs, labels
 
-    def window_numbers(self, stream: Stream | BestFit, numbers: np.ndarray) -> np.ndarray:
+    def window_numbers(self, stream: Stream | BestFit | Examples, numbers: np.ndarray) -> np.ndarray:
         """The n-th sequence of a source is window number permutation(n mod count) of epoch n // count."""
         epochs, places = np.divmod(numbers, stream.count)
         windows = np.empty_like(places)
@@ -196,15 +201,18 @@ class TokenBatches:
     def __iter__(self) -> Iterator[Batch]:
         step, order = self.start_step, self.order
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
-            ahead = pool.submit(self.batch, step, order)
+            ahead = pool.submit(self._begin, step, order)
             while True:
                 if order is not self.order:  # the decay was decided after this one was begun
                     order = self.order
-                    ahead = pool.submit(self.batch, step, order)
+                    ahead = pool.submit(self._begin, step, order)
                 ready = ahead.result()
                 step += 1
-                ahead = pool.submit(self.batch, step, order)
-                yield ready
+                ahead = pool.submit(self._begin, step, order)
+                yield self.copies.finish(ready)
+
+    def _begin(self, step: int, order: Order) -> Copied:
+        return self.copies.begin(self.batch(step, order))
 
 
 def _share(weights: Mapping[str, int], name: str) -> float:

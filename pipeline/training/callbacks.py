@@ -55,6 +55,7 @@ class Parts:
     ledger: Ledger
     flops_per_token: int
     replay: Replay | None = None
+    stage: str = "pretrain"
 
 
 class Control(Callback):
@@ -81,7 +82,7 @@ class Control(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         signals.take_back()
         parts, step = self.parts, self.module.step
-        self._progress = Progress("pretrain", 1.0)
+        self._progress = Progress(parts.stage, 1.0)
         parts.budget.begin(step)
         if step == 0:
             self._first_validation()

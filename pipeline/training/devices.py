@@ -20,11 +20,12 @@ from typing import Any
 import torch
 import yaml
 
-from model import cpu_kernels
+from model import cpu_kernels, float8
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # instructions without which bf16 is slower than fp32
 GEMM_SIZE = 1024  # large enough for the peak, small enough for 0.1 s on one core
 THREAD_TRIALS, THREADS_REVIEW_SECONDS = 5, 10.0
 GPU_TABLE = Path(__file__).resolve().parents[2] / "configs" / "gpus.yaml"
@@ -82,16 +83,19 @@ class Machine:
 
 
 def choose(train: TrainConfig) -> Machine:
-    """The device and precision of this run. Raises `UserError` where the device asked for is not there."""
+    """The device and precision of this run. Raises `UserError` where the device or the fp8 asked for is not there."""
     kind = _device_kind(train.device)
     device = torch.device(kind, 0) if kind == "cuda" else torch.device(kind)
+    missing = None if train.float8 == "none" else float8.why_not(device)
+    if missing is not None:
+        raise UserError(f"train.float8 is '{train.float8}': {missing}; or set train.float8=none")
     torch.set_float32_matmul_precision(_product_precision(kind, train.precision))
     name = torch.cuda.get_device_name(device) if kind == "cuda" else f"{cpu_name()} ({torch.get_num_threads()} threads)"
     precision, reason = _precision(train.precision, kind)
     if kind == "cpu":
         kept = keep_big_blocks()
         reason += "; glibc keeps big blocks" if kept else "; allocator as it comes (no glibc)"
-        reason += _passes(precision)
+        reason += _passes()
     peak, source = _peak_flops(kind, name, precision)
     threads = Threads(kind)
     threads.review()
@@ -118,10 +122,8 @@ def _product_precision(kind: str, precision: str) -> str:
     return "highest" if precision == "32-true" and "amx_bf16" in cpu_flags() else "medium"
 
 
-def _passes(precision: str) -> str:
-    """Which code makes the passes between matrix products; ours are for bf16 only."""
-    if precision == "32-true":
-        return ""
+def _passes() -> str:
+    """Which code makes the passes between matrix products."""
     missing = cpu_kernels.why_not()
     return "; passes between products fused" if missing is None else f"; torch's own passes ({missing})"
 
@@ -135,7 +137,7 @@ def _precision(wanted: str, kind: str) -> tuple[str, str]:
         return wanted, "as train.precision says"
     if kind == "cuda" and torch.cuda.is_bf16_supported():
         return "bf16-mixed", "the card has bf16; weights, sums and optimizer stay fp32"
-    flags = cpu_flags() & {"avx512_bf16", "amx_bf16"}
+    flags = cpu_flags() & BF16_FLAGS
     if kind == "cpu" and flags:
         return "bf16-mixed", f"the CPU has {', '.join(sorted(flags))}; weights, sums and optimizer stay fp32"
     return "32-true", "no fast bf16 here"

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer
 
+from model.adapters import is_adapted, merged
 from model.hf import save_folder
 from pipeline import signals
 from pipeline.artifacts import write_text
@@ -74,7 +76,7 @@ def export(control: Control, config: Config, folder: Path, tokens: TokenShards) 
     """Writes `model/` under a temporary name and swaps it in."""
     started = time.monotonic()
     shape = control.module.network.config
-    weights = {name: tensor.detach().cpu() for name, tensor in control.module.optimizer.master_state_dict().items()}
+    weights = whole_weights(control)
     dtype = "float32" if shape.parameters * 4 <= FLOAT32_MAX_BYTES else "bfloat16"
     part, old, final = folder / ".model.part", folder / ".model.old", folder / "model"
     shutil.rmtree(part, ignore_errors=True)
@@ -96,6 +98,14 @@ def export(control: Control, config: Config, folder: Path, tokens: TokenShards) 
     part.rename(final)
     shutil.rmtree(old, ignore_errors=True)
     control.parts.budget.measured.event("export", time.monotonic() - started)
+
+
+def whole_weights(control: Control) -> dict[str, torch.Tensor]:
+    """Every tensor of the network's own shape in fp32, on the CPU; adapters are merged into what they adapt."""
+    masters = control.module.optimizer.master_state_dict()
+    network = control.module.network
+    weights = merged(network, masters) if is_adapted(network) else masters
+    return {name: tensor.detach().cpu() for name, tensor in weights.items()}
 
 
 def write_samples(control: Control, config: Config, tokens: TokenShards) -> list[dict[str, str]]:

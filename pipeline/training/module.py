@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from model.float8 import use_float8
 from model.optim import OPTIMIZERS, MasterWeights, needs_slices
 from model.schedules import DecaySegment, wsd
 from model.transformer import Transformer
@@ -46,6 +47,8 @@ class PretrainModule(LightningModule):
         self.network, self.train_config = network, train
         network.activation_checkpointing = train.activation_checkpointing
         network.z_loss = train.z_loss
+        if train.float8 != "none":
+            use_float8(network, train.float8)
         sliced = needs_slices(precision, train.optimizer_in_backward)
         self.optimizer = MasterWeights(
             network,

@@ -23,15 +23,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.corpus.shards import TokenSet
+from pipeline.training.examples import IGNORED_LABEL, Examples
 
-IGNORED_LABEL = -100
 STREAM, BEST_FIT = "stream", "best_fit"
 
 
 def windows_of(
-    tokens: TokenSet, sequence_length: int, packing: str = STREAM, min_score: float | None = None
-) -> "Stream | BestFit":
-    """The windows of a source under `train.packing`; with `min_score` of its documents of that score or more."""
+    tokens: "TokenSet | Examples", sequence_length: int, packing: str = STREAM, min_score: float | None = None
+) -> "Stream | BestFit | Examples":
+    """The windows of a source under `train.packing`; with `min_score` of its documents of that score or more. Examples
+    are windows already."""
+    if isinstance(tokens, Examples):
+        return tokens
     index = tokens.index if min_score is None else tokens.index[tokens.index["score"] >= min_score]
     if packing == BEST_FIT:
         return BestFit(tokens.name, tokens.tokens, index, sequence_length)

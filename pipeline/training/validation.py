@@ -15,7 +15,8 @@ import torch
 
 from model.transformer import Transformer
 from pipeline.corpus.shards import TEXTBOOK, TokenSet
-from pipeline.training.packing import Stream
+from pipeline.training.examples import Examples
+from pipeline.training.packing import windows_of
 
 FORWARD_TOKENS = 16_384  # per forward pass: without gradients this fits wherever training does
 
@@ -23,7 +24,7 @@ FORWARD_TOKENS = 16_384  # per forward pass: without gradients this fits whereve
 class Validation:
     """All validation sets of a run. `predicted_tokens`: over all sets, for forecasting its cost."""
 
-    def __init__(self, sets: Mapping[str, TokenSet], sequence_length: int):
+    def __init__(self, sets: Mapping[str, TokenSet | Examples], sequence_length: int):
         self.sets = {name: s for name, s in sets.items() if s.n_tokens > 1 and s.n_bytes > 0}
         self.sequence_length = sequence_length
         self.predicted_tokens = sum(s.n_tokens - 1 for s in self.sets.values())
@@ -57,7 +58,7 @@ class Validation:
         return {name: self._bits_per_byte(name, nats[name], predicted[name]) for name in self.sets}
 
     def overall(self, bits_per_byte: Mapping[str, float]) -> float | None:
-        """Over the general sets (all but the textbook one, whose documents are in them already), by bytes."""
+        """Over the general sets (all but the textbook one, which is picked by score), by bytes."""
         general = {name: s.n_bytes for name, s in self.sets.items() if name != TEXTBOOK and name in bits_per_byte}
         total = sum(general.values())
         return sum(bits_per_byte[name] * n for name, n in general.items()) / total if total else None
@@ -71,7 +72,7 @@ class Validation:
     def _pieces(self) -> Iterator[tuple[int, str, torch.Tensor, torch.Tensor]]:
         """(turn, set, input_ids [B, T], labels [B, T]) until every window of every set was there once."""
         windows = max(1, FORWARD_TOKENS // self.sequence_length)
-        streams = {name: Stream(s.name, s.tokens, self.sequence_length) for name, s in self.sets.items()}
+        streams = {name: windows_of(s, self.sequence_length) for name, s in self.sets.items()}
         pieces = {name: math.ceil(stream.count / windows) for name, stream in streams.items()}
         for turn in range(max(pieces.values(), default=0)):
             for name, stream in streams.items():

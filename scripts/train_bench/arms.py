@@ -11,22 +11,24 @@ from scripts.train_bench.shapes import SHAPES, Shape
 
 MODULE = "scripts.train_bench.arms"
 GIVEN = " + our settings"  # allocator thresholds and oneDNN for fp32 products, as `hornbook pretrain` sets them
+COMPILED = ", compiled"
 
 Run = Callable[[Shape, Meter], None]
 OURS, BARE, BARE_FP32 = "hornbook", "hornbook, bare loop", "hornbook 32-true, bare loop"
 WANDB = "hornbook, W&B offline"
-LITGPT = "litgpt bf16-mixed"
+LITGPT, LITGPT_FP32 = "litgpt bf16-mixed", "litgpt 32-true"
 PEERS: dict[str, Run] = {
     LITGPT: partial(peers.litgpt, precision="bf16-mixed"),
     "litgpt bf16-true (no fp32 weights)": partial(peers.litgpt, precision="bf16-true"),
-    "litgpt 32-true": partial(peers.litgpt, precision="32-true"),
+    LITGPT_FP32: partial(peers.litgpt, precision="32-true"),
     "transformers loop, fp32": partial(peers.transformers_loop, autocast=False),
     "transformers loop, bf16 autocast": partial(peers.transformers_loop, autocast=True),
     "transformers Trainer, fp32": partial(peers.transformers_trainer, bf16=False),
     "transformers Trainer, bf16": partial(peers.transformers_trainer, bf16=True),
     "nanoGPT loop, fp32": partial(peers.nanogpt_loop, autocast=False),
     "nanoGPT loop, bf16 autocast": partial(peers.nanogpt_loop, autocast=True),
-    "litgpt bf16-mixed, compiled": partial(peers.litgpt, precision="bf16-mixed", compiled=True),
+    LITGPT + COMPILED: partial(peers.litgpt, precision="bf16-mixed", compiled=True),
+    LITGPT_FP32 + COMPILED: partial(peers.litgpt, precision="32-true", compiled=True),
 }
 ARMS: dict[str, Run] = {
     OURS: partial(ours.lightning, precision="auto"),

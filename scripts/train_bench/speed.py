@@ -9,18 +9,18 @@ import torch
 from pipeline.training import devices
 from scripts.bench_rows import Rows, at_least, at_most, row
 from scripts.train_bench import ours
-from scripts.train_bench.arms import BARE, BARE_FP32, GIVEN, LITGPT, MODULE, OURS, PEERS
+from scripts.train_bench.arms import BARE, BARE_FP32, COMPILED, GIVEN, LITGPT, LITGPT_FP32, MODULE, OURS
 from scripts.train_bench.race import Times, race
 from scripts.train_bench.shapes import SHAPES
 
-AS_IT_COMES = (
-    LITGPT, "litgpt bf16-true (no fp32 weights)", "litgpt 32-true", "transformers loop, fp32",
-    "transformers loop, bf16 autocast", "transformers Trainer, fp32", "transformers Trainer, bf16",
-    "nanoGPT loop, fp32", "nanoGPT loop, bf16 autocast",
-)  # fmt: skip
+BF16 = bool(devices.cpu_flags() & devices.BF16_FLAGS)
+FP32_PEERS = (LITGPT_FP32, "transformers loop, fp32", "transformers Trainer, fp32", "nanoGPT loop, fp32")
 # With fp32 weights in the optimizer, as ours: a peer given our precision has bf16 products and fp32 masters.
-GIVEN_OURS = (LITGPT, "transformers loop, bf16 autocast", "transformers Trainer, bf16", "nanoGPT loop, bf16 autocast")
-QUICK = (LITGPT, "nanoGPT loop, bf16 autocast")
+BF16_PEERS = (LITGPT, "transformers loop, bf16 autocast", "transformers Trainer, bf16", "nanoGPT loop, bf16 autocast")
+# Where the CPU has no bf16, a peer's bf16 is slow by nature: only what litgpt does unasked is run, and its fp32 judged.
+AS_IT_COMES = (*BF16_PEERS, "litgpt bf16-true (no fp32 weights)", *FP32_PEERS) if BF16 else (LITGPT, *FP32_PEERS)
+GIVEN_OURS = BF16_PEERS if BF16 else FP32_PEERS
+OPPONENT, QUICK = GIVEN_OURS[0], (GIVEN_OURS[0], GIVEN_OURS[-1])
 GOALS = {"S": (2.2, 2.8), "M": (1.6, 2.0)}
 GIVEN_GOAL, PEAK_GOAL, FIRST_STEP_GOAL = (1.4, 1.8), (0.50, 0.65), 2.0
 
@@ -29,7 +29,7 @@ def run(shape: str, quick: bool) -> Rows:
     """One thread, CPU time."""
     peers = QUICK if quick else AS_IT_COMES
     given = [name + GIVEN for name in (QUICK if quick else GIVEN_OURS)]
-    mine = [OURS, BARE] if quick else [OURS, BARE, BARE_FP32]
+    mine = [OURS, BARE, BARE_FP32] if BF16 and not quick else [OURS, BARE]
     peaks = [_gemm_flops()]
     rounds = 2 if quick else 5 if shape == "S" else 3
     times = race(MODULE, [*mine, *peers, *given], shape, rounds, steps=2 if quick or shape == "M" else 3)
@@ -39,10 +39,11 @@ def run(shape: str, quick: bool) -> Rows:
     title = f"{shape}: tokens per CPU second, one thread"
     return [
         *(_speed(title, shape, name, t) for name, t in times.items()),
-        _ratio(f"{shape}: against {LITGPT} as it comes (reach {reach})", times, LITGPT, must),
+        _ratio(f"{shape}: against {OPPONENT} as it comes (reach {reach})", times, OPPONENT, must),
         _ratio(f"{shape}: against {best_given} (reach {GIVEN_GOAL[1]})", times, best_given, GIVEN_GOAL[0]),
-        *(_ratio(f"{shape}: against {name}", times, name) for name in (*peers, *given) if name != best_given),
-        *([] if quick else [_fp32_ratio(shape, times)]),
+        *(_ratio(f"{shape}: against {name}", times, name) for name in times
+          if name not in (*mine, OPPONENT, best_given)),
+        *([_fp32_ratio(shape, times)] if BARE_FP32 in times else []),
         *_peak_share(shape, times, median(peaks)),
         at_most(f"{shape}: first step after the model is built (reach 1)", times[BARE].first_step, "s",
                 FIRST_STEP_GOAL),
@@ -69,14 +70,17 @@ def run_two_threads(quick: bool) -> Rows:
 
 
 def run_compiled(quick: bool) -> Rows:
-    """litgpt exactly as its pretrain command runs, torch.compile included."""
-    name = next(n for n in PEERS if n.endswith("compiled"))
-    times = race(MODULE, [OURS, name], "S", rounds=2 if quick else 6, steps=3)
-    return [
-        _speed("S: tokens per CPU second, one thread", "S", name, times[name]),
-        _ratio(f"S: against {name}, compile time left out", times, name),
-        row(f"S: first step after the model is built, {name}", round(times[name].first_step, 1), "s"),
-    ]
+    """litgpt exactly as its pretrain command runs, torch.compile included; also in fp32 where the CPU has no bf16."""
+    names = [name + COMPILED for name in ((LITGPT,) if BF16 else (LITGPT, LITGPT_FP32))]
+    times = race(MODULE, [OURS, *names], "S", rounds=2 if quick else 6, steps=3)
+    rows = []
+    for name in names:
+        rows += [
+            _speed("S: tokens per CPU second, one thread", "S", name, times[name]),
+            _ratio(f"S: against {name}, compile time left out", times, name),
+            row(f"S: first step after the model is built, {name}", round(times[name].first_step, 1), "s"),
+        ]
+    return rows
 
 
 def _speed(title: str, shape: str, name: str, times: Times) -> dict[str, Any]:
@@ -99,9 +103,10 @@ def _peak_share(shape: str, times: dict[str, Times], peak: float) -> Rows:
     s = SHAPES[shape]
     flops = ours.model_config(s).flops_per_token(s.tokens) * s.step_tokens
     share = flops / times[OURS].cpu_seconds / peak
-    name = f"{shape}: share of the bf16 matrix product's speed, 6N + 12LTd (reach {PEAK_GOAL[1]:.2f})"
+    kind = "bf16" if BF16 else "fp32"
+    name = f"{shape}: share of the {kind} matrix product's speed, 6N + 12LTd (reach {PEAK_GOAL[1]:.2f})"
     return [
-        row("bf16 matrix product of 1024 x 1024, before and after", round(peak / 1e9, 1), "GFLOP/s"),
+        row(f"{kind} matrix product of 1024 x 1024, before and after", round(peak / 1e9, 1), "GFLOP/s"),
         at_least(name, share, "", PEAK_GOAL[0]),
     ]
 
@@ -109,8 +114,8 @@ def _peak_share(shape: str, times: dict[str, Times], peak: float) -> Rows:
 def _gemm_flops() -> float:
     """Of this process's CPU time, median of 2 seconds: the peak that a step is held against."""
     torch.set_num_threads(1)
-    size = devices.GEMM_SIZE
-    a, b = (torch.randn(size, size).bfloat16() for _ in range(2))
+    size, dtype = devices.GEMM_SIZE, torch.bfloat16 if BF16 else torch.float32
+    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
     times, started = [], time.perf_counter()
     while time.perf_counter() - started < 2:
         before = time.process_time()

@@ -1,6 +1,7 @@
 """What the tests of the stages share: helpers beside them can be imported, and one finished data stage."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -8,10 +9,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import after_model
 from data_corpus import make_config, write_corpus
 
-from pipeline import data
+from pipeline import config as configs
+from pipeline import data, initialize, pretrain, signals
 from pipeline.artifacts import build
+from pipeline.training import identity
 
 
 @pytest.fixture
@@ -40,3 +44,35 @@ def finished(tmp_path_factory):
         yield step.path, build(step, experiment="test")
     finally:
         os.environ.pop("HORNBOOK_ROOT") if before is None else os.environ.update(HORNBOOK_ROOT=before)
+
+
+@pytest.fixture(scope="session")
+def pretrained_root(tmp_path_factory) -> Path:
+    """A root with one finished pretraining of `after_model.CONFIG`, which costs seconds; nobody changes it."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    before = os.environ.get("HORNBOOK_ROOT")
+    os.environ["HORNBOOK_ROOT"] = str(folder)
+    inputs = identity.input_steps
+    identity.input_steps = after_model.input_steps
+    try:
+        config = configs.load(after_model.write_config(folder))
+        build(after_model.input_steps(config)["init"], experiment="small")
+        pretrain.run(config, "small.yaml")
+    finally:
+        identity.input_steps = inputs
+        signals.defer(False)
+        os.environ.pop("HORNBOOK_ROOT") if before is None else os.environ.update(HORNBOOK_ROOT=before)
+    return folder
+
+
+@pytest.fixture
+def pretrained(pretrained_root, tmp_path, monkeypatch):
+    """`load(*overrides)` of that experiment's config, under a root of the test's own that holds the finished stages."""
+    for name in ("artifacts", "runs"):
+        shutil.copytree(pretrained_root / name, tmp_path / name, symlinks=True)
+    monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path))
+    monkeypatch.setattr(identity, "input_steps", after_model.input_steps)
+    for module in (data, initialize):
+        monkeypatch.setattr(module, "data_step", lambda config: after_model.input_steps(config)["data"])
+    path = after_model.write_config(tmp_path)
+    return lambda *overrides: configs.load(path, overrides)

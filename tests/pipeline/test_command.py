@@ -33,14 +33,16 @@ def test_help_loads_no_heavy_library():
     assert not {"torch", "lightning", "datatrove", "wandb", "omegaconf", "numpy"} & set(done.stdout.split())
 
 
-@pytest.mark.parametrize("words", [["--help"], ["pretrain", "--help"], ["data", "--help"], ["list", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["pretrain", "--help"], ["data", "--help"], ["finetune", "--help"], ["list", "--help"]]
+)
 def test_every_level_has_help(words, tmp_path):
     done = hornbook(*words, root=tmp_path)
     assert done.returncode == 0
     assert "hornbook" in done.stdout
 
 
-@pytest.mark.parametrize("table", ["filters", "sources", "growth", "optimizers", "decays", "keys"])
+@pytest.mark.parametrize("table", ["filters", "sources", "growth", "optimizers", "decays", "tasks", "kinds", "keys"])
 def test_every_table_of_names_is_printed(table, tmp_path):
     done = hornbook("list", table, root=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -68,6 +70,11 @@ def test_every_table_of_names_is_printed(table, tmp_path):
         (["report", TINY, "name=never"], "nothing is finished"),
         (["grow", "nowhere", "target"], "nowhere"),
         (["where", "init", TINY], "not trained"),
+        (["evaluate", TINY, "evaluate.tasks=[cloce]"], "cloze"),
+        (["export", TINY, "export.gguf=[q5_0]"], "q4_0"),
+        (["export", TINY, "export.model=nowhere"], "no model at nowhere"),
+        (["finetune", TINY, "finetune.method=lorra"], "did you mean 'lora'"),
+        (["quantize", TINY, "quantize.kinds=[int9]"], "did you mean 'int8'"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(words, expected, tmp_path):

@@ -1,4 +1,4 @@
-"""The parts of the data stage: confined runs, exercises, the library, duplicates, split, encoder, scorer."""
+"""The parts of the data stage: confined runs, exercises, the library, duplicates, split, encoder."""
 
 import os
 import time
@@ -14,9 +14,7 @@ from pipeline.corpus.encoder import Encoder
 from pipeline.corpus.exercise import Exercise
 from pipeline.corpus.exercise_templates import TEMPLATES
 from pipeline.corpus.exercises import Exercises, verify
-from pipeline.corpus.features import Features, docstring_share, features, weak_label
 from pipeline.corpus.python_library import PythonLibrary, long_docstrings
-from pipeline.corpus.scorer import Sparse, auc, calibrate, train
 from pipeline.corpus.splitting import held_out
 from pipeline.corpus.tokenizing import _train, load_tokenizer
 
@@ -203,50 +201,6 @@ def test_training_a_tokenizer_twice_gives_the_same_file(tmp_path):
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
-def test_the_scorer_learns_to_tell_two_kinds_of_text_apart_and_is_calibrated():
-    draw = np.random.default_rng(0)
-    labels = draw.integers(0, 2, 400)
-    made = [
-        Features(
-            *np.unique(draw.integers(0, 50, 30) + 25 * y * draw.integers(0, 2, 30), return_counts=True), np.zeros(7)
-        )
-        for y in labels
-    ]
-    made = [Features(f.ids, np.log1p(f.values) / 5, f.structure) for f in made]
-    data = Sparse.stack(made)
-    learned, unseen = np.arange(300), np.arange(300, 400)
-    scorer = train(data.take(learned), labels[learned], 100)
-    again = train(data.take(learned), labels[learned], 100)
-    assert np.array_equal(scorer.weights, again.weights)
-    logits = scorer.logits(data.take(unseen))
-    assert auc(logits, labels[unseen]) > 0.9
-    scores = calibrate(scorer, logits, labels[unseen]).scores(data.take(unseen))
-    assert abs(scores.mean() - labels[unseen].mean()) < 0.02
-    assert scores.min() >= 0
-    assert scores.max() <= 1
-
-
-def test_auc_counts_ties_half():
-    assert auc(np.array([1.0, 1.0, 1.0, 1.0]), np.array([0, 1, 0, 1])) == 0.5
-    assert auc(np.array([0.1, 0.9]), np.array([0, 1])) == 1.0
-
-
-def test_weak_labels_follow_their_rule():
-    documented = 'def f():\n    """' + "Explain it well. " * 30 + '"""\n    return 1\n'
-    bare = "def f(x):\n    return x + 1\n" * 30
-    ids = np.arange(10)
-
-    def label(text, path, kind="code"):
-        return weak_label(features(ids, text, path, kind).structure, path, kind)
-
-    assert docstring_share(documented) > 0.8
-    assert label(documented, "site/p/a.py") == 1
-    assert label(bare, "site/p/a.py") == 0
-    assert label(documented, "site/p/tests/test_a.py") == 0
-    assert label("The manual. " * 30, "python/topics/if", "prose") == 1
-    assert label(bare, "t/1", "exercise") == -1
-
-
 def test_golden_outputs_that_step_versions_guard():
     """If this fails because an output changed on purpose, raise that step's number in `steps.VERSIONS`."""
     from pipeline.artifacts import hash_json
@@ -259,12 +213,10 @@ def test_golden_outputs_that_step_versions_guard():
         "signature": hash_json(Sketcher().sketch([text], ["code"])[0].tolist())[:12],
         "digest": digest(text),
         "hash_key": hash_key(0, "source", "group"),
-        "structure": [round(float(x), 4) for x in features(np.arange(5), text, "a/b.py", "code").structure],
     }
     assert found == {
         "exercise": "c28e71585482",
         "signature": "81f51d24a681",
         "digest": (8674260626676171473, 2164648386221155802),
         "hash_key": 17045054640266581475,
-        "structure": [0.4719, 0.0, 0.7778, 0.445, 0.0, 0.0, 0.0],
     }

@@ -1,8 +1,10 @@
 """A full disk is recognised in whatever words a library says it, and an append is whole or not there."""
 
+import contextlib
 import errno
 import pickle
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,15 @@ from pipeline.errors import UserError
 from pipeline.safety import refuse_unsafe_loading
 
 
-@pytest.fixture
-def small_files():
+@contextlib.contextmanager
+def small_files() -> Iterator[None]:
+    """Around the write alone: the test session writes its own report."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def torch_save(path: Path) -> None:
@@ -39,9 +44,10 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("library", WRITERS)
-def test_every_library_that_writes_for_us_is_understood(library: str, tmp_path: Path, small_files: None) -> None:
+def test_every_library_that_writes_for_us_is_understood(library: str, tmp_path: Path) -> None:
     path = tmp_path / "big.npy"
-    with pytest.raises(DiskFull, match=rf"{tmp_path}.*needs 40,000 bytes, [\d,]+ are free"), writing(path, 40_000):
+    message = rf"{tmp_path}.*needs 40,000 bytes, [\d,]+ are free"
+    with pytest.raises(DiskFull, match=message), small_files(), writing(path, 40_000):
         WRITERS[library](path)
 
 
@@ -59,10 +65,10 @@ def test_the_message_travels_between_processes(tmp_path: Path) -> None:
         check_free(tmp_path / "not" / "there", 2**62)
 
 
-def test_a_line_that_does_not_fit_leaves_nothing_of_itself(tmp_path: Path, small_files: None) -> None:
+def test_a_line_that_does_not_fit_leaves_nothing_of_itself(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     append_synced(path, b"a" * 899 + b"\n")
-    with pytest.raises(DiskFull, match=r"needs 200 bytes"):
+    with pytest.raises(DiskFull, match=r"needs 200 bytes"), small_files():
         append_synced(path, b"b" * 200)
     assert path.read_bytes() == b"a" * 899 + b"\n"
 

@@ -11,6 +11,7 @@ from pipeline.config import Config, TrainConfig
 from pipeline.corpus.shards import INDEX_DTYPE, TokenSet
 from pipeline.errors import UserError
 from pipeline.training.batches import TokenBatches
+from pipeline.training.copies import Copies
 from pipeline.training.mixing import Mixer, key_of, permute
 from pipeline.training.packing import IGNORED_LABEL
 
@@ -91,6 +92,19 @@ def test_the_loader_starts_where_it_is_told_and_has_a_length() -> None:
     assert torch.equal(first.input_ids_BT, stream.batch(5).input_ids_BT)
     assert torch.equal(second.labels_BT, stream.batch(6).labels_BT)
     assert len(stream) > 10**9
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_card_gets_the_same_batches_ahead_of_their_steps() -> None:
+    host, ahead = batches({"a": 900, "b": 300}), batches({"a": 900, "b": 300})
+    ahead.copies = Copies(torch.device("cuda", 0))
+    card = iter(ahead)
+    for step in range(20):
+        copied = next(card)
+        assert copied.input_ids_BT.is_cuda
+        assert torch.equal(copied.input_ids_BT.cpu(), host.batch(step).input_ids_BT)
+        assert torch.equal(copied.labels_BT.cpu(), host.batch(step).labels_BT)
 
 
 def test_a_batch_counts_its_predicted_labels() -> None:

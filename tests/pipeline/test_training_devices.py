@@ -78,13 +78,17 @@ def test_what_was_chosen_for_the_cpu_is_said(monkeypatch: pytest.MonkeyPatch) ->
     said = devices.choose(TrainConfig(device="cpu")).describe()
     assert "torch's own passes (no C compiler)" in said
     assert "allocator as it comes (no glibc)" in said
-    assert "passes" not in devices.choose(TrainConfig(device="cpu", precision="32-true")).describe()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
 def test_a_device_that_is_not_there_names_what_is() -> None:
     with pytest.raises(UserError, match=r"train\.device is 'cuda', this machine has cpu"):
         devices.choose(TrainConfig(device="cuda"))
+
+
+def test_fp8_on_a_cpu_says_what_it_needs_and_which_key_mends_it() -> None:
+    with pytest.raises(UserError, match=r"train\.float8 is 'tensorwise': it needs a CUDA card.*train\.float8=none"):
+        devices.choose(TrainConfig(device="cpu", float8="tensorwise"))
 
 
 def test_a_run_on_a_card_never_spends_time_on_the_threads_of_the_cpu() -> None:

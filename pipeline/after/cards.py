@@ -1,0 +1,224 @@
+"""Model card and dataset card, rendered from manifests: what is known is said, what is not known is said too.
+
+In: what the export stage found on disk about a model. Out: Markdown with Hugging Face's front matter.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+OF_THE_TEXT = "It repeats what its text holds, mistakes and prejudices included; read code of its before you run it."
+BASE_MODEL_LIMITS = (
+    "It continues text: it was not taught to follow instructions, to refuse or to be safe.",
+    OF_THE_TEXT,
+)
+TUNED_LIMITS = ("It was tuned on a narrow set of examples and answers every other request too.", OF_THE_TEXT)
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The manifests behind a model, each None where the stage is not known; `hours`: device-hours by stage of its
+    experiment's ledger; `price`: of one of them, None where the config names none."""
+
+    name: str
+    parameters: int
+    context_tokens: int
+    data: Mapping[str, Any] | None = None
+    init: Mapping[str, Any] | None = None
+    pretrain: Mapping[str, Any] | None = None
+    finetune: Mapping[str, Any] | None = None
+    hours: Mapping[str, float] = field(default_factory=dict)
+    price: float | None = None
+    license: str | None = None
+    base_model: str | None = None
+
+
+def model_card(lineage: Lineage, files: Sequence[Mapping[str, Any]] = ()) -> str:
+    """`files`: further forms of the same weights, {path, kind, bytes}."""
+    method = "grown and pretrained" if _grown(lineage) else "pretrained"
+    origin = f", {method} with hornbook on one device" if lineage.pretrain else ""
+    tuned = f", fine-tuned with hornbook ({lineage.finetune['method']})" if lineage.finetune else ""
+    parts = [
+        _front_matter(
+            {
+                "library_name": "transformers",
+                "pipeline_tag": "text-generation",
+                "license": lineage.license,
+                "base_model": lineage.base_model,
+                "tags": ["hornbook", "phi"],
+                "model-index": _model_index(lineage),
+            }
+        ),
+        f"# {lineage.name}\n\nA Phi-architecture language model of {lineage.parameters:,} parameters and "
+        f"{lineage.context_tokens:,} tokens of context{origin}{tuned}.",
+        _use(),
+        "## How it was made\n\n" + "\n".join(_steps(lineage)),
+        _losses(lineage),
+        _licences(lineage),
+        _other_forms(files),
+        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(lineage)),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def dataset_card(name: str, data: Mapping[str, Any]) -> str:
+    """Of the text behind a model: every document is kept, or dropped under one named reason, or unreadable."""
+    documents, tokens = data["documents"], data["tokens"]
+    licences = sorted({license for source in data["sources"].values() for license in _names(source)})
+    front = {"license": licences[0] if len(licences) == 1 else "other", "task_categories": ["text-generation"]}
+    rows = [
+        (key, f"{source['documents']:,}", f"{_tokens(source):,}", ", ".join(_names(source)) or "unknown")
+        for key, source in data["sources"].items()
+    ]
+    read = max(1, documents["read"])
+    dropped = sorted(documents["dropped"].items(), key=lambda item: -item[1])
+    return "\n\n".join(
+        [
+            _front_matter(front),
+            f"# Text of {name}\n\n{tokens['train']:,} tokens to train on and {tokens['val']:,} held out, made by "
+            f"hornbook's data stage (fingerprint `{data['fingerprint']}`). The texts themselves are not here.",
+            "## Sources\n\n" + _table(("source", "documents kept", "train tokens", "licences"), rows),
+            f"## What was dropped\n\n{documents['read']:,} documents read = {documents['kept']:,} kept + "
+            f"{sum(documents['dropped'].values()):,} dropped + {documents['unreadable']:,} unreadable.\n\n"
+            + _table(
+                ("reason", "documents", "share of all"),
+                [(reason, f"{n:,}", f"{100 * n / read:.1f}%") for reason, n in dropped],
+            ),
+            "## Limits\n\n- Licences are what the sources said of themselves.\n- The quality score comes from weak "
+            "labels: it prefers text that looks like a textbook, and it is wrong at times.\n- Personal data is masked "
+            "by patterns (addresses, keys): what no pattern finds is still there.",
+        ]
+    ) + "\n"  # fmt: skip
+
+
+def _front_matter(values: Mapping[str, Any]) -> str:
+    known = {key: value for key, value in values.items() if value}
+    return "---\n" + yaml.safe_dump(known, sort_keys=False, allow_unicode=True) + "---"
+
+
+def _grown(lineage: Lineage) -> bool:
+    return bool(lineage.init and lineage.init.get("source"))
+
+
+def _use() -> str:
+    return (
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'folder = "."  # this one; no remote code\n'
+        "model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)\n"
+        'print(tokenizer.decode(model.generate(**tokenizer("def add(", return_tensors="pt"), max_new_tokens=32)[0]))\n'
+        "```"
+    )
+
+
+def _steps(lineage: Lineage) -> Iterable[str]:
+    data, init, pretrain, finetune = lineage.data, lineage.init, lineage.pretrain, lineage.finetune
+    if data:
+        names = ", ".join(data["sources"])
+        yield f"- **Data** `{data['fingerprint']}`: {data['tokens']['train']:,} tokens from {names}"
+    if init:
+        yield f"- **Init** `{init['fingerprint']}`: {_init_words(init)}"
+    if pretrain:
+        yield (
+            f"- **Pretraining** `{pretrain['fingerprint']}`: {pretrain['tokens_seen']:,} tokens in "
+            f"{pretrain['steps']:,} steps, {pretrain['precision']}, on {pretrain['device']}; "
+            + ("annealed" if pretrain["annealed"] else "**not annealed**: cut off before its learning rate decayed")
+        )
+    if finetune:
+        yield (
+            f"- **Fine-tuning** `{finetune['fingerprint']}`: {finetune['method']}, "
+            f"{100 * finetune['trainable_share']:.2f}% of the parameters, {finetune['steps']:,} steps, "
+            f"{finetune['gpu_hours']:.4f} device-hours"
+        )
+    if lineage.hours:
+        spent = ", ".join(f"{stage} {hours:.4f}" for stage, hours in lineage.hours.items())
+        total = sum(lineage.hours.values())
+        cost = f", {total * lineage.price:.2f} USD at {lineage.price:g} an hour" if lineage.price else ""
+        yield f"- **Device-hours**: {total:.4f} ({spent}){cost}"
+    source_hours = (init or {}).get("source_gpu_hours")
+    if source_hours:
+        yield f"- The source that it grew from took {source_hours:.4f} device-hours more"
+    if not (data or pretrain):
+        yield "- Where these weights come from is not recorded here" + (
+            f": they were taken from {lineage.base_model}" if lineage.base_model else ""
+        )
+
+
+def _init_words(init: Mapping[str, Any]) -> str:
+    if not init.get("source"):
+        return f"{init.get('method', 'random')} weights"
+    kept = "the same function" if init.get("function_preserving") else "another function"
+    before, after = init.get("source_bits_per_byte"), init.get("grown_bits_per_byte")
+    measured = f", {before:.4f} to {after:.4f} bits per byte" if before is not None and after is not None else ""
+    return f"grown from {init['source']} by `{init['method']}` ({kept}{measured})"
+
+
+def _losses(lineage: Lineage) -> str:
+    pretrain, finetune = lineage.pretrain, lineage.finetune
+    text = ""
+    if pretrain and pretrain["bits_per_byte"]:
+        before = pretrain.get("initial_bits_per_byte") or {}
+        rows = [
+            (name, f"{before[name]:.4f}" if name in before else "", f"{value:.4f}")
+            for name, value in pretrain["bits_per_byte"].items()
+        ]
+        text = "## Losses\n\nBits per byte of held-out text, before and after pretraining.\n\n"
+        text += _table(("set", "before", "after"), rows)
+    if finetune and finetune.get("target"):
+        target = finetune["target"]
+        text += ("\n\n" if text else "## Losses\n\n") + (
+            f"Target task ({target['name']}): {100 * target['before']:.1f}% before and {100 * target['after']:.1f}% "
+            f"after tuning (standard error {100 * target['standard_error']:.1f} points, {target['items']} items)."
+        )
+    return text
+
+
+def _licences(lineage: Lineage) -> str:
+    if not lineage.data:
+        return ""
+    rows = [(name, ", ".join(_names(source)) or "unknown") for name, source in lineage.data["sources"].items()]
+    return "## Licences of the text\n\n" + _table(("source", "licences"), rows)
+
+
+def _names(source: Mapping[str, Any]) -> list[str]:
+    """The licences of a source: counted by name in the data stage's manifest."""
+    return list(source.get("licenses") or ([source["license"]] if source.get("license") else []))
+
+
+def _tokens(source: Mapping[str, Any]) -> int:
+    return source["train"]["tokens"] if "train" in source else source["tokens"]
+
+
+def _other_forms(files: Sequence[Mapping[str, Any]]) -> str:
+    if not files:
+        return ""
+    rows = [(file["path"], file["kind"], f"{file['bytes'] / 1e6:.2f} MB") for file in files]
+    return "## Other forms\n\n" + _table(("file", "kind", "size"), rows)
+
+
+def _limits(lineage: Lineage) -> list[str]:
+    limits: list[str] = list(TUNED_LIMITS if lineage.finetune else BASE_MODEL_LIMITS)
+    if lineage.pretrain:
+        seen = lineage.pretrain["tokens_seen"] / lineage.parameters
+        limits.append(f"It saw {seen:.2f} tokens per parameter; about 20 are compute-optimal.")
+    return limits
+
+
+def _model_index(lineage: Lineage) -> list[dict[str, Any]]:
+    if not lineage.pretrain or lineage.finetune or not lineage.pretrain["bits_per_byte"]:
+        return []  # a tuned model's own bits per byte on this text were not measured
+    results = [
+        {
+            "task": {"type": "text-generation"},
+            "dataset": {"name": f"held-out {name}", "type": name},
+            "metrics": [{"type": "bits_per_byte", "value": round(value, 4)}],
+        }
+        for name, value in lineage.pretrain["bits_per_byte"].items()
+    ]
+    return [{"name": lineage.name, "results": results}]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

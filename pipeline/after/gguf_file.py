@@ -1,0 +1,204 @@
+"""A Phi model folder as one GGUF file for llama.cpp, architecture `phi2`.
+
+In: a folder of ours (or any Phi folder in safetensors). Out: `<name>-<kind>.gguf` with weights in f16, q8_0 or q4_0,
+the vocabulary and, where the model has one, the chat template. llama.cpp's own converter knows a tokenizer by the ids
+that it gives to a test text, so that it refuses every tokenizer that was trained on one's own text; hence this writer.
+Tensors are written one after the other: memory holds one of them.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.corpus.encoder import WORD_PATTERN
+from pipeline.errors import UserError
+
+KINDS = ("f16", "q8_0", "q4_0")
+BLOCK = 32  # numbers that share a scale in q8_0 and q4_0; rows that it does not divide stay in f16
+EXTRA = "it needs the package gguf: pip install 'hornbook[gguf]'"
+NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.final_layernorm": "output_norm",
+    "lm_head": "output",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.dense": "attn_output",
+    "input_layernorm": "attn_norm",
+    "mlp.fc1": "ffn_up",
+    "mlp.fc2": "ffn_down",
+}
+
+
+def require_gguf() -> Any:
+    """The package. Raises `UserError` where it is not installed."""
+    try:
+        import gguf
+    except ImportError:
+        raise UserError(f"a GGUF file was asked for; {EXTRA}") from None
+    return gguf
+
+
+def check_fits(shape: Any, key: str) -> None:
+    """llama.cpp's phi2 knows no normalized queries and no attention wider or narrower than the stream."""
+    if shape.qk_layernorm or shape.num_attention_heads * shape.head_size != shape.hidden_size:
+        raise UserError(
+            f"{key}: llama.cpp's phi2 has no qk_layernorm and needs heads x head size = hidden_size; this model has "
+            f"qk_layernorm={shape.qk_layernorm}, {shape.num_attention_heads} x {shape.head_size}, hidden_size "
+            f"{shape.hidden_size}; leave GGUF out"
+        )
+
+
+def write_gguf(folder: Path, target: Path, kind: str, name: str) -> dict[str, Any]:
+    """Writes `target`, through a temporary name. Returns `{bytes, quantized_share}`: the share of the parameters that
+    are in the kind's own blocks. `kind`: one of `KINDS`. Raises `UserError` for a shape that llama.cpp cannot hold."""
+    gguf = require_gguf()
+    from model.hf import load_config, open_state
+
+    shape, state = load_config(folder), open_state(folder)
+    check_fits(shape, "gguf")
+    part = target.with_name(f".{target.name}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    writer = gguf.GGUFWriter(part, "phi2")
+    _add_shape(writer, shape, name, gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
+    _add_vocabulary(writer, folder, shape.vocab_size)
+    shapes, quantized = shape.tensor_shapes(), 0
+    planned = [(stored, own, _type_of(gguf, stored, shapes[own], kind)) for stored, own in _tensors(shape)]
+    for stored, own, type_ in planned:
+        quantized += _size(shapes[own]) if type_.name in ("Q8_0", "Q4_0") else 0
+        _announce(gguf, writer, stored, shapes[own], type_)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for _, own, type_ in planned:
+        values = state[own].float().numpy()
+        writer.write_tensor_data(gguf.quants.quantize(values, type_))
+    writer.close()
+    part.replace(target)
+    total = sum(_size(shapes[own]) for _, own, _ in planned)
+    return {"bytes": target.stat().st_size, "quantized_share": round(quantized / total, 4)}
+
+
+def _tensors(shape: Any) -> Iterator[tuple[str, str]]:
+    """(GGUF's name, ours) in the order of the file. A tied head is written out: llama.cpp's phi2 knows none."""
+    for name in shape.tensor_shapes():
+        yield _stored_name(name), name
+    if shape.tie_word_embeddings:
+        yield "output.weight", "model.embed_tokens.weight"
+
+
+def _stored_name(name: str) -> str:
+    module, _, kind = name.rpartition(".")
+    prefix = ""
+    if module.startswith("model.layers."):
+        _, _, block, module = module.split(".", 3)
+        prefix = f"blk.{block}."
+    return f"{prefix}{NAMES[module]}.{kind}"
+
+
+def _type_of(gguf: Any, stored: str, dimensions: tuple[int, ...], kind: str) -> Any:
+    """Vectors stay in fp32. Of q4_0, embedding and head are q8_0: they are what 4 bits harm most."""
+    types = gguf.GGMLQuantizationType
+    if len(dimensions) == 1:
+        return types.F32
+    if kind == "f16" or dimensions[-1] % BLOCK:
+        return types.F16
+    return types.Q8_0 if kind == "q8_0" or stored.startswith(("output", "token_embd")) else types.Q4_0
+
+
+def _announce(gguf: Any, writer: Any, stored: str, dimensions: tuple[int, ...], type_: Any) -> None:
+    import numpy as np
+
+    if type_.name in ("Q8_0", "Q4_0"):
+        packed = gguf.quants.quant_shape_to_byte_shape(dimensions, type_)
+        writer.add_tensor_info(stored, packed, np.dtype(np.uint8), _size(packed), raw_dtype=type_)
+    else:
+        dtype = np.dtype(np.float16 if type_.name == "F16" else np.float32)
+        writer.add_tensor_info(stored, dimensions, dtype, _size(dimensions) * dtype.itemsize)
+
+
+def _size(dimensions: tuple[int, ...]) -> int:
+    return math.prod(dimensions)
+
+
+def _add_shape(writer: Any, shape: Any, name: str, file_type: Any) -> None:
+    writer.add_name(name)
+    writer.add_context_length(shape.max_position_embeddings)
+    writer.add_embedding_length(shape.hidden_size)
+    writer.add_feed_forward_length(shape.intermediate_size)
+    writer.add_block_count(shape.num_hidden_layers)
+    writer.add_head_count(shape.num_attention_heads)
+    writer.add_head_count_kv(shape.kv_heads)
+    writer.add_layer_norm_eps(shape.layer_norm_eps)
+    writer.add_rope_dimension_count(shape.rotary_dim)
+    writer.add_rope_freq_base(shape.rope_theta)
+    writer.add_vocab_size(shape.vocab_size)
+    writer.add_file_type(file_type)
+    writer.add_quantization_version(2)
+
+
+def _add_vocabulary(writer: Any, folder: Path, vocab_size: int) -> None:
+    """Tokens by id; rows of the embedding that no token has are filled with names that nothing is encoded to."""
+    import gguf
+
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    model = content["model"]
+    if model.get("type") != "BPE" or "merges" not in model:
+        raise UserError(f"{folder / 'tokenizer.json'}: GGUF is written for byte-level BPE, found {model.get('type')!r}")
+    tokens = [f"[PAD{i}]" for i in range(vocab_size)]
+    types = [gguf.TokenType.UNUSED] * vocab_size
+    for token, id_ in model["vocab"].items():
+        tokens[id_], types[id_] = token, gguf.TokenType.NORMAL
+    for added in content.get("added_tokens", []):
+        kind = gguf.TokenType.CONTROL if added.get("special") else gguf.TokenType.USER_DEFINED
+        tokens[added["id"]], types[added["id"]] = added["content"], kind
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(_cutting(content, folder / "tokenizer.json"))
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
+    writer.add_add_bos_token(False)
+    _add_special(writer, folder)
+
+
+def _cutting(content: dict[str, Any], path: Path) -> str:
+    """llama.cpp's name for the way this tokenizer cuts words. "starcoder" isolates digits as ours does; the two differ
+    only where several spaces stand before a digit. Raises `UserError` for a way that has no name there."""
+    cutting = content.get("pre_tokenizer") or {}
+    parts = cutting.get("pretokenizers", [cutting])
+    if any(part.get("pattern") == {"Regex": WORD_PATTERN} for part in parts):
+        return "starcoder"
+    if len(parts) == 1 and parts[0].get("type") == "ByteLevel" and parts[0].get("use_regex", True):
+        return "gpt-2"
+    raise UserError(f"{path} cuts words in a way that GGUF has no name for here; expected GPT-2's way or hornbook's")
+
+
+def _add_special(writer: Any, folder: Path) -> None:
+    from model.hf import token_id
+    from pipeline.after.taken import end_of_text_token
+
+    end = token_id(folder / "tokenizer.json", end_of_text_token(folder))
+    writer.add_eos_token_id(end)
+    writer.add_bos_token_id(end)
+    template = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+    if isinstance(template, str):
+        writer.add_chat_template(template)
+
+
+def dequantized(path: Path, shape: Any) -> Iterator[tuple[str, Any]]:
+    """(our name, fp32 tensor) of a GGUF file that this module wrote: what its weights say, without llama.cpp."""
+    import torch
+
+    gguf = require_gguf()
+    stored = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    for name, dimensions in shape.tensor_shapes().items():
+        tensor = stored[_stored_name(name)]
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        yield name, torch.from_numpy(values.astype("float32", copy=True)).reshape(dimensions)
+
+
+def tensor_bytes(path: Path) -> int:
+    """Bytes of all tensors of a GGUF file: what llama.cpp maps into memory."""
+    return sum(tensor.n_bytes for tensor in require_gguf().GGUFReader(path).tensors)

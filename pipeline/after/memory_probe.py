@@ -1,0 +1,88 @@
+"""How much memory a training step takes, measured: by one method in a process of its own.
+
+In: a model folder, a method, the shape of a batch. Out: bytes above what the process held before the model was loaded:
+weights, gradients, optimizer, activations. On a card what torch's allocator counts, on a CPU the process' resident
+set at its largest.
+"""
+
+import contextlib
+import multiprocessing
+import resource
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+STEPS = 2  # the first makes the optimizer's state
+
+
+@dataclass(frozen=True)
+class Probe:
+    folder: Path
+    finetune: Any  # FinetuneConfig
+    sequence_length: int
+    windows: int
+    device: str
+    precision: str
+    seed: int
+
+
+def measure(probe: Probe, methods: tuple[str, ...]) -> dict[str, int | None]:
+    """Bytes by method; None where the process did not end well (most often: memory ran out)."""
+    found: dict[str, int | None] = {}
+    context = multiprocessing.get_context("spawn")
+    for method in methods:
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(
+            target=_child, args=(replace(probe, finetune=replace(probe.finetune, method=method)), sender), daemon=True
+        )
+        child.start()
+        sender.close()
+        try:
+            found[method] = receiver.recv()
+        except EOFError:
+            found[method] = None
+        child.join()
+    return found
+
+
+def _child(probe: Probe, sender: Any) -> None:
+    import torch
+
+    from pipeline.after.adapting import prepare
+    from pipeline.training.devices import keep_big_blocks
+    from pipeline.training.module import PretrainModule
+
+    if probe.device == "cpu":
+        torch.set_num_threads(1)
+        keep_big_blocks()
+        torch.mm(torch.ones(8, 8), torch.ones(8, 8))
+    before = _now(probe.device)
+    network = prepare(probe.folder, probe.finetune, probe.device, probe.precision, probe.seed)
+    train = replace(probe.finetune.train, sequence_length=probe.sequence_length,
+                    global_batch_tokens=probe.windows * probe.sequence_length, compile="false")  # fmt: skip
+    module = PretrainModule(network, train, probe.precision)
+    ids = torch.randint(0, network.config.vocab_size, (probe.windows, probe.sequence_length), device=probe.device)
+    from pipeline.training.batches import Batch
+
+    for _ in range(STEPS):
+        module.training_step(Batch(ids, ids, ids.numel()), 0)
+    sender.send(max(0, _peak(probe.device) - before))
+
+
+def _now(device: str) -> int:
+    if device != "cpu":
+        return 0
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")  # the largest so far becomes what is held now
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def _peak(device: str) -> int:
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+    with open("/proc/self/status", encoding="ascii") as file:
+        line = next(line for line in file if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024

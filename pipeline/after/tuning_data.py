@@ -1,0 +1,145 @@
+"""What a model is tuned on: text, prompts with completions, conversations, or a ready task.
+
+In: `finetune.sources`, a tokenizer. Out: training and held-out sets for the batches that pretraining uses. Every line
+is looked at before anything is loaded: a missing field is named with its file and line.
+"""
+
+import glob
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from pipeline.after.chat import ROLES, pieces
+from pipeline.config_keys import nearest
+from pipeline.corpus.shards import INDEX_DTYPE, TokenSet
+from pipeline.errors import UserError
+from pipeline.training.examples import Examples
+
+TYPES = ("text", "completion", "chat")
+ROUND_TO = 8  # windows are as long as the longest example, rounded up to this
+Pieces = list[tuple[str, bool]]  # text, and whether it is learnt
+
+
+@dataclass(frozen=True)
+class TuningData:
+    """`length`: tokens of a window."""
+
+    train: dict[str, Any]
+    val: dict[str, Any]
+    length: int
+    cut: int  # examples that were longer than a window
+
+
+def read_sources(sources: Mapping[str, Any]) -> dict[str, list[Pieces]]:
+    """Examples by source, an end of text as None where the tokenizer's own is to stand. Raises `UserError` for an
+    unknown type, a missing file, a line that is no JSON, a missing or empty field."""
+    found = {}
+    for name, options in sources.items():
+        key = f"finetune.sources.{name}"
+        if not isinstance(options, Mapping) or "path" not in options or set(options) - {"type", "path"}:
+            raise UserError(f"{key} is {options!r}; expected {{type: {' | '.join(TYPES)}, path: file or glob}}")
+        kind = options.get("type", "completion")
+        if kind not in TYPES:
+            raise UserError(f"{key}.type is '{kind}'{nearest(str(kind), TYPES)}; expected of {', '.join(TYPES)}")
+        paths = sorted(glob.glob(str(Path(options["path"]).expanduser()), recursive=True))
+        if not paths:
+            raise UserError(f"{key}.path: no file matches '{options['path']}'")
+        found[name] = [example for path in paths for example in _read(Path(path), kind, key)]
+        if len(found[name]) < 2:
+            raise UserError(f"{key}: {len(found[name])} examples; expected at least 2 (one is held out)")
+    return found
+
+
+def _read(path: Path, kind: str, key: str) -> Iterator[Pieces]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{key}: {path} is not readable as UTF-8 text ({error})") from None
+    if kind == "text" and path.suffix not in (".jsonl", ".json"):
+        yield [(text, True)]
+        return
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            yield _example(line, kind, f"{key}: {path}, line {number}")
+
+
+def _example(line: str, kind: str, where: str) -> Pieces:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where} is not JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{where} is {type(record).__name__}; expected an object with fields")
+    if kind == "text":
+        return [(_field(record, "text", where), True)]
+    if kind == "completion":
+        return [(_field(record, "prompt", where), False), (_field(record, "completion", where), True), ("", True)]
+    messages = record.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise UserError(f"{where} has no 'messages' with entries; it has {', '.join(record) or 'no fields'}")
+    for message in messages:
+        if not isinstance(message, dict) or message.get("role") not in ROLES:
+            raise UserError(f"{where}: a message's role must be of {', '.join(ROLES)}, found {message!r:.80}")
+        _field(message, "content", where)
+    if not any(message["role"] == "assistant" for message in messages):
+        raise UserError(f"{where} has no message of the assistant: there is nothing to learn in it")
+    return pieces(messages, "\0")
+
+
+def _field(record: Mapping[str, Any], name: str, where: str) -> str:
+    value = record.get(name)
+    if not isinstance(value, str) or not value:
+        raise UserError(f"{where} has no text in '{name}'; it has {', '.join(record) or 'no fields'}")
+    return value
+
+
+def encode(
+    sources: Mapping[str, Sequence[Pieces]], text_sources: Sequence[str], tokenizer: Tokenizer, end_id: int,
+    most_tokens: int, validation_share: float, seed: int,
+) -> TuningData:  # fmt: skip
+    """Sets to train on and held-out ones. `text_sources`: names that become one stream of windows; of the others each
+    example is a window."""
+    rows = {n: [_ids(e, tokenizer, end_id) for e in examples] for n, examples in sources.items()}
+    longest = max((len(ids) for n, all_rows in rows.items() if n not in text_sources for ids, _ in all_rows), default=0)
+    length = (
+        most_tokens if set(rows) & set(text_sources) else min(most_tokens, -(-(longest - 1) // ROUND_TO) * ROUND_TO)
+    )
+    train, val, cut = {}, {}, 0
+    for name, examples in sources.items():
+        held_out = max(1, round(validation_share * len(examples)))
+        order = random.Random(f"{seed}/{name}").sample(range(len(examples)), len(examples))
+        for target, chosen in ((val, order[:held_out]), (train, order[held_out:])):
+            part = [rows[name][i] for i in chosen]
+            size = sum(len(text.encode()) for i in chosen for text, learnt in examples[i] if learnt)
+            if name in text_sources:
+                target[name] = _stream(name, [ids for ids, _ in part], size)
+            else:
+                cut += sum(len(ids) > length + 1 for ids, _ in part)
+                target[name] = Examples.of(name, part, length, size)
+    return TuningData(train, val, length, cut)
+
+
+def _ids(example: Pieces, tokenizer: Tokenizer, end_id: int) -> tuple[list[int], list[bool]]:
+    """Ids and which of them are learnt. "" and "\\0" stand for the end of text."""
+    ids, learnt = [], []
+    for text, mark in example:
+        part = tokenizer.encode(text.rstrip("\0"), add_special_tokens=False).ids
+        part += [end_id] if not text or text.endswith("\0") else []
+        ids += part
+        learnt += [mark] * len(part)
+    return ids, learnt
+
+
+def _stream(name: str, documents: Sequence[list[int]], n_bytes: int) -> TokenSet:
+    tokens = np.array([i for ids in documents for i in ids], np.uint32)
+    index = np.zeros(len(documents), INDEX_DTYPE)
+    index["length"] = [len(ids) for ids in documents]
+    index["offset"] = np.cumsum(index["length"]) - index["length"]
+    index["bytes"][0] = n_bytes
+    return TokenSet(name, tokens, index)

@@ -1,0 +1,96 @@
+"""The evaluate stage: how good a model is, on held-out text and on tasks, each score with its standard error.
+
+In: a model (this experiment's, another's, any Phi folder) and this experiment's held-out text. Out: `scores.json`.
+Tasks are in pipeline/after/tasks.py; `evaluate.lm_eval` names tasks of lm-eval, which reads the model's folder itself.
+"""
+
+from typing import Any
+
+from pipeline import config as configs
+from pipeline import data
+from pipeline.after.held_out import HeldOutText
+from pipeline.after.stage import run_step
+from pipeline.after.taken import TakenModel, check_readable, end_of_text_token, refuse_quantized, taken_model
+from pipeline.after.tasks import check_tasks, run_tasks
+from pipeline.artifacts import Folder, Step, write_json
+from pipeline.config import Config
+from pipeline.initialize import require_data
+
+VERSION = 1
+
+
+def run(config: Config, command: str, as_json: bool = False) -> None:
+    """Scores the model and prints a table. Raises `UserError` for an unknown task or a model that cannot be read."""
+    check_tasks(config.evaluate.tasks, "evaluate.tasks")
+    require_data(config, command)
+    model = taken_model(config, config.evaluate.model, command, "evaluate.model")
+    check_readable(model, "evaluate.model")
+    refuse_quantized(model, "evaluate.model", "hornbook evaluate (quantize scores its kinds itself)")
+    if config.evaluate.lm_eval:
+        from pipeline.after.harness import check_harness
+
+        check_harness(config.evaluate.lm_eval, config.evaluate.lm_eval_path)
+    step = evaluate_step(config, command)
+    run_step(config, "evaluate", step, _last_lines, as_json=as_json, device=config.train.device)
+
+
+def evaluate_step(config: Config, command: str) -> Step:
+    """The evaluation as a cached step; imports no torch."""
+    model = taken_model(config, config.evaluate.model, command, "evaluate.model")
+    return Step(
+        "evaluate",
+        VERSION,
+        lambda folder: _make(config, model, folder),
+        {"evaluate": configs.identity(config.evaluate), "seed": config.seed},
+        {"model": model.content, "data": data.data_step(config)},
+        ("torch", *(["lm-eval", "transformers"] if config.evaluate.lm_eval else [])),
+    )
+
+
+def _make(config: Config, model: TakenModel, folder: Folder) -> dict[str, Any]:
+    from pipeline.corpus.shards import TokenShards
+
+    options = config.evaluate
+    text = HeldOutText(TokenShards.open(folder.input("data")))
+    scores = run_tasks(options.tasks, load(config, model), text, options.items, config.seed)
+    if options.lm_eval:
+        from pipeline.after.harness import run_harness
+
+        scores |= run_harness(model.folder, options.lm_eval, options.lm_eval_path, options.items)
+    write_json(folder.path / "scores.json", scores)
+    return {"scores": scores}
+
+
+def load(config: Config, model: TakenModel) -> Any:
+    """The model on the device of `train.device`, in fp32 (bf16 where a card has it)."""
+    import torch
+    from tokenizers import Tokenizer
+
+    from model.hf import load_network, token_id
+    from pipeline.after.language_model import LanguageModel
+    from pipeline.training import devices
+
+    machine = devices.choose(config.train)
+    dtype = torch.bfloat16 if machine.device.type == "cuda" else torch.float32
+    network = load_network(model.folder, dtype).to(machine.device).eval()
+    end = token_id(model.tokenizer_json, end_of_text_token(model.folder))
+    return LanguageModel(network, Tokenizer.from_file(str(model.tokenizer_json)), end)
+
+
+def _last_lines(manifest: dict[str, Any]) -> str:
+    return score_table(manifest["scores"])
+
+
+def score_table(scores: dict[str, dict[str, Any]]) -> str:
+    """For a person: score, standard error, items, and the score of guessing where there is one."""
+    width = max(map(len, scores), default=0)
+    lines = []
+    for name, found in scores.items():
+        if found["score"] is None:
+            lines.append(f"  {name:<{width}}  not measured: {found['why']}")
+            continue
+        guess = f"   guessing {found['chance']:.4f}" if found.get("chance") else ""
+        error = found["standard_error"]
+        shown = f"± {error:.4f}" if error is not None else ""
+        lines.append(f"  {name:<{width}}  {found['score']:8.4f} {shown:<9} {found['items']:>6,} items{guess}")
+    return "\n".join(lines)

@@ -1,0 +1,156 @@
+"""The export stage: a model as others can use it, with a card that says how it was made.
+
+In: a finished pretraining, a fine-tuned model or any Phi folder. Out: `model/` (a Hugging Face folder that
+`AutoModelForCausalLM` loads without our code, with its model card), `dataset/README.md` (the dataset card) and, where
+`export.gguf` asks for them, GGUF files for llama.cpp.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline import config as configs
+from pipeline.after.cards import Lineage, dataset_card, model_card
+from pipeline.after.stage import run_step
+from pipeline.after.taken import TakenModel, check_readable, end_of_text_token, refuse_quantized, taken_model
+from pipeline.artifacts import MANIFEST, Folder, Step, read_manifest, root
+from pipeline.config import Config
+from pipeline.experiment import Experiment
+from pipeline.ledger import spent_hours
+
+VERSION = 1
+
+
+def run(config: Config, command: str, as_json: bool = False) -> None:
+    """Writes the folder and says what is in it. Raises `UserError` where there is no model that can be read."""
+    model = taken_model(config, config.export.model, command, "export.model")
+    check_readable(model, "export.model")
+    refuse_quantized(model, "export.model", "export")
+    _check_gguf(config, model)
+    run_step(config, "export", export_step(config, command), _last_lines, as_json=as_json)
+
+
+def export_step(config: Config, command: str) -> Step:
+    """The export as a cached step; imports no torch."""
+    model = taken_model(config, config.export.model, command, "export.model")
+    return Step(
+        "export",
+        VERSION,
+        lambda folder: _make(config, model, folder),
+        {"export": configs.identity(config.export), "name": config.name},
+        {"model": model.content},
+        ("safetensors", *(["gguf"] if config.export.gguf else [])),
+        reports=("README.md",),
+    )
+
+
+def _check_gguf(config: Config, model: TakenModel) -> None:
+    if config.export.gguf:
+        from model.hf import load_config
+        from pipeline.after.gguf_file import check_fits, require_gguf
+
+        require_gguf()
+        check_fits(load_config(model.folder), "export.gguf")
+
+
+def _make(config: Config, model: TakenModel, folder: Folder) -> dict[str, Any]:
+    from pipeline.after.gguf_file import write_gguf
+
+    copy_model(model, folder.path / "model", config.export.dtype)
+    files = []
+    for kind in config.export.gguf:
+        path = folder.path / "gguf" / f"{Path(config.name).name}-{kind}.gguf"
+        files.append(
+            {
+                "path": path.relative_to(folder.path).as_posix(),
+                "kind": kind,
+                **write_gguf(model.folder, path, kind, config.name),
+            }
+        )
+    lineage = lineage_of(config, model)
+    (folder.path / "model" / "README.md").write_text(model_card(lineage, files), encoding="utf-8")
+    if lineage.data:
+        (folder.path / "dataset").mkdir(exist_ok=True)
+        (folder.path / "dataset" / "README.md").write_text(dataset_card(lineage.name, lineage.data), encoding="utf-8")
+    return {"model": "model", "parameters": lineage.parameters, "gguf": files, "lineage": _fingerprints(lineage)}
+
+
+def copy_model(model: TakenModel, target: Path, dtype: str) -> None:
+    """Config, tokenizer and weights anew, so that what is exported is what this program can vouch for: no file of the
+    source folder is taken over that was not read."""
+    import json
+
+    from model.hf import load_config, open_state, save_folder
+
+    shape, state = load_config(model.folder), open_state(model.folder)
+    stored = str(state["model.embed_tokens.weight"].dtype).removeprefix("torch.")
+    end = end_of_text_token(model.folder)
+    names = {name: state[name] for name in shape.tensor_shapes()} if shape.tie_word_embeddings else state
+    save_folder(target, names, shape, model.tokenizer_json, end, stored if dtype == "as_stored" else dtype)
+    template = json.loads((model.folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+    if isinstance(template, str):
+        from pipeline.after.chat import add_template
+
+        add_template(target, template)
+
+
+def lineage_of(config: Config, model: TakenModel) -> Lineage:
+    """Everything on disk that says how the model was made."""
+    from model.hf import load_config
+
+    shape = load_config(model.folder)
+    own, pretrain, finetune = model.config, None, None
+    stage = (model.manifest or {}).get("stage")
+    if stage == "pretrain":
+        pretrain = model.manifest
+    elif stage == "finetune":
+        finetune, pretrain = model.manifest, _manifest_at((model.manifest or {}).get("base_folder"))
+        own = config if pretrain else None
+    inputs = (pretrain or {}).get("inputs", {})
+    experiment = Experiment(own) if own else None
+    price = config.budget.gpu_hour_price
+    init = _manifest_at(inputs.get("init", {}).get("path"))
+    return Lineage(
+        name=config.name,
+        parameters=shape.parameters,
+        context_tokens=shape.max_position_embeddings,
+        data=_manifest_at(inputs.get("data", {}).get("path")),
+        init=init,
+        pretrain=pretrain,
+        finetune=finetune,
+        hours=spent_hours(experiment.ledger_path) if experiment else {},
+        price=price,
+        license=config.export.license,
+        base_model=_base_model(config, init),
+    )
+
+
+def _base_model(config: Config, init: dict[str, Any] | None) -> str | None:
+    """A hub name, where these weights began as one."""
+    from pipeline.hub import is_hub_name
+
+    for name in ((init or {}).get("source"), config.export.model, config.finetune.model):
+        if name and is_hub_name(name):
+            return name.partition("@")[0]
+    return None
+
+
+def _manifest_at(path: str | None) -> dict[str, Any] | None:
+    """Of a folder given relative to the root; None where it is not there (any more)."""
+    folder = root() / path if path else None
+    return read_manifest(folder) if folder and (folder / MANIFEST).is_file() else None
+
+
+def _fingerprints(lineage: Lineage) -> dict[str, str]:
+    stages = {"data": lineage.data, "init": lineage.init, "pretrain": lineage.pretrain, "finetune": lineage.finetune}
+    return {name: manifest["fingerprint"] for name, manifest in stages.items() if manifest}
+
+
+def _last_lines(manifest: dict[str, Any]) -> str:
+    folder = root() / "artifacts" / "export" / manifest["fingerprint"]
+    lines = [f"  {manifest['parameters']:,} parameters", f"  model: {folder / 'model'} (with its card, README.md)"]
+    if (folder / "dataset").is_dir():
+        lines.append(f"  dataset card: {folder / 'dataset' / 'README.md'}")
+    for file in manifest["gguf"]:
+        share = f", {100 * file['quantized_share']:.0f}% of the parameters in it" if file["kind"] != "f16" else ""
+        lines.append(f"  gguf: {folder / file['path']} ({file['kind']}{share}, {file['bytes'] / 1e6:.2f} MB)")
+    return "\n".join(lines)

@@ -1,0 +1,206 @@
+"""The finetune stage: a base model tuned on examples, inside a cap of GPU-hours of its own.
+
+In: a model (this experiment's, an exported one, any Phi folder), `finetune.sources` or a ready target task. Out:
+`model/` (the tuned model, whole), `adapter/` (LoRA, in peft's form), and what it gained on the target task. Batches,
+budget, ledger, checkpoints, resume and tracking are pretraining's. Before it starts it measures the base model on the
+task and says whether tuning is likely to pay.
+"""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline import config as configs
+from pipeline import signals
+from pipeline.after.adapting import check_packages
+from pipeline.after.taken import TakenModel, check_readable, end_of_text_token, refuse_quantized, taken_model
+from pipeline.after.tuning_data import TuningData, encode, read_sources
+from pipeline.artifacts import Step, hash_file, hash_json, write_manifest
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.experiment import Experiment
+from pipeline.ledger import Ledger
+from pipeline.locks import FolderLock
+from pipeline.progress import format_seconds
+from pipeline.training.identity import REPORTS, finished_manifest
+
+VERSION = 1
+
+
+def run(config: Config, command: str, as_json: bool = False) -> None:
+    """Tunes until the cap, or goes on with what a killed process left, or says that it is up to date."""
+    from pipeline.training.lives import check_cap
+
+    options = config.finetune
+    model = taken_model(config, options.model, command, "finetune.model")
+    tuned = tuning_config(config)
+    sources = read_sources(options.sources)
+    step = finetune_step(config, command)
+    manifest = finished_manifest(step, options.budget)
+    if manifest is None:
+        refuse_quantized(model, "finetune.model", f"finetune.method={options.method}")
+        check_readable(model, "finetune.model")
+        check_packages(options.method)
+        check_cap("finetune", tuned, step, key="finetune.budget")
+        manifest = _tune(config, tuned, model, sources, step)
+        fresh = True
+    else:
+        Experiment(config).link("finetune", step.path)
+        fresh = False
+    if as_json:
+        print(json.dumps(manifest, indent=1), flush=True)
+    else:
+        print(f"finetune: {'done' if fresh else 'up to date'}\n{_last_lines(manifest, step.path)}", flush=True)
+
+
+def finetune_step(config: Config, command: str) -> Step:
+    """What a tuning is; imports no torch. Raises `UserError` for sources that cannot be read, or an unknown task."""
+    options = config.finetune
+    model = taken_model(config, options.model, command, "finetune.model")
+    if options.task is not None:
+        _target(config)
+    elif not options.sources:
+        raise UserError("finetune has nothing to learn from: set finetune.sources, or a finetune.task")
+    files = {name: _content(source) for name, source in options.sources.items()}
+    identity = configs.identity(options) | {"budget": None}
+    return Step(
+        "finetune",
+        VERSION,
+        lambda folder: {},
+        {"finetune": identity, "seed": config.seed},
+        {"model": model.content, "sources": hash_json(files)},
+        ("torch", "lightning", *(["peft"] if options.method != "full" else [])),
+        reports=REPORTS,
+    )
+
+
+def _content(source: Any) -> list[str]:
+    import glob
+
+    pattern = source.get("path", "") if isinstance(source, dict) else ""
+    return [hash_file(Path(path)) for path in sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))]
+
+
+def tuning_config(config: Config) -> Config:
+    """The experiment as the shared training code sees it: `train` and `budget` are `finetune`'s."""
+    options = config.finetune
+    budget = options.budget
+    if budget.max_gpu_hours is None and budget.max_tokens is None and options.train.max_epochs is None:
+        raise UserError("finetune sets no end: set finetune.budget.max_gpu_hours (or finetune.budget.max_tokens)")
+    tuned = dataclasses.replace(
+        config, train=options.train, budget=budget, data=configs.DataConfig(), sample=configs.SampleConfig(prompts=[])
+    )
+    longest = options.train.sequence_length
+    shape = dataclasses.replace(
+        config.model, max_position_embeddings=max(longest, config.model.max_position_embeddings)
+    )
+    configs.validate(dataclasses.replace(tuned, model=shape), "finetune")
+    return tuned
+
+
+def _target(config: Config) -> Any:
+    from pipeline.after.targets import make_target
+
+    options = config.finetune
+    return None if options.task is None else make_target(options.task, options.examples, options.items, config.seed)
+
+
+def _tune(config: Config, tuned: Config, model: TakenModel, sources: Any, step: Step) -> dict[str, Any]:
+    from pipeline.training.lives import train
+
+    experiment, options = Experiment(config), config.finetune
+    step.path.mkdir(parents=True, exist_ok=True)
+    experiment.record()
+    signals.defer(True)
+    with (
+        FolderLock(step.path, wait=False),
+        experiment.ledger("finetune", step.fingerprint, options.train.device, folder=step.path) as ledger,
+    ):
+        experiment.link("finetune", step.path)
+        started = time.time()
+        job = make_job(config, tuned, model, sources, step)
+        facts, device = train(job, experiment, ledger)
+        return _finished(step, config, started, facts, device, ledger)
+
+
+def _finished(
+    step: Step, config: Config, started: float, facts: dict[str, Any], device: str, ledger: Ledger
+) -> dict[str, Any]:
+    hours = ledger.spent_seconds / 3600
+    only = ("model", "adapter") if (step.path / "adapter").is_dir() else ("model",)
+    manifest = write_manifest(
+        step, experiment=config.name, started=started, facts=facts, device=device, gpu_hours=hours, only=only
+    )
+    ledger.write()
+    return manifest
+
+
+def make_job(config: Config, tuned: Config, model: TakenModel, sources: Any, step: Step) -> Any:
+    """The training as the shared code runs it, the base measured before."""
+    from tokenizers import Tokenizer
+
+    from model.hf import load_config, token_id
+    from pipeline.after.tuned import Tuning
+    from pipeline.training.batches import TokenBatches
+    from pipeline.training.lives import Job
+    from pipeline.training.validation import Validation
+
+    shape, target = load_config(model.folder), _target(config)
+    end = token_id(model.tokenizer_json, end_of_text_token(model.folder))
+    data = _data(config, sources, target, Tokenizer.from_file(str(model.tokenizer_json)), end, shape)
+    rows = max(1, tuned.train.global_batch_tokens // data.length)
+    windows = dataclasses.replace(tuned.train, sequence_length=data.length, global_batch_tokens=rows * data.length)
+    tuned = dataclasses.replace(tuned, train=windows)
+    tuning = Tuning(config, tuned, model, data, target, end, step.path)
+    return Job(
+        "finetune",
+        tuned,
+        step,
+        batches=lambda machine: TokenBatches(data.train, tuned, machine.device),
+        network=lambda machine: tuning.begin(machine),
+        validation=lambda: Validation(data.val, data.length),
+        finish=tuning.finish,
+    )
+
+
+def _data(config: Config, sources: Any, target: Any, tokenizer: Any, end: int, shape: Any) -> TuningData:
+    """The sources' examples; without any the ready task's."""
+    options = config.finetune
+    text_sources = [name for name, source in options.sources.items() if source.get("type") == "text"]
+    if not sources:
+        sources = {options.task: [[(prompt, False), (label, True), ("", True)] for prompt, label in target.train]}
+    most = min(options.train.sequence_length, shape.max_position_embeddings)
+    data = encode(sources, text_sources, tokenizer, end, most, options.validation_share, config.seed)
+    if data.cut:
+        print(f"  {data.cut:,} examples are longer than {data.length} tokens and keep their end alone", flush=True)
+    return data
+
+
+def _last_lines(manifest: dict[str, Any], path: Path) -> str:
+    hours, cap = manifest["gpu_hours"], manifest["max_gpu_hours"]
+    after, before = manifest["bits_per_byte"], manifest["initial_bits_per_byte"]
+    lines = [
+        f"  {manifest['method']}: {manifest['trainable_parameters']:,} of {manifest['parameters']:,} parameters "
+        f"trained ({100 * manifest['trainable_share']:.2f}%)"
+    ]
+    lines += [f"  bits per byte learnt, {n}: {before.get(n, float('nan')):.4f} -> {v:.4f}" for n, v in after.items()]
+    if target := manifest["target"]:
+        lines.append(
+            f"  {target['name']}: {100 * target['before']:.1f}% -> {100 * target['after']:.1f}% "
+            f"(± {100 * target['standard_error']:.1f} points, {target['items']} items, "
+            f"guessing {100 * target['chance']:.0f}%)"
+        )
+    if memory := manifest["memory_bytes"]:
+        shown = ", ".join(f"{k} {v / 1e6:,.1f} MB" if v else f"{k} did not fit" for k, v in memory.items())
+        lines.append(f"  memory of a step, above an empty process: {shown}")
+    used = f"{hours:.4f} device-hours ({format_seconds(hours * 3600)})" + (f" of {cap:g}" if cap else "")
+    lines.append(
+        f"  {manifest['steps']:,} steps; {used}, {manifest['lives']} {'life' if manifest['lives'] == 1 else 'lives'}; "
+        f"{'annealed' if manifest['annealed'] else 'NOT ANNEALED'}"
+    )
+    lines.append(f"  model: {path / 'model'}")
+    if manifest["adapter"]:
+        lines.append(f"  adapter: {path / 'adapter'} (peft)")
+    return "\n".join(lines)

@@ -1,0 +1,179 @@
+"""The `label` verb: a quality scorer for one's own text, from some hundred documents that a person or a model rates.
+
+In: an experiment's sources. Out: `runs/<name>/labels.jsonl`, a line as each document is rated, and
+`runs/<name>/scorer.safetensors`, which `data.scorer: {type: trained}` uses. The documents are a seeded sample of what
+the data stage would score: repaired, past the rules, deduplicated, none of validation, spread over sources and groups.
+The same command goes on where it stopped.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datatrove.data import Document
+
+from data_filters.rule import EXERCISE
+from pipeline.artifacts import Step, build
+from pipeline.config import Config
+from pipeline.corpus.documents import DocumentReader, Table, draw, read_all_alive, write_masks
+from pipeline.corpus.duplicates import read_validation
+from pipeline.corpus.endpoint import ChatEndpoint, CostCapReached, EndpointError
+from pipeline.corpus.gold import content_hash
+from pipeline.corpus.learning import learn
+from pipeline.corpus.rating import Model, Person, Rating, StopRating
+from pipeline.corpus.scorers import SHIPPED
+from pipeline.corpus.steps import data_step
+from pipeline.errors import UserError
+from pipeline.experiment import Experiment
+
+LABELS, REQUESTS = "labels.jsonl", "label_requests.jsonl"
+MOST_FAILURES = 5  # of an endpoint, one after another: it will not get better by itself
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How many documents, and how many are asked for at a time (a person: one)."""
+
+    documents: int = 100
+    concurrency: int = 4
+
+
+def run(config: Config, command: str, choice: Choice, endpoint: ChatEndpoint | None) -> None:
+    """Rates what is not rated yet and trains. Raises `UserError` where there are too few ratings to train on."""
+    if choice.documents < 1 or choice.concurrency < 1:
+        raise UserError("--documents and --concurrency: expected at least 1")
+    folder = Experiment(config).folder
+    folder.mkdir(parents=True, exist_ok=True)
+    documents = sample(config, choice.documents)
+    rated = read_ratings(folder / LABELS)
+    left = [document for document in documents if content_hash(document.text) not in rated]
+    print(f"label: {len(documents)} documents, {len(documents) - len(left)} of them rated already", flush=True)
+    with open(folder / LABELS, "a", encoding="utf-8") as file:
+        for record in _rate(left, Person() if endpoint is None else Model(endpoint), choice):
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.flush()
+    if endpoint is not None:
+        print(f"label: {endpoint.asked} requests, ${endpoint.dollars:.4f} spent in all", flush=True)
+    _train(documents, read_ratings(folder / LABELS), folder, command)
+
+
+def sample(config: Config, count: int) -> list[Document]:
+    """The documents that are rated, always the same ones for the same data: one of each group in turn."""
+    final = data_step(replace(config, data=replace(config.data, scorer=None)))
+    inputs = {name: step for name, step in final.inputs.items() if isinstance(step, Step)}
+    before = inputs.get("contamination", inputs["near_dedup"])
+    build(before, experiment=config.name, announce=lambda s: print(f"  {s.name}", flush=True))
+    repaired, split = inputs["repair"].path, inputs["split"].path
+    table = Table.load(repaired)
+    wanted = read_all_alive(before.path, table.tasks) & ~read_validation(split, table.tasks)
+    wanted &= table.kinds != EXERCISE
+    if not wanted.any():
+        raise UserError("there is no train document to rate: every one was dropped by the rules, see data.filters")
+    chosen = np.zeros(len(table), dtype=bool)
+    chosen[list(islice(_in_turn(table, np.flatnonzero(wanted), config.seed), count))] = True
+    masks = Experiment(config).folder / ".label-sample"
+    write_masks(masks, table, chosen)
+    readers = (DocumentReader(repaired, only=masks).run(rank=shard) for shard in range(table.tasks))
+    return [document for reader in readers for document in reader]
+
+
+def _in_turn(table: Table, rows: np.ndarray, seed: int) -> Iterator[int]:
+    """Documents, one of each group after another, groups and documents in seeded order."""
+    by_group: dict[int, list[int]] = defaultdict(list)
+    for index in rows[np.argsort(draw(table.rows["digest"][rows, 0], seed, "rate"), kind="stable")].tolist():
+        by_group[int(table.rows["group"][index])].append(index)
+    queues = list(by_group.values())
+    while queues:
+        yield from (queue[0] for queue in queues)
+        queues = [queue[1:] for queue in queues if len(queue) > 1]
+
+
+def _rate(documents: Sequence[Document], rater: Person | Model, choice: Choice) -> Iterator[dict[str, Any]]:
+    """A record for each document that got a rating, as they come. Ends early where the person or the money does."""
+    counts: Counter[str] = Counter()
+    try:
+        if isinstance(rater, Person):
+            for document in documents:
+                if (rating := rater.rate(document)) is not None:
+                    yield _record(document, rating, rater.name)
+            return
+        with ThreadPoolExecutor(choice.concurrency) as pool:
+            for start in range(0, len(documents), choice.concurrency):
+                batch = documents[start : start + choice.concurrency]
+                futures = [pool.submit(rater.rate, document) for document in batch]
+                for document, future in zip(batch, futures, strict=True):
+                    try:
+                        rating = future.result()
+                    except EndpointError as error:
+                        counts["failed"] += 1
+                        counts["failed_in_a_row"] += 1
+                        if counts["failed_in_a_row"] >= MOST_FAILURES:
+                            raise UserError(
+                                f"the endpoint failed {MOST_FAILURES} times in a row, last: {error}. What is rated is "
+                                "kept; the same command goes on"
+                            ) from None
+                        continue
+                    counts["failed_in_a_row"] = 0
+                    if rating is None:
+                        counts["unusable"] += 1
+                    else:
+                        yield _record(document, rating, rater.name)
+    except CostCapReached as cap:
+        print(f"label: stopped at the cost cap: {cap}; the same command with a higher --max-dollars goes on")
+    except StopRating:
+        print("label: stopped; the same command goes on")
+    if counts["failed"] or counts["unusable"]:
+        print(f"label: {counts['failed']} requests failed, {counts['unusable']} answers were no rating; left out")
+
+
+def _record(document: Document, rating: Rating, rater: str) -> dict[str, Any]:
+    metadata = document.metadata
+    return {
+        **{name: metadata[name] for name in ("source", "path", "group", "kind")},
+        "characters": len(document.text), "sha256": content_hash(document.text), "score": rating.score,
+        "rationale": rating.rationale, "rater": rater,
+    }  # fmt: skip
+
+
+def read_ratings(path: Path) -> dict[str, dict[str, Any]]:
+    """`{content hash: record}`; the last rating of a text counts. A line that a kill cut off is passed over."""
+    found: dict[str, dict[str, Any]] = {}
+    if not path.is_file():
+        return found
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+            found[record["sha256"]] = {**record, "score": int(record["score"])}
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def _train(documents: Sequence[Document], rated: dict[str, dict[str, Any]], folder: Path, command: str) -> None:
+    pairs = [(d, rated[content_hash(d.text)]) for d in documents if content_hash(d.text) in rated]
+    raters = ", ".join(sorted({record["rater"] for _, record in pairs}))
+    groups = [f"{record['source']}/{record['group']}" for _, record in pairs]
+    if len(set(groups)) < 2:  # one group alone cannot be held out: documents are
+        groups = [record["path"] for _, record in pairs]
+    try:
+        scorer = learn([d for d, _ in pairs], [record["score"] for _, record in pairs], groups, raters)
+    except ValueError as error:
+        raise UserError(
+            f"label: {error}. Rate more: hornbook label {command} --documents {2 * max(50, len(documents))}"
+        ) from None
+    path = folder / SHIPPED.name
+    scorer.save(path)
+    facts = scorer.facts
+    low, high = facts["auc_interval"]
+    print(
+        f"label: scorer of {facts['documents']} ratings, {facts['good']} good: AUC {facts['auc']:.3f} ({low:.2f} to "
+        f"{high:.2f}) on groups it did not see; plain docstring share {facts['auc_docstring_share']:.3f}\n"
+        f"  scorer       {path}\n  labels       {folder / LABELS}\n"
+        f"  next: hornbook data {command} data.scorer.type=trained   (or `scorer: {{type: trained}}` in the config)"
+    )

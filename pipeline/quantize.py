@@ -1,0 +1,238 @@
+"""The quantize stage: smaller forms of a model, and what each costs in quality and gains in size and speed.
+
+In: a model, this experiment's held-out text, `quantize.kinds`. Out: one folder (or GGUF file) a kind and a report:
+bytes on disk and in memory as measured, tokens per second, cost of a million tokens, bits per byte and task scores,
+before and after. A kind that this machine cannot run is in the report with the reason.
+"""
+
+import platform
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pipeline import config as configs
+from pipeline import data
+from pipeline.after.held_out import HeldOutText
+from pipeline.after.stage import run_step
+from pipeline.after.taken import TakenModel, check_readable, end_of_text_token, refuse_quantized, taken_model
+from pipeline.after.tasks import check_tasks, run_tasks
+from pipeline.artifacts import Folder, Step, write_json
+from pipeline.config import Config, nearest
+from pipeline.errors import UserError
+from pipeline.initialize import require_data
+
+VERSION = 1
+OPTIONAL = ("torchao", "gguf", "llama-cpp-python")  # one more of them: more kinds, or more measured
+BASE = "as stored"
+SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS, SPEED_TRIALS = 32, 48, 3
+
+
+def run(config: Config, command: str, as_json: bool = False) -> None:
+    """Makes and measures every kind. Raises `UserError` for an unknown kind or a model that cannot be read."""
+    check_tasks(config.quantize.tasks, "quantize.tasks")
+    _check_kinds(config.quantize.kinds)
+    require_data(config, command)
+    model = taken_model(config, config.quantize.model, command, "quantize.model")
+    check_readable(model, "quantize.model")
+    refuse_quantized(model, "quantize.model", "hornbook quantize")
+    step = quantize_step(config, command)
+    run_step(config, "quantize", step, _last_lines, as_json=as_json, device=config.train.device)
+
+
+def quantize_step(config: Config, command: str) -> Step:
+    """The quantization as a cached step; imports no torch. Speeds are of the machine that made it."""
+    model = taken_model(config, config.quantize.model, command, "quantize.model")
+    return Step(
+        "quantize",
+        VERSION,
+        lambda folder: _make(config, model, folder),
+        {
+            "quantize": configs.identity(config.quantize),
+            "seed": config.seed,
+            "machine": [config.train.device, platform.node()],
+        },
+        {"model": model.content, "data": data.data_step(config)},
+        ("torch", *(name for name in OPTIONAL if find_spec(name.replace("-python", "").replace("-", "_")))),
+    )
+
+
+def _check_kinds(kinds: list[str]) -> None:
+    from pipeline.after.kinds import KINDS
+
+    for name in kinds:
+        if name not in KINDS:
+            raise UserError(f"quantize.kinds has '{name}'{nearest(name, KINDS)}; expected of {', '.join(KINDS)}")
+
+
+def _make(config: Config, model: TakenModel, folder: Folder) -> dict[str, Any]:
+    from pipeline.corpus.shards import TokenShards
+    from pipeline.evaluate import load
+
+    options = config.quantize
+    text = HeldOutText(TokenShards.open(folder.input("data")))
+    price, price_source = _price(config)
+    base = load(config, model)
+    rows: list[dict[str, Any]] = [
+        {"kind": BASE, "dtype": str(base.network.lm_head.weight.dtype), **_disk(model.folder)}
+    ]
+    rows[0] |= _measured(base.network)
+    rows[0]["scores"] = run_tasks(options.tasks, base, text, options.items, config.seed)
+    for name in options.kinds:
+        rows.append({"kind": name, **_one_kind(config, model, name, folder.path, text)})
+        print(f"  {_row_line(rows[-1])}", flush=True)
+    for row in rows:
+        speed = row.get("tokens_per_second")
+        row["cost_per_million_tokens"] = round(1e6 / speed / 3600 * price, 4) if speed and price else None
+    report = {"rows": rows, "price_per_hour": price, "price_source": price_source, "device": str(base.device)}
+    write_json(folder.path / "quantize.report.json", report)
+    (folder.path / "report.md").write_text(markdown(report), encoding="utf-8")
+    return {**report, "on_device": str(base.device)}
+
+
+def _one_kind(config: Config, model: TakenModel, name: str, target: Path, text: HeldOutText) -> dict[str, Any]:
+    """Makes, saves and measures one kind; `{unavailable: why}` where this machine cannot."""
+    from pipeline.after import kinds
+    from pipeline.evaluate import load
+
+    kind, options = kinds.KINDS[name], config.quantize
+    subject = load(config, model)
+    reason = kind.why_not(subject.device)
+    if reason is not None:
+        return {"unavailable": reason}
+    row: dict[str, Any]
+    if kind.gguf is not None:
+        row = _gguf_kind(config, model, kind.gguf, target / name, subject)
+    else:
+        if kind.dtype is not None:
+            subject.network.to(kind.dtype)
+        kind.apply(subject.network, options.group_size)
+        stored = _copy_frame(model, target / name, subject.network)
+        row = {"disk_bytes": kinds.save(subject.network, stored, kind, options.group_size)}
+        row |= {"quantized_share": round(kinds.quantized_share(subject.network), 4)}
+        row |= _measured(subject.network)
+    row["scores"] = run_tasks(options.tasks, subject, text, options.items, config.seed)
+    return row
+
+
+def _gguf_kind(config: Config, model: TakenModel, kind: str, target: Path, subject: Any) -> dict[str, Any]:
+    """The file; quality from its dequantized weights in our network, speed from llama.cpp where it is installed."""
+    from pipeline.after.gguf_file import dequantized, tensor_bytes, write_gguf
+
+    path = target / f"{Path(config.name).name}-{kind}.gguf"
+    facts = write_gguf(model.folder, path, kind, config.name)
+    subject.network.load_state_dict(dict(dequantized(path, subject.network.config)))
+    row = {
+        "disk_bytes": facts["bytes"],
+        "memory_bytes": tensor_bytes(path),
+        "quantized_share": facts["quantized_share"],
+        "quality_from": "dequantized weights in our network",
+    }
+    return {**row, **_llama_cpp_speed(path)}
+
+
+def _llama_cpp_speed(path: Path) -> dict[str, Any]:
+    try:
+        import llama_cpp  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return {"tokens_per_second": None, "speed_why": "llama-cpp-python is not installed"}
+    llama = llama_cpp.Llama(str(path), n_ctx=SPEED_PROMPT_TOKENS + SPEED_NEW_TOKENS + 1, verbose=False)
+    seconds = []
+    for _ in range(SPEED_TRIALS):
+        llama.reset()
+        llama.eval(list(range(1, SPEED_PROMPT_TOKENS + 1)))
+        started = time.perf_counter()
+        for _ in range(SPEED_NEW_TOKENS):
+            llama.eval([llama.sample(temp=0.0)])
+        seconds.append(time.perf_counter() - started)
+    return {"tokens_per_second": round(SPEED_NEW_TOKENS / min(seconds), 1), "speed_from": "llama.cpp"}
+
+
+def _measured(network: Any) -> dict[str, Any]:
+    """Bytes of its tensors, and tokens per second of one greedy continuation (the best of three, after a first)."""
+    import torch
+
+    from pipeline.after.kinds import memory_bytes
+
+    device = network.lm_head.weight.device
+    ids = torch.arange(1, SPEED_PROMPT_TOKENS + 1)
+    seconds = []
+    for _ in range(SPEED_TRIALS + 1):
+        stream = network.generate(ids, SPEED_NEW_TOKENS, temperature=0)
+        next(stream)  # the prompt
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        count = sum(1 for _ in stream)
+        seconds.append((time.perf_counter() - started) / max(1, count))
+    return {"memory_bytes": memory_bytes(network), "tokens_per_second": round(1 / min(seconds[1:]), 1)}
+
+
+def _disk(folder: Path) -> dict[str, int]:
+    return {"disk_bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors"))}
+
+
+def _copy_frame(model: TakenModel, target: Path, network: Any) -> Path:
+    """Config and tokenizer beside the weights that follow."""
+    from model.hf import open_state, save_folder
+
+    end, dtype = end_of_text_token(model.folder), str(network.lm_head.weight.dtype).removeprefix("torch.")
+    state, names = open_state(model.folder), network.config.tensor_shapes()
+    save_folder(target, {n: state[n] for n in names}, network.config, model.tokenizer_json, end, dtype)
+    return target
+
+
+def _price(config: Config) -> tuple[float | None, str]:
+    """Of one device-hour: the config's, else the card's in configs/gpus.yaml."""
+    if config.budget.gpu_hour_price:
+        return config.budget.gpu_hour_price, "budget.gpu_hour_price"
+    import torch
+
+    from pipeline.training.devices import find_card
+
+    card = find_card(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    return (card["price_per_hour"], "configs/gpus.yaml") if card else (None, "set budget.gpu_hour_price for a cost")
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report as a table, and what could not be run."""
+    names = list(report["rows"][0]["scores"])
+    head = ["kind", "MB on disk", "MB in memory", "tokens/s", "USD per million tokens", *names]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in report["rows"]:
+        if "unavailable" not in row:
+            cells = [row["kind"], *(_cell(row.get(k), 1e6) for k in ("disk_bytes", "memory_bytes"))]
+            cells += [_cell(row.get("tokens_per_second")), _cell(row.get("cost_per_million_tokens"))]
+            cells += [_score(row["scores"][name]) for name in names]
+            lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", *(f"- {row['kind']}: {row['unavailable']}" for row in report["rows"] if "unavailable" in row)]
+    return (
+        "\n".join([*lines, f"- price of a device-hour: {report['price_per_hour']} ({report['price_source']})"]) + "\n"
+    )
+
+
+def _cell(value: float | None, unit: float = 1) -> str:
+    return "not measured" if value is None else f"{value / unit:,.3f}" if unit > 1 else f"{value:,.4g}"
+
+
+def _score(found: dict[str, Any]) -> str:
+    error = found.get("standard_error")
+    return "" if found["score"] is None else f"{found['score']:.4f}" + (f" ± {error:.4f}" if error is not None else "")
+
+
+def _row_line(row: dict[str, Any]) -> str:
+    if "unavailable" in row:
+        return f"{row['kind']:<13} not here: {row['unavailable']}"
+    speed = row.get("tokens_per_second")
+    shown = f"{speed:,.0f} tokens/s" if speed else row.get("speed_why", "")
+    bits = ", ".join(f"{name.split('/', 1)[1]} {found['score']:.4f}" for name, found in row["scores"].items()
+                     if name.startswith("bits_per_byte"))  # fmt: skip
+    return (
+        f"{row['kind']:<13} {row['disk_bytes'] / 1e6:9.3f} MB on disk {row['memory_bytes'] / 1e6:9.3f} MB in memory  "
+        f"{shown}; bits per byte {bits}"
+    )
+
+
+def _last_lines(manifest: dict[str, Any]) -> str:
+    lines = [f"  {_row_line(row)}" for row in manifest["rows"]]
+    return "\n".join([*lines, f"  report: artifacts/quantize/{manifest['fingerprint']}/report.md"])

@@ -1,0 +1,303 @@
+"""Features that no machine and no tokenizer changes, a scorer that learns, the shipped one, and the rated documents."""
+
+import json
+from importlib import metadata
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from data_corpus import made, make_config, prose, write_corpus
+from datatrove.data import Document
+
+from pipeline import data
+from pipeline.corpus.features import HEAD_CHARACTERS, STRUCTURE, Sparse, docstring_share, features
+from pipeline.corpus.gold import (
+    GOOD,
+    LABELS,
+    Label,
+    agreement,
+    find_documents,
+    fold_by_group,
+    read_labels,
+    write_labels,
+)
+from pipeline.corpus.learning import learn, learn_shipped, rows_of
+from pipeline.corpus.ngrams import BUCKETS, split_words
+from pipeline.corpus.publishing import arrange
+from pipeline.corpus.scorer import auc, auc_interval, calibrate, load_scorer, train
+from pipeline.corpus.scorers import SHIPPED, Linear, Shipped
+from pipeline.corpus.scoring import make_scorer
+from pipeline.errors import UserError
+
+DOCUMENTED = 'def double(x):\n    """Return twice `x`, because one is not enough."""\n    return 2 * x  # twice\n'
+TEACHING = (
+    'def mean(values):\n    """The mean of the values.\n\n    It is the sum divided by their number, for example\n'
+    "    >>> mean([1, 2, 3])\n    2.0\n\n    With no values there is no mean, which is why this raises an error then.\n"
+    '    """\n    return sum(values) / len(values)\n'
+)
+
+
+def document(text: str, path: str = "site/p/a.py", kind: str = "code") -> Document:
+    return Document(text=text, id=path, metadata={"path": path, "kind": kind, "source": "lib"})
+
+
+def made_up(n: int, seed: int = 0) -> tuple[list[Document], np.ndarray, list[str]]:
+    """Documents that use words of two sets, the second the more the better they are rated; ten groups."""
+    draw = np.random.default_rng(seed)
+    dull, bright = [f"dull{i}" for i in range(40)], [f"bright{i}" for i in range(40)]
+    ratings = draw.integers(0, 6, n)
+    texts = [
+        " ".join(draw.choice(bright if draw.random() < rating / 6 else dull) for _ in range(60)) for rating in ratings
+    ]
+    return [document(t, f"d/{i}", "prose") for i, t in enumerate(texts)], ratings, [f"g{i % 10}" for i in range(n)]
+
+
+def test_words_are_hashed_the_same_in_any_company_and_place():
+    alone = split_words([b"return 42 Returns"], [np.zeros(17, dtype=bool)])
+    texts = [b"x" * 1000, b"return 42 Returns", "héé ≥ ".encode()]
+    among = split_words(texts, [np.zeros(len(t), dtype=bool) for t in texts])
+    assert np.array_equal(among.hashes[among.text == 1], alone.hashes)
+    assert len(set(alone.hashes.tolist())) == len(alone.hashes) == 4  # three words and the end of the line
+    same = split_words([b"RETURN", b"return", b"1", b"234"], [np.zeros(n, dtype=bool) for n in (6, 6, 1, 3)])
+    first = [same.hashes[same.text == i][0] for i in range(4)]
+    assert first[0] == first[1]
+    assert first[2] == first[3] != first[0]
+
+
+def test_a_word_of_documentation_is_another_feature_than_the_same_word_of_code():
+    told = features([document('"""return"""'), document("return")])
+    ids = [set(told.ids[told.starts[i] : told.starts[i + 1]].tolist()) for i in range(2)]
+    code, words = (
+        split_words([b"return"], [np.zeros(6, dtype=bool)]),
+        split_words([b"return"], [np.ones(6, dtype=bool)]),
+    )
+    assert set(code.counts()[0]) <= ids[1]
+    assert len(set(words.counts()[0]) - ids[1]) >= 1
+
+
+def test_features_of_a_document_do_not_depend_on_its_batch_and_end_with_the_head():
+    batch = [document(DOCUMENTED), document("", "site/p/__init__.py"), document(prose(3), "p/x", "prose")]
+    together = features(batch)
+    for i, doc in enumerate(batch):
+        single = features([doc])
+        row = slice(together.starts[i], together.starts[i + 1])
+        assert np.array_equal(together.ids[row], single.ids)
+        assert np.array_equal(together.values[row], single.values)
+        assert np.array_equal(together.structure[i], single.structure[0])
+    long = DOCUMENTED * 200
+    head, whole = features([document(long[:HEAD_CHARACTERS])]), features([document(long)])
+    assert np.array_equal(head.ids, whole.ids)
+    differing = np.flatnonzero(head.structure[0] != whole.structure[0])
+    assert [STRUCTURE[i] for i in differing] == ["size"]
+
+
+def test_golden_features_that_the_version_guards():
+    """If this fails because features changed on purpose: raise `features.VERSION`, run scripts/train_scorer.py, raise
+    `steps.VERSIONS["score"]`."""
+    rows = features([document(DOCUMENTED, "site/p/tests/_a.py")])
+    assert (len(rows.ids), int(rows.ids.sum())) == (GOLDEN_IDS)
+    assert dict(zip(STRUCTURE, rows.structure[0].round(4).tolist(), strict=True)).items() >= GOLDEN_STRUCTURE.items()
+
+
+GOLDEN_IDS = (48, 430863)
+GOLDEN_STRUCTURE = {"is_test": 1.0, "is_private": 1.0, "is_prose": 0.0, "docstring_share": 0.4583, "comment_share": 0.0}
+
+
+def test_docstring_share_is_that_of_the_head_and_prose_is_all_explanation():
+    assert docstring_share(document(DOCUMENTED)) == pytest.approx(46 / 102, abs=0.03)
+    assert docstring_share(document("x = 1\n" * 30)) == 0
+    assert docstring_share(document("Anything.", kind="prose")) == 1
+
+
+def test_a_scorer_learns_ratings_twice_the_same_and_is_calibrated(tmp_path):
+    documents, ratings, groups = made_up(400)
+    rows = rows_of(documents)
+    seen, unseen = np.arange(300), np.arange(300, 400)
+    scorer, again = train(rows.take(seen), ratings[seen]), train(rows.take(seen), ratings[seen])
+    assert np.array_equal(scorer.weights, again.weights)
+    good = ratings >= GOOD
+    logits = scorer.logits(rows.take(unseen))
+    assert auc(logits, good[unseen]) > 0.9
+    scores = calibrate(scorer, logits, good[unseen]).scores(rows.take(unseen))
+    assert abs(scores.mean() - good[unseen].mean()) < 0.02
+    assert scores.min() >= 0
+    assert scores.max() <= 1
+    learned = learn(documents, ratings, groups, "a test")
+    low, high = learned.facts["auc_interval"]
+    assert low < learned.facts["auc"] < high
+    learned.save(tmp_path / "s.safetensors")
+    loaded = load_scorer(tmp_path / "s.safetensors")
+    assert np.array_equal(loaded.scores(rows), learned.scores(rows))
+    assert loaded.facts["documents"] == 400
+
+
+def test_too_few_ratings_of_a_kind_are_refused():
+    documents, _, groups = made_up(40)
+    with pytest.raises(ValueError, match="0 documents are rated 3 or more and 40 below; expected at least 10"):
+        learn(documents, [1] * 40, groups, "a test")
+
+
+def test_a_file_that_is_no_scorer_or_an_old_one_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "bad").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="is no scorer"):
+        load_scorer(tmp_path / "bad")
+    monkeypatch.setattr("pipeline.corpus.scorer.VERSION", 99)
+    with pytest.raises(UserError, match=r"version 1 of the features, this is version 99.*hornbook label"):
+        load_scorer(SHIPPED)
+
+
+def test_auc_counts_ties_half_and_its_interval_resamples_whole_groups():
+    assert auc(np.array([1.0, 1.0, 1.0, 1.0]), np.array([0, 1, 0, 1])) == 0.5
+    assert auc(np.array([0.1, 0.9]), np.array([0, 1])) == 1.0
+    scores, labels = np.tile([0.1, 0.9, 0.5, 0.4], 25), np.tile([0, 1, 0, 1], 25)
+    low, high = auc_interval(scores, labels, [str(i % 5) for i in range(100)])
+    assert low <= auc(scores, labels) <= high
+
+
+def test_agreement_of_two_raters():
+    assert agreement([0, 1, 2, 5], [0, 1, 2, 5]) == {
+        "documents": 4, "exact": 1.0, "within_1": 1.0, "kappa_quadratic": 1.0, "spearman": 1.0,
+    }  # fmt: skip
+    mixed = agreement([0, 1, 2, 3], [1, 1, 4, 3])
+    assert (mixed["exact"], mixed["within_1"]) == (0.5, 0.75)
+    assert agreement([0, 0, 5, 5], [0, 5, 0, 5])["kappa_quadratic"] == 0
+
+
+def test_a_group_is_in_one_fold_and_the_folds_are_of_like_size():
+    groups = [f"g{i % 23}" for i in range(500)]
+    folds = fold_by_group(groups, 5)
+    assert all(len({f for f, g in zip(folds, groups, strict=True) if g == name}) == 1 for name in set(groups))
+    assert np.bincount(folds).min() > 60
+
+
+def test_the_shipped_labels_are_whole_and_name_their_rater():
+    labels = read_labels()
+    assert len(labels) >= 600
+    assert len({label.path for label in labels}) == len({label.sha256 for label in labels}) == len(labels)
+    assert {label.rater for label in labels} == {"a language model with this rubric"}
+    assert {label.score for label in labels} == set(range(6))
+    assert len({label.group for label in labels}) >= 30
+    assert {label.kind for label in labels} == {"code", "prose"}
+
+
+def test_a_broken_label_is_named_by_its_line(tmp_path):
+    line = LABELS.read_text(encoding="utf-8").splitlines()[0]
+    path = tmp_path / "labels.jsonl"
+    path.write_text(line + "\n" + json.dumps({**json.loads(line), "score": 7}) + "\n")
+    with pytest.raises(UserError, match=r"labels.jsonl:2: expected a score of 0 to 5"):
+        read_labels(path)
+    path.write_text(line + "\n{}\n")
+    with pytest.raises(UserError, match=r"labels.jsonl:2 is no label"):
+        read_labels(path)
+
+
+def test_texts_are_found_again_by_content_and_what_is_missing_is_counted(tmp_path):
+    labels = [label for label in read_labels() if label.distribution == "networkx"][:6]
+    if metadata.version("networkx") != labels[0].version:
+        pytest.skip("another networkx is installed")
+    changed = Label(**{**labels[0].__dict__, "sha256": "0" * 64})
+    gone = Label(**{**labels[1].__dict__, "path": "site/networkx/nowhere.py"})
+    other = Label(**{**labels[2].__dict__, "distribution": "no-such-distribution"})
+    write_labels([changed, gone, other, *labels[3:]], tmp_path / "l.jsonl")
+    found, missing = find_documents(read_labels(tmp_path / "l.jsonl"))
+    assert set(found) == {label.path for label in labels[3:]}
+    assert missing == {"distribution_not_installed": 1, "no_such_document": 1, "other_content": 1}
+
+
+def test_the_shipped_scorer_is_what_its_labels_give_and_ranks_what_it_never_saw():
+    """Trained again here, if the pinned versions are installed: the same scores, to the rounding of float32."""
+    shipped = load_scorer(SHIPPED)
+    assert shipped.facts["auc"] >= 0.90
+    assert shipped.facts["auc"] >= shipped.facts["auc_docstring_share"] + 0.03
+    assert shipped.facts["documents"] == len(read_labels())
+    scores = Shipped().scores([document(TEACHING), document("x = [1, 2, 3]\n" * 40, "site/p/tests/test_x.py")])
+    assert scores[0] > 5 * scores[1]
+    _, missing = find_documents(read_labels())
+    if missing:
+        pytest.skip(f"other versions are installed: {missing}")
+    trained, _ = learn_shipped()
+    assert trained.facts == json.loads(json.dumps(shipped.facts)) | {"auc_interval": trained.facts["auc_interval"]}
+    assert np.abs(trained.weights - shipped.weights).max() < 1e-4
+
+
+def test_only_sources_that_the_scorer_suits_are_scored_and_others_on_request(root, capsys):
+    corpus = write_corpus(root / "in")
+    library = {"type": "python_library", "distributions": ["idna", "humanize"], "standard_library": False}
+    sources = {"web": make_config(corpus).data.sources["web"], "lib": library}
+    config = make_config(corpus, data__sources=sources)
+    data.run(config, "test.yaml")
+    said = capsys.readouterr().out
+    assert "data.filters.quality cut nothing of web, which the scorer does not suit" in said
+    classifier = made(config)["classifier"]
+    assert (classifier["sources"], classifier["not_scored"]) == (["lib"], ["web"])
+    assert classifier["auc"] >= 0.9
+    forced = make_config(corpus, data__sources=sources, data__scorer={"sources": ["web", "lib"]})
+    assert made(forced)["classifier"]["not_scored"] == []
+    with pytest.raises(UserError, match=r"data.scorer.sources names 'wbe'; expected some of lib, web"):
+        data.data_step(make_config(corpus, data__sources=sources, data__scorer={"sources": ["wbe"]}))
+    assert make_config(corpus, data__scorer=None).data.scorer is None
+    assert made(make_config(corpus, data__scorer=None))["classifier"]["note"] == "data.scorer is null: every score is 1"
+
+
+def test_a_budget_of_tokens_keeps_the_best_scored(root):
+    library = {"type": "python_library", "distributions": ["click", "packaging"], "standard_library": False}
+    filters = {"length": {}, "quality": {"min_score": 0.0}}
+    everything = made(make_config(root, data__sources={"lib": library}, data__filters=filters))
+    budget = everything["tokens"]["train"] // 3
+    filters["quality"]["keep_tokens"] = budget
+    kept = made(make_config(root, data__sources={"lib": library}, data__filters=filters))
+    assert 0.3 * budget < kept["tokens"]["train"] <= budget
+    assert set(kept["reasons"]["quality"]) == {"beyond_keep_tokens"}
+    assert kept["tokens"]["val"] == everything["tokens"]["val"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"data.scorer is \{\}; expected a section such as"),
+        ({"type": "shiped"}, r"data.scorer.type: there is no 'shiped' \(did you mean 'shipped'"),
+        ({"type": "shipped", "path": "x"}, "data.scorer: unknown option 'path'"),
+        ({"type": "shipped", "sources": "web"}, "sources is 'web'; expected a list of names"),
+        ({"type": "fasttext", "path": "x"}, "data.scorer: option 'label' has no value"),
+    ],
+)
+def test_a_mistake_in_the_scorers_section_is_said_with_its_key(options, message):
+    with pytest.raises(UserError, match=message):
+        make_scorer(options)
+
+
+def test_a_trained_scorer_is_part_of_the_fingerprint_by_content(root):
+    corpus = write_corpus(root / "in")
+    documents, ratings, groups = made_up(60)
+    for name, given in (("a", ratings), ("b", 5 - ratings)):
+        learn(documents, given, groups, "a test").save(root / f"{name}.safetensors")
+
+    def fingerprint(name: str) -> str:
+        scorer = {"type": "trained", "path": str(root / f"{name}.safetensors")}
+        return data.data_step(make_config(corpus, data__scorer=scorer)).inputs["score"].fingerprint
+
+    first = fingerprint("a")
+    (root / "moved").mkdir()
+    (root / "a.safetensors").rename(root / "moved" / "a.safetensors")
+    assert fingerprint("moved/a") == first != fingerprint("b")
+    with pytest.raises(UserError, match=r"no scorer at .*a.safetensors; `hornbook label <config>` trains one"):
+        fingerprint("a")
+    assert Linear(root / "b.safetensors").scores([]).shape == (0,)
+    assert isinstance(rows_of(documents[:1]), Sparse)
+    assert BUCKETS == 1 << 14
+
+
+def test_textbook_grade_text_is_drawn_from_all_that_is_held_out():
+    rows = np.zeros(60, dtype=[("source", "u1"), ("digest", "<u8", (2,)), ("bytes", "<u4")])
+    rows["digest"][:, 0], rows["bytes"] = np.arange(60) * 7919, 100
+    rows["source"][40:] = 1
+    held_out = np.arange(60) % 2 == 0
+    scores = np.where(np.arange(60) % 10 == 0, 0.9, 0.2).astype(np.float32)
+    scores[40:] = 1
+    table = SimpleNamespace(sources=("library", "web"), rows=rows)
+    sets = arrange(table, np.ones(60, dtype=bool), held_out, scores, 400, 0.7, ["library"], 1)  # type: ignore[arg-type]
+    assert sorted(sets.val["textbook"]) == [0, 10, 20, 30]
+    assert [len(sets.val[name]) for name in table.sources] == [4, 4]
+    general = np.concatenate(sets.held_out)
+    everywhere = np.concatenate([*sets.train.values(), general, sets.textbook_only, sets.over_limit])
+    assert sorted(everywhere) == list(range(60))

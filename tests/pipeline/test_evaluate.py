@@ -1,0 +1,209 @@
+"""Scores: right on what is known, with errors that mean something, and safe against what a model writes."""
+
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import evaluate
+from pipeline.after import tasks
+from pipeline.after.exercise_runs import find_exercises, pass_at_1
+from pipeline.after.held_out import HeldOutText, bits_per_byte
+from pipeline.after.isolated import IsolatedRunner, NotIsolated
+from pipeline.after.language_model import LanguageModel
+from pipeline.after.scores import ratio, share
+from pipeline.after.taken import taken_model
+from pipeline.artifacts import read_manifest
+from pipeline.corpus.shards import TokenShards
+from pipeline.errors import UserError
+
+
+@pytest.fixture
+def model(pretrained) -> LanguageModel:
+    config = pretrained()
+    return evaluate.load(config, taken_model(config, None, "small.yaml", "evaluate.model"))
+
+
+@pytest.fixture
+def text(pretrained) -> HeldOutText:
+    from pipeline.training.identity import input_steps
+
+    return HeldOutText(TokenShards.open(input_steps(pretrained())["data"].path))
+
+
+@torch.no_grad()
+def test_nats_are_those_of_the_full_logits(model):
+    pairs = [("def add(a, b):", "\n    return a + b"), ("", "import json"), ("x" * 900, " = 1")]
+    for (prompt, continuation), found in zip(pairs, model.nats(pairs), strict=True):
+        before, after = model.encode(prompt) or [model.eos_token_id], model.encode(continuation)
+        ids = torch.tensor((before + after)[-257:])
+        logits = model.network(ids[None, :-1])[0].log_softmax(-1)
+        expected = -logits[range(len(ids) - 1 - len(after), len(ids) - 1), ids[-len(after) :]].sum()
+        assert found == pytest.approx(float(expected), rel=1e-4)
+
+
+@torch.no_grad()
+def test_bits_per_byte_are_by_byte_whatever_the_batch_and_the_documents_length(model, text):
+    found = bits_per_byte(model, text)
+    assert set(found) == {"code", "exercises"}
+    documents = text.documents["code"]
+    nats = 0.0
+    for document in documents:
+        ids = [model.eos_token_id, *model.encode(document)]
+        for start in range(0, len(ids) - 1, 256):
+            piece = torch.tensor([ids[start : start + 257]])
+            nats += float(model.network.loss(piece[:, :-1], piece[:, 1:])[0])
+    size = sum(len(d.encode()) for d in documents)
+    assert found["code"]["score"] == pytest.approx(nats / math.log(2) / size, rel=1e-4)
+    assert found["code"]["items"] == len(documents)
+    assert found["exercises"]["score"] < found["code"]["score"]  # seconds of training are enough to tell
+
+
+def test_standard_errors_cover_the_truth_as_often_as_they_say():
+    draw = random.Random(1)
+    inside = 0
+    for _ in range(400):
+        found = share([draw.random() < 0.3 for _ in range(100)])
+        inside += abs(found["score"] - 0.3) < 1.96 * found["standard_error"]
+    assert 0.9 < inside / 400 < 0.98
+    inside = 0
+    for _ in range(400):
+        sizes = [draw.uniform(1, 9) for _ in range(60)]
+        found = ratio([2 * s + draw.gauss(0, 1) for s in sizes], sizes)
+        inside += abs(found["score"] - 2) < 1.96 * found["standard_error"]
+    assert 0.9 < inside / 400 < 0.98
+
+
+def test_the_questions_have_one_right_option_and_depend_on_the_seed_alone(text):
+    documents = text.documents["code"]
+    first, again, other = (tasks._cloze_questions(documents, 10, random.Random(seed)) for seed in (1, 1, 2))
+    assert first == again != other
+    for question in first:
+        assert len(set(question.options)) == tasks.CHOICES
+        assert any(question.prompt + question.options[question.right] in document for document in documents)
+
+
+def test_a_model_that_knows_the_answer_is_right_and_one_that_knows_its_opposite_is_wrong(model):
+    class Oracle:
+        def __init__(self, sign):
+            self.sign = sign
+
+        def nats(self, pairs):
+            return [self.sign * (0.0 if option == "right" else 1.0) for _, option in pairs]
+
+    questions = [tasks.Question("?", ("wrong", "right", "wrnog", "worng"), 1)] * 3
+    assert tasks.answer(Oracle(1), questions) == [True] * 3
+    assert tasks.answer(Oracle(-1), questions) == [False] * 3
+
+
+def test_held_out_exercises_are_found_and_their_own_solutions_pass(text):
+    found = find_exercises(text.documents["exercises"])
+    assert len(found) == len(text.documents["exercises"])
+    with _runner() as runner:
+        for exercise in found:
+            assert runner.run(exercise.program(exercise.body), exercise.program("    return None")) == [
+                "passed",
+                "failed",
+            ]
+
+
+def test_pass_at_1_counts_what_really_passes(model, text, monkeypatch):
+    with _runner():
+        pass
+    known = {e.prompt: e.body for e in find_exercises(text.documents["exercises"])}
+    half = set(sorted(known)[::2])
+    monkeypatch.setattr(
+        LanguageModel, "complete", lambda self, prompt, *_: known[prompt] if prompt in half else "    return None"
+    )
+    found = pass_at_1(model, text, 100, seed=0)["exercises/pass@1"]
+    assert found["score"] == pytest.approx(len(half) / len(known))
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "open('/etc/hostname').read()",
+        "import os\nassert os.listdir('/') != ['dev']",
+        "import socket\nsocket.socket().connect(('127.0.0.1', 1))",
+        "import os\nos.system('true')",
+        "open('/dev/zero').read(1)",
+        "while True: pass",
+    ],
+)
+def test_a_program_that_a_model_wrote_reaches_nothing(program):
+    with _runner() as runner:
+        assert runner.run(program) != ["passed"]
+        assert runner.run("import re\nassert re.match('a', 'a')") == ["passed"]
+
+
+def _runner():
+    runner = IsolatedRunner()
+    try:
+        with runner:
+            pass
+    except NotIsolated as reason:
+        pytest.skip(f"no namespaces here: {reason}")
+    return IsolatedRunner()
+
+
+def test_the_stage_writes_scores_with_errors_and_is_done_the_second_time(pretrained, capsys):
+    config = pretrained()
+    evaluate.run(config, "small.yaml")
+    assert "evaluate: done" in capsys.readouterr().out
+    evaluate.run(config, "small.yaml", as_json=True)
+    scores = json.loads(capsys.readouterr().out)["scores"]
+    assert {name.split("/")[0] for name in scores} == {"bits_per_byte", "cloze", "arithmetic", "exercises"}
+    assert all(score["standard_error"] is not None for score in scores.values() if score["score"] is not None)
+    manifest = read_manifest(evaluate.evaluate_step(config, "small.yaml").path)
+    assert manifest["stage"] == "evaluate"
+    assert manifest["inputs"]["data"]["fingerprint"]
+    assert (Path(config.name) and manifest["outputs"]["scores.json"])["bytes"] > 0
+
+
+def test_another_tokenizer_is_compared_by_the_byte(pretrained, tmp_path, text):
+    from pipeline.corpus.tokenizing import _train
+
+    config = pretrained()
+    taken = taken_model(config, None, "small.yaml", "evaluate.model")
+    coarse = evaluate.load(config, taken)
+    _train(list(text.documents["code"]), 300, tmp_path / "other.json")
+    from tokenizers import Tokenizer
+
+    fine = LanguageModel(coarse.network, Tokenizer.from_file(str(tmp_path / "other.json")), coarse.eos_token_id)
+    found = bits_per_byte(fine, text)  # nonsense to the network, but every byte is counted once
+    assert found["code"]["score"] > bits_per_byte(coarse, text)["code"]["score"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["evaluate.tasks=[cloce]"], "cloze"),
+        (["evaluate.model=nowhere"], "nowhere"),
+        (["evaluate.lm_eval=[x]", "evaluate.lm_eval_path=nowhere"], "lm"),
+    ],
+)
+def test_mistakes_are_named(pretrained, overrides, expected):
+    with pytest.raises(UserError, match=expected):
+        evaluate.run(pretrained(*overrides), "small.yaml")
+
+
+def test_lm_eval_runs_a_local_task_offline_on_the_folder(pretrained, tmp_path, monkeypatch):
+    pytest.importorskip("lm_eval")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    items = [{"q": "def add(a, b):\n    return a", "choices": [" + b", " zebra"], "gold": 0}] * 4
+    (folder / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+    (folder / "task.yaml").write_text(
+        "task: own_choice\ndataset_path: json\ndataset_kwargs:\n  data_files:\n"
+        f"    test: {folder / 'items.jsonl'}\n"
+        "test_split: test\noutput_type: multiple_choice\ndoc_to_text: '{{q}}'\ndoc_to_target: gold\n"
+        "doc_to_choice: choices\nmetric_list:\n  - metric: acc\n"
+    )
+    config = pretrained("evaluate.tasks=[]", "evaluate.lm_eval=[own_choice]", f"evaluate.lm_eval_path={folder}")
+    evaluate.run(config, "small.yaml")
+    scores = read_manifest(evaluate.evaluate_step(config, "small.yaml").path)["scores"]
+    assert scores["lm_eval/own_choice/acc"]["items"] == 4

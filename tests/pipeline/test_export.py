@@ -1,0 +1,136 @@
+"""A model as others get it: loads without our code, says where it comes from, and llama.cpp computes the same."""
+
+import json
+
+import pytest
+import torch
+from huggingface_hub import DatasetCard, ModelCard
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from model.hf import load_config, load_network
+from pipeline import export
+from pipeline.after.chat import TEMPLATE, add_template, render
+from pipeline.after.gguf_file import KINDS, dequantized, write_gguf
+from pipeline.artifacts import read_manifest
+from pipeline.errors import UserError
+
+TEXT = "def add(a, b):\n    return a + b\n"
+
+
+@pytest.fixture
+def exported(pretrained):
+    config = pretrained("export.gguf=[f16]", "export.license=apache-2.0")
+    export.run(config, "small.yaml")
+    return export.export_step(config, "small.yaml").path
+
+
+def test_the_folder_loads_in_transformers_and_computes_the_same(exported):
+    tokenizer = AutoTokenizer.from_pretrained(exported / "model")
+    ids = torch.tensor([tokenizer(TEXT).input_ids])
+    theirs = AutoModelForCausalLM.from_pretrained(exported / "model")(ids).logits
+    ours = load_network(exported / "model")(ids)
+    assert (theirs - ours).abs().max() < 1e-4
+    assert json.loads((exported / "model" / "tokenizer_config.json").read_text())["tokenizer_class"] == (
+        "PreTrainedTokenizerFast"
+    )
+
+
+def test_the_model_card_tells_the_lineage(exported):
+    card = ModelCard((exported / "model" / "README.md").read_text())
+    manifest = read_manifest(exported)
+    assert card.data.license == "apache-2.0"
+    assert card.data.library_name == "transformers"
+    text = str(card)
+    for fingerprint in manifest["lineage"].values():
+        assert fingerprint in text
+    assert set(manifest["lineage"]) == {"data", "init", "pretrain"}
+    for word in (
+        "bits per byte",
+        "Device-hours",
+        "USD at 2 an hour",
+        "PSF-2.0",
+        "annealed",
+        "small-f16.gguf",
+        "Limits",
+    ):
+        assert word.lower() in text.lower()
+
+
+def test_the_dataset_card_accounts_for_every_document(exported):
+    card = DatasetCard((exported / "dataset" / "README.md").read_text())
+    text = str(card)
+    assert "gopher_quality" in text
+    assert "documents read" in text
+    assert card.data.license == "PSF-2.0"
+
+
+def test_an_export_of_the_export_is_the_same_model_and_invents_no_lineage(exported, pretrained):
+    config = pretrained(f"export.model={exported / 'model'}", "name=again")
+    export.run(config, "small.yaml")
+    again = export.export_step(config, "small.yaml").path
+    first, second = (load_network(folder / "model").state_dict() for folder in (exported, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_dtype_is_what_the_config_asks_for(pretrained):
+    config = pretrained("export.dtype=bfloat16")
+    export.run(config, "small.yaml")
+    folder = export.export_step(config, "small.yaml").path / "model"
+    assert AutoModelForCausalLM.from_pretrained(folder).dtype == torch.bfloat16
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("kind", "least", "most"), [("f16", 0.0, 1e-3), ("q8_0", 1e-4, 0.03), ("q4_0", 1e-3, 0.4)])
+def test_a_gguf_file_holds_the_weights_as_its_kind_can(exported, tmp_path, kind, least, most):
+    facts = write_gguf(exported / "model", tmp_path / "m.gguf", kind, "m")
+    network, ids = load_network(exported / "model"), torch.arange(1, 100)[None]
+    before = network(ids)
+    network.load_state_dict(dict(dequantized(tmp_path / "m.gguf", network.config)))
+    difference = float((network(ids) - before).abs().max() / before.abs().max())
+    assert least <= difference < most
+    assert facts["quantized_share"] == pytest.approx(0 if kind == "f16" else 0.98, abs=0.02)
+    assert facts["bytes"] == (tmp_path / "m.gguf").stat().st_size
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_llama_cpp_computes_the_same_logits(exported, tmp_path, kind):
+    llama_cpp = pytest.importorskip("llama_cpp")
+    import numpy as np
+
+    write_gguf(exported / "model", tmp_path / "m.gguf", kind, "m")
+    llama = llama_cpp.Llama(str(tmp_path / "m.gguf"), n_ctx=128, logits_all=True, verbose=False)
+    tokenizer = AutoTokenizer.from_pretrained(exported / "model")
+    ids = llama.tokenize(TEXT.encode(), add_bos=False)
+    assert ids == tokenizer(TEXT).input_ids
+    llama.eval(ids)
+    theirs = torch.from_numpy(np.array(llama.scores[: len(ids)]))
+    network = load_network(exported / "model")
+    network.load_state_dict(dict(dequantized(tmp_path / "m.gguf", load_config(exported / "model"))))
+    ours = network(torch.tensor([ids]))[0].detach()
+    # f16 caches and activations in 8 bits are llama.cpp's own; the weights are the same
+    assert (theirs - ours).abs().max() / ours.abs().max() < (0.01 if kind == "f16" else 0.06)
+
+
+def test_the_chat_template_says_what_our_renderer_says(exported):
+    add_template(exported / "model")
+    tokenizer = AutoTokenizer.from_pretrained(exported / "model")
+    messages = [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "Again"},
+    ]
+    theirs = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert theirs == render(messages, "<|endoftext|>", answer=True)
+    assert tokenizer.chat_template == TEMPLATE
+
+
+def test_gguf_refuses_a_shape_that_llama_cpp_does_not_know(tmp_path):
+    from model.config import ModelConfig
+    from model.hf import save_folder
+    from model.transformer import Transformer
+
+    shape = ModelConfig(64, 32, 64, 1, 2, head_dim=8)
+    save_folder(tmp_path / "m", Transformer(shape).state_dict(), shape, None, "")
+    with pytest.raises(UserError, match="heads x head size"):
+        write_gguf(tmp_path / "m", tmp_path / "m.gguf", "f16", "m")

@@ -1,0 +1,280 @@
+"""Tuning: adapters that change little and learn, the same cap and resume as pretraining, mistakes named."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.adapters import add_adapters, is_packed, merged, quantize_base, trainable_share
+from model.hf import load_network
+from model.optim import MasterWeights, trained_parameters
+from pipeline import export, finetune
+from pipeline.after.taken import taken_model
+from pipeline.after.targets import TARGETS, make_target
+from pipeline.after.tuning_data import encode, read_sources
+from pipeline.artifacts import read_manifest
+from pipeline.errors import Stopped, UserError
+
+pytest.importorskip("peft")
+SHORT = (
+    "finetune.task=bracket", "finetune.budget.max_tokens=20000", "finetune.measure_memory=false", "finetune.items=60",
+    "finetune.train.device=cpu", "finetune.train.precision=32-true", "finetune.train.learning_rate=1e-2",
+    "finetune.train.global_batch_tokens=512",
+)  # fmt: skip
+
+
+def base_folder(pretrained) -> Path:
+    return taken_model(pretrained(), None, "small.yaml", "finetune.model").folder
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_adapter_changes_nothing_at_first_and_merges_to_the_same_function(pretrained, packed):
+    network, ids = load_network(base_folder(pretrained)), torch.arange(1, 80)[None]
+    if packed:
+        pytest.importorskip("torchao")
+        quantize_base(network)
+        assert is_packed(network.model.layers[0].mlp.fc1.weight)
+    before = network(ids)
+    add_adapters(network, ["q_proj", "fc1"], rank=4, alpha=8, dropout=0.0, seed=1)
+    assert torch.allclose(network(ids), before, atol=1e-5)
+    trained = trained_parameters(network)
+    assert all("lora_" in name for name in trained)
+    assert trainable_share(network) == pytest.approx(
+        sum(p.numel() for p in trained.values()) / network.config.parameters
+    )
+    for parameter in trained.values():
+        parameter.normal_(std=0.2)
+    after = network(ids)
+    whole = load_network(base_folder(pretrained))
+    whole.load_state_dict(merged(network, trained))
+    assert (whole(ids) - after).abs().max() / after.abs().max() < 1e-5
+    assert (after - before).abs().max() > 0.01
+
+
+def test_only_the_adapter_has_masters_gradients_and_moments(pretrained):
+    network = load_network(base_folder(pretrained))
+    add_adapters(network, ["fc1"], rank=2, alpha=4, dropout=0.0, seed=0)
+    optimizer = MasterWeights(network, lambda groups: torch.optim.AdamW(groups, lr=1e-2), precision="32-true")
+    frozen = network.model.layers[0].mlp.fc1.base_layer.weight.clone()
+    ids = torch.arange(1, 65)[None]
+    network.loss(ids[:, :-1], ids[:, 1:])[0].backward()
+    optimizer.step(1.0)
+    assert set(optimizer.names) == {n for n, _ in network.named_parameters() if "lora_" in n}
+    assert torch.equal(network.model.layers[0].mlp.fc1.base_layer.weight, frozen)
+    assert bool(network.model.layers[0].mlp.fc1.lora_B.default.weight.any())
+    assert len(optimizer.optimizer.state) == len(optimizer.names)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft asks transformers so
+def test_lora_learns_the_task_and_says_what_it_gained(pretrained, capsys):
+    config = pretrained(*SHORT)
+    finetune.run(config, "small.yaml")
+    said = capsys.readouterr().out
+    assert "tuning is likely to pay" in said  # the base is little better than guessing
+    folder = finetune.finetune_step(config, "small.yaml").path
+    manifest = read_manifest(folder)
+    target = manifest["target"]
+    assert target["before"] < 0.5
+    assert target["after"] > target["before"] + 2 * target["standard_error"]
+    assert 0 < manifest["trainable_share"] < 0.5
+    assert manifest["gpu_hours"] > 0
+    assert manifest["annealed"]
+    finetune.run(config, "small.yaml")
+    assert "up to date" in capsys.readouterr().out
+    config.export.model = str(folder / "model")
+    export.run(config, "small.yaml")
+    card = (export.export_step(config, "small.yaml").path / "model" / "README.md").read_text()
+    for word in ("**Fine-tuning**", "**Pretraining**", "**Data**", "Target task (bracket)", "narrow set"):
+        assert word in card
+
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    ids = torch.arange(1, 60)[None]
+    with torch.no_grad():
+        base = AutoModelForCausalLM.from_pretrained(base_folder(pretrained))
+        theirs = PeftModel.from_pretrained(base, folder / "adapter")(ids).logits
+        ours = load_network(folder / "model")(ids)
+        whole = AutoModelForCausalLM.from_pretrained(folder / "model")(ids).logits
+    assert (theirs - ours).abs().max() / ours.abs().max() < 1e-4
+    assert (whole - ours).abs().max() / ours.abs().max() < 1e-4
+
+
+def test_a_stopped_tuning_goes_on_where_it_was(pretrained, monkeypatch):
+    from pipeline import signals
+    from pipeline.training.callbacks import Control
+
+    whole = pretrained(*SHORT, "finetune.budget.max_tokens=6000")
+    finetune.run(whole, "small.yaml")
+    expected = read_manifest(finetune.finetune_step(whole, "small.yaml").path)
+    again = pretrained(*SHORT, "finetune.budget.max_tokens=6000", "finetune.train.clip_norm=0.999999")
+    original = Control._stop_if_asked
+
+    def stop_at_4(self, trainer):
+        if self.module.step == 4:
+            monkeypatch.setattr(signals, "stop_requested", lambda: "SIGTERM")
+        original(self, trainer)
+
+    monkeypatch.setattr(Control, "_stop_if_asked", stop_at_4)
+    with pytest.raises(Stopped):
+        finetune.run(again, "small.yaml")
+    monkeypatch.setattr(signals, "stop_requested", lambda: None)
+    monkeypatch.setattr(Control, "_stop_if_asked", original)
+    finetune.run(again, "small.yaml")
+    found = read_manifest(finetune.finetune_step(again, "small.yaml").path)
+    assert found["lives"] == 2
+    assert found["steps"] == expected["steps"]
+    assert found["val_bits_per_byte"] == pytest.approx(expected["val_bits_per_byte"], rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["qlora", "full"])
+def test_the_other_methods_train_and_export(pretrained, method):
+    if method == "qlora":
+        pytest.importorskip("torchao")
+    config = pretrained(*SHORT, f"finetune.method={method}", "finetune.budget.max_tokens=3000")
+    finetune.run(config, "small.yaml")
+    folder = finetune.finetune_step(config, "small.yaml").path
+    manifest = read_manifest(folder)
+    assert (manifest["trainable_share"] == 1) == (method == "full")
+    assert (folder / "adapter").is_dir() == (method == "qlora")
+    assert load_network(folder / "model").config.parameters == manifest["parameters"]
+
+
+def test_examples_learn_the_completion_alone(tmp_path, pretrained):
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(base_folder(pretrained) / "tokenizer.json"))
+    path = tmp_path / "c.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": f"{i} + 1 =", "completion": f" {i + 1}"}) for i in range(10)))
+    sources = read_sources({"sums": {"type": "completion", "path": str(path)}})
+    data = encode(sources, [], tokenizer, 0, 64, 0.2, seed=0)
+    assert data.length % 8 == 0
+    assert (data.train["sums"].count, data.val["sums"].count) == (8, 2)
+    inputs, labels = data.train["sums"].windows(torch.arange(8).numpy())
+    for ids, learnt in zip(inputs, labels, strict=True):
+        said = tokenizer.decode([i for i in learnt.tolist() if i > 0], skip_special_tokens=False)
+        read = tokenizer.decode(ids.tolist())
+        number = int(said)
+        assert read.startswith(f"{number - 1} + 1 = {number}")
+        assert learnt[learnt != -100][-1] == 0  # the end of text is learnt too
+
+
+def test_chat_examples_learn_what_the_assistant_says_and_the_model_gets_the_template(tmp_path, pretrained):
+    from pipeline.after.chat import TEMPLATE
+
+    path = tmp_path / "chat.jsonl"
+    line = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+    path.write_text("\n".join([json.dumps(line)] * 12))
+    config = pretrained(
+        *SHORT, "finetune.task=null", f"finetune.sources.talk={{type: chat, path: {path}}}",
+        "finetune.method=full", "sample.temperature=0",
+    )  # fmt: skip
+    finetune.run(config, "small.yaml")
+    folder = finetune.finetune_step(config, "small.yaml").path / "model"
+    assert json.loads((folder / "tokenizer_config.json").read_text())["chat_template"] == TEMPLATE
+    from pipeline import sample
+
+    config.sample.model = str(folder)
+    import contextlib
+    import io
+
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        sample.run(config, "small.yaml", prompt="Hi", chat=True)
+    assert out.getvalue().strip() == "Hello"
+    config.sample.model = None
+    with pytest.raises(UserError, match="base model"):
+        sample.run(config, "small.yaml", prompt="Hi", chat=True)
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_a_ready_task_tests_on_other_texts_than_it_trains_on(name):
+    target = make_target(name, 2000, 100, seed=3)
+    assert not {text for text, _ in target.train} & {text for text, _ in target.test}
+    counts = [sum(label == own for _, label in target.test) for own in target.labels]
+    assert max(counts) - min(counts) <= 1
+    assert make_target(name, 2000, 100, seed=3) == target
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "expected"),
+    [
+        ('{"prompt": "a"}', "completion", "line 1 has no text in 'completion'"),
+        ('{"prompt": 3, "completion": "b"}', "completion", "no text in 'prompt'"),
+        ("{", "completion", "is not JSON"),
+        ("[1]", "completion", "expected an object"),
+        ('{"messages": [{"role": "bot", "content": "x"}]}', "chat", "role must be of"),
+        ('{"messages": [{"role": "user", "content": "x"}]}', "chat", "no message of the assistant"),
+        ('{"text": "x"}', "chat", "no 'messages'"),
+        ('{"text": "x"}', "caht", "chat"),
+    ],
+)
+def test_a_bad_line_is_named_with_its_place(tmp_path, line, kind, expected):
+    path = tmp_path / "x.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(UserError, match=expected):
+        read_sources({"own": {"type": kind, "path": str(path)}})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["finetune.task=sentimental"], "sentiment"),
+        (["finetune.task=null"], "nothing to learn from"),
+        (["finetune.budget.max_tokens=null"], "sets no end"),
+        (["finetune.method=lorra"], "lora"),
+        (["finetune.targets=[fc3]"], "fc"),
+        (["finetune.sources.x={type: text, path: nowhere.txt}"], "no file matches"),
+    ],
+)
+def test_mistakes_are_named(pretrained, overrides, expected):
+    with pytest.raises(UserError, match=expected):
+        finetune.run(pretrained(*SHORT, *overrides), "small.yaml")
+
+
+def test_models_that_cannot_be_tuned_are_refused(pretrained, tmp_path):
+    import shutil
+
+    good = base_folder(pretrained)
+
+    def broken(name, change):
+        folder = tmp_path / name
+        shutil.copytree(good, folder)
+        change(folder)
+        return f"finetune.model={folder}"
+
+    def cut(folder):
+        data = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+
+    def pickle(folder):
+        (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+    def other(folder):
+        content = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**content, "model_type": "llama", "auto_map": {"x": "run.py"}}))
+
+    def quantized(folder):
+        content = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**content, "quantization_config": {"quant_method": "torchao"}}))
+
+    for name, change, expected in (
+        ("cut", cut, "damaged"),
+        ("pickle", pickle, "pickle"),
+        ("other", other, "family"),
+        ("quantized", quantized, "quantized model"),
+        ("nothing", lambda folder: (folder / "config.json").unlink(), "no config.json"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            finetune.run(pretrained(*SHORT, broken(name, change), "finetune.method=full"), "small.yaml")
+
+
+@pytest.mark.slow
+def test_memory_of_a_step_is_measured_for_the_method_and_for_full_tuning(pretrained):
+    config = pretrained(*SHORT, "finetune.measure_memory=true", "finetune.budget.max_tokens=2000")
+    finetune.run(config, "small.yaml")
+    found = read_manifest(finetune.finetune_step(config, "small.yaml").path)["memory_bytes"]
+    assert set(found) == {"lora", "full"}
+    assert all(value and math.isfinite(value) and value > 0 for value in found.values())

@@ -1,0 +1,80 @@
+"""Smaller forms of a model: truly smaller, as measured, close to the original, and honest about what cannot be run."""
+
+import json
+
+import pytest
+import torch
+
+from model.hf import load_network
+from pipeline import quantize
+from pipeline.after import kinds
+from pipeline.artifacts import read_manifest
+from pipeline.errors import UserError
+
+pytest.importorskip("torchao")
+KINDS = "quantize.kinds=[bf16,int8,int4,fp8,gguf-q4_0]"
+
+
+@pytest.fixture
+def network(pretrained):
+    from pipeline.after.taken import taken_model
+
+    return load_network(taken_model(pretrained(), None, "small.yaml", "quantize.model").folder)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "bits", "tolerance"), [("int8", 8.7, 0.03), ("int8-dynamic", 8.7, 0.05), ("int4", 6.1, 0.3)]
+)
+def test_a_kind_takes_the_bytes_that_it_says_and_keeps_the_function(network, name, bits, tolerance, tmp_path):
+    kinds.torchao()
+    ids = torch.arange(1, 65)[None]
+    before = network(ids)
+    matrices = sum(m.weight.numel() for n, m in network.named_modules() if kinds.in_blocks(m, n))
+    rest = kinds.memory_bytes(network) - 4 * matrices
+    kinds.KINDS[name].apply(network, 32)
+    assert (kinds.memory_bytes(network) - rest) * 8 / matrices <= bits
+    assert kinds.quantized_share(network) == pytest.approx(matrices / network.config.parameters, rel=1e-6)
+    after = network(ids)
+    assert 0 < (after - before).abs().max() / before.abs().max() < tolerance
+    (tmp_path / "config.json").write_text("{}")
+    saved = kinds.save(network, tmp_path, kinds.KINDS[name], 32)
+    assert saved == pytest.approx(kinds.memory_bytes(network), rel=0.15)
+    again = kinds.load_state(tmp_path)
+    network.load_state_dict(again, assign=True)
+    assert torch.equal(network(ids), after)
+    assert json.loads((tmp_path / "config.json").read_text())["quantization_config"]["quant_method"] == "torchao"
+
+
+def test_the_report_compares_every_kind_and_names_what_cannot_be_run(pretrained, capsys):
+    config = pretrained(KINDS)
+    quantize.run(config, "small.yaml")
+    folder = quantize.quantize_step(config, "small.yaml").path
+    manifest = read_manifest(folder)
+    rows = {row["kind"]: row for row in manifest["rows"]}
+    assert set(rows) == {quantize.BASE, *config.quantize.kinds}
+    assert "fp8" in rows["fp8"]["unavailable"]
+    assert "int8 runs here" in rows["fp8"]["unavailable"]
+    base = rows[quantize.BASE]
+    for name in ("bf16", "int8", "int4", "gguf-q4_0"):
+        assert rows[name]["memory_bytes"] < base["memory_bytes"]
+        assert rows[name]["disk_bytes"] < base["disk_bytes"]
+        for task, score in base["scores"].items():
+            if task.startswith("bits_per_byte"):
+                assert rows[name]["scores"][task]["score"] == pytest.approx(score["score"], rel=0.1)
+    assert base["cost_per_million_tokens"] == pytest.approx(1e6 / base["tokens_per_second"] / 3600 * 2.0, rel=1e-3)
+    from transformers import AutoModelForCausalLM
+
+    theirs = AutoModelForCausalLM.from_pretrained(folder / "int8")
+    assert type(theirs.model.layers[0].mlp.fc1.weight).__name__ == "Int8Tensor"
+    text = (folder / "report.md").read_text()
+    assert "| gguf-q4_0 |" in text
+    assert "fp8" in text
+    assert "not here" in capsys.readouterr().out
+    with pytest.raises(UserError, match="quantized model"):
+        quantize.run(pretrained(f"quantize.model={folder / 'int8'}"), "small.yaml")
+
+
+def test_an_unknown_kind_is_named(pretrained):
+    with pytest.raises(UserError, match="int8"):
+        quantize.run(pretrained("quantize.kinds=[int9]"), "small.yaml")
