@@ -26,7 +26,12 @@ def add_adapters(
     from peft import LoraConfig, inject_adapter_in_model
 
     torch.manual_seed(seed)
-    settings = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets))
+    settings = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # only ever divided by the rank
+        lora_dropout=dropout,
+        target_modules=list(targets),
+    )
     inject_adapter_in_model(settings, network)
     setattr(network, SCALES, alpha / rank)
 

@@ -320,3 +320,40 @@ def test_a_hostile_tokenizer_is_one_message(name, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"tokenizer") as error:
         data_step(configs.from_values(values, "x"))
     assert len(str(error.value)) < 1000
+
+
+# Programs that a model wrote: what each tries, by ways that an audit hook alone would not see.
+PROGRAMS = {
+    "forks": "import os\nwhile True:\n    os.fork()",
+    "forks behind the hook": "import _posixsubprocess, os\n"
+    "_posixsubprocess.fork_exec([b'/bin/sh'], [b'/bin/sh'], True, (), None, None, -1, -1, -1, -1, -1, -1, -1, -1,\n"
+    "    False, False, -1, None, None, None, -1, None, False)",
+    "fills the disk": "f = open('/big', 'wb')\nwhile True:\n    f.write(bytes(1 << 20))",
+    "opens a socket": "import socket\nsocket.create_connection(('1.1.1.1', 53), 1)",
+    "opens a socket behind the hook": "import _socket\n_socket.socket().connect(('127.0.0.1', 22))",
+    "reads the home folder": "import os\nassert not os.listdir(os.path.expanduser('~'))\nopen('/etc/passwd').read()",
+    "reads its environment": "import os\nassert os.environ.get('SECRET') is not None",
+    "eats memory": "x = []\nwhile True:\n    x.append(bytes(1 << 24))",
+    "never ends": "while True: pass",
+    "kills its parent": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)",
+}
+
+
+@pytest.fixture(scope="module")
+def isolated(tmp_path_factory):
+    from pipeline.after.isolated import IsolatedRunner, NotIsolated
+
+    os.environ["SECRET"] = "planted"
+    try:
+        with IsolatedRunner() as runner:
+            yield runner
+    except NotIsolated as why:
+        pytest.skip(f"this machine gives no namespaces: {why}")
+    finally:
+        del os.environ["SECRET"]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_hostile_program_is_ended_and_the_next_one_still_runs(name, isolated):
+    assert isolated.run(PROGRAMS[name])[0] in ("failed", "blocked", "killed")
+    assert isolated.run("assert 1 + 1 == 2") == ["passed"]

@@ -96,8 +96,9 @@ class INT4(_TorchAO):
     def settings(cls, group_size: int, device: torch.device) -> Any:
         if device.type == "cuda":
             from torchao.quantization import Int4WeightOnlyConfig
+            from torchao.quantization.quantize_.workflows import Int4PackingFormat
 
-            return Int4WeightOnlyConfig(group_size=group_size, int4_packing_format="tile_packed_to_4d")
+            return Int4WeightOnlyConfig(group_size=group_size, int4_packing_format=Int4PackingFormat.TILE_PACKED_TO_4D)
         from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
 
         return PrototypeInt4WeightOnlyConfig(group_size=group_size, set_inductor_config=False)
@@ -232,7 +233,7 @@ def _flatten(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str
         if name not in safetensors_support.ALLOWED_TENSORS_SUBCLASSES:
             safetensors_support.ALLOWED_TENSORS_SUBCLASSES.append(name)
             safetensors_utils.ALLOWED_CLASSES[name] = Int4OpaqueTensor
-    tensors, metadata = safetensors_support.flatten_tensor_state_dict(state)
+    tensors, metadata = safetensors_support.flatten_tensor_state_dict(state)  # type: ignore[arg-type]  # its hint is wrong
     return tensors, {**metadata, "format": "pt"}
 
 
