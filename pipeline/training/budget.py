@@ -238,6 +238,13 @@ class Budget:
         rest = self.reserve_seconds() - self._expected("validation") - self._surprise_seconds()
         return max(0.0, self.remaining_seconds() - rest)
 
+    def may_save_last(self) -> bool:
+        """Whether the last checkpoint fits beside the export, which alone must be. Where a disk was suddenly slow it
+        does not: without it a kill inside the export costs the steps since the save before."""
+        if self.plan.cap_seconds is None:
+            return True
+        return self.remaining_seconds() >= self._expected("checkpoint") + self._expected("export") + EXIT_SLACK_SECONDS
+
     def _expected(self, kind: str) -> float:
         seconds = self.measured.expected(kind)
         if kind == "validation" and self.plan.cap_seconds is not None:

@@ -24,6 +24,7 @@ from pipeline.disk import writing
 from pipeline.errors import Stopped
 from pipeline.planning.costs import FLOAT32_MAX_BYTES
 from pipeline.training.best import best_state
+from pipeline.training.budget import EXIT_SLACK_SECONDS
 from pipeline.training.callbacks import Control, sample_seconds
 from pipeline.training.forecast import time_facts
 from pipeline.training.generation import Writer
@@ -47,7 +48,7 @@ def finish(control: Control, config: Config, folder: Path, tokens: TokenShards) 
             raise Stopped(name)
         parts.metrics.log_metrics({**(control.final_row or control.budget_row()), **metrics}, module.step)
         control.record_validation(module.step)
-    if trained_to_end:
+    if trained_to_end and parts.budget.may_save_last():
         control.save()
     exported = _take_the_best(control)
     signals.defer(False)  # everything is saved: whatever comes now may be broken off and is made anew
@@ -118,7 +119,9 @@ def write_samples(control: Control, config: Config, tokens: TokenShards) -> list
         top_k=config.sample.top_k,
         seed=config.seed,
     )
-    deadline = time.monotonic() + sample_seconds(control.parts.budget.plan.cap_seconds)
+    budget = control.parts.budget
+    left = max(0.0, budget.remaining_seconds() - EXIT_SLACK_SECONDS)
+    deadline = time.monotonic() + min(left, sample_seconds(budget.plan.cap_seconds))
     samples = []
     for prompt in config.sample.prompts:
         text = ""

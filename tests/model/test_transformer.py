@@ -93,7 +93,7 @@ def test_an_unknown_checkpointing_mode_is_refused_with_the_known_ones(network_of
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 2e-2)]
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6), (torch.bfloat16, 2e-2)]
 )
 def test_loss_and_gradients_are_those_of_the_full_logits_and_minus_100_is_left_out(
     dtype: torch.dtype, tolerance: float, network_of
