@@ -149,11 +149,11 @@ def test_a_changed_late_setting_keeps_the_early_steps(shell):
 
 def test_a_raised_cap_goes_on_from_before_the_decay(shell):
     before = shell.manifest("pretrain")
-    said = shell("pretrain", "budget.max_gpu_hours=0.018")
+    said = shell("pretrain", "budget.max_gpu_hours=0.026")
     after = shell.manifest("pretrain")
     assert "before the decay" in said
     assert after["fingerprint"] == before["fingerprint"]
     assert after["tokens_seen"] > before["tokens_seen"]
     assert after["annealed"]
-    assert after["gpu_hours_total"] <= 0.018
+    assert after["gpu_hours_total"] <= 0.026
     assert "up to date" in shell("pretrain", CAP)  # a smaller cap does nothing to a finished run

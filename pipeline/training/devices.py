@@ -52,8 +52,7 @@ class Machine:
         """The same, since `restart_peak`."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        # Linux counts in KiB, macOS in bytes.
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return process_peak_bytes()
 
     def restart_peak(self) -> bool:
         """From here on `newest_peak_bytes` counts anew; False where the system cannot."""
@@ -141,6 +140,18 @@ def _precision(wanted: str, kind: str) -> tuple[str, str]:
     if kind == "cpu" and flags:
         return "bf16-mixed", f"the CPU has {', '.join(sorted(flags))}; weights, sums and optimizer stay fp32"
     return "32-true", "no fast bf16 here"
+
+
+def process_peak_bytes() -> int:
+    """Most memory that this process has held. Of the program that runs: getrusage, where it must be asked, also counts
+    what the parent held when it started this one."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @cache

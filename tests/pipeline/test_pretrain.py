@@ -282,7 +282,7 @@ def test_the_clock_decides_the_decay_and_the_very_next_batch_is_of_the_second_mi
     read = _record_inputs(monkeypatch)
     mix = (*SOURCES, "train.mix.code=1.0", "train.decay_mix.more=1.0", "train.precision=32-true")
     small.mix = mix
-    manifest = small.run_here(_seconds_from_now(8), *mix)
+    manifest = small.run_here(_seconds_from_now(20), *mix)
     assert manifest["stopped_by"] == "gpu_hours"
     records = [json.loads(line) for line in (small.folder / "decisions.jsonl").read_text().splitlines()]
     start = next(record["step"] for record in records if record["kind"] == "decay")
