@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from pipeline.family import end_with_parent
 from pipeline.hub import MODEL_FILES, content_of_model, is_hub_name, local_folder
 from pipeline.locks import FolderLock
 from pipeline.progress import format_seconds
-from pipeline.remote import place
 from pipeline.training.decisions import Decisions
 from pipeline.training.identity import INDEX, WEIGHTS, checkpoint_name, finished_manifest, pretrain_step
 
@@ -67,7 +65,7 @@ def run(config: Config, command: str) -> None:
     data = require_data(config, command)
     experiment = Experiment(config)
     experiment.record()
-    fetch_source(config)
+    pulling.fetch_source(config)
     waited_from = time.monotonic()
     if source_is_experiment(config):
         _ensure_source(config, command)
@@ -191,15 +189,6 @@ def untrained_source(config: Config) -> UserError:
         f"the source experiment '{source.name}' ({config.init.source}) is not trained yet; it costs {_price(source)}. "
         f"Run: hornbook init {path} && hornbook pretrain {path}, or set init.train_source=true"
     )
-
-
-def fetch_source(config: Config) -> None:
-    """Takes trained source experiments from HORNBOOK_REMOTE, where they are there and not here."""
-    if source_is_experiment(config) and place() is not None:
-        source = source_config(config)
-        fetch_source(source)
-        with suppress(UserError):  # its own source is nowhere: that is said where it is needed
-            pulling.fetch_trained(pretrain_step(source), config.init.source_checkpoint == "before_decay")
 
 
 def is_trained(config: Config) -> bool:

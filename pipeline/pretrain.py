@@ -16,7 +16,7 @@ from pipeline.artifacts import Step, read_manifest, write_manifest
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
-from pipeline.initialize import check_method, fetch_source
+from pipeline.initialize import check_method
 from pipeline.ledger import Ledger
 from pipeline.locks import FolderLock
 from pipeline.progress import format_seconds
@@ -34,7 +34,7 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
     `command`: what the user typed after `hornbook pretrain`, for messages. `replay`: a `decisions.jsonl` to repeat.
     Raises `UserError`, `Busy`, `DiskFull`, `Diverged`, `Stopped`.
     """
-    fetch_source(config)
+    pulling.fetch_source(config)
     step = pretrain_step(config)
     experiment = Experiment(config)
     manifest = finished_manifest(step, config.budget)
