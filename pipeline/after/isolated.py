@@ -11,11 +11,9 @@ import importlib
 import importlib.util
 import json
 import os
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 _NAMESPACES = 0x10000000 | 0x40000000 | 0x08000000 | 0x00020000 | 0x04000000  # user, net, ipc, mount, uts: sched.h
 _NO_NEW_PRIVILEGES = 38  # sys/prctl.h
@@ -32,24 +30,15 @@ if __name__ != "__main__":
     class IsolatedRunner(ConfinedRunner):
         """A `ConfinedRunner` for programs that nobody has read. Raises `NotIsolated` on entering where it cannot be."""
 
-        def __enter__(self) -> "IsolatedRunner":
-            self._folder = tempfile.TemporaryDirectory(prefix="hornbook-isolated-")
-            (Path(self._folder.name) / "dev").mkdir()
-            (Path(self._folder.name) / "dev" / "null").touch()  # after the change of root: a file, kept short by limits
-            confined = importlib.import_module("pipeline.corpus.confined").__file__
-            self._server = subprocess.Popen(
-                [sys.executable, "-I", "-S", os.path.abspath(__file__), str(confined)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                cwd=self._folder.name,
-                env={},
-                text=True,
-                start_new_session=True,
-            )
-            assert self._server.stdin is not None
-            assert self._server.stdout is not None
-            self._stdin, self._stdout = self._server.stdin, self._server.stdout
+        prefix = "hornbook-isolated-"
+
+        def server(self, folder: str) -> list[str]:
+            (Path(folder) / "dev").mkdir()
+            (Path(folder) / "dev" / "null").touch()  # after the change of root: a file, kept short by limits
+            return [os.path.abspath(__file__), str(importlib.import_module("pipeline.corpus.confined").__file__)]
+
+        def __enter__(self) -> Self:
+            super().__enter__()
             answer = self._stdout.readline().strip()
             if answer != json.dumps(_READY):
                 self.__exit__()

@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from typing import Self
 
 PASSED, FAILED, KILLED, BLOCKED = "passed", "failed", "killed", "blocked"
 CPU_SECONDS, WALL_SECONDS = 2, 4.0
@@ -35,10 +36,16 @@ _BLOCKED_EVENTS = (
 class ConfinedRunner:
     """`with ConfinedRunner() as runner: runner.run(program, ...)`: one server process with a temporary folder."""
 
-    def __enter__(self) -> "ConfinedRunner":
-        self._folder = tempfile.TemporaryDirectory(prefix="hornbook-confined-")
+    prefix = "hornbook-confined-"  # of the folder's name
+
+    def server(self, folder: str) -> list[str]:
+        """The script that serves in `folder`, with its words."""
+        return [os.path.abspath(__file__)]
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix=self.prefix)
         self._server = subprocess.Popen(
-            [sys.executable, "-I", "-S", os.path.abspath(__file__)],
+            [sys.executable, "-I", "-S", *self.server(self._folder.name)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
