@@ -1,6 +1,17 @@
 """Set before torch is imported: waiting threads sleep, so that tests keep their pace on a busy machine."""
 
 import os
+import time
+
+import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("WANDB_MODE", "offline")
+
+
+@pytest.fixture(autouse=True)
+def _age_of_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hours and shares of a cap count from a test's start, as in a command, and not from the suite's."""
+    from pipeline import ledger
+
+    monkeypatch.setattr(ledger, "_PROCESS_START", time.monotonic())
