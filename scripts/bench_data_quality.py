@@ -4,8 +4,8 @@
 
 In: configs/tiny.yaml's Python library text, made once in $HORNBOOK_ROOT/quality. Every arm trains the same 1.1M model
 from the same start for the same tokens, so also for the same hours; three seeds, each with a third of the packages
-held out. Judged by bits per byte on held-out documents rated 4 or 5 (`textbook`), 3 to 5 (`good`), 0 or 1 (`poor`), and on
-text as it comes (`general`). Differences are paired by seed; intervals are Student's t over the seeds, 95%.
+held out. Judged by bits per byte on held-out documents rated 4 or 5 (`textbook`), 3 to 5 (`good`), 0 or 1 (`poor`),
+and on text as it comes (`general`). Differences are paired by seed; intervals are Student's t over the seeds, 95%.
 """
 
 import os
