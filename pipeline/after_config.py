@@ -31,6 +31,10 @@ class EvaluateConfig:
     model: str | None = _key(None, "experiment config or model folder; null: this experiment's model", RUNTIME)
     tasks: list[str] = _key(["bits_per_byte", "cloze", "arithmetic", "exercises"], "`hornbook list tasks`")
     items: int = _key(200, "most items of a task; standard errors say what that is good for")
+    sets: dict[str, str] = _key({}, "public multiple-choice sets: name -> .jsonl or .parquet file on this machine")
+    every_tokens: int | None = _key(None, "while pretraining, every so many tokens; null: never", RUNTIME)
+    during: list[str] = _key(["cloze"], "tasks scored then, besides `sets` and `sample.prompts`", RUNTIME)
+    during_items: int = _key(40, "most items of a task then", RUNTIME)
     lm_eval: list[str] = _key([], "tasks of lm-eval, run on the model's folder (needs the extra `eval`)")
     lm_eval_path: str | None = _key(None, "folder with further lm-eval tasks in YAML; its own are then left out")
 
@@ -47,6 +51,7 @@ class QuantizeConfig:
 # key -> (least, most), as in config.RANGES
 AFTER_RANGES: dict[str, tuple[float, float]] = {
     "evaluate.items": (2, 1e6),
+    "evaluate.during_items": (2, 1e6),
     "quantize.items": (2, 1e6),
     "quantize.group_size": (32, 256),
     "finetune.rank": (1, 4096),

@@ -203,6 +203,9 @@ def _out_of_range(config: "Config") -> Iterable[str]:
     width = config.train.learning_rate_base_width
     if width is not None and width < 1:
         yield f"train.learning_rate_base_width is {width}; expected at least 1 (a hidden size), or null"
+    every_tokens = config.evaluate.every_tokens
+    if every_tokens is not None and every_tokens < 1:
+        yield f"evaluate.every_tokens is {every_tokens}; expected at least 1, or null"
     every = config.train.checkpoint_every_seconds
     if every is not None and not 1e-3 <= every <= 1e9:
         yield f"train.checkpoint_every_seconds is {every}; expected 0.001 to 1e+09, or null"

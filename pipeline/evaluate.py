@@ -4,15 +4,17 @@ In: a model (this experiment's, another's, any Phi folder) and this experiment's
 Tasks are in pipeline/after/tasks.py; `evaluate.lm_eval` names tasks of lm-eval, which reads the model's folder itself.
 """
 
+from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
 from pipeline import data
+from pipeline.after.choice_sets import check_sets, score_sets
 from pipeline.after.held_out import HeldOutText
 from pipeline.after.stage import run_step
 from pipeline.after.taken import TakenModel, check_readable, end_of_text_token, refuse_quantized, taken_model
 from pipeline.after.tasks import check_tasks, run_tasks
-from pipeline.artifacts import Folder, Step, write_json
+from pipeline.artifacts import Folder, Step, hash_files, write_json
 from pipeline.config import Config
 from pipeline.initialize import require_data
 
@@ -22,6 +24,7 @@ VERSION = 1
 def run(config: Config, command: str, as_json: bool = False) -> None:
     """Scores the model and prints a table. Raises `UserError` for an unknown task or a model that cannot be read."""
     check_tasks(config.evaluate.tasks, "evaluate.tasks")
+    check_sets(config.evaluate.sets)
     require_data(config, command)
     model = taken_model(config, config.evaluate.model, command, "evaluate.model")
     check_readable(model, "evaluate.model")
@@ -37,12 +40,16 @@ def run(config: Config, command: str, as_json: bool = False) -> None:
 def evaluate_step(config: Config, command: str) -> Step:
     """The evaluation as a cached step; imports no torch."""
     model = taken_model(config, config.evaluate.model, command, "evaluate.model")
+    files = [Path(file).expanduser() for file in config.evaluate.sets.values()]
+    sets = {
+        f"set {name}": hash_files([file], file.parent) for name, file in zip(config.evaluate.sets, files, strict=True)
+    }
     return Step(
         "evaluate",
         VERSION,
         lambda folder: _make(config, model, folder),
-        {"evaluate": configs.identity(config.evaluate), "seed": config.seed},
-        {"model": model.content, "data": data.data_step(config)},
+        {"evaluate": {k: v for k, v in configs.identity(config.evaluate).items() if k != "sets"}, "seed": config.seed},
+        {"model": model.content, "data": data.data_step(config), **sets},
         ("torch", *(["lm-eval", "transformers"] if config.evaluate.lm_eval else [])),
     )
 
@@ -52,7 +59,9 @@ def _make(config: Config, model: TakenModel, folder: Folder) -> dict[str, Any]:
 
     options = config.evaluate
     text = HeldOutText(TokenShards.open(folder.input("data")))
-    scores = run_tasks(options.tasks, load(config, model), text, options.items, config.seed)
+    loaded = load(config, model)
+    scores = run_tasks(options.tasks, loaded, text, options.items, config.seed)
+    scores |= score_sets(options.sets, loaded, options.items, config.seed)
     if options.lm_eval:
         from pipeline.after.harness import run_harness
 

@@ -47,6 +47,12 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
         print("pretrain: up to date\n" + _last_lines(manifest, step.path, command), flush=True)
         return
     _check_inputs(config, step, command)
+    if config.evaluate.every_tokens:
+        from pipeline.after.choice_sets import check_sets
+        from pipeline.after.tasks import check_tasks
+
+        check_tasks(config.evaluate.during, "evaluate.during")
+        check_sets(config.evaluate.sets)
     check_cap("pretrain", config, step, _source_seconds(config, step))
     check_method(config)
     step.path.mkdir(parents=True, exist_ok=True)
@@ -101,6 +107,7 @@ def _train(
     from pipeline.corpus.shards import TokenShards
     from pipeline.training.batches import TokenBatches
     from pipeline.training.finish import finish
+    from pipeline.training.progress_tasks import ProgressTasks
     from pipeline.training.replayed import Replay
     from pipeline.training.validation import Validation
 
@@ -121,6 +128,7 @@ def _train(
         finish=lambda control: finish(control, config, step.path, tokens),
         source_seconds=_source_seconds(config, step),
         replay=None if replayed is None else Replay(Path(replayed)),
+        tasks=ProgressTasks(config, tokens, step.path) if config.evaluate.every_tokens else None,
     )
     return train(job, experiment, ledger)
 

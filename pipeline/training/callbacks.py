@@ -28,6 +28,7 @@ from pipeline.training.devices import Machine
 from pipeline.training.forecast import MemoryForecast, predict_time
 from pipeline.training.mirrors import Mirror
 from pipeline.training.module import PretrainModule
+from pipeline.training.progress_tasks import ProgressTasks
 from pipeline.training.replayed import Replay
 from pipeline.training.spikes import FINE, REASONS
 from pipeline.training.tracking import Metrics
@@ -56,6 +57,7 @@ class Parts:
     flops_per_token: int
     replay: Replay | None = None
     stage: str = "pretrain"
+    tasks: ProgressTasks | None = None
 
 
 class Control(Callback):
@@ -123,6 +125,8 @@ class Control(Callback):
                 limit = parts.budget.validation_limit_seconds()
                 row = {**(row or self._train_row(step)), **self.validate(limit_seconds=limit)}
                 verdict = self._mind_the_best(step, verdict)
+            if self._tasks_are_due(step):
+                row = {**(row or self._train_row(step)), **self._run_tasks(step)}
             if row:
                 parts.metrics.log_metrics(row, step)
                 self._show(step, row)
@@ -220,6 +224,8 @@ class Control(Callback):
         measured.estimate("export", 0.1 + state_bytes / 2 / SAVE_BYTES_PER_SECOND)
         if config.sample.prompts:
             measured.estimate("sample", sample_seconds(self.parts.budget.plan.cap_seconds))
+        if self.parts.tasks is not None:
+            measured.estimate("tasks", self.parts.tasks.limit_seconds)
         if mirror is not None:
             measured.estimate("tracking", mirror.limit_finish(self.parts.budget.plan.cap_seconds))
         measured.estimate("remote", pushing.limit_seconds(self.parts.budget.plan.cap_seconds))
@@ -324,6 +330,18 @@ class Control(Callback):
             return False
         self._validations_due = due
         return self.parts.budget.may_spend("validation", step)
+
+    def _tasks_are_due(self, step: int) -> bool:
+        sizes, tasks = self.parts.batches.sizes, self.parts.tasks
+        if tasks is None or not tasks.due(sizes.tokens(step - 1), sizes.tokens(step)):
+            return False
+        return self.parts.budget.may_spend("tasks", step)
+
+    def _run_tasks(self, step: int) -> dict[str, float]:
+        started, tasks = time.monotonic(), self.parts.tasks
+        rows = {} if tasks is None else tasks.run(self.module.network, step)
+        self._spent_on("tasks", time.monotonic() - started)
+        return rows
 
     def _checkpoint_is_due(self, step: int) -> bool:
         waited = time.monotonic() - self._saved_at_seconds

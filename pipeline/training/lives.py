@@ -21,6 +21,7 @@ from pipeline.training.identity import raised_decay
 
 if TYPE_CHECKING:
     from pipeline.training.callbacks import Control
+    from pipeline.training.progress_tasks import ProgressTasks
     from pipeline.training.replayed import Replay
 
 LEAST_START_SECONDS = 2.0  # imports alone; a fast machine needs this much
@@ -41,6 +42,7 @@ class Job:
     finish: Callable[["Control"], dict[str, Any]]
     source_seconds: float = 0.0
     replay: "Replay | None" = None
+    tasks: "ProgressTasks | None" = None
 
 
 def train(job: Job, experiment: Experiment, ledger: Ledger) -> tuple[dict[str, Any], str]:
@@ -83,7 +85,7 @@ def train(job: Job, experiment: Experiment, ledger: Ledger) -> tuple[dict[str, A
     with tracking.Metrics(folder / "metrics.jsonl", mirror) as metrics:
         validation = job.validation()
         work = (settings, machine, batches, validation, budget, checkpoints, metrics, ledger, flops)
-        parts = Parts(*work, replay=replay, stage=job.stage)
+        parts = Parts(*work, replay=replay, stage=job.stage, tasks=job.tasks)
         control = Control(parts, module, memory)
         budget.measured.device, budget.measured.peak_flops = machine.name, machine.peak_flops
         control.estimate_ends(config, mirror)
