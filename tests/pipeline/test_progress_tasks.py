@@ -1,6 +1,7 @@
-"""Tasks while a model is pretrained change nothing but the hours, and public sets are read in the forms they come in."""
+"""Tasks during pretraining change nothing but the hours, and public sets are read in the forms they come in."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,8 +56,6 @@ def test_tasks_sets_and_samples_come_every_so_many_tokens_and_the_model_is_the_s
     assert all(0 <= value <= 1 for row in rows.values() for name, value in row.items() if name.startswith("tasks/"))
     samples = [json.loads(line) for line in (folder / SAMPLES).read_text(encoding="utf-8").splitlines()]
     assert [(s["step"], s["prompt"]) for s in samples] == [(4, "def "), (8, "def ")]
-
-    import shutil
 
     shutil.rmtree(folder)
     _, alone = _trained(pretrained(*SHORTER))
