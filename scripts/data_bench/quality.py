@@ -32,8 +32,8 @@ HEAD_TOKENS = 2_048  # of a document, at most: no arm is a handful of long ones
 WINDOW, BATCH_WINDOWS, VOCABULARY = 256, 8, 2_048
 STEP_TOKENS = WINDOW * BATCH_WINDOWS
 TEXTBOOK, GOOD, POOR = 4, 3, 1  # ratings of at least, at least, at most
-GENERAL_TOKENS = 80_000
-SHAPE = ModelConfig(VOCABULARY, 128, 512, 4, 4, max_position_embeddings=WINDOW)
+GENERAL_TOKENS = 60_000
+SHAPE = ModelConfig(VOCABULARY, 96, 384, 3, 4, max_position_embeddings=WINDOW)
 SCALE = Scale(SHAPE, SHAPE, SHAPE, WINDOW, BATCH_WINDOWS, BATCH_WINDOWS, 1, peak_rate=4e-3, installed=False)
 
 
