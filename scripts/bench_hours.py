@@ -39,13 +39,15 @@ def kills(quick: bool) -> Rows:
         lab = Lab(Path(place))
         lab.prepare("seed=1")
         with ThreadPoolExecutor(JOBS) as pool:
-            runs = list(pool.map(lambda n: _killed_run(lab, n), range(1, (2 if quick else KILLED_RUNS) + 1)))
+            found = list(pool.map(lambda n: _killed_run(lab, n), range(1, (2 if quick else KILLED_RUNS) + 1)))
+    runs = [run for run in found if run is not None]
     undisturbed, disturbed = [r for r in runs if not r["kills"]], [r for r in runs if r["kills"]]
     to_the_end = [r for r in runs if r["left"] is None]
     emergencies = [r for r in runs if r["left"] is not None]
     said = ", ".join(f"{r['left']:.1f} of {r['cap']:.1f}" for r in emergencies) or "none"
     return [
         row("runs, and kill -9 among them", f"{len(runs)}, {sum(r['kills'] for r in runs)}", ""),
+        row("runs killed before anything was saved until no start fitted any more", len(found) - len(runs), "more"),
         row("caps, from and to", f"{min(r['cap'] for r in runs):.1f}, {max(r['cap'] for r in runs):.1f}", "s"),
         row("start of a process until its first step, median", round(median(r["start"] for r in runs), 1), "s"),
         at_most("overshoot of an undisturbed run, worst", max((r["over"] for r in undisturbed), default=0.0), "s", 0),
@@ -61,8 +63,9 @@ def kills(quick: bool) -> Rows:
     ]  # fmt: skip
 
 
-def _killed_run(lab: Lab, number: int) -> dict[str, Any]:
-    """A cap of 50 to 75 s; every third run is left alone, the others are killed one to three times."""
+def _killed_run(lab: Lab, number: int) -> dict[str, Any] | None:
+    """A cap of 50 to 75 s; every third run is left alone, the others are killed one to three times. None: killed
+    before anything was saved until too little was left to start once more, which the command said."""
     draw = random.Random(number)
     cap, name = draw.uniform(50, 75), f"killed{number}"
     left = 0 if number % 3 == 0 else draw.randint(1, 3)
@@ -80,6 +83,8 @@ def _killed_run(lab: Lab, number: int) -> dict[str, Any]:
         spent += time.monotonic() - started
         if process.returncode == 0:
             break
+        if process.returncode == 2 and done and not list((own.run_folder(name) / "checkpoints").glob("step-*")):
+            return None
         raise RuntimeError(f"run {number} ended with {process.returncode}: {errors[-2000:]}")
     manifest = own.manifest(name)
     rates = [r["train/lr"] for r in own.metrics(name) if r.get("train/lr") is not None]
