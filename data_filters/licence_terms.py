@@ -1,8 +1,8 @@
 """What licences ask of a model that is trained on text under them: the kind of terms, and a verdict in plain words.
 
 In: SPDX expressions and how much text stands under each. Out: a verdict on the licence that the model may carry. It is
-the careful reading: whether a model is a derivative of its text is not settled law, so a condition of the text counts as
-one of the model. No legal advice; what a source says of itself is taken as true.
+the careful reading: whether a model is a derivative of its text is not settled law, so a condition of the text counts
+as one of the model. No legal advice; what a source says of itself is taken as true.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,8 @@ class Terms:
     prefixes: tuple[str, ...] = ()
 
 
-# From the freest to the tightest. A name counts under the first kind whose prefix it begins with; else it is permissive.
+# From the freest to the tightest. A name counts under the first kind whose prefix it begins with; else it is
+# permissive.
 KINDS = (
     Terms(
         PERMISSIVE,
@@ -37,15 +38,15 @@ KINDS = (
     Terms(
         "weak copyleft",
         "The model may carry its own licence, with care.",
-        "Weak copyleft keeps copies of these very files under their own terms: what the model repeats of them at length "
-        "stays under those.",
+        "Weak copyleft keeps copies of these very files under their own terms: what the model repeats of them at "
+        "length stays under those.",
         ("LGPL", "MPL", "EPL", "CDDL", "CPL", "OFL"),
     ),
     Terms(
         "share-alike",
         "The model should carry the share-alike licence of its text.",
-        "Share-alike text asks whatever is made from it to be under the same terms, so no permissive licence is safe to "
-        "claim; leave this text out for one.",
+        "Share-alike text asks whatever is made from it to be under the same terms, so no permissive licence is safe "
+        "to claim; leave this text out for one.",
         ("CC-BY-SA", "ODbL", "CDLA-Sharing", "GFDL"),
     ),
     Terms(
@@ -83,8 +84,8 @@ KINDS = (
     Terms(
         "private",
         "The model should stay private.",
-        "It was trained on text of your own (licence own), and a model can repeat what it read: publish it only if that "
-        "text may be published.",
+        "It was trained on text of your own (licence own), and a model can repeat what it read: publish it only if "
+        "that text may be published.",
         (OWN,),
     ),
 )

@@ -54,7 +54,9 @@ def _quantize(facts: Mapping[str, Any]) -> str:
     silent = "; ".join(f"{row['kind']}: {row['speed_why']}" for row in ran if row.get("speed_why"))
     note = "".join(f"<p class=note>{escape(words)}.</p>" for words in (silent, missing) if words)
     score_heads = ("kind", *(f"#{name}" for name in names))
-    return f"<h2>Quantization, on {escape(facts['on_device'])}</h2>{table(heads, sizes)}{table(score_heads, scores)}{note}"
+    return (
+        f"<h2>Quantization, on {escape(facts['on_device'])}</h2>{table(heads, sizes)}{table(score_heads, scores)}{note}"
+    )
 
 
 def _finetune(facts: Mapping[str, Any]) -> str:
@@ -70,15 +72,16 @@ def _finetune(facts: Mapping[str, Any]) -> str:
              f"{100 * target['before']:.1f}%", f"{100 * target['after']:.1f}%{error}")
         )  # fmt: skip
     cap = f" of {facts['max_gpu_hours']:g}" if facts["max_gpu_hours"] else ""
-    memory = "".join(
-        f", {escape(name)} {_bytes(size)} MB" if size else f", {escape(name)} did not fit"
+    sizes = [
+        f"{escape(name)} {_bytes(size)} MB" if size else f"{escape(name)} did not fit"
         for name, size in (facts["memory_bytes"] or {}).items()
-    )
+    ]
+    memory = f"; memory of a step: {', '.join(sizes)}" if sizes else ""
     return (
         f"<h2>Fine-tuning: {escape(facts['method'])}</h2>{table(('', '#before', '#after'), rows)}"
         f"<p class=note>{facts['trainable_parameters']:,} of {facts['parameters']:,} parameters trained "
-        f"({100 * facts['trainable_share']:.2f}%), {facts['steps']:,} steps, {facts['gpu_hours']:.4f} device-hours{cap}, "
-        f"{facts['tokens_per_second']:,.0f} tokens per second{', memory of a step' + memory if memory else ''}; "
+        f"({100 * facts['trainable_share']:.2f}%), {facts['steps']:,} steps, {facts['gpu_hours']:.4f} "
+        f"device-hours{cap}, {facts['tokens_per_second']:,.0f} tokens per second{memory}; "
         f"{'annealed' if facts['annealed'] else 'NOT annealed'}.</p>"
     )
 

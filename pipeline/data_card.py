@@ -1,7 +1,7 @@
 """The data card and ATTRIBUTION.md, rendered from the account of a data stage (`data.report.json`).
 
-In: that value. Out: Markdown, the card with Hugging Face's front matter. The stage writes both into its folder and export
-copies them. Names of private sources are in neither.
+In: that value. Out: Markdown, the card with Hugging Face's front matter. The stage writes both into its folder and
+export copies them. Names of private sources are in neither.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,13 @@ from typing import Any
 from pipeline.markdown import front_matter, table
 from pipeline.private import public_names
 
+REPORT, CARD, ATTRIBUTION = "data.report.json", "data_card.md", "ATTRIBUTION.md"
 SHOWN_REASONS = 25
 SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"),
          (1e8, "10M<n<100M"), (1e9, "100M<n<1B"))  # fmt: skip
 NO_ADVICE = (
-    "This reads what the sources say of themselves, carefully, and is no legal advice: whether a model is a derivative of "
-    "its text is not settled law."
+    "This reads what the sources say of themselves, carefully, and is no legal advice: whether a model is a derivative "
+    "of its text is not settled law."
 )
 
 
@@ -31,14 +32,14 @@ def dataset_card(data: Mapping[str, Any]) -> str:
     }
     parts = [
         front_matter(front),
-        f"# Text `{data['fingerprint']}`\n\n{tokens['train']:,} tokens to train on and {tokens['val']:,} held out, made "
-        f"by hornbook's data stage; {data['bytes_per_token']:.2f} bytes per token, vocabulary {data['vocab_size']:,}. The "
-        "texts themselves are not here.",
+        f"# Text `{data['fingerprint']}`\n\n{tokens['train']:,} tokens to train on and {tokens['val']:,} held out, "
+        f"made by hornbook's data stage; {data['bytes_per_token']:.2f} bytes per token, vocabulary "
+        f"{data['vocab_size']:,}. The texts themselves are not here.",
         "## Sources\n\n" + table(
             ("source", "documents read", "kept", "train tokens", "held out", "licences"), _source_rows(data, names)
         ),
-        "## Licences\n\n" + licence_words(data["licence"], names) + "\n\nSources, versions, copyright lines and notices: "
-        "[ATTRIBUTION.md](ATTRIBUTION.md).",
+        "## Licences\n\n" + licence_words(data["licence"], names) + "\n\nSources, versions, copyright lines and "
+        "notices: [ATTRIBUTION.md](ATTRIBUTION.md).",
         "## What was dropped\n\n" + _dropped(data),
         "## Duplicates and evaluation items\n\n" + _duplicates(data),
         "## Quality score\n\n" + _quality(data["quality"], names),
@@ -71,9 +72,9 @@ def causes(terms: Mapping[str, Any], names: Mapping[str, str]) -> str:
 
 def attribution(data: Mapping[str, Any]) -> str:
     """Who wrote the kept text, under which licence, with the copyright lines and notices found beside it."""
-    public = [row for row in data["provenance"] if not row["private"]]
+    public, names = [row for row in data["provenance"] if not row["private"]], public_names(data["sources"])
     rows = [
-        (row["package"] or row["source"], row["version"] or "", row["licence"] or f"unknown ({row['declared']})",
+        (row["package"] or names[row["source"]], row["version"] or "", row["licence"] or f"unknown ({row['declared']})",
          f"{row['documents']:,}", f"{row['tokens']:,}")
         for row in public
     ]  # fmt: skip
@@ -139,8 +140,8 @@ def _duplicates(data: Mapping[str, Any]) -> str:
         return words + "Nothing was compared with evaluation items."
     return words + (
         f"{contamination['n']:,} documents shared {contamination['ngram_words']} words in a row with one of "
-        f"{contamination['items']:,} evaluation items; {contamination['items_too_short']:,} items were too short to look "
-        "for."
+        f"{contamination['items']:,} evaluation items; {contamination['items_too_short']:,} items were too short to "
+        "look for."
     )
 
 

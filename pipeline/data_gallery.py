@@ -17,7 +17,9 @@ def gallery(data: Mapping[str, Any]) -> str:
             inside += f"<p class=note><b>Missed by least</b></p>{examples(entry['near_misses'])}"
         title = f"{entry['filter']}: {entry['reason']}".replace("_", " ")
         if inside:
-            blocks.append(f"<details><summary>{escape(title)} <i>{entry['documents']:,}</i></summary>{inside}</details>")
+            blocks.append(
+                f"<details><summary>{escape(title)} <i>{entry['documents']:,}</i></summary>{inside}</details>"
+            )
     if not blocks:
         return ""
     note = "More, and samples of what was kept, lie in the data folder: dropped/ and kept/ (zstd JSON lines)."

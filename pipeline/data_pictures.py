@@ -5,7 +5,6 @@ In: values of `data.report.json`. Out: SVG, or "" where there is nothing to draw
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 400, 250, 52, 12, 26, 40
 STACK_COLOURS = ("--a", "--b", "--rest")
@@ -27,7 +26,7 @@ def length_chart(lengths: Sequence[Mapping[str, int]]) -> str:
     if not lengths:
         return ""
     edges = [row["from_tokens"] for row in lengths]
-    marks = [_short(edge) if i % 2 == 0 else "" for i, edge in enumerate(edges)] + [""]
+    marks = [_binary(edge) if i % 2 == 0 else "" for i, edge in enumerate(edges)] + [""]
     return _bars({"documents": [row["documents"] for row in lengths]}, marks, "tokens in a document", None)
 
 
@@ -60,7 +59,9 @@ def roc_chart(roc: Sequence[Sequence[float]], cut: float | None) -> str:
             f'<text class="tick halo" x="{float(at[0]) + 10:.1f}" y="{float(at[1]) + 12 + 15 * i:.1f}">{line}</text>'
             for i, line in enumerate(words)
         ]
-    parts.append(f'<text class="axis" x="{left + size / 2}" y="{HEIGHT - 3}" text-anchor="middle">rated 0 to 2 and kept</text>')
+    parts.append(
+        f'<text class="axis" x="{left + size / 2}" y="{HEIGHT - 3}" text-anchor="middle">rated 0 to 2 and kept</text>'
+    )
     middle = top + size / 2
     parts.append(
         f'<text class="axis" x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">'
@@ -69,12 +70,10 @@ def roc_chart(roc: Sequence[Sequence[float]], cut: float | None) -> str:
     return "".join([*parts, "</svg>"])
 
 
-def _bars(
-    parts: Mapping[str, Sequence[int]], marks: Sequence[str], x_name: str, line: tuple[float, str] | None
-) -> str:
+def _bars(parts: Mapping[str, Sequence[int]], marks: Sequence[str], x_name: str, line: tuple[float, str] | None) -> str:
     """Stacked bars; `marks`: words at the edges; `line`: (place in bars, words)."""
     stacks = list(zip(*parts.values(), strict=True))
-    top = max(map(sum, stacks), default=0)
+    top = _round_top(max(map(sum, stacks), default=0))
     if not top:
         return ""
     wide, high = (WIDTH - LEFT - RIGHT) / len(stacks), HEIGHT - TOP - BOTTOM
@@ -94,7 +93,8 @@ def _bars(
             )
     for i, mark in enumerate(marks):
         out.append(
-            f'<text class="tick" x="{LEFT + i * wide:.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{mark}</text>'
+            f'<text class="tick" x="{LEFT + i * wide:.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">'
+            f"{mark}</text>"
         )
     if line is not None:
         x = LEFT + line[0] * wide
@@ -117,8 +117,18 @@ def legend(parts: Sequence[str]) -> str:
     )
 
 
+def _round_top(count: int) -> float:
+    """The next number that halves to a round one."""
+    if not count:
+        return 0
+    size = 10 ** (len(str(count)) - 1)
+    return next(m * size for m in (1, 1.2, 1.6, 2, 3, 4, 6, 8, 10) if m * size >= count) if size > 1 else count
+
+
 def _short(count: float) -> str:
     shorten: Sequence[tuple[float, str]] = ((1e6, "M"), (1e3, "k"))
     return next((f"{count / size:.3g}{letter}" for size, letter in shorten if count >= size), f"{count:g}")
 
 
+def _binary(count: int) -> str:
+    return f"{count >> 20}M" if count >= 1 << 20 else f"{count >> 10}k" if count >= 1 << 10 else str(count)

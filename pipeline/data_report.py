@@ -1,7 +1,7 @@
 """The data part of the report: where every document went, and why, in tables that close to zero.
 
-In: the account of a data stage (`data.report.json`, pipeline/corpus/account.py). Out: HTML for `report.html`; no script,
-no network.
+In: the account of a data stage (`data.report.json`, pipeline/corpus/account.py). Out: HTML for `report.html`; no
+script, no network.
 """
 
 from collections.abc import Mapping
@@ -47,8 +47,8 @@ def _summary(data: Data) -> str:
         ),
         (
             "Tokens",
-            f"{data['tokens']['train']:,} to train on, {data['tokens']['val']:,} held out; {data['bytes_per_token']:.2f} "
-            f"bytes per token, vocabulary {data['vocab_size']:,}.",
+            f"{data['tokens']['train']:,} to train on, {data['tokens']['val']:,} held out; "
+            f"{data['bytes_per_token']:.2f} bytes per token, vocabulary {data['vocab_size']:,}.",
         ),
         ("Licence", licence["headline"]),
         ("Quality", _quality_words(quality)),
@@ -91,9 +91,9 @@ def _funnel(data: Data) -> str:
     dropped = [drop for step in flow["steps"] for drop in step["drops"]]
     over = [flow["read"][u] - flow["kept"][u] - sum(d[u] for d in dropped) for u in ("documents", "bytes", "tokens")]
     note = (
-        f"Read less kept less every drop leaves {over[0]:,} documents, {over[1]:,} bytes and {over[2]:,} tokens. Tokens of "
-        "what was dropped before the tokenizer came are estimated from a sample of each reason; what could not be read "
-        "counts as a document without bytes."
+        f"Read less kept less every drop leaves {over[0]:,} documents, {over[1]:,} bytes and {over[2]:,} tokens. "
+        "Tokens of what was dropped before the tokenizer came are estimated from a sample of each reason; what could "
+        "not be read counts as a document without bytes."
     )
     heads = ("", "#documents", "#lost", "#MB", "#M tokens", "")
     return f"<h3>Where every document went</h3>{table(heads, rows)}<p class=note>{note}</p>"
@@ -150,8 +150,8 @@ def _quality(data: Data) -> str:
         low, high = rated["auc_interval"]
         figures.append(
             f"<figure><figcaption>The scorer on {rated['documents']:,} rated documents</figcaption>"
-            f"{roc_chart(rated['roc'], cut)}<span class=key>AUC {rated['auc']:.3f} ({low:.2f} to {high:.2f}); docstring "
-            f"share alone {rated['auc_docstring_share']:.3f}</span></figure>"
+            f"{roc_chart(rated['roc'], cut)}<span class=key>AUC {rated['auc']:.3f} ({low:.2f} to {high:.2f}); "
+            f"docstring share alone {rated['auc_docstring_share']:.3f}</span></figure>"
         )
     rows = [
         (f"{d['decile']}", f"{d['highest']:.3f} to {d['lowest']:.3f}", f"{d['documents']:,}",
@@ -167,7 +167,7 @@ def _quality(data: Data) -> str:
         f'<h3>Quality score</h3><div class="pair">{"".join(figures)}</div>'
         f"<p class=note>{escape(rated['note'][:1].upper() + rated['note'][1:])}.</p>"
         + (table(heads, rows) if rows else "")
-        + tenths
+        + fold("Examples of each tenth", tenths)
         + fold("Kept by the smallest margin", examples(quality["just_kept"]))
     )
 
@@ -185,13 +185,14 @@ def _trained_on(data: Data) -> str:
     heads = ("source", "#documents", "#kept", "#train tokens", "#held out", "#bytes/token", "#median length", "#90%")
     varied = [
         (
-            escape(name), f"{d['entropy_bits_per_token']:.2f}", *(f"{100 * d['distinct_ngrams'][n]:.0f}%" for n in "1234"),
+            escape(name), f"{d['entropy_bits_per_token']:.2f}",
+            *(f"{100 * d['distinct_ngrams'][n]:.0f}%" for n in "234"),
             f"{100 * d['vocabulary_used']:.0f}%", f"{d['compression_ratio']:.2f}x", f"{d['sample_tokens']:,}",
         )
         for name, s in sources.items()
         if (d := s["diversity"])
     ]  # fmt: skip
-    varied_heads = ("source", "#bits/token", "#1-grams", "#2", "#3", "#4", "#vocabulary", "#zlib", "#sample")
+    varied_heads = ("source", "#bits/token", "#2-grams", "#3-grams", "#4-grams", "#vocabulary", "#zlib", "#sample")
     groups = data["groups"]
     largest = [
         (escape(g["group"] or "private"), escape(g["source"]), f"{g['documents']:,}", f"{g['tokens']:,}",
@@ -199,15 +200,15 @@ def _trained_on(data: Data) -> str:
         for g in groups["largest"]
     ]  # fmt: skip
     kinds = ", ".join(f"{kind} {format_count(of['tokens'])} tokens" for kind, of in data["kinds"].items())
-    chart = length_chart(data["lengths"])
+    chart, top = length_chart(data["lengths"]), [(row[0], row[4]) for row in largest[:5]]
     return (
         f"<h3>What is trained on</h3>{table(heads, rows)}<p class=note>By kind: {escape(kinds)}. Lengths in tokens.</p>"
         f'<div class="pair"><figure><figcaption>Kept documents by length</figcaption>{chart}</figure>'
-        f"<div><b class=small>Diversity</b>{table(('group', '#tokens'), [(r[0], r[4]) for r in largest[:5]])}"
+        f"<div><figure><figcaption>Diversity</figcaption></figure>{table(('group', '#tokens'), top)}"
         f"<p class=note>{groups['groups']:,} groups (packages, templates, domains), as varied as "
         f"{groups['effective_groups']:,.1f} of equal size; the largest by share of tokens.</p></div></div>"
-        + (f"{table(varied_heads, varied)}<p class=note>Of equally long samples: entropy of single tokens, distinct among "
-           "all n-grams, vocabulary in use, and how far zlib shrinks the text (repetition).</p>" if varied else "")
+        + (f"{table(varied_heads, varied)}<p class=note>Of equally long samples: entropy of single tokens, distinct "
+           "among all n-grams, vocabulary in use, how far zlib shrinks the text (repetition).</p>" if varied else "")
         + fold("The largest groups", table(("group", "source", "#documents", "#tokens", "#share", ""), largest))
     )  # fmt: skip
 
@@ -221,7 +222,8 @@ def _licences(data: Data) -> str:
     )
     rows = [
         (
-            escape(row["package"] or ("private" if row["private"] else "")), escape(row["version"]), escape(row["source"]),
+            escape(row["package"] or ("private" if row["private"] else "")), escape(row["version"]),
+            escape(row["source"]),
             escape(row["licence"] or f"unknown: {row['declared']}"), f"{row['documents']:,}", f"{row['tokens']:,}",
         )
         for row in data["provenance"]
@@ -230,8 +232,10 @@ def _licences(data: Data) -> str:
     return (
         f"<h3>Licences and provenance</h3><div class=verdict><b>{escape(licence['headline'])}</b><ul>{items}</ul>"
         f"<p class=note>{NO_ADVICE}</p></div>{table(heads, rows[:PACKAGES_SHOWN])}"
-        + fold(f"{len(rows) - PACKAGES_SHOWN} more", table(heads, rows[PACKAGES_SHOWN:]) if rows[PACKAGES_SHOWN:] else "")
-        + "<p class=note>Copyright lines and notices: data/ATTRIBUTION.md. For a data set's page: data/data_card.md.</p>"
+        + fold(
+            f"{len(rows) - PACKAGES_SHOWN} more", table(heads, rows[PACKAGES_SHOWN:]) if rows[PACKAGES_SHOWN:] else ""
+        )
+        + "<p class=note>Copyright lines and notices: data/ATTRIBUTION.md. The data card: data/data_card.md.</p>"
     )
 
 
@@ -240,18 +244,20 @@ def _duplicates(data: Data) -> str:
     page = ""
     if twins["clusters"]:
         sizes = ", ".join(f"{n:,} of {size} documents" for size, n in twins["cluster_sizes"].items() if n)
-        rows = [(_code(c["path"]) if c["path"] else "a document", f"{c['documents']:,}") for c in twins["largest_clusters"]]
+        rows = [
+            (_code(c["path"]) if c["path"] else "a document", f"{c['documents']:,}") for c in twins["largest_clusters"]
+        ]
         page += (
-            f"<h3>Near duplicates</h3><p>{twins['clusters']:,} clusters: {escape(sizes)}. The first document of a cluster "
-            f"stays, and all that is near held-out text goes ({twins['near_validation']:,}).</p>"
+            f"<h3>Near duplicates</h3><p>{twins['clusters']:,} clusters: {escape(sizes)}. The first document of a "
+            f"cluster stays, and all that is near held-out text goes ({twins['near_validation']:,}).</p>"
             + fold("The largest clusters", table(("its first document", "#documents"), rows))
         )
     if contamination is not None:
         rows = [(_code(m["item"]), f"{m['documents']:,}") for m in contamination["most_matched"]]
         page += (
-            f"<h3>Evaluation items</h3><p>{contamination['items_matched']:,} of {contamination['items']:,} items were found "
-            f"in {contamination['n']:,} documents, which were dropped; {contamination['items_too_short']:,} items were too "
-            "short to look for.</p>" + (table(("item", "#documents"), rows) if rows else "")
+            f"<h3>Evaluation items</h3><p>{contamination['items_matched']:,} of {contamination['items']:,} items were "
+            f"found in {contamination['n']:,} documents, which were dropped; {contamination['items_too_short']:,} "
+            "items were too short to look for.</p>" + (table(("item", "#documents"), rows) if rows else "")
         )
     return page
 

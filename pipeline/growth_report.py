@@ -25,7 +25,7 @@ Points = list[tuple[float, float]]
 
 
 def growth_facts(config: Config, init: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The rows of the source and of the same model from fresh weights, the source's cost per token relative to the grown
+    """The rows of the source and of the same model from fresh weights, the source's cost per token over the grown
     model's, and that model's shape. None where nothing grew."""
     if not init.get("blocks"):
         return None

@@ -64,7 +64,8 @@ font-size:12.5px;margin:4px 0 10px}pre b{color:var(--a)}code{font-size:13px;over
 .tiles{grid-template-columns:1fr 1fr}.tile b{font-size:20px}.tile{padding:9px 11px}dl{grid-template-columns:1fr}
 dd{margin-bottom:6px}}
 @media print{:root{--paper:#fff;--ink:#000;--dim:#555;--rule:#ddd}body{font-size:12px}main{max-width:none;padding:0}
-table,.tile span,.note,dl{font-size:11px}.tile,pre,figure,tr,.verdict{break-inside:avoid}h2,h3,summary{break-after:avoid}
+table,.tile
+span,.note,dl{font-size:11px}.tile,pre,figure,tr,.verdict{break-inside:avoid}h2,h3,summary{break-after:avoid}
 .wide{overflow:visible}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
 )

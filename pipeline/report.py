@@ -1,13 +1,14 @@
 """`report.html`: one self-contained page per experiment, written again after every stage, and its figures as JSON.
 
 In: the manifests, the data stage's account, `metrics.jsonl` and the ledger of one experiment. Out: `report.json` (its
-schema is `report_schema.json`) and `report.html`, which shows nothing that is not in it; under `runs/<name>/`, with a copy
-in the folder of the newest stage. No network, no script; light and dark; reads on a phone and on paper.
+schema is `report_schema.json`) and `report.html`, which shows nothing that is not in it; under `runs/<name>/`, with a
+copy in the folder of the newest stage. No network, no script; light and dark; reads on a phone and on paper.
 """
 
 import json
 import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pipeline.after_report import AFTER, after_facts, after_section
 from pipeline.artifacts import MANIFEST, read_json_lines, read_manifest, write_json, write_text
 from pipeline.charts import Line, bar, line_chart
 from pipeline.config import Config
+from pipeline.data_card import REPORT as DATA_REPORT
 from pipeline.data_report import data_section
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
@@ -35,9 +37,9 @@ INIT_KEYS = (
     "source_gpu_hours", "blocks", "source_model",
 )  # fmt: skip
 PRETRAIN_KEYS = (
-    "initial_val_bits_per_byte", "val_bits_per_byte", "bits_per_byte", "max_gpu_hours", "gpu_hours_total", "tokens_seen",
-    "tokens_per_second", "annealed", "stopped_by", "exported_step", "steps", "epochs", "mix", "replay", "cards",
-    "forecast", "samples", "lives",
+    "initial_val_bits_per_byte", "val_bits_per_byte", "bits_per_byte", "max_gpu_hours", "gpu_hours_total",
+    "tokens_seen", "tokens_per_second", "annealed", "stopped_by", "exported_step", "steps", "epochs", "mix",
+    "replay", "cards", "forecast", "samples", "lives",
 )  # fmt: skip
 
 
@@ -62,10 +64,18 @@ def _consistent_folders(experiment: Experiment) -> dict[str, Path]:
         folder = experiment.stage_folder(stage)
         if folder is None or not (folder / MANIFEST).is_file():
             continue
-        inputs = read_manifest(folder)["inputs"]
+        manifest = read_manifest(folder)
+        inputs = manifest["inputs"]
+        if stage in AFTER and "pretrain" in folders and _older(manifest, read_manifest(folders["pretrain"])):
+            continue
         if all(inputs.get(name, {}).get("fingerprint", made.name) == made.name for name, made in folders.items()):
             folders[stage] = folder
     return folders
+
+
+def _older(manifest: Mapping[str, Any], pretrain: Mapping[str, Any]) -> bool:
+    """Whether a stage after pretraining was done before it: then it was on another model."""
+    return datetime.fromisoformat(manifest["finished"]) < datetime.fromisoformat(pretrain["finished"])
 
 
 def collect(config: Config, folders: Mapping[str, Path], ledger_path: Path) -> dict[str, Any]:
@@ -73,7 +83,7 @@ def collect(config: Config, folders: Mapping[str, Path], ledger_path: Path) -> d
     manifests = {stage: read_manifest(folder) for stage, folder in folders.items()}
     data, init, pretrain = (manifests.get(stage) for stage in STAGES)
     metrics = read_json_lines(folders["pretrain"] / "metrics.jsonl") if pretrain else []
-    account = folders["data"] / "data.report.json" if data else None
+    account = folders["data"] / DATA_REPORT if data else None
     found = {
         "format": FORMAT,
         "name": config.name,
@@ -122,8 +132,8 @@ def _no_account(report: Mapping[str, Any]) -> str:
     if not any(row["stage"] == "data" for row in report["identity"]):
         return ""
     return (
-        "<h2>Data</h2><p class=note>The data folder holds no data.report.json: it was deleted, or an earlier version made "
-        "the folder. Delete data/manifest.json and run hornbook data again; it takes seconds.</p>"
+        "<h2>Data</h2><p class=note>The data folder holds no data.report.json: it was deleted, or an earlier version "
+        "made the folder. Delete data/manifest.json and run hornbook data again; it takes seconds.</p>"
     )
 
 
@@ -151,6 +161,13 @@ def _summary(data: dict | None, init: dict | None, pretrain: dict | None) -> str
         tiles.append(
             (format_count(data["tokens"]["train"]), f"training tokens from {data['documents']['kept']:,} documents")
         )
+    if data and not pretrain:
+        documents, auc = data["documents"], data["quality"]["rated"]["auc"]
+        share = 100 * documents["kept"] / max(1, documents["read"])
+        tiles.append((f"{share:.0f}%", f"of {documents['read']:,} documents kept"))
+        if auc is not None:
+            tiles.append((f"{auc:.3f}", "AUC of the quality scorer on rated documents"))
+        tiles.append((data["licence"]["kind"], f"text. {data['licence']['headline']}"))
     if init and init.get("max_rel_logit_diff") is not None:
         tiles.append((f"{init['max_rel_logit_diff']:.0e}", "largest change of a logit by growth, relative"))
     cells = "".join(f'<div class="tile"><b>{escape(a)}</b><span>{escape(b)}</span></div>' for a, b in tiles)

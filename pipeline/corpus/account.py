@@ -2,8 +2,8 @@
 
 In: the table of documents, what became of each, tokens and scores. Out: every figure of the report's data part, so that
 page and card are renderings of this one value (schema: pipeline/report_schema.json). Documents and bytes are counted;
-tokens too where a text was encoded, that is from the cut on; of what was dropped before, they are estimated from a sample
-of each reason and marked so. Read = kept + all drops, in all three, to the last one.
+tokens too where a text was encoded, that is from the cut on; of what was dropped before, they are estimated from a
+sample of each reason and marked so. Read = kept + all drops, in all three, to the last one.
 """
 
 from collections.abc import Mapping
@@ -25,11 +25,10 @@ from pipeline.corpus.provenance import Provenance, metadata_of, notices
 from pipeline.corpus.scorer import read_roc
 from pipeline.corpus.scorers import SHIPPED
 from pipeline.corpus.tokenizing import load_tokenizer, open_ids, token_dtype
-from pipeline.data_card import attribution, dataset_card
+from pipeline.data_card import ATTRIBUTION, CARD, REPORT, attribution, dataset_card
 from pipeline.private import is_private_source
 
-REPORT, CARD, ATTRIBUTION = "data.report.json", "data_card.md", "ATTRIBUTION.md"
-FILES = (REPORT, CARD, ATTRIBUTION)  # for reading, so in `Step.reports`
+FILES = (REPORT, CARD, ATTRIBUTION)  # for reading only: `Step.reports`
 FROM_LABELS = ("auc", "auc_interval", "auc_docstring_share", "documents", "good", "groups", "labels", "note")
 ITEMS_SHOWN = 10
 
@@ -166,7 +165,10 @@ def _quality(
     for number, source in enumerate(table.sources):
         own = scored[table.rows["source"][scored] == number]
         if len(own):
-            train, val = np.intersect1d(own, outcome.train), np.setdiff1d(np.intersect1d(own, outcome.kept), outcome.train)
+            train, val = (
+                np.intersect1d(own, outcome.train),
+                np.setdiff1d(np.intersect1d(own, outcome.kept), outcome.train),
+            )
             rest = np.setdiff1d(own, outcome.kept)
             parts = {"train": train, "validation": val, "not kept": rest}
             histograms[source] = statistics.score_histogram(outcome.scores, parts)

@@ -5,6 +5,7 @@ of the packages that are installed here in the very version that was read.
 """
 
 import re
+import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -19,7 +20,10 @@ from pipeline.private import OWN
 
 _LICENCE_FILE = re.compile(r"(?i)(licen[sc]e|copying|copyright)[^/]*$")
 _NOTICE_FILE = re.compile(r"(?i)notice[^/]*$")
-_COPYRIGHT = re.compile(r"(?im)^[\s*#/.]*((?:copyright|\(c\)|©)\s+[^\n]*\d{4}[^\n]*)$")
+_COPYRIGHT = re.compile(
+    r"(?m)^[\s*#/.]*((?:(?:Copyright|COPYRIGHT)\s(?!\s*(?i:notice|licen[sc]e|owner|holder|law|and\s|\[|<|statement))|\(c\)\s(?=\d)|©\s)"
+    r"[^\n]{3,160})$"
+)
 NOTICE_CHARACTERS, COPYRIGHT_LINES = 4_000, 20
 _METADATA = b',"metadata":{'
 
@@ -80,6 +84,8 @@ def _notice(package: str, version: str) -> dict[str, Any] | None:
         except OSError:
             continue
         (notice if _NOTICE_FILE.search(name) else licences).append(text)
+    if package == STANDARD_LIBRARY:
+        licences.append(sys.copyright)
     lines = dict.fromkeys(" ".join(m.group(1).split()) for text in licences for m in _COPYRIGHT.finditer(text))
     if not lines and not notice:
         return None

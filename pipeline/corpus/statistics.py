@@ -1,7 +1,7 @@
 """Numbers about the kept text: lengths, tokens, scores, and how varied it is.
 
-In: the table of documents, their tokens and scores. Out: plain values for the report. Everything over the whole corpus is
-arithmetic on arrays; what needs the tokens themselves looks at a seeded sample of a fixed size, because shares of
+In: the table of documents, their tokens and scores. Out: plain values for the report. Everything over the whole corpus
+is arithmetic on arrays; what needs the tokens themselves looks at a seeded sample of a fixed size, because shares of
 distinct n-grams compare only at equal length.
 """
 
@@ -69,7 +69,7 @@ def sample(table: Table, documents: np.ndarray, lengths: np.ndarray, seed: int) 
 
 def diversity(ids: Sequence[np.ndarray], vocab_size: int, text: str) -> dict[str, Any]:
     """Of a sample's tokens: `distinct` shares of 1- to 4-grams (Li et al. 2016, arXiv 1510.03055), entropy in bits a
-    token, the share of the vocabulary in use, and how far zlib shrinks its text (Shaib et al. 2024, arXiv 2403.00553)."""
+    token, the share of the vocabulary in use, and how far zlib shrinks its text (arXiv 2403.00553)."""
     flat = np.concatenate([*ids, np.zeros(0, dtype=np.int64)])[:SAMPLE_TOKENS].astype(np.uint64)
     if not len(flat):
         return {}
