@@ -17,7 +17,7 @@ from pipeline.progress import format_count
 
 REASONS_SHOWN, PACKAGES_SHOWN = 12, 10
 STEP_NAMES = {
-    "read": "read",
+    "read": "reading",
     "repair": "repair, empty texts out",
     "rules": "rules",
     "exact_dedup": "exact dedup",
@@ -58,7 +58,7 @@ def _summary(data: Data) -> str:
         ),
         (
             "Evaluation items",
-            "nothing was compared with any (data.decontamination.files is empty)."
+            "Nothing was compared with any (data.decontamination.files is empty)."
             if contamination is None
             else f"{contamination['n']:,} documents shared {contamination['ngram_words']} words in a row with one of "
             f"{contamination['items']:,} items and were dropped.",
@@ -66,7 +66,7 @@ def _summary(data: Data) -> str:
     ]
     if data["masked"]:
         masked = ", ".join(f"{n:,} {MASKED.get(kind, kind)}" for kind, n in data["masked"].items())
-        lines.append(("Personal data", f"masked {masked}."))
+        lines.append(("Personal data", f"Masked {masked}."))
     rows = "".join(f"<dt>{escape(name)}<dd>{escape(words)}" for name, words in lines)
     return f"<dl>{rows}</dl>"
 
@@ -74,7 +74,7 @@ def _summary(data: Data) -> str:
 def _quality_words(quality: Mapping[str, Any]) -> str:
     rated = quality["rated"]
     if not quality["sources"]:
-        return f"no source was scored, so nothing was cut: {rated['note']}."
+        return f"No source was scored, so nothing was cut: {rated['note']}."
     auc = "" if rated["auc"] is None else f"; AUC {rated['auc']:.3f} on rated documents that it was not trained on"
     cut = "not cut by it" if quality["min_score"] is None else f"cut at {quality['min_score']}"
     return f"{', '.join(quality['sources'])} scored, {cut}{auc}."
@@ -82,7 +82,7 @@ def _quality_words(quality: Mapping[str, Any]) -> str:
 
 def _funnel(data: Data) -> str:
     flow = data["funnel"]
-    top, rows = max(1, flow["read"]["documents"]), [_amounts("all that was there", flow["read"], None, 1.0)]
+    top, rows = max(1, flow["read"]["documents"]), [_amounts("found", flow["read"], None, 1.0)]
     for step in flow["steps"]:
         lost = sum(drop["documents"] for drop in step["drops"])
         if lost:

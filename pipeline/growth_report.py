@@ -6,6 +6,7 @@ grew.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,10 +50,15 @@ def thin(rows: Rows) -> list[dict[str, Any]]:
     """Of a run's metrics what the report draws: every validation and at most about `MOST_ROWS` rows besides."""
     every = -(-len(rows) // MOST_ROWS)
     return [
-        {key: value for key, value in row.items() if key in DRAWN or key.startswith("val/")}
+        {key: _finite(value) for key, value in row.items() if key in DRAWN or key.startswith("val/")}
         for i, row in enumerate(rows)
         if i % max(1, every) == 0 or i + 1 == len(rows) or any(key.startswith("val/") for key in row)
     ]
+
+
+def _finite(value: Any) -> Any:
+    """A skipped step may have a loss that is no number, for which JSON has no word."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _curves(facts: Mapping[str, Any], metrics: Rows) -> str:

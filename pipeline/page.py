@@ -44,7 +44,7 @@ h3{font-size:16px;margin:26px 0 4px}
 .note{margin:6px 0}.small{font-size:14px}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:3px 16px;margin:10px 0;font-size:15px}
 dt{color:var(--dim)}dd{margin:0}
-.wide{overflow-x:auto}
+.wide{overflow-x:auto}.wide+.wide{margin-top:14px}
 table{border-collapse:collapse;width:100%;font-size:14px}th{text-align:left;font-weight:600;color:var(--dim)}
 td,th{padding:4px 10px 4px 0;border-bottom:1px solid var(--rule);vertical-align:baseline}.n{text-align:right}
 td.n{font-variant-numeric:tabular-nums;white-space:nowrap}tr.total td{font-weight:600}

@@ -158,16 +158,13 @@ def _summary(data: dict | None, init: dict | None, pretrain: dict | None) -> str
     elif init:
         tiles.append((f"{init['grown_bits_per_byte']:.3f}", "bits per byte before pretraining"))
     if data:
-        tiles.append(
-            (format_count(data["tokens"]["train"]), f"training tokens from {data['documents']['kept']:,} documents")
-        )
+        documents, tokens = data["documents"], format_count(data["tokens"]["train"])
+        tiles.append((tokens, f"training tokens from {documents['kept']:,} of {documents['read']:,} documents"))
     if data and not pretrain:
-        documents, auc = data["documents"], data["quality"]["rated"]["auc"]
-        share = 100 * documents["kept"] / max(1, documents["read"])
-        tiles.append((f"{share:.0f}%", f"of {documents['read']:,} documents kept"))
+        auc, headline = data["quality"]["rated"]["auc"], data["licence"]["headline"]
         if auc is not None:
             tiles.append((f"{auc:.3f}", "AUC of the quality scorer on rated documents"))
-        tiles.append((data["licence"]["kind"], f"text. {data['licence']['headline']}"))
+        tiles.append((data["licence"]["kind"], f"text: {headline[:1].lower()}{headline[1:]}"))
     if init and init.get("max_rel_logit_diff") is not None:
         tiles.append((f"{init['max_rel_logit_diff']:.0e}", "largest change of a logit by growth, relative"))
     cells = "".join(f'<div class="tile"><b>{escape(a)}</b><span>{escape(b)}</span></div>' for a, b in tiles)

@@ -6,7 +6,7 @@ tokens too where a text was encoded, that is from the cut on; of what was droppe
 sample of each reason and marked so. Read = kept + all drops, in all three, to the last one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from pipeline.artifacts import Folder, write_json
 from pipeline.corpus import statistics
 from pipeline.corpus.documents import Table, read_lines, shard_name
 from pipeline.corpus.dropped import Candidates, Survey, survey
+from pipeline.corpus.encoder import encoder
 from pipeline.corpus.gallery import Examples, Gallery
 from pipeline.corpus.provenance import Provenance, metadata_of, notices
 from pipeline.corpus.scorer import read_roc
@@ -31,6 +32,7 @@ from pipeline.private import is_private_source
 FILES = (REPORT, CARD, ATTRIBUTION)  # for reading only: `Step.reports`
 FROM_LABELS = ("auc", "auc_interval", "auc_docstring_share", "documents", "good", "groups", "labels", "note")
 ITEMS_SHOWN = 10
+ID = np.dtype("<u4")  # for counting alone
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,12 @@ def _just_kept(table: Table, outcome: Outcome, thresholds: Mapping[str, float]) 
 def _funnel(
     folder: Folder, table: Table, outcome: Outcome, found: Survey, examples: Examples, deciding: list[str]
 ) -> dict[str, Any]:
-    tokenizer = load_tokenizer(folder.input("tokenizer") / "tokenizer.json")
+    encode = encoder(folder.input("tokenizer") / "tokenizer.json", ID.str).encode
     drops: dict[str, list[dict[str, Any]]] = {step: [] for step in ("read", *deciding, "data")}
     for (step, rule, reason), (documents, n_bytes, tokens) in sorted(found.counts.items(), key=lambda x: -x[1][0]):
         measured = tokens > 0 or not n_bytes
         if not measured:
-            tokens = _estimate(tokenizer, examples.sampled.get((rule, reason), []), documents, n_bytes)
+            tokens = _estimate(encode, examples.sampled.get((rule, reason), []), documents, n_bytes)
         drops[step].append({"filter": rule, "reason": reason, "documents": documents, "bytes": n_bytes,
                             "tokens": tokens, "tokens_measured": measured})  # fmt: skip
     kept = {
@@ -139,10 +141,10 @@ def _funnel(
     return {"read": read, "steps": steps, "kept": kept}
 
 
-def _estimate(tokenizer: Any, texts: list[str], documents: int, n_bytes: int) -> int:
+def _estimate(encode: Callable[[str], bytes], texts: list[str], documents: int, n_bytes: int) -> int:
     """Tokens of a reason's texts by the bytes per token of its sample; each text has its end-of-text too."""
     sampled = sum(len(text.encode()) for text in texts)
-    ids = sum(len(e.ids) for e in tokenizer.encode_batch(texts, add_special_tokens=False))
+    ids = sum(len(encode(text)) for text in texts) // ID.itemsize
     return documents + (round(n_bytes * ids / sampled) if sampled else 0)
 
 

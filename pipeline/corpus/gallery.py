@@ -18,6 +18,7 @@ from pipeline.corpus.dropped import PER_REASON, Candidate, Candidates, Reason, S
 from pipeline.private import OWN
 
 SAMPLE_CHARACTERS, EXAMPLE_CHARACTERS, EXAMPLES = 4_000, 400, 2
+SCORED = "quality"
 GATHERED_BYTES = 32_000_000
 REPORTS = ("kept/*.zst", "dropped/*/*.zst")  # globs of these files, for `Step.reports`
 _PROVENANCE = ("source", "path", "license", "version", "kind", "record")
@@ -73,16 +74,17 @@ class Gallery:
             if self.keep == "all" or (self.keep == "sample" and self._drawn(c)):
                 whole = text if self.keep == "all" else text[:SAMPLE_CHARACTERS]
                 self._files.dropped(c.reason, {**full, "text": whole})
+            part = inner_part(text) if c.reason[0] == SCORED else text
             if self._drawn(c):
                 self.examples.sampled.setdefault(c.reason, []).append(text[:SAMPLE_CHARACTERS])
-                self._show(self.examples.drawn, c.reason, full, text)
+                self._show(self.examples.drawn, c.reason, full, part)
             if self._near(c):
-                self._show(self.examples.near, c.reason, full, text)
+                self._show(self.examples.near, c.reason, full, part)
         index = self._start + at
         if index in self._kept:
             self._files.kept(metadata["source"], {**provenance, "text": text[:SAMPLE_CHARACTERS]})
         if index in self.marked:
-            self._show(self.examples.marked, self.marked[index], provenance, text)
+            self._show(self.examples.marked, self.marked[index], provenance, inner_part(text))
 
     def close(self) -> Examples:
         self._files.write()
@@ -112,7 +114,16 @@ class Gallery:
             return {"private": True, **measured}
         detail = {} if self._private or not record.get("detail") else {"detail": str(record["detail"])}
         shown = {"source": record["source"], "path": record["path"], **measured, **detail}
-        return {**shown, "text": text.strip()[:EXAMPLE_CHARACTERS]}
+        return {**shown, "text": text.rstrip()[:EXAMPLE_CHARACTERS]}
+
+
+def inner_part(text: str) -> str:
+    """A long text from the line that begins after its first third on: a file's head, its licence and imports, says
+    little about what it is worth."""
+    if len(text) < 3 * EXAMPLE_CHARACTERS:
+        return text
+    start = text.find("\n", len(text) // 3) + 1
+    return f"[...]\n{text[start:].strip(chr(10))}" if 0 < start <= len(text) // 2 else text
 
 
 def sample_kept(table: Table, kept: np.ndarray, seed: int) -> set[int]:

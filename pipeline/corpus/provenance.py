@@ -4,6 +4,7 @@ In: the kept documents' metadata, one after another. Out: rows for the licence t
 of the packages that are installed here in the very version that was read.
 """
 
+import csv
 import re
 import sys
 import sysconfig
@@ -18,8 +19,8 @@ from data_filters.licence import normalise
 from pipeline.corpus.python_library import STANDARD_LIBRARY
 from pipeline.private import OWN
 
-_LICENCE_FILE = re.compile(r"(?i)(licen[sc]e|copying|copyright)[^/]*$")
-_NOTICE_FILE = re.compile(r"(?i)notice[^/]*$")
+_LICENCE_FILE = re.compile(r"(?i)(?:^|/)[^/]*(?:licen[sc]e|copying|copyright)[^/]*$")
+_NOTICE_FILE = re.compile(r"(?i)(?:^|/)[^/]*notice[^/]*$")
 _COPYRIGHT = re.compile(
     r"(?m)^[\s*#/.]*((?:(?:Copyright|COPYRIGHT)\s(?!\s*(?i:notice|licen[sc]e|owner|holder|law|and\s|\[|<|statement))|\(c\)\s(?=\d)|©\s)"
     r"[^\n]{3,160})$"
@@ -104,9 +105,9 @@ def _legal_files(package: str, version: str) -> list[tuple[str, Path]]:
         return []
     if distribution.version != version:
         return []
+    names = [row[0] for row in csv.reader((distribution.read_text("RECORD") or "").splitlines()) if row]
     return [
-        (file.name, Path(str(distribution.locate_file(file))))
-        for file in distribution.files or ()
-        if _LICENCE_FILE.search(file.name) or _NOTICE_FILE.search(file.name)
-        if not file.name.endswith((".py", ".pyc"))
+        (name, Path(str(distribution.locate_file(name))))
+        for name in names
+        if (_LICENCE_FILE.search(name) or _NOTICE_FILE.search(name)) and not name.endswith((".py", ".pyc"))
     ]

@@ -1,9 +1,23 @@
 """The part of JSON Schema 2020-12 that report_schema.json uses; another keyword is an error, so none is overlooked."""
 
+import json
+from pathlib import Path
 from typing import Any
 
+from pipeline import report
+from pipeline.artifacts import root
+
+SCHEMA = json.loads(Path(report.__file__).with_name("report_schema.json").read_text(encoding="utf-8"))
 TYPES = {"object": dict, "array": list, "string": str, "null": type(None), "boolean": bool}
 NOTES = {"$schema", "$defs", "title", "description"}
+
+
+def report_of(experiment: str) -> tuple[dict[str, Any], str]:
+    """(report.json, which must fit its schema, and the page) of an experiment."""
+    folder = root() / "runs" / experiment
+    found = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert problems(found, SCHEMA) == []
+    return found, (folder / "report.html").read_text(encoding="utf-8")
 
 
 def problems(value: Any, schema: dict[str, Any], root: dict[str, Any] | None = None, at: str = "$") -> list[str]:

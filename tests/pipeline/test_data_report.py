@@ -1,16 +1,16 @@
 """The account of a data stage: it closes to zero, fits its schema, and says of private text nothing but figures."""
 
+import itertools
 import json
 import re
 import zlib
-from pathlib import Path
 
 import numpy as np
 import orjson
 import pytest
 import yaml
 from data_corpus import make_config, prose, write_corpus
-from json_schema import problems
+from json_schema import SCHEMA, problems, report_of
 
 from data_filters.rule import PROSE
 from pipeline import data, report
@@ -25,7 +25,6 @@ from pipeline.data_card import ATTRIBUTION, CARD, REPORT
 from pipeline.data_pictures import roc_chart, score_chart
 from pipeline.data_report import data_section
 
-SCHEMA = json.loads(Path(report.__file__).with_name("report_schema.json").read_text())
 UNITS = ("documents", "bytes", "tokens")
 SECRET = "zanzibar"
 
@@ -75,9 +74,8 @@ def test_tokens_of_what_was_never_encoded_are_estimated_near_the_truth(account, 
     )
     tokenizer = Tokenizer.from_file(str(finished[0] / "tokenizer.json"))
     assert not copy["tokens_measured"]
-    assert (
-        copy["tokens"] == len(tokenizer.encode(prose(3), add_special_tokens=False).ids) + 1
-    )  # one text, wholly sampled
+    ids = tokenizer.encode(prose(3), add_special_tokens=False).ids
+    assert copy["tokens"] == len(ids) + 1  # one text, all of it in the sample
 
 
 def test_report_json_fits_the_shipped_schema_and_a_wrong_one_does_not(page):
@@ -156,9 +154,7 @@ def test_private_text_is_counted_and_nothing_of_it_is_named(root, capsys):
         assert SECRET not in text
         assert "private text" in text
     assert "GPL-3.0-only" in attribution
-    found = json.loads((root / "runs" / "test" / "report.json").read_text())
-    html = (root / "runs" / "test" / "report.html").read_text()
-    assert problems(found, SCHEMA) == []
+    found, html = report_of("test")
     source = f"{SECRET}_notes"  # the key of the user's own config: on the page, in no card
     for text in (json.dumps(found), html):
         assert SECRET not in text.replace(source, "")
@@ -264,7 +260,7 @@ def test_the_tenths_hold_every_scored_document_once_and_show_two_of_each(root, c
     account = json.loads((data.data_step(config).path / REPORT).read_text())
     tenths, histogram = account["quality"]["deciles"], account["quality"]["histograms"]["web"]
     assert [t["decile"] for t in tenths] == list(range(1, 11))
-    assert all(a["lowest"] >= b["highest"] for a, b in zip(tenths, tenths[1:], strict=False))
+    assert all(a["lowest"] >= b["highest"] for a, b in itertools.pairwise(tenths))
     assert sum(t["documents"] for t in tenths) == sum(map(sum, histogram.values()))
     assert all(len(t["examples"]) == 2 for t in tenths)
     assert sum(t["kept"] for t in tenths) == sum(histogram["train"]) + sum(histogram["validation"])

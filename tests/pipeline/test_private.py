@@ -20,7 +20,12 @@ def test_a_page_shows_of_private_text_what_was_measured_and_no_more():
     assert _shown({**record, "license": "MIT"})["path"] == "zanzibar/a.md"
     unread = {"source": "notes", "path": "zanzibar/b.pdf", "text": "zanzibar"}  # it has no licence of its own
     assert _shown(unread, ("notes",)) == {"private": True}
-    near = {**record, "license": "MIT", "source": "web", "detail": "notes/zanzibar/a.md"}  # a public twin of a private text
+    near = {  # a public twin of a private text
+        **record,
+        "license": "MIT",
+        "source": "web",
+        "detail": "notes/zanzibar/a.md",
+    }
     assert "detail" not in _shown(near, ("notes",))
 
 
