@@ -18,13 +18,13 @@ from pipeline.progress import format_count
 REASONS_SHOWN, PACKAGES_SHOWN = 12, 10
 STEP_NAMES = {
     "read": "reading",
-    "repair": "repair, empty texts out",
+    "repair": "repair",
     "rules": "rules",
     "exact_dedup": "exact dedup",
     "near_dedup": "near dedup",
     "contamination": "decontamination",
-    "cut": "cut by quality score",
-    "data": "limit on held-out text",
+    "cut": "quality cut",
+    "data": "held-out limit",
 }
 MASKED = {"email": "e-mail addresses", "ip": "IP addresses", "key": "keys"}
 Data = Mapping[str, Any]
@@ -82,12 +82,12 @@ def _quality_words(quality: Mapping[str, Any]) -> str:
 
 def _funnel(data: Data) -> str:
     flow = data["funnel"]
-    top, rows = max(1, flow["read"]["documents"]), [_amounts("found", flow["read"], None, 1.0)]
+    top, rows = max(1, flow["read"]["documents"]), [_amounts("(found)", flow["read"], None, 1.0)]
     for step in flow["steps"]:
         lost = sum(drop["documents"] for drop in step["drops"])
         if lost:
             name, left = STEP_NAMES.get(step["step"], step["step"]), step["left"]
-            rows.append(_amounts(f"after {name}", left, lost, left["documents"] / top))
+            rows.append(_amounts(name, left, lost, left["documents"] / top))
     dropped = [drop for step in flow["steps"] for drop in step["drops"]]
     over = [flow["read"][u] - flow["kept"][u] - sum(d[u] for d in dropped) for u in ("documents", "bytes", "tokens")]
     note = (
@@ -95,7 +95,7 @@ def _funnel(data: Data) -> str:
         "Tokens of what was dropped before the tokenizer came are estimated from a sample of each reason; what could "
         "not be read counts as a document without bytes."
     )
-    heads = ("", "#documents", "#lost", "#MB", "#M tokens", "")
+    heads = ("left after", "#documents", "#lost", "#MB", "#M tokens", "")
     return f"<h3>Where every document went</h3>{table(heads, rows)}<p class=note>{note}</p>"
 
 

@@ -41,7 +41,7 @@ h3{font-size:16px;margin:26px 0 4px}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(210px,1fr));gap:12px}
 .tile{border:1px solid var(--rule);border-radius:8px;padding:12px 14px}
 .tile b{display:block;font-size:24px}.tile span,.note{color:var(--dim);font-size:14px}
-.note{margin:6px 0}.small{font-size:14px}
+.note{margin:6px 0;overflow-wrap:anywhere}.small{font-size:14px}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:3px 16px;margin:10px 0;font-size:15px}
 dt{color:var(--dim)}dd{margin:0}
 .wide{overflow-x:auto}.wide+.wide{margin-top:14px}
@@ -60,7 +60,8 @@ details{border-bottom:1px solid var(--rule);padding:4px 0}summary{cursor:pointer
 summary i{color:var(--dim);font-style:normal;float:right}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;border:1px solid var(--rule);border-radius:8px;padding:10px 12px;
 font-size:12.5px;margin:4px 0 10px}pre b{color:var(--a)}code{font-size:13px;overflow-wrap:anywhere}
-@media(max-width:560px){main{padding:12px 14px 48px}.bar{width:60px}td,th{padding-right:8px;font-size:13px}
+@media(max-width:560px){main{padding:12px 14px 48px}.bar,td:has(>.bar:only-child){display:none}
+td,th{padding-right:8px;font-size:13px}
 .tiles{grid-template-columns:1fr 1fr}.tile b{font-size:20px}.tile{padding:9px 11px}dl{grid-template-columns:1fr}
 dd{margin-bottom:6px}}
 @media print{:root{--paper:#fff;--ink:#000;--dim:#555;--rule:#ddd}body{font-size:12px}main{max-width:none;padding:0}
