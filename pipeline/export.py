@@ -20,7 +20,7 @@ from pipeline.data_card import ATTRIBUTION, CARD, REPORT
 from pipeline.experiment import Experiment
 from pipeline.ledger import spent_hours
 
-VERSION = 1
+VERSION = 2
 
 
 def run(config: Config, command: str, as_json: bool = False) -> None:
