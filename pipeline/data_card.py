@@ -150,6 +150,14 @@ def _quality(quality: Mapping[str, Any], names: Mapping[str, str]) -> str:
     if not quality["sources"]:
         return f"No source was scored: {rated['note']}."
     called = ", ".join(names.get(name, name) for name in quality["sources"])
-    auc = "" if rated["auc"] is None else f"; AUC {rated['auc']:.3f} on rated documents that it was not trained on"
-    cut = "nothing was cut by it" if quality["min_score"] is None else f"cut at {quality['min_score']}"
-    return f"{called}: {cut}{auc}. It is wrong at times: {rated['note']}."
+    return f"{called}: {cut_words(quality, names)}. It is wrong at times: {rated['note']}."
+
+
+def cut_words(quality: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """`cut at 0.5; AUC 0.911 on rated documents that it was not trained on`."""
+    minimum, auc = quality["min_score"], quality["rated"]["auc"]
+    if isinstance(minimum, Mapping):
+        cut = "cut at " + ", ".join(f"{score} ({names.get(name, name)})" for name, score in minimum.items())
+    else:
+        cut = "nothing was cut by it" if minimum is None else f"cut at {minimum}"
+    return cut if auc is None else f"{cut}; AUC {auc:.3f} on rated documents that it was not trained on"

@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 from pipeline.charts import bar
-from pipeline.data_card import NO_ADVICE, causes
+from pipeline.data_card import NO_ADVICE, causes, cut_words
 from pipeline.data_gallery import examples, gallery
 from pipeline.data_pictures import legend, length_chart, roc_chart, score_chart
 from pipeline.page import fold, table, words
@@ -75,9 +75,7 @@ def _quality_words(quality: Mapping[str, Any]) -> str:
     rated = quality["rated"]
     if not quality["sources"]:
         return f"No source was scored, so nothing was cut: {rated['note']}."
-    auc = "" if rated["auc"] is None else f"; AUC {rated['auc']:.3f} on rated documents that it was not trained on"
-    cut = "not cut by it" if quality["min_score"] is None else f"cut at {quality['min_score']}"
-    return f"{', '.join(quality['sources'])} scored, {cut}{auc}."
+    return f"{', '.join(quality['sources'])} scored, {cut_words(quality, {})}."
 
 
 def _funnel(data: Data) -> str:

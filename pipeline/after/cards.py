@@ -158,6 +158,8 @@ def _licences(lineage: Lineage) -> str:
     text = "## Licences of the text\n\n" + table(("source", "licences"), rows)
     if lineage.account:
         text += f"\n\n{licence_words(lineage.account['licence'], names)}\n\nWho wrote it: ATTRIBUTION.md."
+    if lineage.base_model:
+        text += f"\n\nIt began as {lineage.base_model}, whose own licence holds besides."
     return text
 
 

@@ -5,7 +5,7 @@ report. Not part of the stage's content hash: `data.keep_dropped` changes what o
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,16 +105,18 @@ class Gallery:
     def _show(self, place: dict, key: Any, record: Mapping[str, Any], text: str) -> None:
         shown = place.setdefault(key, [])
         if self.keep != "none" and len(shown) < EXAMPLES:
-            shown.append(self._public(record, text))
+            shown.append(public_record(record, text, self._private))
 
-    def _public(self, record: Mapping[str, Any], text: str) -> dict[str, Any]:
-        """Of private text nothing but what was measured; and no name of a private text that another is a copy of."""
-        measured = {key: record[key] for key in ("value", "threshold") if record.get(key) is not None}
-        if record.get("license") == OWN or record["source"] in self._private:
-            return {"private": True, **measured}
-        detail = {} if self._private or not record.get("detail") else {"detail": str(record["detail"])}
-        shown = {"source": record["source"], "path": record["path"], **measured, **detail}
-        return {**shown, "text": text.rstrip()[:EXAMPLE_CHARACTERS]}
+
+def public_record(record: Mapping[str, Any], text: str, private: Collection[str]) -> dict[str, Any]:
+    """An example as a page may show it. `private`: names of sources that hold private text. Of such text nothing but
+    what was measured; and, where there is any, no name of a text that another is a copy of."""
+    measured = {key: record[key] for key in ("value", "threshold") if record.get(key) is not None}
+    if record.get("license") == OWN or record["source"] in private:
+        return {"private": True, **measured}
+    detail = {} if private or not record.get("detail") else {"detail": str(record["detail"])}
+    shown = {"source": record["source"], "path": record["path"], **measured, **detail}
+    return {**shown, "text": text.rstrip()[:EXAMPLE_CHARACTERS]}
 
 
 def inner_part(text: str) -> str:

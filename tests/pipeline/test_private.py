@@ -1,15 +1,13 @@
 """A page that people pass on shows no name and no text of private documents; a card does not even name their source."""
 
 from pipeline.after.cards import Lineage, model_card
-from pipeline.corpus.gallery import Gallery
+from pipeline.corpus.gallery import public_record
 from pipeline.data_gallery import examples
 from pipeline.private import public_names
 
 
 def _shown(record: dict, private: tuple[str, ...] = ()) -> dict:
-    gallery = Gallery.__new__(Gallery)
-    gallery._private = frozenset(private)
-    return gallery._public(record, record["text"])
+    return public_record(record, record["text"], private)
 
 
 def test_a_page_shows_of_private_text_what_was_measured_and_no_more():
