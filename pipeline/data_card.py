@@ -148,7 +148,7 @@ def _duplicates(data: Mapping[str, Any]) -> str:
 def _quality(quality: Mapping[str, Any], names: Mapping[str, str]) -> str:
     rated = quality["rated"]
     if not quality["sources"]:
-        return f"No source was scored: {rated['note']}."
+        return f"No source was scored, and nothing was cut: {rated['note']}."
     called = ", ".join(names.get(name, name) for name in quality["sources"])
     return f"{called}: {cut_words(quality, names)}. It is wrong at times: {rated['note']}."
 

@@ -72,10 +72,12 @@ def _summary(data: Data) -> str:
 
 
 def _quality_words(quality: Mapping[str, Any]) -> str:
-    rated = quality["rated"]
-    if not quality["sources"]:
-        return f"No source was scored, so nothing was cut: {rated['note']}."
-    return f"{', '.join(quality['sources'])} scored, {cut_words(quality, {})}."
+    if quality["sources"]:
+        return f"{', '.join(quality['sources'])} scored, {cut_words(quality, {})}."
+    note = quality["rated"]["note"]
+    if quality["min_score"] is None:
+        return f"No source was scored: {note}."
+    return f"The cut by quality score cut nothing, for want of a scorer: {note}."
 
 
 def _funnel(data: Data) -> str:

@@ -42,7 +42,7 @@ def export_step(config: Config, command: str) -> Step:
         {"export": configs.identity(config.export), "name": config.name},
         {"model": model.content},
         ("safetensors", *(["gguf"] if config.export.gguf else [])),
-        reports=("README.md", ATTRIBUTION),
+        reports=(*Step.reports, "README.md", ATTRIBUTION),
     )
 
 

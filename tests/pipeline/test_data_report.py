@@ -122,6 +122,10 @@ def test_near_misses_are_those_nearest_to_the_limit(root):
     assert entry["documents"] == len(values) == 19
     assert sorted(e["value"] for e in entry["near_misses"]) == values[-2:] == [89, 94]
     assert all(e["text"].startswith("word word") for e in entry["near_misses"])
+    before = read_manifest(folder)["content_hash"]
+    (folder / "manifest.json").unlink()  # as the page advises where the account is missing
+    data.run(config, "x.yaml")
+    assert read_manifest(folder)["content_hash"] == before
 
 
 def test_private_text_is_counted_and_nothing_of_it_is_named(root, capsys):
