@@ -86,7 +86,7 @@ def _funnel(data: Data) -> str:
     for step in flow["steps"]:
         lost = sum(drop["documents"] for drop in step["drops"])
         if lost:
-            name, left = STEP_NAMES.get(step["step"], step["step"]), step["left"]
+            name, left = str(STEP_NAMES.get(step["step"], step["step"])), step["left"]
             rows.append(_amounts(name, left, lost, left["documents"] / top))
     dropped = [drop for step in flow["steps"] for drop in step["drops"]]
     over = [flow["read"][u] - flow["kept"][u] - sum(d[u] for d in dropped) for u in ("documents", "bytes", "tokens")]

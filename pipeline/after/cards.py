@@ -134,7 +134,7 @@ def _losses(lineage: Lineage) -> str:
         before = pretrain.get("initial_bits_per_byte") or {}
         names = _public(lineage)
         rows = [
-            (names.get(name, name), f"{before[name]:.4f}" if name in before else "", f"{value:.4f}")
+            (str(names.get(name, name)), f"{before[name]:.4f}" if name in before else "", f"{value:.4f}")
             for name, value in pretrain["bits_per_byte"].items()
         ]
         text = "## Losses\n\nBits per byte of held-out text, before and after pretraining.\n\n"
