@@ -14,7 +14,7 @@ from datatrove.data import Document
 from data_filters.licence_names import IDENTIFIERS, OWN, PERMISSIVE, SPELLINGS
 from data_filters.rule import Decision, Drop, Rule
 
-__all__ = ["OWN", "PERMISSIVE", "Licence", "allowed", "normalise"]
+__all__ = ["OWN", "PERMISSIVE", "Expression", "Licence", "allowed", "normalise", "parse"]
 
 # From the weakest to the tightest: several classifiers (`;`) all hold, then OR and its forms, then AND.
 _JOINTS = (
@@ -49,7 +49,7 @@ def normalise(declared: str | None) -> str | None:
 
     `;` between classifiers, `,` and `and` become AND, the careful reading; `/`, `|` and `or` become OR.
     """
-    found = _parse(" ".join((declared or "").split()))
+    found = parse(" ".join((declared or "").split()))
     return None if found is None else _write(found)
 
 
@@ -58,7 +58,7 @@ def allowed(expression: str | None, allow: Sequence[str] = (*PERMISSIVE, OWN)) -
 
     AND binds tighter than OR, as SPDX says. `X WITH exception` and `X+` are allowed where `X` is: both only add rights.
     """
-    found = None if expression is None else _parse(expression)
+    found = None if expression is None else parse(expression)
     return found is not None and _holds(found, frozenset(allow))
 
 
@@ -106,7 +106,7 @@ def _write(expression: Expression) -> str:
 
 
 @lru_cache(10_000)
-def _parse(text: str) -> Expression | None:
+def parse(text: str) -> Expression | None:
     """The expression in a text: the whole as one name, else split at its weakest joint outside parentheses."""
     text = text.strip(" .\"'")
     if whole := _one(text):
@@ -116,7 +116,7 @@ def _parse(text: str) -> Expression | None:
         if len(pieces) == 1:
             continue
         pieces = [piece for piece in pieces if piece.strip().lower() not in _SAYS_NOTHING]
-        parts = [_parse(piece.strip()) for piece in pieces]
+        parts = [parse(piece.strip()) for piece in pieces]
         if joint == "OR":  # one may take the other alternative
             parts = [
                 part
@@ -125,7 +125,7 @@ def _parse(text: str) -> Expression | None:
             ]
         known = [part for part in parts if part is not None]
         return _join(joint, known) if known and len(known) == len(parts) else None
-    return _parse(text[1:-1]) if text.startswith("(") and text.endswith(")") and len(text) > 2 else None
+    return parse(text[1:-1]) if text.startswith("(") and text.endswith(")") and len(text) > 2 else None
 
 
 def _join(joint: str, parts: list[Expression]) -> Expression:

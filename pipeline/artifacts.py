@@ -63,7 +63,7 @@ class Step:
     config: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, "Step | str"] = field(default_factory=dict)
     libraries: Sequence[str] = ()
-    reports: Sequence[str] = ("report.html", "*.report.json")
+    reports: Sequence[str] = ("report.html", "report.json", "*.report.json")
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,214 +1,274 @@
 """The data part of the report: where every document went, and why, in tables that close to zero.
 
-In: the manifest of a finished data stage. Out: HTML for `report.html`; no script, no network.
+In: the account of a data stage (`data.report.json`, pipeline/corpus/account.py). Out: HTML for `report.html`; no
+script, no network.
 """
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from pipeline.charts import bar
-from pipeline.private import any_private, is_private
+from pipeline.data_card import NO_ADVICE, causes, cut_words
+from pipeline.data_gallery import examples, gallery
+from pipeline.data_pictures import legend, length_chart, roc_chart, score_chart
+from pipeline.page import fold, table, words
+from pipeline.progress import format_count
 
-REASONS_SHOWN = 40
-EXAMPLES, EXAMPLE_CHARACTERS = 3, 400
+REASONS_SHOWN, PACKAGES_SHOWN = 12, 10
 STEP_NAMES = {
-    "repair": "repair, empty texts out",
+    "read": "reading",
+    "repair": "repair",
     "rules": "rules",
     "exact_dedup": "exact dedup",
     "near_dedup": "near dedup",
     "contamination": "decontamination",
-    "cut": "cut by quality score",
-    "data": "validation limit",
+    "cut": "quality cut",
+    "data": "held-out limit",
 }
+MASKED = {"email": "e-mail addresses", "ip": "IP addresses", "key": "keys"}
+Data = Mapping[str, Any]
 
 
-def data_section(data: Mapping[str, Any], folder: Path) -> str:
-    """The whole section, from the funnel to the licences. `folder`: of the stage, for the samples."""
-    parts = [
-        _sentence(data),
-        _funnel(data),
-        _dropped(data),
-        _unreadable(data),
-        _examples(folder),
-        _near_duplicates(data),
-        _sources(data),
+def data_section(data: Data) -> str:
+    """The whole section, from the summary to the gallery."""
+    parts = [_summary, _funnel, _reasons, _unreadable, _quality, _trained_on, _licences, _duplicates, gallery]
+    return "<h2>Data</h2>" + "".join(part(data) for part in parts)
+
+
+def _summary(data: Data) -> str:
+    documents, quality, licence = data["documents"], data["quality"], data["licence"]
+    dropped, twins, contamination = sum(documents["dropped"].values()), data["duplicates"], data["contamination"]
+    lines = [
+        (
+            "Documents",
+            f"{documents['read']:,} read = {documents['kept']:,} kept + {dropped:,} dropped + "
+            f"{documents['unreadable']:,} unreadable.",
+        ),
+        (
+            "Tokens",
+            f"{data['tokens']['train']:,} to train on, {data['tokens']['val']:,} held out; "
+            f"{data['bytes_per_token']:.2f} bytes per token, vocabulary {data['vocab_size']:,}.",
+        ),
+        ("Licence", licence["headline"]),
+        ("Quality", _quality_words(quality)),
+        (
+            "Duplicates",
+            f"{twins['exact']:,} exact and {twins['near_train'] + twins['near_validation']:,} near copies dropped.",
+        ),
+        (
+            "Evaluation items",
+            "Nothing was compared with any (data.decontamination.files is empty)."
+            if contamination is None
+            else f"{contamination['n']:,} documents shared {contamination['ngram_words']} words in a row with one of "
+            f"{contamination['items']:,} items and were dropped.",
+        ),
     ]
-    return "<h2>Data</h2>" + "".join(parts)
-
-
-def _sentence(data: Mapping[str, Any]) -> str:
-    documents, classifier = data["documents"], data["classifier"]
-    sentences = [
-        f"{documents['read']:,} read = {documents['kept']:,} kept + {sum(documents['dropped'].values()):,} dropped + "
-        f"{documents['unreadable']:,} unreadable.",
-        f"{data['bytes_per_token']:.2f} bytes per token, vocabulary {data['vocab_size']:,}.",
-    ]
-    if classifier["sources"]:
-        quality = "" if classifier["auc"] is None else f"AUC {classifier['auc']:.3f} on rated documents. "
-        sentences.append(f"Quality scorer of {', '.join(classifier['sources'])}: {quality}{classifier['note']}.")
-    elif classifier["threshold"] is not None:
-        sentences.append(f"The cut by quality score cut nothing, for want of a scorer: {classifier['note']}.")
-    contamination = data["contamination"]
-    if contamination is None:
-        sentences.append("Nothing was compared with evaluation items (data.decontamination.files is empty).")
-    else:
-        sentences.append(
-            f"{contamination['n']:,} documents shared {contamination['ngram_words']} words in a row with one of "
-            f"{contamination['items']:,} evaluation items ({contamination['items_too_short']:,} items were too "
-            "short to look for)."
-        )
     if data["masked"]:
-        masked = ", ".join(f"{n:,} {_plural(name)}" for name, n in data["masked"].items())
-        sentences.append(f"Masked: {masked}.")
-    return f"<p>{escape(' '.join(sentences))}</p>"
+        masked = ", ".join(f"{n:,} {MASKED.get(kind, kind)}" for kind, n in data["masked"].items())
+        lines.append(("Personal data", f"Masked {masked}."))
+    rows = "".join(f"<dt>{escape(name)}<dd>{escape(words)}" for name, words in lines)
+    return f"<dl>{rows}</dl>"
 
 
-def _plural(kind: str) -> str:
-    return {"email": "e-mail addresses", "ip": "IP addresses", "key": "keys"}.get(kind, kind)
+def _quality_words(quality: Mapping[str, Any]) -> str:
+    if quality["sources"]:
+        return f"{', '.join(quality['sources'])} scored, {cut_words(quality, {})}."
+    note = quality["rated"]["note"]
+    if quality["min_score"] is None:
+        return f"No source was scored: {note}."
+    return f"The cut by quality score cut nothing, for want of a scorer: {note}."
 
 
-def _funnel(data: Mapping[str, Any]) -> str:
-    top, before, rows = max(1, data["documents"]["read"]), data["documents"]["read"], []
-    for row in data["funnel"]:
-        lost = before - row["documents"]
-        before = row["documents"]
-        rows.append(
-            f"<tr><td>{escape(str(STEP_NAMES.get(row['step'], row['step'])))}<td class=n>{row['documents']:,}"
-            f"<td class=n>{f'-{lost:,}' if lost else ''}<td class=n>{_megabytes(row.get('bytes'))}"
-            f"<td class=n>{_millions(row.get('tokens'))}<td>{bar(row['documents'] / top)}"
+def _funnel(data: Data) -> str:
+    flow = data["funnel"]
+    top, rows = max(1, flow["read"]["documents"]), [_amounts("(found)", flow["read"], None, 1.0)]
+    for step in flow["steps"]:
+        lost = sum(drop["documents"] for drop in step["drops"])
+        if lost:
+            name, left = str(STEP_NAMES.get(step["step"], step["step"])), step["left"]
+            rows.append(_amounts(name, left, lost, left["documents"] / top))
+    dropped = [drop for step in flow["steps"] for drop in step["drops"]]
+    over = [flow["read"][u] - flow["kept"][u] - sum(d[u] for d in dropped) for u in ("documents", "bytes", "tokens")]
+    note = (
+        f"Read less kept less every drop leaves {over[0]:,} documents, {over[1]:,} bytes and {over[2]:,} tokens. "
+        "Tokens of what was dropped before the tokenizer came are estimated from a sample of each reason; what could "
+        "not be read counts as a document without bytes."
+    )
+    heads = ("left after", "#documents", "#lost", "#MB", "#M tokens", "")
+    return f"<h3>Where every document went</h3>{table(heads, rows)}<p class=note>{note}</p>"
+
+
+def _amounts(name: str, left: Mapping[str, int], lost: int | None, share: float) -> tuple[str, ...]:
+    return (
+        escape(name), f"{left['documents']:,}", f"-{lost:,}" if lost else "", _millions(left["bytes"], 1),
+        _millions(left["tokens"], 2), bar(share),
+    )  # fmt: skip
+
+
+def _reasons(data: Data) -> str:
+    drops = [drop for step in data["funnel"]["steps"] for drop in step["drops"] if drop["filter"] != "unreadable"]
+    drops.sort(key=lambda drop: -drop["documents"])
+    if not drops:
+        return ""
+    top = drops[0]["documents"]
+    rows = [
+        (
+            escape(words(drop["filter"])), escape(words(drop["reason"])), f"{drop['documents']:,}",
+            _millions(drop["bytes"], 2), ("" if drop["tokens_measured"] else "~") + _millions(drop["tokens"], 2),
+            bar(drop["documents"] / top, "--b"),
         )
-    head = "<tr><th>after step<th class=n>documents<th class=n>lost<th class=n>MB<th class=n>M tokens<th>"
-    return f"<table>{head}{''.join(rows)}</table>"
+        for drop in drops
+    ]  # fmt: skip
+    heads = ("rule", "reason", "#documents", "#MB", "#M tokens", "")
+    rest = rows[REASONS_SHOWN:]
+    more = fold(f"{len(rest)} rarer reasons", table(heads, rest) if rest else "")
+    return f"<h3>Why documents were dropped</h3>{table(heads, rows[:REASONS_SHOWN])}{more}"
 
 
-def _dropped(data: Mapping[str, Any]) -> str:
-    counts = [(n, name, reason) for name, reasons in data["reasons"].items() for reason, n in reasons.items()]
-    counted = {name: sum(reasons.values()) for name, reasons in data["reasons"].items()}
-    # What the sources and the last step drop has no finer reason than its filter.
-    counts += [(n - counted.get(f, 0), f, "") for f, n in data["documents"]["dropped"].items() if n > counted.get(f, 0)]
-    return _counts("Why documents were dropped", ("rule", "reason"), [(n, (f, _words(r))) for n, f, r in counts], "--b")
-
-
-def _unreadable(data: Mapping[str, Any]) -> str:
-    counts = [
-        (n, (source, _words(cause)))
+def _unreadable(data: Data) -> str:
+    rows = [
+        (escape(source), escape(words(cause)), f"{n:,}")
         for source, facts in data["sources"].items()
         for cause, n in facts["unreadable_causes"].items()
     ]
-    return _counts("What could not be read", ("source", "cause"), counts, "--c")
+    return f"<h3>What could not be read</h3>{table(('source', 'cause', '#documents'), rows)}" if rows else ""
 
 
-def _counts(title: str, heads: Sequence[str], counts: Sequence[tuple[int, tuple[str, ...]]], colour: str) -> str:
-    if not counts:
+def _quality(data: Data) -> str:
+    quality = data["quality"]
+    if not quality["sources"]:
         return ""
-    ordered = sorted(counts, key=lambda item: (-item[0], item[1]))
-    top, rest = ordered[0][0], sum(n for n, _ in ordered[REASONS_SHOWN:])
-    shown = [*ordered[:REASONS_SHOWN], *([(rest, ("others", ""))] if rest else [])]
-    rows = "".join(
-        f"<tr>{''.join(f'<td>{escape(word)}' for word in words)}<td class=n>{n:,}<td>{bar(n / top, colour)}"
-        for n, words in shown
-    )
-    head = "".join(f"<th>{escape(h)}" for h in heads)
-    return f"<h3>{escape(title)}</h3><table><tr>{head}<th class=n>documents<th>{rows}</table>"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _examples(folder: Path) -> str:
-    """Some of the samples that lie in `dropped/`, folded: the measured value, the limit, the beginning of the text."""
-    blocks = []
-    for path in sorted((folder / "dropped").glob("*/*.jsonl.zst")):
-        records = [_shown(record) for record in _first_records(path, EXAMPLES)]
-        items = "".join(
-            f"<p class=note><code>{escape(str(r.get('path', '')))}</code> {escape(_measured(r))}</p>"
-            + (f"<pre>{escape(text[:EXAMPLE_CHARACTERS])}</pre>" if (text := r.get("text", "")).strip() else "")
-            for r in records
+    figures = [
+        f"<figure><figcaption>Scores of {escape(source)}</figcaption>{picture}{legend(list(parts))}</figure>"
+        for source, parts in quality["histograms"].items()
+        if (picture := score_chart(parts, quality["thresholds"].get(source)))
+    ]
+    rated = quality["rated"]
+    if rated["roc"]:
+        cut = next(iter(quality["thresholds"].values()), None)
+        low, high = rated["auc_interval"]
+        figures.append(
+            f"<figure><figcaption>The scorer on {rated['documents']:,} rated documents</figcaption>"
+            f"{roc_chart(rated['roc'], cut)}<span class=key>AUC {rated['auc']:.3f} ({low:.2f} to {high:.2f}); "
+            f"docstring share alone {rated['auc_docstring_share']:.3f}</span></figure>"
         )
-        reason = f"{path.parent.name}: {_words(path.name.removesuffix('.jsonl.zst'))}"
-        blocks.append(f"<details><summary>{escape(reason)}</summary>{items}</details>")
-    if not blocks:
-        return ""
-    note = "More of them, and samples of what was kept, lie in the data folder: dropped/ and kept/ (zstd JSON lines)."
-    return f"<h3>Examples of what was dropped</h3><p class=note>{note}</p>{''.join(blocks)}"
-
-
-def _shown(record: dict[str, Any]) -> dict[str, Any]:
-    """A record as the page may show it: of private text the measured value alone."""
-    if not is_private(record):
-        return record
-    return {"path": "private text", **{k: record[k] for k in ("value", "threshold") if k in record}}
-
-
-def _first_records(path: Path, count: int) -> list[dict[str, Any]]:
-    import orjson
-    import zstandard
-
-    with open(path, "rb") as file, zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as stream:
-        lines = io.BufferedReader(stream)  # type: ignore[type-var]
-        return [orjson.loads(line) for line in islice(lines, count)]
-
-
-def _measured(record: Mapping[str, Any]) -> str:
-    parts = []
-    if record.get("value") is not None:
-        parts.append(f"measured {record['value']}")
-    if record.get("threshold") is not None:
-        parts.append(f"limit {record['threshold']}")
-    if record.get("detail"):
-        parts.append(str(record["detail"]))
-    return "; ".join(parts)
-
-
-def _near_duplicates(data: Mapping[str, Any]) -> str:
-    near = data["near_duplicates"]
-    if not near["clusters"]:
-        return ""
-    sizes = ", ".join(f"{n:,} of {size} documents" for size, n in near["cluster_sizes"].items() if n)
-    hidden = any_private(data["sources"])
-    largest = "".join(
-        f"<tr><td>{'a document' if hidden else _code(c['path'])}<td class=n>{c['documents']:,}"
-        for c in near["largest_clusters"]
+    rows = [
+        (f"{d['decile']}", f"{d['highest']:.3f} to {d['lowest']:.3f}", f"{d['documents']:,}",
+         f"{100 * d['kept'] / max(1, d['documents']):.0f}%", _millions(d["tokens"], 2))
+        for d in quality["deciles"]
+    ]  # fmt: skip
+    tenths = "".join(
+        fold(f"Tenth {d['decile']}: scores {d['highest']:.3f} to {d['lowest']:.3f}", examples(d["examples"]))
+        for d in quality["deciles"]
     )
+    heads = ("tenth", "score", "#documents", "#kept", "#M tokens")
     return (
-        f"<h3>Near duplicates</h3><p>{near['clusters']:,} clusters: {escape(sizes)}. The first document of a cluster "
-        "stays, and all that is near a validation document goes.</p>"
-        f"<table><tr><th>first document of the largest clusters<th class=n>documents{largest}</table>"
+        f'<h3>Quality score</h3><div class="pair">{"".join(figures)}</div>'
+        f"<p class=note>{escape(rated['note'][:1].upper() + rated['note'][1:])}.</p>"
+        + (table(heads, rows) if rows else "")
+        + fold("Examples of each tenth", tenths)
+        + fold("Kept by the smallest margin", examples(quality["just_kept"]))
     )
+
+
+def _trained_on(data: Data) -> str:
+    sources = data["sources"]
+    rows = [
+        (
+            escape(name), f"{s['documents']:,}", _share(s["documents"], s["read"]), f"{s['train']['tokens']:,}",
+            f"{s['validation']['tokens']:,}", f"{s['train']['bytes_per_token']:.2f}",
+            f"{s['train']['length_tokens']['p50']:,}", f"{s['train']['length_tokens']['p90']:,}",
+        )
+        for name, s in sources.items()
+    ]  # fmt: skip
+    heads = ("source", "#documents", "#kept", "#train tokens", "#held out", "#bytes/token", "#median length", "#90%")
+    varied = [
+        (
+            escape(name), f"{d['entropy_bits_per_token']:.2f}",
+            *(f"{100 * d['distinct_ngrams'][n]:.0f}%" for n in "234"),
+            f"{100 * d['vocabulary_used']:.0f}%", f"{d['compression_ratio']:.2f}x", f"{d['sample_tokens']:,}",
+        )
+        for name, s in sources.items()
+        if (d := s["diversity"])
+    ]  # fmt: skip
+    varied_heads = ("source", "#bits/token", "#2-grams", "#3-grams", "#4-grams", "#vocabulary", "#zlib", "#sample")
+    groups = data["groups"]
+    largest = [
+        (escape(g["group"] or "private"), escape(g["source"]), f"{g['documents']:,}", f"{g['tokens']:,}",
+         f"{100 * g['share']:.1f}%", bar(g["share"] / max(1e-9, groups["largest"][0]["share"]), "--b"))
+        for g in groups["largest"]
+    ]  # fmt: skip
+    kinds = ", ".join(f"{kind} {format_count(of['tokens'])} tokens" for kind, of in data["kinds"].items())
+    chart, top = length_chart(data["lengths"]), [(row[0], row[4]) for row in largest[:5]]
+    return (
+        f"<h3>What is trained on</h3>{table(heads, rows)}<p class=note>By kind: {escape(kinds)}. Lengths in tokens.</p>"
+        f'<div class="pair"><figure><figcaption>Kept documents by length</figcaption>{chart}</figure>'
+        f"<div><figure><figcaption>Diversity</figcaption></figure>{table(('group', '#tokens'), top)}"
+        f"<p class=note>{groups['groups']:,} groups (packages, templates, domains), as varied as "
+        f"{groups['effective_groups']:,.1f} of equal size; the largest by share of tokens.</p></div></div>"
+        + (f"{table(varied_heads, varied)}<p class=note>Of equally long samples: entropy of single tokens, distinct "
+           "among all n-grams, vocabulary in use, how far zlib shrinks the text (repetition).</p>" if varied else "")
+        + fold("The largest groups", table(("group", "source", "#documents", "#tokens", "#share", ""), largest))
+    )  # fmt: skip
+
+
+def _licences(data: Data) -> str:
+    licence = data["licence"]
+    items = "".join(
+        f"<li><b>{escape(t['kind'])}</b>, {100 * t['share']:.1f}% of the tokens. {escape(t['meaning'])}"
+        + (f" From {escape(causes(t, {}))}." if t["causes"] else "")
+        for t in licence["terms"]
+    )
+    rows = [
+        (
+            escape(row["package"] or ("private" if row["private"] else "")), escape(row["version"]),
+            escape(row["source"]),
+            escape(row["licence"] or f"unknown: {row['declared']}"), f"{row['documents']:,}", f"{row['tokens']:,}",
+        )
+        for row in data["provenance"]
+    ]  # fmt: skip
+    heads = ("package", "version", "source", "licence", "#documents", "#tokens")
+    return (
+        f"<h3>Licences and provenance</h3><div class=verdict><b>{escape(licence['headline'])}</b><ul>{items}</ul>"
+        f"<p class=note>{NO_ADVICE}</p></div>{table(heads, rows[:PACKAGES_SHOWN])}"
+        + fold(
+            f"{len(rows) - PACKAGES_SHOWN} more", table(heads, rows[PACKAGES_SHOWN:]) if rows[PACKAGES_SHOWN:] else ""
+        )
+        + "<p class=note>Copyright lines and notices: data/ATTRIBUTION.md. The data card: data/data_card.md.</p>"
+    )
+
+
+def _duplicates(data: Data) -> str:
+    twins, contamination = data["duplicates"], data["contamination"]
+    page = ""
+    if twins["clusters"]:
+        sizes = ", ".join(f"{n:,} of {size} documents" for size, n in twins["cluster_sizes"].items() if n)
+        rows = [
+            (_code(c["path"]) if c["path"] else "a document", f"{c['documents']:,}") for c in twins["largest_clusters"]
+        ]
+        page += (
+            f"<h3>Near duplicates</h3><p>{twins['clusters']:,} clusters: {escape(sizes)}. The first document of a "
+            f"cluster stays, and all that is near held-out text goes ({twins['near_validation']:,}).</p>"
+            + fold("The largest clusters", table(("its first document", "#documents"), rows))
+        )
+    if contamination is not None:
+        rows = [(_code(m["item"]), f"{m['documents']:,}") for m in contamination["most_matched"]]
+        page += (
+            f"<h3>Evaluation items</h3><p>{contamination['items_matched']:,} of {contamination['items']:,} items were "
+            f"found in {contamination['n']:,} documents, which were dropped; {contamination['items_too_short']:,} "
+            "items were too short to look for.</p>" + (table(("item", "#documents"), rows) if rows else "")
+        )
+    return page
 
 
 def _code(text: str) -> str:
     return f"<code>{escape(text)}</code>"
 
 
-def _sources(data: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(name)}<td class=n>{s['documents']:,}<td class=n>{_share(s['documents'], s['read'])}"
-        f"<td class=n>{s['train']['tokens']:,}<td class=n>{s['val']['tokens']:,}<td>{escape(_licences(s['licenses']))}"
-        for name, s in data["sources"].items()
-    )
-    return (
-        "<h3>What is trained on</h3><table><tr><th>source<th class=n>documents<th class=n>kept"
-        f"<th class=n>train tokens<th class=n>validation<th>licences{rows}</table>"
-    )
-
-
 def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.0f}%" if whole else ""
 
 
-def _megabytes(count: int | None) -> str:
-    return "" if count is None else f"{count / 1e6:,.1f}"
-
-
-def _millions(count: int | None) -> str:
-    return "" if count is None else f"{count / 1e6:,.2f}"
-
-
-def _licences(documents: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {n:,}" for name, n in sorted(documents.items(), key=lambda item: -item[1]))
+def _millions(count: int, digits: int) -> str:
+    return f"{count / 1e6:,.{digits}f}"

@@ -1,23 +1,26 @@
 """The export stage: a model as others can use it, with a card that says how it was made.
 
 In: a finished pretraining, a fine-tuned model or any Phi folder. Out: `model/` (a Hugging Face folder that
-`AutoModelForCausalLM` loads without our code, with its model card), `dataset/README.md` (the dataset card) and, where
-`export.gguf` asks for them, GGUF files for llama.cpp.
+`AutoModelForCausalLM` loads without our code, with its model card), `dataset/` (the data stage's card and attribution)
+and, where `export.gguf` asks for them, GGUF files for llama.cpp.
 """
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
-from pipeline.after.cards import Lineage, dataset_card, model_card
+from pipeline.after.cards import Lineage, model_card
 from pipeline.after.stage import run_step
 from pipeline.after.taken import TakenModel, check_readable, end_of_text_token, refuse_quantized, taken_model
 from pipeline.artifacts import MANIFEST, Folder, Step, read_manifest, root
 from pipeline.config import Config
+from pipeline.data_card import ATTRIBUTION, CARD, REPORT
 from pipeline.experiment import Experiment
 from pipeline.ledger import spent_hours
 
-VERSION = 1
+VERSION = 2
 
 
 def run(config: Config, command: str, as_json: bool = False) -> None:
@@ -39,7 +42,7 @@ def export_step(config: Config, command: str) -> Step:
         {"export": configs.identity(config.export), "name": config.name},
         {"model": model.content},
         ("safetensors", *(["gguf"] if config.export.gguf else [])),
-        reports=("README.md",),
+        reports=(*Step.reports, "README.md", ATTRIBUTION),
     )
 
 
@@ -68,17 +71,29 @@ def _make(config: Config, model: TakenModel, folder: Folder) -> dict[str, Any]:
         )
     lineage = lineage_of(config, model)
     (folder.path / "model" / "README.md").write_text(model_card(lineage, files), encoding="utf-8")
-    if lineage.data:
-        (folder.path / "dataset").mkdir(exist_ok=True)
-        (folder.path / "dataset" / "README.md").write_text(dataset_card(lineage.name, lineage.data), encoding="utf-8")
+    _copy_data_card(lineage, folder.path)
     return {"model": "model", "parameters": lineage.parameters, "gguf": files, "lineage": _fingerprints(lineage)}
+
+
+def _copy_data_card(lineage: Lineage, target: Path) -> None:
+    """The data stage's own card, and who wrote the text beside both it and the model."""
+    source = _data_folder(lineage.data)
+    for name, copies in {CARD: ["dataset/README.md"], ATTRIBUTION: ["dataset", "model"]}.items():
+        if source is None or not (source / name).is_file():
+            continue
+        for copy in copies:
+            path = target / copy if copy.endswith(".md") else target / copy / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes((source / name).read_bytes())
+
+
+def _data_folder(data: Mapping[str, Any] | None) -> Path | None:
+    return root() / "artifacts" / "data" / data["fingerprint"] if data else None
 
 
 def copy_model(model: TakenModel, target: Path, dtype: str) -> None:
     """Config, tokenizer and weights anew, so that what is exported is what this program can vouch for: no file of the
     source folder is taken over that was not read."""
-    import json
-
     from model.hf import load_config, open_state, save_folder
 
     shape, state = load_config(model.folder), open_state(model.folder)
@@ -108,12 +123,13 @@ def lineage_of(config: Config, model: TakenModel) -> Lineage:
     inputs = (pretrain or {}).get("inputs", {})
     experiment = Experiment(own) if own else None
     price = config.budget.gpu_hour_price
-    init = _manifest_at(inputs.get("init", {}).get("path"))
+    init, data = (_manifest_at(inputs.get(stage, {}).get("path")) for stage in ("init", "data"))
     return Lineage(
         name=config.name,
         parameters=shape.parameters,
         context_tokens=shape.max_position_embeddings,
-        data=_manifest_at(inputs.get("data", {}).get("path")),
+        data=data,
+        account=_account(data),
         init=init,
         pretrain=pretrain,
         finetune=finetune,
@@ -122,6 +138,11 @@ def lineage_of(config: Config, model: TakenModel) -> Lineage:
         license=config.export.license,
         base_model=_base_model(config, init),
     )
+
+
+def _account(data: dict[str, Any] | None) -> dict[str, Any] | None:
+    folder = _data_folder(data)
+    return json.loads((folder / REPORT).read_text("utf-8")) if folder and (folder / REPORT).is_file() else None
 
 
 def _base_model(config: Config, init: dict[str, Any] | None) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
-from pipeline import signals
+from pipeline import report, signals
 from pipeline.after.adapting import check_packages
 from pipeline.after.taken import TakenModel, check_readable, end_of_text_token, refuse_quantized, taken_model
 from pipeline.after.tuning_data import TuningData, encode, read_sources
@@ -49,6 +49,7 @@ def run(config: Config, command: str, as_json: bool = False) -> None:
     else:
         Experiment(config).link("finetune", step.path)
         fresh = False
+    report.write(config)
     if as_json:
         print(json.dumps(manifest, indent=1), flush=True)
     else:

@@ -1,10 +1,12 @@
 """What growth did, as pictures: loss against what was spent, by both accountings, and the map of blocks.
 
-In: an experiment's config, its init manifest, its metrics. The source's metrics are read from its own folder, and so
-are those of the same config from fresh weights, where that was trained. Out: HTML with SVG; "" where nothing grew.
+`growth_facts` gathers what they need from disk: the source's metrics are read from its own folder, and so are those of
+the same config from fresh weights, where that was trained. `growth_pictures` draws it: HTML with SVG; "" where nothing
+grew.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,23 +19,52 @@ from pipeline.progress import format_count
 from pipeline.training.identity import pretrain_step
 
 SMOOTH_SHARE = 0.02  # of a run's rows, on either side
+MOST_ROWS = 2_000
+DRAWN = ("train/loss", "train/lr", "budget/tokens", "budget/gpu_hours")
 Rows = Sequence[Mapping[str, Any]]
 Points = list[tuple[float, float]]
 
 
-def growth_pictures(config: Config, init: Mapping[str, Any], metrics: Rows) -> str:
-    """Everything below the table of the initialization."""
+def growth_facts(config: Config, init: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The rows of the source and of the same model from fresh weights, the source's cost per token over the grown
+    model's, and that model's shape. None where nothing grew."""
     if not init.get("blocks"):
+        return None
+    return {
+        "name": config.name,
+        "source": thin(_source_rows(config)),
+        "scratch": thin(_rows(dataclasses.replace(config, init=InitConfig()))),
+        "cost": _cost(config, init),
+        "model": dataclasses.asdict(config.model),
+    }
+
+
+def growth_pictures(facts: Mapping[str, Any] | None, init: Mapping[str, Any], metrics: Rows) -> str:
+    """Everything below the table of the initialization."""
+    if facts is None:
         return ""
-    return _curves(config, init, metrics) + block_map(config.model, init)
+    return _curves(facts, metrics) + block_map(ModelConfig(**facts["model"]), init)
 
 
-def _curves(config: Config, init: Mapping[str, Any], metrics: Rows) -> str:
-    source = _source_rows(config)
+def thin(rows: Rows) -> list[dict[str, Any]]:
+    """Of a run's metrics what the report draws: every validation and at most about `MOST_ROWS` rows besides."""
+    every = -(-len(rows) // MOST_ROWS)
+    return [
+        {key: _finite(value) for key, value in row.items() if key in DRAWN or key.startswith("val/")}
+        for i, row in enumerate(rows)
+        if i % max(1, every) == 0 or i + 1 == len(rows) or any(key.startswith("val/") for key in row)
+    ]
+
+
+def _finite(value: Any) -> Any:
+    """A skipped step may have a loss that is no number, for which JSON has no word."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _curves(facts: Mapping[str, Any], metrics: Rows) -> str:
+    source, scratch, cost = facts["source"], facts["scratch"], facts["cost"]
     if not metrics or not source:
         return ""
-    scratch = _rows(dataclasses.replace(config, init=InitConfig()))
-    cost = _cost(config, init)
     end = {x: max(row.get(x, 0.0) for row in source) for x in ("budget/tokens", "budget/gpu_hours")}
     charts, words = [], []
     for key, factor, name, unit in (
@@ -60,7 +91,7 @@ def _curves(config: Config, init: Mapping[str, Any], metrics: Rows) -> str:
     note = "Solid: the source counted (its tokens at their cost in FLOPs). Dashed: the source free. Loss smoothed."
     if not scratch:
         note += (
-            f" To compare: run the same config with name={config.name}-scratch init.method=random init.source=null, "
+            f" To compare: run the same config with name={facts['name']}-scratch init.method=random init.source=null, "
             "then hornbook report."
         )
     return f"{''.join(charts)}<p class=note>{' '.join(word for word in words if word)} {note}</p>"

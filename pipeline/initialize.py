@@ -45,7 +45,7 @@ def init_step(config: Config) -> Step:
         init_identity(config),
         inputs,
         ("torch", "safetensors"),
-        reports=("README.md",),
+        reports=(*Step.reports, "README.md"),
     )
 
 

@@ -1,19 +1,23 @@
 """What a page that people pass on may show of a document: nothing but figures of private text (`license: own`).
 
-Model cards name sources and their licences, never a path; W&B gets an allow-list (pipeline/training/mirrors.py).
+Cards name no private source at all, and its text, paths and groups appear nowhere; W&B gets an allow-list
+(pipeline/training/mirrors.py).
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 OWN = "own"
+PRIVATE_NAME = "private text"
 
 
-def is_private(record: Mapping[str, Any]) -> bool:
-    """Whether a document's record says that it is private."""
-    return record.get("license") == OWN
+def is_private_source(source: Mapping[str, Any]) -> bool:
+    """Whether the facts of a source, in a data manifest or report, say that it holds private text."""
+    return bool(source.get("private")) or OWN in source.get("licenses", ())
 
 
-def any_private(sources: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether a data manifest's `sources` name a private one."""
-    return any(OWN in source["licenses"] for source in sources.values())
+def public_names(sources: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What a card calls each source: its name, or of private ones `private text`, numbered where there are several."""
+    private = [name for name, source in sources.items() if is_private_source(source)]
+    numbered = {n: f"{PRIVATE_NAME} {i + 1}" if len(private) > 1 else PRIVATE_NAME for i, n in enumerate(private)}
+    return {name: numbered.get(name, name) for name in sources}

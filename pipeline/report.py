@@ -1,39 +1,58 @@
-"""`report.html`: one self-contained page per experiment, written again after every stage.
+"""`report.html`: one self-contained page per experiment, written again after every stage, and its figures as JSON.
 
-In: the manifests, `metrics.jsonl`, the decisions and the ledger of one experiment. Out: `runs/<name>/report.html`
-and a copy in the folder of the newest stage. No network, no script; light and dark; reads on a phone and on paper.
+In: the manifests, the data stage's account, `metrics.jsonl` and the ledger of one experiment. Out: `report.json` (its
+schema is `report_schema.json`) and `report.html`, which shows nothing that is not in it; under `runs/<name>/`, with a
+copy in the folder of the newest stage. No network, no script; light and dark; reads on a phone and on paper.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from pipeline import ledger
-from pipeline.artifacts import MANIFEST, read_json_lines, read_manifest, write_text
-from pipeline.charts import COLOURS, Line, bar, line_chart
+from pipeline.after_report import AFTER, after_facts, after_section
+from pipeline.artifacts import MANIFEST, read_json_lines, read_manifest, write_json, write_text
+from pipeline.charts import Line, bar, line_chart
 from pipeline.config import Config
+from pipeline.data_card import REPORT as DATA_REPORT
 from pipeline.data_report import data_section
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
-from pipeline.growth_report import growth_pictures
+from pipeline.growth_report import growth_facts, growth_pictures, thin
+from pipeline.page import STYLE, table
 from pipeline.pretrain_report import cards_section, forecast_section
 from pipeline.progress import format_count, format_seconds
 from pipeline.training.replay import in_words
 
+FORMAT = 1  # of report.json; raised when a key changes its meaning or goes away
 SMOOTH_ROWS = 9
 STAGES = ("data", "init", "pretrain")
+IDENTITY_KEYS = ("fingerprint", "content_hash", "finished", "commit", "dirty")
+INIT_KEYS = (
+    "method", "parameters", "source_bits_per_byte", "grown_bits_per_byte", "max_abs_logit_diff", "max_rel_logit_diff",
+    "source_gpu_hours", "blocks", "source_model",
+)  # fmt: skip
+PRETRAIN_KEYS = (
+    "initial_val_bits_per_byte", "val_bits_per_byte", "bits_per_byte", "max_gpu_hours", "gpu_hours_total",
+    "tokens_seen", "tokens_per_second", "annealed", "stopped_by", "exported_step", "steps", "epochs", "mix",
+    "replay", "cards", "forecast", "samples", "lives",
+)  # fmt: skip
 
 
 def write(config: Config) -> Path:
-    """Writes the page of what is finished so far and returns its path."""
+    """Writes the page and its figures as they stand and returns the page's path."""
     experiment = Experiment(config)
     folders = _consistent_folders(experiment)
     if not folders:
         raise UserError(f"nothing is finished under {experiment.folder} yet; run: hornbook data <config>")
-    page = render(config, folders, experiment.ledger_path)
+    report = collect(config, folders, experiment.ledger_path)
+    page = render(report)
     for folder in (experiment.folder, *list(folders.values())[-1:]):
+        write_json(folder / "report.json", report)
         write_text(folder / "report.html", page)
     return experiment.folder / "report.html"
 
@@ -41,37 +60,80 @@ def write(config: Config) -> Path:
 def _consistent_folders(experiment: Experiment) -> dict[str, Path]:
     """The linked folders of finished stages, as far as each was made from the ones before it."""
     folders: dict[str, Path] = {}
-    for stage in STAGES:
+    for stage in (*STAGES, *AFTER):
         folder = experiment.stage_folder(stage)
         if folder is None or not (folder / MANIFEST).is_file():
             continue
-        inputs = read_manifest(folder)["inputs"]
+        manifest = read_manifest(folder)
+        inputs = manifest["inputs"]
+        if stage in AFTER and "pretrain" in folders and _older(manifest, read_manifest(folders["pretrain"])):
+            continue
         if all(inputs.get(name, {}).get("fingerprint", made.name) == made.name for name, made in folders.items()):
             folders[stage] = folder
     return folders
 
 
-def render(config: Config, folders: Mapping[str, Path], ledger_path: Path) -> str:
-    """The whole page as HTML, from the folders of the finished stages."""
+def _older(manifest: Mapping[str, Any], pretrain: Mapping[str, Any]) -> bool:
+    """Whether a stage after pretraining was done before it: then it was on another model."""
+    return datetime.fromisoformat(manifest["finished"]) < datetime.fromisoformat(pretrain["finished"])
+
+
+def collect(config: Config, folders: Mapping[str, Path], ledger_path: Path) -> dict[str, Any]:
+    """Every figure of the page, from the folders of the finished stages: `report.json` (report_schema.json)."""
     manifests = {stage: read_manifest(folder) for stage, folder in folders.items()}
     data, init, pretrain = (manifests.get(stage) for stage in STAGES)
     metrics = read_json_lines(folders["pretrain"] / "metrics.jsonl") if pretrain else []
+    account = folders["data"] / DATA_REPORT if data else None
+    found = {
+        "format": FORMAT,
+        "name": config.name,
+        "identity": [_identity_of(stage, manifest) for stage, manifest in manifests.items()],
+        "data": json.loads(account.read_text(encoding="utf-8")) if account and account.is_file() else None,
+        "init": _chosen(init, INIT_KEYS),
+        "growth": growth_facts(config, init) if init else None,
+        "pretrain": _chosen(pretrain, PRETRAIN_KEYS),
+        "metrics": thin(metrics),
+        "hours": _hours_of(config, ledger_path, init, pretrain),
+        **{stage: after_facts(stage, manifests.get(stage)) for stage in AFTER},
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The whole page as HTML."""
+    data, init, pretrain = (report.get(stage) for stage in STAGES)
+    metrics = report["metrics"]
     sections = [
         _summary(data, init, pretrain),
         _curves(metrics, pretrain) + _text_read(pretrain) if pretrain else "",
         _replay(pretrain) if pretrain else "",
-        _growth(init, pretrain) + growth_pictures(config, init, metrics) if init else "",
-        data_section(data, folders["data"]) if data else "",
-        _hours(config, ledger_path, init, pretrain),
+        _growth(init, pretrain) + growth_pictures(report.get("growth"), init, metrics) if init else "",
+        *(after_section(stage, report[stage]) for stage in AFTER if stage in report),
+        data_section(data) if data else _no_account(report),
+        _hours(report["hours"]),
         cards_section(pretrain) + forecast_section(pretrain) if pretrain else "",
         _samples(pretrain) if pretrain else "",
-        _identity(manifests),
+        _identity(report["identity"]),
     ]
-    title = escape(config.name)
+    title = escape(report["name"])
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>hornbook: {title}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
         f"<body><main><h1>{title}</h1>{''.join(sections)}</main></body></html>\n"
+    )
+
+
+def _chosen(manifest: Mapping[str, Any] | None, keys: Sequence[str]) -> dict[str, Any] | None:
+    return None if manifest is None else {key: manifest[key] for key in keys if key in manifest}
+
+
+def _no_account(report: Mapping[str, Any]) -> str:
+    """Of a data folder that an earlier version has made, or whose reports were deleted."""
+    if not any(row["stage"] == "data" for row in report["identity"]):
+        return ""
+    return (
+        "<h2>Data</h2><p class=note>The data folder holds no data.report.json: it was deleted, or an earlier version "
+        "made the folder. Delete data/manifest.json and run hornbook data again; it takes seconds.</p>"
     )
 
 
@@ -96,9 +158,13 @@ def _summary(data: dict | None, init: dict | None, pretrain: dict | None) -> str
     elif init:
         tiles.append((f"{init['grown_bits_per_byte']:.3f}", "bits per byte before pretraining"))
     if data:
-        tiles.append(
-            (format_count(data["tokens"]["train"]), f"training tokens from {data['documents']['kept']:,} documents")
-        )
+        documents, tokens = data["documents"], format_count(data["tokens"]["train"])
+        tiles.append((tokens, f"training tokens from {documents['kept']:,} of {documents['read']:,} documents"))
+    if data and not pretrain:
+        auc, headline = data["quality"]["rated"]["auc"], data["licence"]["headline"]
+        if auc is not None:
+            tiles.append((f"{auc:.3f}", "AUC of the quality scorer on rated documents"))
+        tiles.append((data["licence"]["kind"], f"text: {headline[:1].lower()}{headline[1:]}"))
     if init and init.get("max_rel_logit_diff") is not None:
         tiles.append((f"{init['max_rel_logit_diff']:.0e}", "largest change of a logit by growth, relative"))
     cells = "".join(f'<div class="tile"><b>{escape(a)}</b><span>{escape(b)}</span></div>' for a, b in tiles)
@@ -193,22 +259,29 @@ def _kept(init: Mapping[str, Any]) -> str:
     return f"largest logit difference {init['max_abs_logit_diff']:.1e}"
 
 
-def _hours(config: Config, ledger_path: Path, init: dict | None, pretrain: dict | None) -> str:
+def _hours_of(config: Config, ledger_path: Path, init: dict | None, pretrain: dict | None) -> dict[str, Any]:
     hours = ledger.spent_hours(ledger_path)
-    if not hours:
+    rows = [{"stage": stage, "gpu_hours": hours[stage]} for stage in (*STAGES, *AFTER) if stage in hours]
+    if rows and init and init.get("source_gpu_hours"):
+        rows.insert(0, {"stage": "source, pretrain", "gpu_hours": init["source_gpu_hours"]})
+    lives = pretrain["lives"] if pretrain else None
+    return {"stages": rows, "price_per_hour": config.budget.gpu_hour_price, "pretrain_lives": lives}
+
+
+def _hours(hours: Mapping[str, Any]) -> str:
+    rows, price = hours["stages"], hours["price_per_hour"]
+    total = sum(row["gpu_hours"] for row in rows)
+    if not total:
         return ""
-    rows = [(stage, hours[stage]) for stage in STAGES if stage in hours]
-    if init and init.get("source_gpu_hours"):
-        rows.insert(0, ("source, pretrain", init["source_gpu_hours"]))
-    price, total = config.budget.gpu_hour_price, sum(h for _, h in rows)
-    body = "".join(
-        f"<tr><td>{escape(stage)}<td class=n>{h:.4f}<td class=n>{format_seconds(3600 * h)}<td>{bar(h / total)}"
-        for stage, h in rows
-    )
+    body = [
+        (escape(row["stage"]), f"{row['gpu_hours']:.4f}", format_seconds(3600 * row["gpu_hours"]),
+         bar(row["gpu_hours"] / total))
+        for row in rows
+    ]  # fmt: skip
     cost = f", {total * price:,.2f} at {price:g} an hour" if price else ""
-    lives = f" Pretraining took {pretrain['lives']} process(es)." if pretrain else ""
+    lives = f" Pretraining took {hours['pretrain_lives']} process(es)." if hours["pretrain_lives"] else ""
     return (
-        f"<h2>Hours</h2><table><tr><th>stage<th class=n>device-hours<th class=n>time<th>{body}</table>"
+        f"<h2>Hours</h2>{table(('stage', '#device-hours', '#time', ''), body)}"
         f"<p class=note>{total:.4f} device-hours in all{cost}.{lives} Every second of every process is counted, "
         "imports included.</p>"
     )
@@ -219,36 +292,14 @@ def _samples(pretrain: Mapping[str, Any]) -> str:
     return f"<h2>Samples</h2>{blocks}" if blocks else ""
 
 
-def _identity(manifests: Mapping[str, Mapping[str, Any]]) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(stage)}<td><code>{m['fingerprint']}</code><td><code>{m['content_hash'][:12]}</code>"
-        f"<td>{escape(m['finished'])}"
-        f"<td><code>{escape((m['commit'] or 'no git')[:10])}{'+' if m['dirty'] else ''}</code>"
-        for stage, m in manifests.items()
-    )
-    return f"<h2>Identity</h2><table><tr><th>stage<th>fingerprint<th>content<th>finished<th>commit{rows}</table>"
+def _identity_of(stage: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {"stage": stage, **{key: manifest[key] for key in IDENTITY_KEYS}}
 
 
-STYLE = (
-    COLOURS
-    + """
-body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
-main{max-width:760px;margin:0 auto;padding:24px 20px 64px}
-h1{font-size:30px;margin:8px 0 16px}h2{font-size:20px;margin:36px 0 8px;border-bottom:1px solid var(--rule)}
-h3{font-size:16px;margin:20px 0 4px}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(210px,1fr));gap:12px}
-.tile{border:1px solid var(--rule);border-radius:8px;padding:12px 14px}
-.tile b{display:block;font-size:24px}.tile span,.note{color:var(--dim);font-size:14px}
-table{border-collapse:collapse;width:100%;font-size:14px}th{text-align:left;font-weight:600;color:var(--dim)}
-td,th{padding:4px 8px 4px 0;border-bottom:1px solid var(--rule);vertical-align:baseline}.n{text-align:right}
-td.n{font-variant-numeric:tabular-nums}
-.bar{display:inline-block;width:150px;height:9px;background:var(--rule);border-radius:4px;overflow:hidden}
-.bar span{display:block;height:100%}
-figure{margin:12px 0}figcaption{font-weight:600}svg{width:100%;height:auto}
-details{border-bottom:1px solid var(--rule);padding:4px 0}summary{cursor:pointer;font-size:14px}
-pre{white-space:pre-wrap;overflow-wrap:anywhere;border:1px solid var(--rule);border-radius:8px;padding:12px;
-font-size:13px}pre b{color:var(--a)}code{font-size:13px}
-@media(max-width:520px){.bar{width:70px}td,th{padding-right:5px;font-size:13px}}
-@media print{.tile,pre{break-inside:avoid}}
-"""
-)
+def _identity(rows: Sequence[Mapping[str, Any]]) -> str:
+    body = [
+        (escape(m["stage"]), f"<code>{m['fingerprint']}</code>", f"<code>{m['content_hash'][:12]}</code>",
+         escape(m["finished"]), f"<code>{escape((m['commit'] or 'no git')[:10])}{'+' if m['dirty'] else ''}</code>")
+        for m in rows
+    ]  # fmt: skip
+    return f"<h2>Identity</h2>{table(('stage', 'fingerprint', 'content', 'finished', 'commit'), body)}"

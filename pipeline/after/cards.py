@@ -1,13 +1,18 @@
-"""Model card and dataset card, rendered from manifests: what is known is said, what is not known is said too.
+"""The model card, rendered from manifests: what is known is said, what is not known is said too.
 
-In: what the export stage found on disk about a model. Out: Markdown with Hugging Face's front matter.
+In: what the export stage found on disk about a model. Out: Markdown with Hugging Face's front matter. The dataset card
+is the data stage's own (pipeline/data_card.py).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
-import yaml
+from pipeline.data_card import licence_words
+from pipeline.hub import is_hub_name
+from pipeline.markdown import front_matter, table
+from pipeline.private import public_names
 
 OF_THE_TEXT = "It repeats what its text holds, mistakes and prejudices included; read code of its before you run it."
 BASE_MODEL_LIMITS = (
@@ -20,7 +25,8 @@ TUNED_LIMITS = ("It was tuned on a narrow set of examples and answers every othe
 @dataclass(frozen=True)
 class Lineage:
     """The manifests behind a model, each None where the stage is not known; `hours`: device-hours by stage of its
-    experiment's ledger; `price`: of one of them, None where the config names none."""
+    experiment's ledger; `price`: of one of them, None where the config names none; `account`: the data stage's
+    `data.report.json`."""
 
     name: str
     parameters: int
@@ -32,6 +38,7 @@ class Lineage:
     hours: Mapping[str, float] = field(default_factory=dict)
     price: float | None = None
     license: str | None = None
+    account: Mapping[str, Any] | None = None
     base_model: str | None = None
 
 
@@ -41,7 +48,7 @@ def model_card(lineage: Lineage, files: Sequence[Mapping[str, Any]] = ()) -> str
     origin = f", {method} with hornbook on one device" if lineage.pretrain else ""
     tuned = f", fine-tuned with hornbook ({lineage.finetune['method']})" if lineage.finetune else ""
     parts = [
-        _front_matter(
+        front_matter(
             {
                 "library_name": "transformers",
                 "pipeline_tag": "text-generation",
@@ -63,41 +70,6 @@ def model_card(lineage: Lineage, files: Sequence[Mapping[str, Any]] = ()) -> str
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def dataset_card(name: str, data: Mapping[str, Any]) -> str:
-    """Of the text behind a model: every document is kept, or dropped under one named reason, or unreadable."""
-    documents, tokens = data["documents"], data["tokens"]
-    licences = sorted({license for source in data["sources"].values() for license in _names(source)})
-    front = {"license": licences[0] if len(licences) == 1 else "other", "task_categories": ["text-generation"]}
-    rows = [
-        (key, f"{source['documents']:,}", f"{_tokens(source):,}", ", ".join(_names(source)) or "unknown")
-        for key, source in data["sources"].items()
-    ]
-    read = max(1, documents["read"])
-    dropped = sorted(documents["dropped"].items(), key=lambda item: -item[1])
-    return "\n\n".join(
-        [
-            _front_matter(front),
-            f"# Text of {name}\n\n{tokens['train']:,} tokens to train on and {tokens['val']:,} held out, made by "
-            f"hornbook's data stage (fingerprint `{data['fingerprint']}`). The texts themselves are not here.",
-            "## Sources\n\n" + _table(("source", "documents kept", "train tokens", "licences"), rows),
-            f"## What was dropped\n\n{documents['read']:,} documents read = {documents['kept']:,} kept + "
-            f"{sum(documents['dropped'].values()):,} dropped + {documents['unreadable']:,} unreadable.\n\n"
-            + _table(
-                ("reason", "documents", "share of all"),
-                [(reason, f"{n:,}", f"{100 * n / read:.1f}%") for reason, n in dropped],
-            ),
-            "## Limits\n\n- Licences are what the sources said of themselves.\n- The quality score comes from weak "
-            "labels: it prefers text that looks like a textbook, and it is wrong at times.\n- Personal data is masked "
-            "by patterns (addresses, keys): what no pattern finds is still there.",
-        ]
-    ) + "\n"  # fmt: skip
-
-
-def _front_matter(values: Mapping[str, Any]) -> str:
-    known = {key: value for key, value in values.items() if value}
-    return "---\n" + yaml.safe_dump(known, sort_keys=False, allow_unicode=True) + "---"
-
-
 def _grown(lineage: Lineage) -> bool:
     return bool(lineage.init and lineage.init.get("source"))
 
@@ -115,7 +87,7 @@ def _use() -> str:
 def _steps(lineage: Lineage) -> Iterable[str]:
     data, init, pretrain, finetune = lineage.data, lineage.init, lineage.pretrain, lineage.finetune
     if data:
-        names = ", ".join(data["sources"])
+        names = ", ".join(public_names(data["sources"]).values())
         yield f"- **Data** `{data['fingerprint']}`: {data['tokens']['train']:,} tokens from {names}"
     if init:
         yield f"- **Init** `{init['fingerprint']}`: {_init_words(init)}"
@@ -151,7 +123,8 @@ def _init_words(init: Mapping[str, Any]) -> str:
     kept = "the same function" if init.get("function_preserving") else "another function"
     before, after = init.get("source_bits_per_byte"), init.get("grown_bits_per_byte")
     measured = f", {before:.4f} to {after:.4f} bits per byte" if before is not None and after is not None else ""
-    return f"grown from {init['source']} by `{init['method']}` ({kept}{measured})"
+    source = init["source"] if is_hub_name(init["source"]) else PurePath(init["source"]).name
+    return f"grown from {source} by `{init['method']}` ({kept}{measured})"
 
 
 def _losses(lineage: Lineage) -> str:
@@ -159,12 +132,13 @@ def _losses(lineage: Lineage) -> str:
     text = ""
     if pretrain and pretrain["bits_per_byte"]:
         before = pretrain.get("initial_bits_per_byte") or {}
+        names = _public(lineage)
         rows = [
-            (name, f"{before[name]:.4f}" if name in before else "", f"{value:.4f}")
+            (str(names.get(name, name)), f"{before[name]:.4f}" if name in before else "", f"{value:.4f}")
             for name, value in pretrain["bits_per_byte"].items()
         ]
         text = "## Losses\n\nBits per byte of held-out text, before and after pretraining.\n\n"
-        text += _table(("set", "before", "after"), rows)
+        text += table(("set", "before", "after"), rows)
     if finetune and finetune.get("target"):
         target = finetune["target"]
         text += ("\n\n" if text else "## Losses\n\n") + (
@@ -177,24 +151,33 @@ def _losses(lineage: Lineage) -> str:
 def _licences(lineage: Lineage) -> str:
     if not lineage.data:
         return ""
-    rows = [(name, ", ".join(_names(source)) or "unknown") for name, source in lineage.data["sources"].items()]
-    return "## Licences of the text\n\n" + _table(("source", "licences"), rows)
+    names = _public(lineage)
+    rows = [
+        (names[key], ", ".join(_licence_names(source)) or "unknown") for key, source in lineage.data["sources"].items()
+    ]
+    text = "## Licences of the text\n\n" + table(("source", "licences"), rows)
+    if lineage.account:
+        text += f"\n\n{licence_words(lineage.account['licence'], names)}\n\nWho wrote it: ATTRIBUTION.md."
+    if lineage.base_model:
+        text += f"\n\nIt began as {lineage.base_model}, whose own licence holds besides."
+    return text
 
 
-def _names(source: Mapping[str, Any]) -> list[str]:
+def _public(lineage: Lineage) -> dict[str, str]:
+    """What a card calls each source, and with it the validation set of the source."""
+    return public_names(lineage.data["sources"]) if lineage.data else {}
+
+
+def _licence_names(source: Mapping[str, Any]) -> list[str]:
     """The licences of a source: counted by name in the data stage's manifest."""
     return list(source.get("licenses") or ([source["license"]] if source.get("license") else []))
-
-
-def _tokens(source: Mapping[str, Any]) -> int:
-    return source["train"]["tokens"] if "train" in source else source["tokens"]
 
 
 def _other_forms(files: Sequence[Mapping[str, Any]]) -> str:
     if not files:
         return ""
     rows = [(file["path"], file["kind"], f"{file['bytes'] / 1e6:.2f} MB") for file in files]
-    return "## Other forms\n\n" + _table(("file", "kind", "size"), rows)
+    return "## Other forms\n\n" + table(("file", "kind", "size"), rows)
 
 
 def _limits(lineage: Lineage) -> list[str]:
@@ -208,17 +191,14 @@ def _limits(lineage: Lineage) -> list[str]:
 def _model_index(lineage: Lineage) -> list[dict[str, Any]]:
     if not lineage.pretrain or lineage.finetune or not lineage.pretrain["bits_per_byte"]:
         return []  # a tuned model's own bits per byte on this text were not measured
-    results = [
-        {
-            "task": {"type": "text-generation"},
-            "dataset": {"name": f"held-out {name}", "type": name},
-            "metrics": [{"type": "bits_per_byte", "value": round(value, 4)}],
-        }
-        for name, value in lineage.pretrain["bits_per_byte"].items()
-    ]
+    names, results = _public(lineage), []
+    for source, value in lineage.pretrain["bits_per_byte"].items():
+        name = names.get(source, source)
+        results.append(
+            {
+                "task": {"type": "text-generation"},
+                "dataset": {"name": f"held-out {name}", "type": name},
+                "metrics": [{"type": "bits_per_byte", "value": round(value, 4)}],
+            }
+        )
     return [{"name": lineage.name, "results": results}]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

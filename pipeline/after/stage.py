@@ -1,9 +1,10 @@
-"""How a stage after pretraining runs: its step is built once, with the experiment's ledger and links around it."""
+"""How a stage after pretraining runs: its step is built once; ledger, links and report come around it."""
 
 import json
 from collections.abc import Callable
 from typing import Any
 
+from pipeline import report
 from pipeline.artifacts import Step, build
 from pipeline.config import Config
 from pipeline.experiment import Experiment
@@ -19,6 +20,8 @@ def run_step(
         fresh = not step.finished
         manifest = build(step, experiment=config.name)
     experiment.link(stage, step.path)
+    if stage in report.AFTER:
+        report.write(config)
     if as_json:
         print(json.dumps(manifest, indent=1), flush=True)
     else:

@@ -1,118 +1,140 @@
 """Samples for a person's eyes: what was kept, and what each filter dropped with the measured value and threshold.
 
-`dropped/<filter>/<reason>.jsonl.zst` and `kept/<source>.jsonl.zst`, chosen by a seeded hash. Not part of the stage's
-content hash: `data.keep_dropped` changes what one can read, not what is trained on. One pass chooses, one writes, shard
-by shard, so that millions of dropped documents need no memory.
+`dropped/<filter>/<reason>.jsonl.zst` and `kept/<source>.jsonl.zst`, chosen by a seeded hash, and shorter ones for the
+report. Not part of the stage's content hash: `data.keep_dropped` changes what one can read, not what is trained on.
 """
 
-import heapq
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 
-from data_filters.rule import Drop
-from pipeline.artifacts import Folder
-from pipeline.corpus.documents import DocumentReader, Table, draw, hash_key, read_records, shard_name
+from pipeline.corpus.documents import Table, draw
+from pipeline.corpus.dropped import PER_REASON, Candidate, Candidates, Reason, Survey
+from pipeline.private import OWN
 
-PER_REASON = 20
-SAMPLE_CHARACTERS = 4_000
+SAMPLE_CHARACTERS, EXAMPLE_CHARACTERS, EXAMPLES = 4_000, 400, 2
+SCORED = "quality"
 GATHERED_BYTES = 32_000_000
 REPORTS = ("kept/*.zst", "dropped/*/*.zst")  # globs of these files, for `Step.reports`
 _PROVENANCE = ("source", "path", "license", "version", "kind", "record")
 
-Reason = tuple[str, str]  # filter, reason
+
+@dataclass
+class Examples:
+    """For the report, private text left out: by reason those drawn and those that missed by least, and by mark (see
+    `Gallery`) those that were asked for. `sampled`: bytes and texts of the drawn ones, to count tokens on."""
+
+    drawn: dict[Reason, list[dict[str, Any]]] = field(default_factory=dict)
+    near: dict[Reason, list[dict[str, Any]]] = field(default_factory=dict)
+    marked: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    sampled: dict[Reason, list[str]] = field(default_factory=dict)
 
 
-def write_gallery(
-    folder: Folder, table: Table, deciding: Sequence[str], more: Mapping[int, tuple[str, Drop]], kept: np.ndarray,
-    *, seed: int, keep: str,
-) -> None:  # fmt: skip
-    """Writes the samples; `keep`: "sample" (20 a reason), "all" (whole texts of everything dropped) or "none".
-    `more`: what this step itself drops."""
-    if keep == "none":
-        return
-    candidates = _Candidates(folder, table, deciding, more, seed)
-    limits = None if keep == "all" else candidates.limits()
-    shown = _sample_kept(table, kept, seed)
-    files = _Files(folder.path)
-    for shard in range(table.tasks):
-        texts: dict[int, list[tuple[Reason, dict[str, Any]]]] = {}
-        for reason, lot, at, record in candidates.of_shard(shard):
-            if limits is not None and lot > limits[reason]:
-                continue
-            if at is None:
-                files.dropped(reason, record)
-            else:
-                texts.setdefault(at, []).append((reason, record))
-        start = int(table.starts[shard])
-        here = {i - start for i in shown if start <= i < int(table.starts[shard + 1])}
-        if not texts and not here:
-            continue
-        for doc in DocumentReader(folder.input("repair")).run(rank=shard):
-            at = doc.metadata["at"]
-            if at in texts or at in here:
-                provenance = {k: doc.metadata.get(k) for k in _PROVENANCE if doc.metadata.get(k) is not None}
-                text = doc.text if keep == "all" else doc.text[:SAMPLE_CHARACTERS]
-                for reason, record in texts.get(at, ()):
-                    files.dropped(reason, {**record, **provenance, "text": text})
-                if at in here:
-                    files.kept(doc.metadata["source"], {**provenance, "text": doc.text[:SAMPLE_CHARACTERS]})
-    files.write()
+class Gallery:
+    """Takes its texts as they come by: `wanted(shard)` says which positions it needs, `add` gets them, `close` writes.
+
+    `keep`: "sample" (20 a reason), "all" (whole texts of everything dropped) or "none". `marked`: document -> mark, for
+    examples of another kind. `private`: names of sources that hold private text.
+    """
+
+    def __init__(
+        self, path: Path, candidates: Candidates, survey: Survey, kept: np.ndarray, marked: Mapping[int, str],
+        private: Sequence[str], *, keep: str,
+    ):  # fmt: skip
+        self.candidates, self.survey, self.marked, self.keep = candidates, survey, marked, keep
+        self.examples, self._private = Examples(), frozenset(private)
+        self._files = _Files(path)
+        self._kept = sample_kept(candidates.table, kept, candidates.seed) if keep != "none" else set()
+        self._here: dict[int, list[Candidate]] = {}
+        self._start, self._shard = 0, 0
+
+    def wanted(self, shard: int) -> set[int]:
+        table = self.candidates.table
+        self._shard, self._start, self._here = shard, int(table.starts[shard]), {}
+        for c in self.candidates.of_shard(shard):
+            if c.at is None:
+                self._set_aside(c)
+            elif self._drawn(c) or self._near(c) or self.keep == "all":
+                self._here.setdefault(c.at, []).append(c)
+        part = table.shard(shard)
+        shown = {i - self._start for i in (*self._kept, *self.marked) if part.start <= i < part.stop}
+        return shown | self._here.keys()
+
+    def add(self, at: int, record: Mapping[str, Any]) -> None:
+        """`record`: the document as it lies on disk."""
+        text, metadata = record["text"], record["metadata"]
+        provenance = {k: metadata[k] for k in _PROVENANCE if metadata.get(k) is not None}
+        for c in self._here.get(at, ()):
+            full = {**c.record, **provenance}
+            if self.keep == "all" or (self.keep == "sample" and self._drawn(c)):
+                whole = text if self.keep == "all" else text[:SAMPLE_CHARACTERS]
+                self._files.dropped(c.reason, {**full, "text": whole})
+            part = inner_part(text) if c.reason[0] == SCORED else text
+            if self._drawn(c):
+                self.examples.sampled.setdefault(c.reason, []).append(text[:SAMPLE_CHARACTERS])
+                self._show(self.examples.drawn, c.reason, full, part)
+            if self._near(c):
+                self._show(self.examples.near, c.reason, full, part)
+        index = self._start + at
+        if index in self._kept:
+            self._files.kept(metadata["source"], {**provenance, "text": text[:SAMPLE_CHARACTERS]})
+        if index in self.marked:
+            self._show(self.examples.marked, self.marked[index], provenance, inner_part(text))
+
+    def close(self) -> Examples:
+        self._files.write()
+        return self.examples
+
+    def _set_aside(self, c: Candidate) -> None:
+        if self._drawn(c) or self.keep == "all":
+            if self.keep != "none":
+                self._files.dropped(c.reason, c.record)
+            self._show(self.examples.drawn, c.reason, c.record, c.record["text"])
+
+    def _drawn(self, c: Candidate) -> bool:
+        return c.lot <= self.survey.lots[c.reason]
+
+    def _near(self, c: Candidate) -> bool:
+        return (self._shard, c.at) in self.survey.near.get(c.reason, ())
+
+    def _show(self, place: dict, key: Any, record: Mapping[str, Any], text: str) -> None:
+        shown = place.setdefault(key, [])
+        if self.keep != "none" and len(shown) < EXAMPLES:
+            shown.append(public_record(record, text, self._private))
 
 
-def _sample_kept(table: Table, kept: np.ndarray, seed: int) -> set[int]:
+def public_record(record: Mapping[str, Any], text: str, private: Collection[str]) -> dict[str, Any]:
+    """An example as a page may show it. `private`: names of sources that hold private text. Of such text nothing but
+    what was measured; and, where there is any, no name of a text that another is a copy of."""
+    measured = {key: record[key] for key in ("value", "threshold") if record.get(key) is not None}
+    if record.get("license") == OWN or record["source"] in private:
+        return {"private": True, **measured}
+    detail = {} if private or not record.get("detail") else {"detail": str(record["detail"])}
+    shown = {"source": record["source"], "path": record["path"], **measured, **detail}
+    return {**shown, "text": text.rstrip()[:EXAMPLE_CHARACTERS]}
+
+
+def inner_part(text: str) -> str:
+    """A long text from the line that begins after its first third on: a file's head, its licence and imports, says
+    little about what it is worth."""
+    if len(text) < 3 * EXAMPLE_CHARACTERS:
+        return text
+    start = text.find("\n", len(text) // 3) + 1
+    return f"[...]\n{text[start:].strip(chr(10))}" if 0 < start <= len(text) // 2 else text
+
+
+def sample_kept(table: Table, kept: np.ndarray, seed: int) -> set[int]:
     lots = draw(table.rows["digest"][kept, 0], seed, "kept")
     chosen: list[np.ndarray] = []
     for number in range(len(table.sources)):
         own = table.rows["source"][kept] == number
         chosen.append(kept[own][np.argsort(lots[own], kind="stable")[:PER_REASON]])
     return set(np.concatenate(chosen).tolist())
-
-
-class _Candidates:
-    """Everything that was dropped or set aside, shard by shard, with a lot drawn for each."""
-
-    def __init__(
-        self, folder: Folder, table: Table, deciding: Sequence[str], more: Mapping[int, tuple[str, Drop]], seed: int
-    ):
-        self.folder, self.table, self.deciding, self.more, self.seed = folder, table, deciding, more, seed
-
-    def of_shard(self, shard: int) -> Iterator[tuple[Reason, int, int | None, dict[str, Any]]]:
-        """(reason, lot, position or None for what never became a document, record)."""
-        for source in self.table.sources:
-            path = self.folder.input(f"read-{source}") / "set_aside" / shard_name(shard)
-            for i, record in enumerate(read_records(path)):
-                reason = record["filter"] or "unreadable", record["cause"]
-                lot = hash_key(self.seed, "aside", source, shard, i)
-                yield reason, lot, None, {**record, "text": record["sample"]}
-        for step in self.deciding:
-            for record in read_records(self.folder.input(step) / "decisions" / shard_name(shard)):
-                lot = hash_key(self.seed, "gallery", shard, record["at"])
-                yield (record["filter"], record["reason"]), lot, record["at"], record
-        part = self.table.shard(shard)
-        for index, (name, drop) in self.more.items():
-            if part.start <= index < part.stop:
-                at = index - part.start
-                yield (name, drop.reason), hash_key(self.seed, "gallery", shard, at), at, {
-                    "at": at, "filter": name, **asdict(drop),
-                }  # fmt: skip
-
-    def limits(self) -> dict[Reason, int]:
-        """The lot up to which each reason's samples are taken: its `PER_REASON` lowest."""
-        lowest: dict[Reason, list[int]] = {}
-        for shard in range(self.table.tasks):
-            for reason, lot, _, _ in self.of_shard(shard):
-                heap = lowest.setdefault(reason, [])
-                if len(heap) < PER_REASON:
-                    heapq.heappush(heap, -lot)
-                elif -lot > heap[0]:
-                    heapq.heapreplace(heap, -lot)
-        return {reason: -heap[0] for reason, heap in lowest.items()}
 
 
 class _Files:

@@ -13,7 +13,7 @@ from datatrove.data import Document
 from data_filters.repair import mend_surrogates, repair
 from pipeline.corpus.features import Sparse, docstring_share, features
 from pipeline.corpus.gold import GOOD, MOST, find_documents, read_labels
-from pipeline.corpus.scorer import FOLDS, Scorer, auc, auc_interval, fit
+from pipeline.corpus.scorer import FOLDS, Scorer, auc, auc_interval, fit, roc_curve
 
 BATCH_DOCUMENTS = 64
 LEAST_OF_EACH = 10  # documents rated good, and documents rated below: with fewer nothing can be said of the scorer
@@ -48,7 +48,7 @@ def learn(
         "note": f"a score is the probability of a rating of {GOOD} to {MOST}; AUC over documents of groups that were "
         f"not trained on ({min(FOLDS, names)} folds of {names} groups, 95% interval over groups); rated by {raters}",
     }
-    return replace(scorer, facts=facts)
+    return replace(scorer, facts=facts, roc=roc_curve(scorer.calibrated(unseen), good))
 
 
 def learn_shipped() -> tuple[Scorer, dict[str, int]]:

@@ -1,7 +1,8 @@
 """The last two steps: the cut by score, and the folder that other stages read.
 
 In: ids, scores, the split and every decision before. Out: token sets per source, the tokenizer, the scorer, samples
-of what was kept and dropped, and the counts of the manifest: read = kept + dropped + unreadable, to the document.
+of what was kept and dropped, the account of it all for the report, and the counts of the manifest: read = kept +
+dropped + unreadable, to the document.
 """
 
 import shutil
@@ -17,12 +18,13 @@ from data_filters.licence import normalise
 from data_filters.quality import Quality
 from data_filters.rule import Drop
 from pipeline.artifacts import Folder, read_manifest
+from pipeline.corpus.account import Outcome, write_account
 from pipeline.corpus.documents import Table, draw, read_all_alive, step_facts, sum_mappings, write_decisions
 from pipeline.corpus.duplicates import read_validation
-from pipeline.corpus.gallery import write_gallery
 from pipeline.corpus.scoring import read_scores
 from pipeline.corpus.shards import TEXTBOOK, TOKENS_FOLDER, write_token_set
 from pipeline.corpus.tokenizing import empty_corpus, open_ids, read_index, token_dtype
+from pipeline.private import OWN
 
 # The steps that drop documents, in order; decontamination only where there are items to compare with.
 DECIDING = ("repair", "rules", "exact_dedup", "near_dedup", "contamination", "cut")
@@ -134,10 +136,14 @@ def publish(
             contents = encoded.documents(documents, scores)
             write_token_set(folder.path / TOKENS_FOLDER / f"{split}-{name}", contents, dtype)
     over_limit = {int(i): ("validation_limit", Drop("over_max_bytes", max_bytes, max_bytes)) for i in sets.over_limit}
-    kept = np.concatenate([*sets.train.values(), *sets.held_out, sets.textbook_only])
+    result = facts(table, sets, encoded.lengths, dropped, manifests, str(dtype))
+    none = np.zeros(0, dtype=np.int64)
+    train, val = np.concatenate([*sets.train.values(), none]), np.concatenate([*sets.held_out, none])
+    kept = np.concatenate([train, val, sets.textbook_only])
+    outcome = Outcome(train, val, kept, over_limit, encoded.lengths, scores)
     deciding = [name for name in DECIDING if name in folder.inputs]
-    write_gallery(folder, table, deciding, over_limit, kept, seed=seed, keep=keep_dropped)
-    return facts(table, sets, encoded.lengths, dropped, manifests, str(dtype))
+    write_account(folder, table, outcome, result, deciding, seed=seed, keep_dropped=keep_dropped)
+    return result
 
 
 def arrange(
@@ -239,6 +245,7 @@ def facts(
             name: {
                 **_source_facts(table, lengths, name, sets),
                 **_licence_facts(licences.get(name, Counter())),
+                "private": m["config"]["options"].get("license") == OWN or OWN in licences.get(name, ()),
                 "read": read[name],
                 "unreadable": sum(m["unreadable"].values()),
                 "unreadable_causes": m["unreadable"],

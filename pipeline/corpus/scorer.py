@@ -31,19 +31,26 @@ FOLDS = 10
 @dataclass(frozen=True)
 class Scorer:
     """`weights`: one per bucket, then one per structure column, then the bias; `slope`, `offset`: calibration.
-    `facts`: what it was trained on and how good it is."""
+    `facts`: what it was trained on and how good it is. `roc`: (false positive rate, true positive rate, score) on rated
+    documents of groups that it did not see, from the highest score down; it lies in a file beside, as no score depends
+    on it."""
 
     weights: np.ndarray
     slope: float = 1.0
     offset: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
+    roc: list[list[float]] = field(default_factory=list)
 
     def logits(self, rows: Sparse) -> np.ndarray:
         return _dot(rows, self.weights[:-1]) + self.weights[-1]
 
     def scores(self, rows: Sparse) -> np.ndarray:
         """0 to 1, rounded to 1e-4 so that the last bits of a processor's `exp` do not decide who is cut."""
-        return np.round(_sigmoid(self.slope * self.logits(rows) + self.offset), 4).astype(np.float32)
+        return self.calibrated(self.logits(rows))
+
+    def calibrated(self, logits: np.ndarray) -> np.ndarray:
+        """Scores of logits."""
+        return np.round(_sigmoid(self.slope * logits + self.offset), 4).astype(np.float32)
 
     def save(self, path: Path) -> None:
         from safetensors.numpy import save
@@ -51,6 +58,19 @@ class Scorer:
         head = {"features": VERSION, "structure": list(STRUCTURE), "slope": self.slope, "offset": self.offset}
         metadata = {"scorer": json.dumps({**head, "facts": self.facts})}
         path.write_bytes(save({"weights": self.weights.astype(np.float32)}, metadata=metadata))
+        if self.roc:
+            report_beside(path).write_text(json.dumps({"roc": self.roc}) + "\n", encoding="utf-8")
+
+
+def report_beside(path: Path) -> Path:
+    """Where the curve of the scorer at `path` lies."""
+    return path.with_name(f"{path.stem}.report.json")
+
+
+def read_roc(path: Path) -> list[list[float]]:
+    """The curve of the scorer at `path`; empty where none was stored."""
+    beside = report_beside(path)
+    return json.loads(beside.read_text(encoding="utf-8"))["roc"] if beside.is_file() else []
 
 
 def load_scorer(path: Path) -> Scorer:
@@ -68,7 +88,7 @@ def load_scorer(path: Path) -> Scorer:
             f"{path} was trained on version {head['features']} of the features, this is version {VERSION}; "
             "train it again from its labels: hornbook label <config>"
         )
-    return Scorer(weights, head["slope"], head["offset"], head["facts"])
+    return Scorer(weights, head["slope"], head["offset"], head["facts"], read_roc(path))
 
 
 def fit(
@@ -147,6 +167,16 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
     return float((ranks[labels == 1].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def roc_curve(scores: np.ndarray, good: np.ndarray, points: int = 80) -> list[list[float]]:
+    """(false positive rate, true positive rate, score) at about `points` thresholds, from the highest score down."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # of equal scores the last: they pass together
+    last = last[np.unique(np.linspace(0, len(last) - 1, min(points, len(last))).round().astype(np.int64))]
+    rates = [np.cumsum(order_good) / max(1, order_good.sum()) for order_good in (~good[order], good[order])]
+    curve = np.stack([rates[0][last], rates[1][last], scores[order][last]], axis=1)
+    return [[0.0, 0.0, 1.0], *np.round(curve, 4).tolist()]
 
 
 def auc_interval(scores: np.ndarray, labels: np.ndarray, groups: Sequence[str], seed: int = 0) -> tuple[float, float]:

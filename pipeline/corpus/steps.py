@@ -17,7 +17,7 @@ from data_filters.rule import Rule
 from data_filters.table import FILTERS
 from pipeline.artifacts import Folder, Step, hash_files, read_manifest
 from pipeline.config import Config, merge
-from pipeline.corpus import cluster
+from pipeline.corpus import account, cluster
 from pipeline.corpus.contamination import drop_contaminated, item_files
 from pipeline.corpus.duplicates import drop_exact_duplicates, drop_near_duplicates
 from pipeline.corpus.execute import Executor
@@ -262,7 +262,7 @@ def data_step(config: Config) -> Step:
         make=lambda f: publish(f, tasks=executor.tasks, keep_dropped=data.keep_dropped, **validation),
         config={"tasks": executor.tasks, **validation},
         inputs={**reads, **so_far},
-        reports=(*Step.reports, *REPORTS),
+        reports=(*Step.reports, *account.FILES, *REPORTS),
     )
 
 

@@ -19,6 +19,7 @@ evaluate: {items: 12}
 quantize: {items: 4, tasks: [bits_per_byte]}
 """
 MODULES = ("json.decoder", "textwrap", "heapq", "bisect", "shlex", "fnmatch")
+CARDS = ("data_card.md", "ATTRIBUTION.md")  # what a real data stage writes is tested with it
 END = "<|endoftext|>"
 
 
@@ -69,6 +70,8 @@ def make_data(folder) -> dict:
             totals[split] += tokens
         sources[name] = source
     kept = sum(source["documents"] for source in sources.values())
+    for name in CARDS:
+        (folder.path / name).write_text(f"# {name} of {folder.path.name}\n", encoding="utf-8")
     return {
         "token_dtype": "<u2",
         "vocab_size": tokenizer.get_vocab_size(),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from json_schema import report_of
 
 from pipeline import evaluate
 from pipeline.after import tasks
@@ -161,6 +162,9 @@ def test_the_stage_writes_scores_with_errors_and_is_done_the_second_time(pretrai
     assert manifest["stage"] == "evaluate"
     assert manifest["inputs"]["data"]["fingerprint"]
     assert (Path(config.name) and manifest["outputs"]["scores.json"])["bytes"] > 0
+    found, page = report_of("small")
+    assert found["evaluate"]["scores"] == scores
+    assert all(f"<td>{name}<td" in page for name in scores)
 
 
 def test_another_tokenizer_is_compared_by_the_byte(pretrained, tmp_path, text):

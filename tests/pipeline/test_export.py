@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model.hf import load_config, load_network
 from pipeline import export
+from pipeline.after.cards import Lineage, model_card
 from pipeline.after.chat import TEMPLATE, add_template, render
 from pipeline.after.gguf_file import KINDS, dequantized, write_gguf
 from pipeline.artifacts import read_manifest
@@ -56,12 +57,25 @@ def test_the_model_card_tells_the_lineage(exported):
         assert word.lower() in text.lower()
 
 
-def test_the_dataset_card_accounts_for_every_document(exported):
-    card = DatasetCard((exported / "dataset" / "README.md").read_text())
-    text = str(card)
-    assert "gopher_quality" in text
-    assert "documents read" in text
-    assert card.data.license == "PSF-2.0"
+def test_the_data_stages_card_and_attribution_come_along(exported, pretrained):
+    from pipeline.training.identity import input_steps
+
+    data = input_steps(pretrained())["data"].path
+    for name, copies in {"data_card.md": ["dataset/README.md"], "ATTRIBUTION.md": ["dataset", "model"]}.items():
+        for copy in copies:
+            path = exported / copy if copy.endswith(".md") else exported / copy / name
+            assert path.read_text() == (data / name).read_text()
+
+
+def test_hugging_face_reads_the_data_stages_card_and_the_model_card_has_its_verdict(finished):
+    folder, manifest = finished
+    card = DatasetCard((folder / "data_card.md").read_text())
+    assert card.data.license == "other"
+    assert "gopher_quality" in str(card)
+    assert "documents read" in str(card)
+    account = json.loads((folder / "data.report.json").read_text())
+    text = model_card(Lineage("m", 10, 8, data=manifest, account=account))
+    assert account["licence"]["headline"] in text
 
 
 def test_an_export_of_the_export_is_the_same_model_and_invents_no_lineage(exported, pretrained):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from json_schema import report_of
 
 from model.adapters import add_adapters, is_packed, merged, quantize_base, trainable_share
 from model.hf import load_network
@@ -82,6 +83,9 @@ def test_lora_learns_the_task_and_says_what_it_gained(pretrained, capsys):
     assert 0 < manifest["trainable_share"] < 0.5
     assert manifest["gpu_hours"] > 0
     assert manifest["annealed"]
+    found, page = report_of("small")
+    assert found["finetune"]["target"] == target
+    assert f"<td class=n>{100 * target['before']:.1f}%<td class=n>{100 * target['after']:.1f}%" in page
     finetune.run(config, "small.yaml")
     assert "up to date" in capsys.readouterr().out
     config.export.model = str(folder / "model")

@@ -28,6 +28,10 @@ def _rows(losses: list[float], hours: float) -> list[dict]:
     ]
 
 
+def _pictures(config, metrics: list[dict]) -> str:
+    return growth_report.growth_pictures(growth_report.growth_facts(config, _init()), _init(), metrics)
+
+
 def test_the_bump_is_found_where_the_loss_rises_and_nowhere_else():
     assert growth_report.bump([(0, 3.0), (1, 3.4), (2, 3.1), (3, 2.9)]) == (1, 3.4 - 3.0, 3)
     assert growth_report.bump([(0, 3.0), (1, 2.9)])[1:] == (0.0, 0)
@@ -52,11 +56,11 @@ def test_both_accountings_are_drawn_and_said_with_and_without_a_run_from_fresh_w
     grown = _rows([4.1 - 0.02 * i for i in range(40)], 0.5)
     monkeypatch.setattr(growth_report, "_source_rows", lambda config: _rows(falling, 0.25))
     monkeypatch.setattr(growth_report, "_rows", lambda config: [])
-    alone = growth_report.growth_pictures(config, _init(), grown)
+    alone = _pictures(config, grown)
     assert "name=big-scratch init.method=random init.source=null" in alone
     assert "no re-warm bump" in alone
     monkeypatch.setattr(growth_report, "_rows", lambda config: _rows(falling, 0.5))
-    beside = growth_report.growth_pictures(config, _init(), grown)
+    beside = _pictures(config, grown)
     # scratch ends at the loss that the grown model begins with: nothing but the source's half of the hours is needed
     assert "0.50 of its device-hours with the source counted, 0.00 with the source free" in beside
     assert beside.count("<svg") == 3
@@ -67,9 +71,10 @@ def test_both_accountings_are_drawn_and_said_with_and_without_a_run_from_fresh_w
         return [*rows[:-1], {**rows[-1], "val/bits_per_byte": bits}]
 
     monkeypatch.setattr(growth_report, "_rows", lambda config: validated(falling, 0.75, 1.5))
-    beside = growth_report.growth_pictures(config, _init(), validated([4.0 - 0.02 * i for i in range(40)], 0.5, 1.25))
+    beside = _pictures(config, validated([4.0 - 0.02 * i for i in range(40)], 0.5, 1.25))
     assert "grown 1.2500 bits per byte after 0.7500 device-hours, the source's counted; scratch 1.5000" in beside
 
 
 def test_fresh_weights_have_no_pictures_of_growth():
-    assert growth_report.growth_pictures(None, {"blocks": []}, []) == ""  # type: ignore[arg-type]
+    assert growth_report.growth_facts(configs.Config(), {"blocks": []}) is None
+    assert growth_report.growth_pictures(None, {"blocks": []}, []) == ""

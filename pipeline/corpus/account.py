@@ -1,0 +1,249 @@
+"""The account of a finished data stage: `data.report.json`, `data_card.md` and `ATTRIBUTION.md` in its folder.
+
+In: the table of documents, what became of each, tokens and scores. Out: every figure of the report's data part, so that
+page and card are renderings of this one value (schema: pipeline/report_schema.json). Documents and bytes are counted;
+tokens too where a text was encoded, that is from the cut on; of what was dropped before, they are estimated from a
+sample of each reason and marked so. Read = kept + all drops, in all three, to the last one.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from data_filters.licence_terms import verdict
+from data_filters.rule import Drop
+from pipeline.artifacts import Folder, write_json
+from pipeline.corpus import statistics
+from pipeline.corpus.documents import Table, read_lines, shard_name
+from pipeline.corpus.dropped import Candidates, Survey, survey
+from pipeline.corpus.encoder import encoder
+from pipeline.corpus.gallery import Examples, Gallery
+from pipeline.corpus.provenance import Provenance, metadata_of, notices
+from pipeline.corpus.scorer import read_roc
+from pipeline.corpus.scorers import SHIPPED
+from pipeline.corpus.tokenizing import load_tokenizer, open_ids, token_dtype
+from pipeline.data_card import ATTRIBUTION, CARD, REPORT, attribution, dataset_card
+from pipeline.private import is_private_source
+
+FILES = (REPORT, CARD, ATTRIBUTION)  # for reading only: `Step.reports`
+FROM_LABELS = ("auc", "auc_interval", "auc_docstring_share", "documents", "good", "groups", "labels", "note")
+ITEMS_SHOWN = 10
+ID = np.dtype("<u4")  # for counting alone
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the documents: positions of those to train on, held out, and kept in all; `more`: what the last
+    step dropped; tokens and scores of every document (0 where it was never encoded)."""
+
+    train: np.ndarray
+    val: np.ndarray
+    kept: np.ndarray
+    more: Mapping[int, tuple[str, Drop]]
+    lengths: np.ndarray
+    scores: np.ndarray
+
+
+def write_account(
+    folder: Folder, table: Table, outcome: Outcome, facts: Mapping[str, Any], deciding: list[str], *, seed: int,
+    keep_dropped: str,
+) -> None:  # fmt: skip
+    """`facts`: the stage's manifest-to-be; `deciding`: the steps that drop documents, in order."""
+    private = [name for name, source in facts["sources"].items() if is_private_source(source)]
+    candidates = Candidates(folder, table, deciding, outcome.more, seed)
+    found = survey(candidates, outcome.lengths)
+    scored = statistics.scored_documents(table, outcome.lengths, facts["classifier"]["sources"])
+    tenths, marks = statistics.deciles(table, outcome.scores, scored, outcome.kept, outcome.lengths, seed)
+    marks |= _just_kept(table, outcome, facts["classifier"]["thresholds"])
+    gallery = Gallery(folder.path, candidates, found, outcome.kept, marks, private, keep=keep_dropped)
+    provenance = _walk(folder.input("repair"), table, outcome, gallery)
+    examples, rows = gallery.close(), provenance.rows()
+    roc = read_roc(folder.path / "scorer" / SHIPPED.name)
+    account = {
+        "fingerprint": folder.path.name,
+        **{key: facts[key] for key in ("documents", "tokens", "bytes", "vocab_size", "bytes_per_token", "masked")},
+        "private": bool(private),
+        "funnel": _funnel(folder, table, outcome, found, examples, deciding),
+        "gallery": _shown(found, examples),
+        "quality": _quality(table, outcome, facts["classifier"], scored, tenths, examples, roc),
+        "sources": _sources(folder, table, outcome, facts, private, seed),
+        "lengths": statistics.length_histogram(outcome.lengths[outcome.kept]),
+        "kinds": statistics.kinds(table, outcome.lengths, outcome.kept),
+        "groups": statistics.groups(table, outcome.lengths, outcome.kept, private),
+        "duplicates": _duplicates(facts, found, bool(private)),
+        "contamination": _contamination(facts["contamination"], found),
+        "provenance": rows,
+        "notices": notices(rows),
+        "licence": verdict(rows),
+    }
+    write_json(folder.path / REPORT, account)
+    (folder.path / CARD).write_text(dataset_card(account), encoding="utf-8")
+    (folder.path / ATTRIBUTION).write_text(attribution(account), encoding="utf-8")
+
+
+def _walk(repaired: Path, table: Table, outcome: Outcome, gallery: Gallery) -> Provenance:
+    """One pass over the texts on disk: where the kept ones come from, and the samples that the gallery wants."""
+    provenance, is_kept = Provenance(), np.zeros(len(table), dtype=bool)
+    is_kept[outcome.kept] = True
+    for shard in range(table.tasks):
+        wanted, start = gallery.wanted(shard), int(table.starts[shard])
+        for at, line in enumerate(read_lines(repaired / "documents" / shard_name(shard))):
+            if is_kept[start + at]:
+                n_bytes, tokens = int(table.rows["bytes"][start + at]), int(outcome.lengths[start + at])
+                provenance.add(metadata_of(line), n_bytes, tokens)
+            if at in wanted:
+                gallery.add(at, orjson.loads(line))
+    return provenance
+
+
+def _just_kept(table: Table, outcome: Outcome, thresholds: Mapping[str, float]) -> dict[int, str]:
+    """Of each source with a cut, the train documents that passed it by least."""
+    found: dict[int, str] = {}
+    for number, source in enumerate(table.sources):
+        own = outcome.train[table.rows["source"][outcome.train] == number]
+        own = own[(outcome.scores[own] < 1) & (outcome.scores[own] >= np.float32(thresholds.get(source, 2)))]
+        nearest = own[np.argsort(outcome.scores[own], kind="stable")[:2]]
+        found |= {int(i): "just kept" for i in nearest}
+    return found
+
+
+def _funnel(
+    folder: Folder, table: Table, outcome: Outcome, found: Survey, examples: Examples, deciding: list[str]
+) -> dict[str, Any]:
+    encode = encoder(folder.input("tokenizer") / "tokenizer.json", ID.str).encode
+    drops: dict[str, list[dict[str, Any]]] = {step: [] for step in ("read", *deciding, "data")}
+    for (step, rule, reason), (documents, n_bytes, tokens) in sorted(found.counts.items(), key=lambda x: -x[1][0]):
+        measured = tokens > 0 or not n_bytes
+        if not measured:
+            tokens = _estimate(encode, examples.sampled.get((rule, reason), []), documents, n_bytes)
+        drops[step].append({"filter": rule, "reason": reason, "documents": documents, "bytes": n_bytes,
+                            "tokens": tokens, "tokens_measured": measured})  # fmt: skip
+    kept = {
+        "documents": len(outcome.kept),
+        "bytes": int(table.rows["bytes"][outcome.kept].sum(dtype=np.int64)),
+        "tokens": int(outcome.lengths[outcome.kept].sum()),
+    }
+    dropped = [drop for of_step in drops.values() for drop in of_step]
+    aside = sum(drop["documents"] for drop in drops["read"])
+    read = {
+        "documents": len(table) + aside,
+        "bytes": int(table.rows["bytes"].sum(dtype=np.int64)),
+        "tokens": kept["tokens"] + sum(drop["tokens"] for drop in dropped),
+    }
+    left, steps = dict(read), []
+    for step, of_step in drops.items():
+        left = {unit: left[unit] - sum(drop[unit] for drop in of_step) for unit in left}
+        steps.append({"step": step, "drops": of_step, "left": left})
+    return {"read": read, "steps": steps, "kept": kept}
+
+
+def _estimate(encode: Callable[[str], bytes], texts: list[str], documents: int, n_bytes: int) -> int:
+    """Tokens of a reason's texts by the bytes per token of its sample; each text has its end-of-text too."""
+    sampled = sum(len(text.encode()) for text in texts)
+    ids = sum(len(encode(text)) for text in texts) // ID.itemsize
+    return documents + (round(n_bytes * ids / sampled) if sampled else 0)
+
+
+def _shown(found: Survey, examples: Examples) -> list[dict[str, Any]]:
+    """The gallery, by how many documents each reason took."""
+    return [
+        {
+            "filter": rule, "reason": reason, "documents": count[0],
+            "examples": examples.drawn.get((rule, reason), []), "near_misses": examples.near.get((rule, reason), []),
+        }
+        for (_, rule, reason), count in sorted(found.counts.items(), key=lambda item: -item[1][0])
+    ]  # fmt: skip
+
+
+def _quality(
+    table: Table, outcome: Outcome, classifier: Mapping[str, Any], scored: np.ndarray, tenths: list[dict[str, Any]],
+    examples: Examples, roc: list[list[float]],
+) -> dict[str, Any]:  # fmt: skip
+    histograms = {}
+    for number, source in enumerate(table.sources):
+        own = scored[table.rows["source"][scored] == number]
+        if len(own):
+            train, val = (
+                np.intersect1d(own, outcome.train),
+                np.setdiff1d(np.intersect1d(own, outcome.kept), outcome.train),
+            )
+            rest = np.setdiff1d(own, outcome.kept)
+            parts = {"train": train, "validation": val, "not kept": rest}
+            histograms[source] = statistics.score_histogram(outcome.scores, parts)
+    return {
+        "type": classifier["type"],
+        "sources": classifier["sources"],
+        "not_scored": classifier["not_scored"],
+        "min_score": classifier["threshold"],
+        "thresholds": classifier["thresholds"],
+        "rated": {**{key: classifier.get(key) for key in FROM_LABELS}, "roc": roc},
+        "histograms": histograms,
+        "deciles": [{**row, "examples": examples.marked.get(f"decile {row['decile']}", [])} for row in tenths],
+        "just_kept": examples.marked.get("just kept", []),
+    }
+
+
+def _sources(
+    folder: Folder, table: Table, outcome: Outcome, facts: Mapping[str, Any], private: list[str], seed: int
+) -> dict[str, dict[str, Any]]:
+    found = {}
+    more = np.setdiff1d(outcome.kept, np.concatenate([outcome.train, outcome.val]))
+    for number, name in enumerate(table.sources):
+        source = facts["sources"][name]
+        parts = [part[table.rows["source"][part] == number] for part in (outcome.train, outcome.val, more)]
+        train, val, textbook = (
+            statistics.length_facts(outcome.lengths[part], table.rows["bytes"][part]) for part in parts
+        )
+        found[name] = {
+            **{key: source[key] for key in ("read", "documents", "tokens", "bytes", "unreadable", "licenses")},
+            "unreadable_causes": source["unreadable_causes"],
+            "private": name in private,
+            "train": train,
+            "validation": val,
+            "textbook_beyond": textbook["documents"],
+            "diversity": _diversity(folder, table, parts[0], outcome.lengths, facts["vocab_size"], seed),
+        }
+    return found
+
+
+def _diversity(
+    folder: Folder, table: Table, documents: np.ndarray, lengths: np.ndarray, vocab_size: int, seed: int
+) -> dict[str, Any]:
+    """Of a sample of one source's train text."""
+    dtype, tokenizer = token_dtype(vocab_size), load_tokenizer(folder.input("tokenizer") / "tokenizer.json")
+    drawn = np.sort(statistics.sample(table, documents, lengths, seed))
+    ids: list[np.ndarray] = []
+    for shard in range(table.tasks):
+        part = table.shard(shard)
+        here = drawn[(drawn >= part.start) & (drawn < part.stop)] - part.start
+        if not len(here):
+            continue
+        stored, index = open_ids(folder.input("encode"), shard, dtype)
+        for row in index[np.isin(index["at"], here)]:
+            ids.append(np.asarray(stored[int(row["offset"]) : int(row["offset"]) + int(row["length"])], dtype=np.int64))
+    text = "\n".join(tokenizer.decode_batch([part.tolist() for part in ids]))
+    return statistics.diversity(ids, vocab_size, text)
+
+
+def _duplicates(facts: Mapping[str, Any], found: Survey, hidden: bool) -> dict[str, Any]:
+    near = facts["near_duplicates"]
+    counts = {reason: count[0] for (_, _, reason), count in found.counts.items()}
+    return {
+        "exact": counts.get("same_text", 0),
+        "near_train": counts.get("near_train", 0),
+        "near_validation": counts.get("near_validation", 0),
+        "clusters": near["clusters"],
+        "cluster_sizes": near["cluster_sizes"],
+        "largest_clusters": [{**c, "path": "" if hidden else c["path"]} for c in near["largest_clusters"]],
+    }
+
+
+def _contamination(facts: Mapping[str, Any] | None, found: Survey) -> dict[str, Any] | None:
+    if facts is None:
+        return None
+    most = [{"item": item, "documents": n} for item, n in found.items.most_common(ITEMS_SHOWN)]
+    return {**facts, "items_matched": len(found.items), "most_matched": most}

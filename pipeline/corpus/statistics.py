@@ -1,0 +1,147 @@
+"""Numbers about the kept text: lengths, tokens, scores, and how varied it is.
+
+In: the table of documents, their tokens and scores. Out: plain values for the report. Everything over the whole corpus
+is arithmetic on arrays; what needs the tokens themselves looks at a seeded sample of a fixed size, because shares of
+distinct n-grams compare only at equal length.
+"""
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from data_filters.rule import EXERCISE
+from pipeline.corpus.documents import Table, draw
+
+SAMPLE_TOKENS = 200_000
+SAMPLE_DOCUMENTS = 2_000
+SCORE_BINS, DECILES, PER_DECILE = 20, 10, 2
+PERCENTILES = (10, 50, 90)
+LARGEST_GROUPS = 8
+
+
+def length_facts(lengths: np.ndarray, n_bytes: np.ndarray) -> dict[str, Any]:
+    """Of some documents: how many, their tokens and bytes, and how long they are."""
+    tokens, total = int(lengths.sum()), int(n_bytes.sum(dtype=np.int64))
+    marks = np.percentile(lengths, PERCENTILES, method="nearest") if len(lengths) else [0] * len(PERCENTILES)
+    return {
+        "documents": len(lengths),
+        "tokens": tokens,
+        "bytes": total,
+        "bytes_per_token": round(total / max(1, tokens), 4),
+        "length_tokens": {
+            **{f"p{p}": int(mark) for p, mark in zip(PERCENTILES, marks, strict=True)},
+            "mean": round(float(lengths.mean()), 1) if len(lengths) else 0.0,
+            "max": int(lengths.max(initial=0)),
+        },
+    }
+
+
+def length_histogram(lengths: np.ndarray) -> list[dict[str, int]]:
+    """Documents, and their tokens, by length in powers of two."""
+    powers = np.floor(np.log2(np.maximum(lengths, 1))).astype(np.int64)
+    documents = np.bincount(powers)
+    tokens = np.bincount(powers, weights=lengths).astype(np.int64)
+    first = int(np.argmax(documents > 0)) if len(documents) else 0
+    return [
+        {"from_tokens": 1 << p, "documents": int(documents[p]), "tokens": int(tokens[p])}
+        for p in range(first, len(documents))
+    ]
+
+
+def kinds(table: Table, lengths: np.ndarray, kept: np.ndarray) -> dict[str, dict[str, int]]:
+    """Documents and tokens of code, prose and exercises."""
+    of = table.kinds[kept]
+    return {
+        str(kind): {"documents": int((of == kind).sum()), "tokens": int(lengths[kept][of == kind].sum())}
+        for kind in np.unique(of)
+    }
+
+
+def sample(table: Table, documents: np.ndarray, lengths: np.ndarray, seed: int) -> np.ndarray:
+    """Documents drawn until they have `SAMPLE_TOKENS`."""
+    lots = draw(table.rows["digest"][documents, 0], seed, "diversity")
+    drawn = documents[np.argsort(lots, kind="stable")[:SAMPLE_DOCUMENTS]]
+    before = np.cumsum(lengths[drawn]) - lengths[drawn]
+    return drawn[before < SAMPLE_TOKENS]
+
+
+def diversity(ids: Sequence[np.ndarray], vocab_size: int, text: str) -> dict[str, Any]:
+    """Of a sample's tokens: `distinct` shares of 1- to 4-grams (Li et al. 2016, arXiv 1510.03055), entropy in bits a
+    token, the share of the vocabulary in use, and how far zlib shrinks its text (arXiv 2403.00553)."""
+    flat = np.concatenate([*ids, np.zeros(0, dtype=np.int64)])[:SAMPLE_TOKENS].astype(np.uint64)
+    if not len(flat):
+        return {}
+    counts = np.bincount(flat.astype(np.int64), minlength=vocab_size)
+    shares = counts[counts > 0] / len(flat)
+    distinct, grams = {}, flat.copy()
+    for n in range(1, 5):
+        if n > 1:
+            with np.errstate(over="ignore"):
+                grams = grams[:-1] * np.uint64(0x9E3779B97F4A7C15) + flat[n - 1 :]
+        ordered = np.sort(grams)
+        distinct[str(n)] = round((1 + int((ordered[1:] != ordered[:-1]).sum())) / len(grams), 4) if len(grams) else 0.0
+    data = text.encode()
+    return {
+        "sample_tokens": len(flat),
+        "distinct_ngrams": distinct,
+        "entropy_bits_per_token": round(float(-(shares * np.log2(shares)).sum()), 3),
+        "vocabulary_used": round(float((counts > 0).mean()), 4),
+        "compression_ratio": round(len(data) / max(1, len(zlib.compress(data, 6))), 3),
+    }
+
+
+def groups(table: Table, lengths: np.ndarray, kept: np.ndarray, private: Sequence[str]) -> dict[str, Any]:
+    """Packages, domains or what else is held out together: how many, how many of equal size would be as varied (the
+    exponential of the entropy over tokens), and the largest. A private group has no name here."""
+    hashes, first, inverse = np.unique(table.rows["group"][kept], return_index=True, return_inverse=True)
+    tokens = np.bincount(inverse, weights=lengths[kept])
+    documents = np.bincount(inverse)
+    shares = tokens[tokens > 0] / max(1.0, tokens.sum())
+    largest = np.argsort(-tokens, kind="stable")[:LARGEST_GROUPS]
+    named = table.names([int(kept[first[i]]) for i in largest])
+    rows = []
+    for i in largest:
+        index = int(kept[first[i]])
+        source = table.sources[table.rows["source"][index]]
+        name = "" if source in private else named[index].group
+        share = round(float(tokens[i] / max(1.0, tokens.sum())), 4)
+        rows.append({"source": source, "group": name, "documents": int(documents[i]), "tokens": int(tokens[i]),
+                     "share": share})  # fmt: skip
+    effective = round(float(np.exp(-(shares * np.log(shares)).sum())), 1)
+    return {"groups": len(hashes), "effective_groups": effective, "largest": rows}
+
+
+def scored_documents(table: Table, lengths: np.ndarray, scored: Iterable[str]) -> np.ndarray:
+    """Those that a scorer has looked at: of its sources, no exercises, alive when it came by."""
+    numbers = [i for i, name in enumerate(table.sources) if name in set(scored)]
+    return np.flatnonzero((lengths > 0) & np.isin(table.rows["source"], numbers) & (table.kinds != EXERCISE))
+
+
+def score_histogram(scores: np.ndarray, outcome: Mapping[str, np.ndarray]) -> dict[str, list[int]]:
+    """Documents in `SCORE_BINS` bins of 0 to 1, by what became of them (`outcome`: name -> documents)."""
+    return {
+        name: np.histogram(scores[documents], bins=SCORE_BINS, range=(0, 1))[0].tolist()
+        for name, documents in outcome.items()
+    }
+
+
+def deciles(
+    table: Table, scores: np.ndarray, documents: np.ndarray, kept: np.ndarray, lengths: np.ndarray, seed: int
+) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    """(the tenths of the scored documents, best first; which documents to show of each: document -> mark)."""
+    lots = draw(table.rows["digest"][documents, 0], seed, "decile")
+    ordered = documents[np.lexsort((lots, -scores[documents]))]
+    is_kept = np.zeros(len(table), dtype=bool)
+    is_kept[kept] = True
+    rows, marks = [], dict[int, str]()
+    for number, part in enumerate(np.array_split(ordered, DECILES) if len(ordered) >= DECILES else []):
+        shown = part[np.argsort(draw(table.rows["digest"][part, 0], seed, "shown"), kind="stable")[:PER_DECILE]]
+        marks |= {int(i): f"decile {number + 1}" for i in shown}
+        rows.append({
+            "decile": number + 1, "highest": round(float(scores[part].max()), 4),
+            "lowest": round(float(scores[part].min()), 4), "documents": len(part),
+            "kept": int(is_kept[part].sum()), "tokens": int(lengths[part].sum()),
+        })  # fmt: skip
+    return rows, marks
