@@ -341,7 +341,7 @@ PROGRAMS = {
 
 @pytest.fixture(scope="module")
 def isolated(tmp_path_factory):
-    from pipeline.after.isolated import IsolatedRunner, NotIsolated
+    from pipeline.corpus.isolated import IsolatedRunner, NotIsolated
 
     os.environ["SECRET"] = "planted"
     try:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.after.held_out import HeldOutText
-from pipeline.after.isolated import IsolatedRunner, NotIsolated
 from pipeline.after.language_model import LanguageModel
 from pipeline.after.scores import share
 from pipeline.corpus.confined import PASSED
+from pipeline.corpus.isolated import IsolatedRunner, NotIsolated
 
-FORM = re.compile(r'(def [^\n]+:\n    """.*?"""\n)(    .*?)\n\n\n(assert .*)', re.DOTALL)
+FORM = re.compile(
+    r'((?:(?:import|from) [^\n]+\n)*\s*(?:def|class) [^\n]+:\n    """.*?"""\n)(    .*?)\n\n\n(\S.*)', re.DOTALL
+)
 STOP = ("\n\n\n", "\nassert", "\ndef ", "\nclass ", "\n#", "\nprint", "\nif ")  # where a function is over
 ROOM = 1.5  # a solution may be this many times as long as the known one
 

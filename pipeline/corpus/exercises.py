@@ -1,70 +1,88 @@
-"""Synthetic exercises: a task in a docstring, a solution, and assertions, written by programs and verified by running.
+"""Synthetic exercises: a task, a solution and assertions, told in one of several styles, written by programs and
+verified by running.
 
-An exercise is kept only if its solution passes its assertions in a confined process and the same assertions fail on
-a stubbed solution: assertions that pass on a stub test nothing, and would teach nothing.
+An exercise is kept only if the code in its text passes its assertions in a confined process and the same assertions
+fail on a stubbed solution: assertions that pass on a stub test nothing, and would teach nothing.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_filters.rule import EXERCISE
-from pipeline.artifacts import hash_file, hash_json
+from pipeline.artifacts import hash_files
 from pipeline.corpus.confined import FAILED, PASSED, ConfinedRunner
 from pipeline.corpus.documents import SetAside
-from pipeline.corpus.exercise import Exercise
-from pipeline.corpus.exercise_templates import TEMPLATES
+from pipeline.corpus.exercise import DIFFICULTIES, Exercise
+from pipeline.corpus.exercise_styles import PLAIN, RUN_HERE, STYLES, program_of
+from pipeline.corpus.options import chosen
 from pipeline.corpus.source import Item, Limits, Source, check_limits, document
+from pipeline.corpus.templates import TEMPLATES
 
 LICENSE = "CC0-1.0"  # written by this program
-ATTEMPTS = 20  # to find a text that this shard has not yet written
 
 
 class Exercises(Source):
-    """`count` exercises from the templates of `exercise_templates.py`, seeded by `seed`, each verified by running it.
+    """`count` exercises, seeded by `seed`, each verified by running it. `templates`, `difficulties` (easy, medium,
+    hard), `styles` (function, textbook, question, fill, debugging, tests_first, walkthrough): which ones; default: all.
     `limit_documents`, `limit_bytes`, `limit_tokens` (at 4 bytes a token): stop earlier."""
 
-    def __init__(self, count: int, seed: int = 0, **common: Any):
+    version = 2
+
+    def __init__(
+        self, count: int, seed: int = 0, templates: Sequence[str] | None = None,
+        difficulties: Sequence[str] | None = None, styles: Sequence[str] | None = None, **common: Any,
+    ):  # fmt: skip
         check_limits(count=count)
         self.count, self.seed = count, seed
+        self.templates = chosen(templates, TEMPLATES, "templates")
+        self.difficulties = chosen(difficulties, DIFFICULTIES, "difficulties")
+        self.styles = chosen(styles, STYLES, "styles")
         self.limits = Limits(**common)
 
     def content_hash(self) -> str:
         """The templates are the input here: an edited one makes other exercises."""
         here = Path(__file__).parent
-        return hash_json([hash_file(here / name) for name in ("exercise.py", "exercise_templates.py", "confined.py")])
+        files = [*here.glob("exercise*.py"), *here.glob("templates/*.py"), here / "confined.py"]
+        return hash_files(sorted(files), here)
 
     def items(self, task: int, tasks: int) -> Iterator[Item]:
-        numbers = range(task, self.count, tasks)
-        seen: set[str] = set()
         with ConfinedRunner() as runner:
-            for number in numbers:
-                exercise = self._write(number, seen)
-                path = f"{exercise.template}/{number:06d}"
-                refused = verify(exercise, runner)
-                if refused:
-                    yield SetAside(path, refused, exercise.text[:2_000], filter="verification")
-                else:
-                    group = f"{exercise.template}/{exercise.variant}"
-                    yield document(exercise.text, path=path, group=group, license=LICENSE, kind=EXERCISE)
+            for number in range(task, self.count, tasks):
+                yield self._item(number, runner)
 
-    def _write(self, number: int, seen: set[str]) -> Exercise:
-        """Exercise `number`, drawn by its own seed; drawn again where this shard has the text already."""
+    def _item(self, number: int, runner: ConfinedRunner) -> Item:
+        """Exercise `number`: a pure function of it and the options, whatever the shards."""
         draw = random.Random(f"{self.seed}/{number}")  # a str seed does not depend on PYTHONHASHSEED
-        name = draw.choice(sorted(TEMPLATES))
-        exercise = TEMPLATES[name](draw)
-        for _ in range(ATTEMPTS):
-            if exercise.text not in seen:
-                break
-            exercise = TEMPLATES[name](draw)
-        seen.add(exercise.text)
-        return exercise
+        exercise = TEMPLATES[self._template(number)](draw, draw.choice(self.difficulties))
+        style, path = draw.choice(self.styles), f"{exercise.template}/{number:06d}"
+        refused = verify(exercise.text, exercise, runner) if STYLES[style] in RUN_HERE else None
+        text = None if refused else STYLES[style](exercise, draw, runner)
+        if text is None:  # this style cannot be made of this exercise
+            style, text = PLAIN, exercise.text
+        refused = refused or verify(text, exercise, runner)
+        if refused:
+            return SetAside(path, refused, text[:2_000], filter="verification")
+        return document(
+            text,
+            path=f"{path}.{'py' if style == PLAIN else 'md'}",
+            group=f"{exercise.template}/{exercise.variant}",
+            license=LICENSE, kind=EXERCISE, style=style, difficulty=exercise.difficulty,
+        )  # fmt: skip
+
+    def _template(self, number: int) -> str:
+        """All templates come once before one comes again, in an order of its own each time."""
+        turn, place = divmod(number, len(self.templates))
+        order = list(self.templates)
+        random.Random(f"{self.seed}/order/{turn}").shuffle(order)
+        return order[place]
 
 
-def verify(exercise: Exercise, runner: ConfinedRunner) -> str | None:
-    """None where the solution passes and the stub fails; else why the exercise is refused."""
-    solution, stub = runner.run(exercise.program, exercise.stubbed_program)
+def verify(text: str, exercise: Exercise, runner: ConfinedRunner) -> str | None:
+    """None where the code in `text` passes and the stub fails the same assertions; else why it is refused."""
+    stubbed = f"{exercise.code(exercise.stub)}\n\n{exercise.test_lines}\n"
+    solution, stub = runner.run(program_of(text), stubbed)
     if solution != PASSED:
         return f"solution_{solution}"
     return None if stub == FAILED else f"stub_{stub}"

@@ -2,7 +2,7 @@
 takes them before any work starts: the nearest right name is in the message."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pipeline.config_keys import nearest
@@ -48,3 +48,17 @@ def _check_types(parameters: Mapping[str, inspect.Parameter], options: Mapping[s
         allowed = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}.get(text)
         if allowed and (not isinstance(value, allowed) or (isinstance(value, bool) and text != "bool")):
             raise UserError(f"{key}.{name} is {value!r}; expected {text}")
+
+
+def chosen(names: Sequence[str] | None, known: Iterable[str], option: str) -> tuple[str, ...]:
+    """The entries of `known` that a list option names, in the order of `known`; all for None. `ValueError` for a name
+    that is not there, and for what is no list or empty."""
+    known = tuple(known)
+    if names is None:
+        return known
+    if isinstance(names, str) or not isinstance(names, Sequence) or not names:
+        raise ValueError(f"{option} is {names!r}; expected a list of some of {', '.join(known)}")
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{option} has '{name}'{nearest(str(name), known)}; expected some of {', '.join(known)}")
+    return tuple(name for name in known if name in names)

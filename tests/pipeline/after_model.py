@@ -41,9 +41,14 @@ def texts() -> dict[str, list[str]]:
     import importlib
     import inspect
 
-    from pipeline.corpus.exercise_templates import TEMPLATES
+    from pipeline.corpus.exercise import DIFFICULTIES
+    from pipeline.corpus.templates import TEMPLATES
 
-    exercises = [TEMPLATES[name](random.Random(f"{name}{i}")).text for i in range(8) for name in sorted(TEMPLATES)]
+    exercises = [
+        TEMPLATES[name](random.Random(f"{name}{i}"), DIFFICULTIES[i % 3]).text
+        for i in range(3)
+        for name in sorted(TEMPLATES)
+    ]
     code = [inspect.getsource(importlib.import_module(name)) for name in MODULES]
     code += [inspect.cleandoc(getattr(np, name).__doc__) for name in ("ndarray", "linspace", "dot", "argsort", "where")]
     return {"exercises": exercises, "code": code}

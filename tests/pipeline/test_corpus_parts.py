@@ -12,10 +12,11 @@ from pipeline.corpus.documents import hash_key
 from pipeline.corpus.duplicates import Sketcher, band_keys, band_rows, clusters
 from pipeline.corpus.encoder import Encoder
 from pipeline.corpus.exercise import Exercise
-from pipeline.corpus.exercise_templates import TEMPLATES
+from pipeline.corpus.exercise_styles import program_of
 from pipeline.corpus.exercises import Exercises, verify
 from pipeline.corpus.python_library import PythonLibrary, long_docstrings
 from pipeline.corpus.splitting import held_out
+from pipeline.corpus.templates import TEMPLATES
 from pipeline.corpus.tokenizing import _train, load_tokenizer
 
 
@@ -63,19 +64,22 @@ def test_kept_exercises_pass_again_in_a_clean_process_and_their_stubs_fail(runne
     assert len(documents) >= 58
     assert len({d.text for d in documents}) == len(documents)
     assert {d.metadata["group"].split("/")[0] for d in documents} == set(TEMPLATES)
-    assert all(runner.run(d.text) == [PASSED] for d in documents)
+    assert all(runner.run(program_of(d.text)) == [PASSED] for d in documents)
 
 
 def test_an_exercise_that_is_wrong_tests_nothing_or_misbehaves_is_not_kept(runner):
     def exercise(body: str, test: str) -> Exercise:
         return Exercise("t", "v", "f(x)", "Return x.", (), body, (test,))
 
-    assert verify(exercise("return x", "assert f(2) == 2"), runner) is None
-    assert verify(exercise("return x + 1", "assert f(2) == 2"), runner) == "solution_failed"
-    assert verify(exercise("return x", "assert True"), runner) == "stub_passed"
-    assert verify(exercise("while True: pass", "assert f(2) == 2"), runner) == "solution_killed"
-    assert verify(exercise("import os\n    os.fork()", "assert f(2) == 2"), runner) == "solution_failed"
-    assert verify(exercise("__import__('os').fork()", "assert f(2) == 2"), runner) == "solution_blocked"
+    def refused(wrong: Exercise) -> str | None:
+        return verify(wrong.text, wrong, runner)
+
+    assert refused(exercise("return x", "assert f(2) == 2")) is None
+    assert refused(exercise("return x + 1", "assert f(2) == 2")) == "solution_failed"
+    assert refused(exercise("return x", "assert True")) == "stub_passed"
+    assert refused(exercise("while True: pass", "assert f(2) == 2")) == "solution_killed"
+    assert refused(exercise("import os\n    os.fork()", "assert f(2) == 2")) == "solution_failed"
+    assert refused(exercise("__import__('os').fork()", "assert f(2) == 2")) == "solution_blocked"
 
 
 def test_exercises_are_the_same_for_any_hash_seed_and_any_split_into_shards():
@@ -215,7 +219,7 @@ def test_golden_outputs_that_step_versions_guard():
         "hash_key": hash_key(0, "source", "group"),
     }
     assert found == {
-        "exercise": "c28e71585482",
+        "exercise": "425969e8df3e",
         "signature": "81f51d24a681",
         "digest": (8674260626676171473, 2164648386221155802),
         "hash_key": 17045054640266581475,

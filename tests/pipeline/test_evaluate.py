@@ -13,11 +13,11 @@ from pipeline import evaluate
 from pipeline.after import tasks
 from pipeline.after.exercise_runs import find_exercises, pass_at_1
 from pipeline.after.held_out import HeldOutText, bits_per_byte
-from pipeline.after.isolated import IsolatedRunner, NotIsolated
 from pipeline.after.language_model import LanguageModel
 from pipeline.after.scores import ratio, share
 from pipeline.after.taken import taken_model
 from pipeline.artifacts import read_manifest
+from pipeline.corpus.isolated import IsolatedRunner, NotIsolated
 from pipeline.corpus.shards import TokenShards
 from pipeline.errors import UserError
 

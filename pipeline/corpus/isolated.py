@@ -1,8 +1,9 @@
 """Runs programs that a model wrote: confined as those of our own templates are, and cut off from the machine besides.
 
-The server process first enters namespaces of its own (Linux: user, network, mounts, interprocess communication, host
-name) and makes an empty folder its root: no file of the machine can be read, no address be reached. What a program may
-import is loaded before. Where the kernel allows no namespaces there is no isolation, and `IsolatedRunner` refuses.
+The server process first enters namespaces of its own (Linux: user, network, processes, mounts, interprocess
+communication, host name) and makes an empty folder its root: no file of the machine can be read, no address be reached.
+What a program may import is loaded before. Where the kernel allows no namespaces there is no isolation, and
+`IsolatedRunner` refuses.
 """
 
 import contextlib
@@ -15,7 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
-_NAMESPACES = 0x10000000 | 0x40000000 | 0x08000000 | 0x00020000 | 0x04000000  # user, net, ipc, mount, uts: sched.h
+# user, net, pid, ipc, mount, uts: sched.h
+_NAMESPACES = 0x10000000 | 0x40000000 | 0x20000000 | 0x08000000 | 0x00020000 | 0x04000000
 _NO_NEW_PRIVILEGES = 38  # sys/prctl.h
 # A program may import these; after the change of root nothing else can be found.
 _IMPORTABLE = (
@@ -64,6 +66,14 @@ def _isolate(folder: str) -> str:
     return _READY
 
 
+def _enter_processes() -> None:
+    """Goes on in a child, the first process of the new process namespace: all others end with it."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        os._exit(0)
+
+
 def _main() -> None:
     spec = importlib.util.spec_from_file_location("confined", sys.argv[1])
     assert spec is not None
@@ -77,6 +87,7 @@ def _main() -> None:
     sys.stdout.write(json.dumps(state) + "\n")
     sys.stdout.flush()
     if state == _READY:
+        _enter_processes()
         confined._serve()
 
 
