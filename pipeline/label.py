@@ -21,6 +21,7 @@ from datatrove.data import Document
 from data_filters.rule import EXERCISE
 from pipeline.artifacts import Step, build
 from pipeline.config import Config
+from pipeline.corpus.asking import MOST_FAILURES
 from pipeline.corpus.documents import DocumentReader, Table, draw, read_all_alive, write_masks
 from pipeline.corpus.duplicates import read_validation
 from pipeline.corpus.endpoint import ChatEndpoint, CostCapReached, EndpointError
@@ -33,7 +34,6 @@ from pipeline.errors import UserError
 from pipeline.experiment import Experiment
 
 LABELS, REQUESTS = "labels.jsonl", "label_requests.jsonl"
-MOST_FAILURES = 5  # of an endpoint, one after another: it will not get better by itself
 
 
 @dataclass(frozen=True)

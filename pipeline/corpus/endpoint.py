@@ -20,7 +20,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,9 +79,9 @@ class ChatEndpoint:
         self._answers = self._read_cache()
         self._opener = urllib.request.build_opener(_NoRedirect)
 
-    @property
-    def host(self) -> str:
-        return urllib.parse.urlsplit(self.url).hostname or ""
+    @staticmethod
+    def host_of(url: str) -> str:
+        return urllib.parse.urlsplit(url).hostname or ""
 
     def ask(self, messages: Sequence[dict[str, str]], max_tokens: int) -> str:
         """The model's answer at temperature 0. Raises `EndpointError`, or `CostCapReached` before it would be paid."""
@@ -89,13 +89,24 @@ class ChatEndpoint:
 
     def answer(self, messages: Sequence[dict[str, str]], max_tokens: int, **more: Any) -> Answer:
         """The same with why the model stopped. `more`: further fields of the request, such as `temperature`."""
-        request = {"model": self.model, "messages": list(messages), "temperature": 0, "max_tokens": max_tokens, **more}
-        body = json.dumps(request, sort_keys=True, ensure_ascii=False).encode("utf-8", "replace")
-        key = hashlib.sha256(body).hexdigest()
+        key, body = self._request(messages, max_tokens, more)
         with self._lock:
             if key in self._answers:
                 return self._answers[key]
         return self._ask_again(key, body, max_tokens)
+
+    def cached(self, messages: Sequence[dict[str, str]], max_tokens: int, **more: Any) -> Answer | None:
+        """The answer that an earlier request got, without asking."""
+        return self._answers.get(self._request(messages, max_tokens, more)[0])
+
+    def _request(
+        self, messages: Sequence[dict[str, str]], max_tokens: int, more: Mapping[str, Any]
+    ) -> tuple[str, bytes]:
+        """(key in the cache, body). A field of `more` that is None takes it out of the request."""
+        fields = {"model": self.model, "messages": list(messages), "temperature": 0, "max_tokens": max_tokens, **more}
+        request = {name: value for name, value in fields.items() if value is not None}
+        body = json.dumps(request, sort_keys=True, ensure_ascii=False).encode("utf-8", "replace")
+        return hashlib.sha256(body).hexdigest(), body
 
     def _ask_again(self, key: str, body: bytes, max_tokens: int) -> Answer:
         problem, pause = "", self.pause_seconds

@@ -21,7 +21,7 @@ SAMPLE_CHARACTERS, EXAMPLE_CHARACTERS, EXAMPLES = 4_000, 400, 2
 SCORED = "quality"
 GATHERED_BYTES = 32_000_000
 REPORTS = ("kept/*.zst", "dropped/*/*.zst")  # globs of these files, for `Step.reports`
-_PROVENANCE = ("source", "path", "license", "version", "kind", "record")
+_PROVENANCE = ("source", "path", "license", "version", "kind", "record", "synthetic")
 
 
 @dataclass

@@ -20,7 +20,7 @@ from typing import Any, Self
 _NAMESPACES = 0x10000000 | 0x40000000 | 0x20000000 | 0x08000000 | 0x00020000 | 0x04000000
 _NO_NEW_PRIVILEGES = 38  # sys/prctl.h
 # A program may import these; after the change of root nothing else can be found.
-_IMPORTABLE = (
+IMPORTABLE = (
     "bisect", "collections", "copy", "datetime", "decimal", "enum", "fractions", "functools", "heapq", "itertools",
     "json", "math", "operator", "random", "re", "statistics", "string", "textwrap", "typing",
 )  # fmt: skip
@@ -80,7 +80,7 @@ def _main() -> None:
     assert spec.loader is not None
     confined: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(confined)
-    for name in _IMPORTABLE:
+    for name in IMPORTABLE:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     state = _isolate(os.getcwd())

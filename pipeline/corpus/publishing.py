@@ -215,6 +215,15 @@ def count_dropped(manifests: Mapping[str, Any], over_limit: int) -> dict[str, in
     return {name: n for name, n in counts.items() if n}
 
 
+def _reasons(manifests: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """`{filter: {reason: documents}}` over the whole stage; several sources may refuse under one name."""
+    counts: dict[str, list[dict[str, int]]] = {}
+    for manifest in manifests.values():
+        for name, reasons in manifest.get("reasons", {}).items():
+            counts.setdefault(name, []).append(reasons)
+    return {name: sum_mappings(found) for name, found in counts.items()}
+
+
 def facts(
     table: Table, sets: Sets, lengths: np.ndarray, dropped: dict[str, int], manifests: Mapping[str, Any], dtype: str
 ) -> dict[str, Any]:
@@ -237,7 +246,7 @@ def facts(
             "unreadable": sum(sum(m["unreadable"].values()) for m in reads.values()),
         },
         "unreadable_causes": sum_mappings([m["unreadable"] for m in reads.values()]),
-        "reasons": {k: v for m in manifests.values() for k, v in m.get("reasons", {}).items()},
+        "reasons": _reasons(manifests),
         "masked": manifests["repair"].get("masked", {}),
         "tokens": tokens,
         "bytes": n_bytes,

@@ -6,7 +6,7 @@ sources shard by shard and writes the texts for the last time; rules only write 
 
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -47,11 +47,12 @@ def read_source(folder: Folder, name: str, source: Source, max_unreadable: float
     """Reads one source. Facts: documents, bytes, unreadable and refused by cause. `UserError` if nothing is left, or
     if more than the share `max_unreadable` of the source could not be read."""
     documents, aside, tasks = folder.path / "documents", folder.path / "set_aside", executor.tasks
+    prepared = source.prepare(folder.path)
     pipeline = [SourceReader(name, source, aside), document_writer(documents)]
     executor.run(folder, pipeline, description=f"read {name}")
     complete(documents, tasks)
     unreadable: Counter[str] = Counter()
-    dropped: Counter[str] = Counter()
+    reasons: dict[str, Counter[str]] = defaultdict(Counter)
     example = ""
     for shard in range(tasks):
         for record in read_records(aside / shard_name(shard)):
@@ -59,7 +60,8 @@ def read_source(folder: Folder, name: str, source: Source, max_unreadable: float
                 unreadable[record["cause"]] += 1
                 example = example or f"{record['path']}: {record['cause']} {record['sample'][:100]}".strip()
             else:
-                dropped[record["filter"]] += 1
+                reasons[record["filter"]][record["cause"]] += 1
+    dropped = Counter({name: causes.total() for name, causes in reasons.items()})
     n_documents = sum(1 for shard in range(tasks) for _ in read_lines(documents / shard_name(shard)))
     found = f"the first is {example}; all lie in {aside}"
     _check(name, n_documents + dropped.total(), unreadable, max_unreadable, found)
@@ -68,6 +70,8 @@ def read_source(folder: Folder, name: str, source: Source, max_unreadable: float
         "documents": n_documents,
         "unreadable": dict(sorted(unreadable.items())),
         "dropped": dict(sorted(dropped.items())),
+        "reasons": {name: dict(sorted(causes.items())) for name, causes in sorted(reasons.items())},
+        **prepared,
     }
 
 
@@ -172,7 +176,8 @@ class Repair(PipelineStep):
                     if not text.strip():
                         decisions.drop(at, "empty", Drop("empty", 0, 1))
                     group = metadata["group"]
-                    row = (number, KINDS.index(kind), len(text.encode()), hash_key(name, group), digest(text))
+                    together = hash_key(metadata.get("group_source") or name, group)
+                    row = (number, KINDS.index(kind), len(text.encode()), together, digest(text))
                     table.add(row, Names(metadata["path"], group, metadata["license"]))
                     yield Document(text=text, id=record["id"], metadata=metadata)
         write_json(self.folder / "masked" / f"{rank:05d}.json", masked)

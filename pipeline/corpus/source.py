@@ -8,6 +8,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 from datatrove.data import Document
@@ -79,6 +80,8 @@ class Source(ABC):
     gives other documents."""
 
     version: ClassVar[int] = 1
+    without_effect: ClassVar[tuple[str, ...]] = ()
+    """Options that change how documents are come by and not what they are."""
     options: ClassVar[type[Limits]] = Limits
     limits: Limits
 
@@ -103,6 +106,10 @@ class Source(ABC):
     def documents(self, task: int, tasks: int) -> Iterator[Item]:
         """`items` as far as the limits allow; reads no further than that."""
         yield from limited(self.items(task, tasks), *self.limits.share(task, tasks))
+
+    def prepare(self, folder: Path) -> dict[str, Any]:
+        """What cannot be shared out over shards, before them, in one process; returns facts for the manifest."""
+        return {}
 
     def libraries(self) -> tuple[str, ...]:
         """Distributions whose version decides the documents."""

@@ -10,6 +10,7 @@ from pipeline.corpus.jsonl_source import Jsonl
 from pipeline.corpus.parquet_source import Parquet
 from pipeline.corpus.python_library import PythonLibrary
 from pipeline.corpus.source import Source
+from pipeline.corpus.synthetic_source import Synthetic
 from pipeline.corpus.warc_source import Warc
 
 SOURCES: dict[str, type[Source]] = {
@@ -20,4 +21,5 @@ SOURCES: dict[str, type[Source]] = {
     "text": TextFolder,
     "warc": Warc,
     "huggingface": HuggingFace,
+    "synthetic": Synthetic,
 }

@@ -13,6 +13,7 @@ from pipeline.corpus.documents import Table, count_documents, draw, read_all_ali
 
 LARGEST_GROUP = 3.0  # a group larger than this many times the wanted text is not held out: it would be the corpus
 NAMED_GROUPS = 200  # of a source, in the manifest
+_NO_KEYS = np.zeros(0, dtype=np.uint64)
 
 
 def split_groups(folder: Folder, before: str, share: float, seed: int) -> dict[str, Any]:
@@ -21,6 +22,8 @@ def split_groups(folder: Folder, before: str, share: float, seed: int) -> dict[s
     alive = read_all_alive(folder.input(before), table.tasks)
     chosen = np.zeros(len(table), dtype=bool)
     groups: dict[str, list[str]] = {}
+    keys: list[np.ndarray] = []
+    held_keys: list[np.ndarray] = []
     for number, source in enumerate(table.sources):
         own = np.flatnonzero(alive & (table.rows["source"] == number))
         names = table.rows["group"][own]
@@ -30,6 +33,13 @@ def split_groups(folder: Folder, before: str, share: float, seed: int) -> dict[s
         held = own[held_out(names, table.rows["bytes"][own], share, seed)]
         chosen[held] = True
         groups[source] = _names(table, held, single)
+        if not single:
+            keys.append(np.unique(names))
+            held_keys.append(np.unique(table.rows["group"][held]))
+    # A rewrite has the group of its document, in another source: both are held out, or neither.
+    found, sources = np.unique(np.concatenate([*keys, _NO_KEYS]), return_counts=True)
+    shared = np.intersect1d(found[sources > 1], np.concatenate([*held_keys, _NO_KEYS]))
+    chosen |= alive & np.isin(table.rows["group"], shared)
     write_masks(folder.path / "validation", table, chosen)
     return {
         "dropped": {},

@@ -92,7 +92,21 @@ def named_sources(config: Config) -> dict[str, Mapping[str, Any]]:
             raise UserError(f"{key}.weight is {weight!r}; expected a number of at least 0 (1: by its own tokens)")
         if not isinstance(options.get("filters") or {}, Mapping):
             raise UserError(f"{key}.filters is {options['filters']!r}; expected a section laid over data.filters")
-    return sources
+    return {name: _with_documents(name, options, sources) for name, options in sources.items()}
+
+
+def _with_documents(name: str, options: Mapping[str, Any], sources: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A source that rewrites another names it: `documents: mine` becomes the options of `data.sources.mine`."""
+    named = options.get("documents")
+    if not isinstance(named, str):
+        return options
+    if named not in sources or named == name or isinstance(sources[named].get("documents"), str):
+        others = ", ".join(sorted(set(sources) - {name})) or "none"
+        raise UserError(
+            f"data.sources.{name}.documents is '{named}'; expected the name of another source with texts of its own "
+            f"(there are: {others})"
+        )
+    return {**options, "documents": {**sources[named], "name": named}}
 
 
 def make_source(options: Mapping[str, Any], key: str) -> Source:
@@ -109,7 +123,8 @@ def _read_step(name: str, options: Mapping[str, Any], max_unreadable: float, bui
     except (UserError, OSError) as error:
         raise UserError(f"{key}.{error}" if isinstance(error, UserError) else f"{key}: cannot read {error}") from None
     # Where a local input lies does not matter, what is in it does.
-    identity = {k: v for k, v in options.items() if k not in (*OF_EVERY_SOURCE, "path", "dataset")}
+    elsewhere = (*OF_EVERY_SOURCE, *source.without_effect, "path", "dataset")
+    identity = {k: v for k, v in options.items() if k not in elsewhere}
     return builder.step(
         "read",
         lambda folder: read_source(folder, name, source, max_unreadable, builder.executor),
