@@ -116,7 +116,7 @@ class ChatEndpoint:
                 pause = self.pause_seconds * 2**attempt
             most = self._reserve(key, body, max_tokens)
             try:
-                answer, tokens = self._once(body)
+                answer, tokens = self._once(body, max_tokens)
             except urllib.error.HTTPError as error:
                 self._settle(key, most, most if error.code in UNKNOWN else 0.0, _refused(error.code))
                 problem = f"HTTP {error.code} {error.reason}"
@@ -165,7 +165,7 @@ class ChatEndpoint:
         with open(self._cache_path, "a", encoding="utf-8", errors="replace") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
-    def _once(self, body: bytes) -> tuple[Answer, tuple[int, int]]:
+    def _once(self, body: bytes, max_tokens: int) -> tuple[Answer, tuple[int, int]]:
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -181,7 +181,8 @@ class ChatEndpoint:
             raise ValueError(f"the answer has no choices[0].message.content ({error!r})") from None
         if not isinstance(text, str):
             raise ValueError(f"the answer's content is {type(text).__name__}, not text")
-        counted = (_believable(tokens[0], body), _believable(tokens[1], text.encode("utf-8", "replace")))
+        written = text.encode("utf-8", "replace")
+        counted = (_believable(tokens[0], len(body), len(body)), _believable(tokens[1], len(written), max_tokens))
         return Answer(text, finish if isinstance(finish, str) else None), counted
 
     def _dollars(self, tokens_in: int, tokens_out: int) -> float:
@@ -237,10 +238,12 @@ def _read(reply: Any, timeout_seconds: float) -> bytes:
     return b"".join(parts)
 
 
-def _believable(tokens: int, text: bytes) -> int:
+def _believable(tokens: int, n_bytes: int, most: int) -> int:
     """What a server says it counted. One that does not count is charged for bytes, one that counts too little for the
-    fewest tokens that the text can be: too much rather than too little, so that the cap holds."""
-    return max(tokens, len(text) // MOST_BYTES_A_TOKEN) if tokens > 0 else len(text)
+    fewest tokens that the text can be, up to the `most` that were asked for: too much rather than too little, so that
+    the cap holds."""
+    least = n_bytes // MOST_BYTES_A_TOKEN if tokens > 0 else n_bytes
+    return max(tokens, min(least, most))
 
 
 def _refused(code: int) -> dict[str, Any] | None:

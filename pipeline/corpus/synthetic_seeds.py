@@ -51,18 +51,21 @@ class Seed:
 
     @property
     def prompt_hash(self) -> str:
-        return hashlib.sha256(json.dumps(self.messages(), ensure_ascii=False).encode("utf-8", "replace")).hexdigest()
+        return hashlib.sha256(
+            json.dumps(self.messages(), sort_keys=True, ensure_ascii=False).encode("utf-8", "replace")
+        ).hexdigest()
 
     def record(self) -> dict[str, Any]:
         return {**asdict(self), "prompt_hash": self.prompt_hash}
 
 
 def make_seeds(
-    count: int, forms: Sequence[str], topics: Sequence[str], audiences: Sequence[str], excerpts: Sequence[Excerpt],
-    seed: int,
+    count: int, forms: Sequence[str], topics: Sequence[str], audiences: Sequence[str],
+    excerpts: Mapping[str, Sequence[Excerpt]], seed: int,
 ) -> Iterator[Seed]:  # fmt: skip
-    """At most `count` seeds, the forms in turn; fewer where a form has no more that differ."""
-    left = {form: _combinations(form, topics, audiences, excerpts, seed) for form in forms}
+    """At most `count` seeds, the forms in turn; fewer where a form has no more that differ. `excerpts`: of each form
+    that rewrites. A larger count begins with the seeds of a smaller one."""
+    left = {form: _combinations(form, topics, audiences, excerpts.get(form, ()), seed) for form in forms}
     number = 0
     while left and number < count:
         for form in [f for f in forms if f in left]:
@@ -80,12 +83,11 @@ def _combinations(
     """Every combination of a form once, in seeded order. A rewrite takes every excerpt once before one comes again."""
     draw = random.Random(f"{seed}/{form}")
     if FORMS[form].rewrites:
-        order = draw.sample(range(len(excerpts)), len(excerpts))
         readers = draw.sample(list(audiences), len(audiences))
         for turn in range(len(readers)):
-            for place, index in enumerate(order):
+            for place, excerpt in enumerate(excerpts):
                 reader = readers[(turn + place) % len(readers)]
-                yield {"topic": "", "audience": reader, "style": "", "difficulty": "", "excerpt": excerpts[index]}
+                yield {"topic": "", "audience": reader, "style": "", "difficulty": "", "excerpt": excerpt}
         return
     manner = DIFFICULTIES if form == "exercise" else STYLES
     sizes = len(topics), len(audiences), len(manner)
@@ -98,10 +100,10 @@ def _combinations(
         yield {"topic": topics[topic], "audience": audiences[reader], **named}
 
 
-def take_excerpts(documents: Iterable[Any], characters: int, most: int) -> list[Excerpt]:
-    """At most `most` pieces of all documents, chosen by a hash of what is in them, in the order of that hash."""
+def take_excerpts(documents: Iterable[Any], characters: int, most: int, key: str) -> list[Excerpt]:
+    """At most `most` pieces of all documents, chosen by a hash of `key` and of what is in them, in its order."""
     pieces = (piece for doc in documents if isinstance(doc, Document) for piece in cut(doc, characters))
-    return heapq.nsmallest(most, pieces, key=lambda piece: (hash_key("excerpt", piece.text), piece.path))
+    return heapq.nsmallest(most, pieces, key=lambda piece: (hash_key(key, piece.text), piece.path))
 
 
 def cut(document: Document, characters: int) -> Iterator[Excerpt]:

@@ -55,6 +55,8 @@ class Synthetic(Source):
         pause_seconds: float = 1.0, key_variable: str = KEY_VARIABLE, requests: str | None = None,
         send_private: bool = False, **common: Any,
     ):  # fmt: skip
+        if not endpoint.startswith(("http://", "https://")):
+            raise ValueError(f"endpoint is '{endpoint}'; expected an address such as http://localhost:8000/v1")
         check_limits(count=count, max_tokens=max_tokens, excerpt_characters=excerpt_characters, concurrency=concurrency)
         self.endpoint, self.model, self.count, self.license, self.terms = endpoint, model, count, license, terms
         self.documents_options = documents
@@ -171,11 +173,12 @@ class Synthetic(Source):
 
     def _seeds(self) -> list[Seed]:
         count = min(self.count, self.limits.limit_documents or self.count)
-        excerpts = []
+        excerpts = {}
         inner = self._documents()
-        if inner is not None and any(FORMS[form].rewrites for form in self.forms):
-            excerpts = take_excerpts(inner.documents(0, 1), self.excerpt_characters, count)
-            private = [e for e in excerpts if e.license == OWN]
+        for form in (name for name in self.forms if inner is not None and FORMS[name].rewrites):
+            key = f"{self.seed}/{form}"
+            excerpts[form] = take_excerpts(inner.documents(0, 1), self.excerpt_characters, count, key)
+            private = [e for e in excerpts[form] if e.license == OWN]
             if private and not self.send_private and _host(self.endpoint) not in LOOPBACK:
                 raise UserError(
                     f"{len(private):,} pieces of documents with license: own would be sent to {_host(self.endpoint)}; "

@@ -1,11 +1,9 @@
 """Rating one's own documents: at a terminal, and by a server on this machine that answers, fails, stalls and lies."""
 
 import json
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from chat_server import serve_many
 from data_corpus import made, make_config, prose
 
 from pipeline import __main__ as command
@@ -19,63 +17,24 @@ from pipeline.errors import UserError
 ASK = [{"role": "user", "content": "x"}]
 
 
-class Server:
-    """Rates by a rule: texts with the word LESSON get 4, others 1. `behave(n)` says what request number n gets."""
+def rate(body):
+    """Texts with the word LESSON get 4, others 1."""
+    user = next(m["content"] for m in body["messages"] if m["role"] == "user")
+    return json.dumps({"score": 4 if "LESSON" in user else 1, "rationale": "by rule"})
 
-    def __init__(self, behave=lambda n: "answer"):
-        self.requests, self.headers, self.behave = [], [], behave
-        owner = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                owner.requests.append(body)
-                owner.headers.append(dict(self.headers))
-                owner.reply(self, body, owner.behave(len(owner.requests)))
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def reply(self, handler, body, manner):
-        user = next(m["content"] for m in body["messages"] if m["role"] == "user")
-        rating = {"score": 4 if "LESSON" in user else 1, "rationale": "by rule"}
-        if manner == "stall":
-            time.sleep(1.0)
-        if isinstance(manner, int):
-            handler.send_error(manner)
-            return
-        contents = {"lie": '{"score": 9, "rationale": "best ever"}', "prose": "I would say 4."}
-        contents["fence"] = f"```json\n{json.dumps(rating)}\n```"
-        content = contents.get(manner, json.dumps(rating))
-        answer = {
-            "choices": [{"message": {"content": content}}],
-            "usage": {"prompt_tokens": 900, "completion_tokens": 20},
-        }
-        data = {"broken": b"<html>", "empty": b"{}", "null": b'{"choices": [{"message": {"content": null}}]}'}.get(
-            manner, json.dumps(answer).encode()
-        )
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(data)))
-        handler.end_headers()
-        handler.wfile.write(data)
+def rate_as(manners):
+    """Rates, but some requests in another form: `manners[n]` is a function of the rating's text."""
+    count = iter(range(1, 10_000))
+    return lambda body: manners.get(next(count), str)(rate(body))
 
 
 @pytest.fixture
 def serve():
-    servers = []
-
-    def start(behave=lambda n: "answer"):
-        servers.append(Server(behave))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.server.shutdown()
-        server.server.server_close()
+    start_any = serve_many()
+    start = next(start_any)
+    yield lambda behave=lambda n: "answer", write=rate: start(write, behave)
+    next(start_any, None)
 
 
 def endpoint(server, folder, **more):
@@ -160,9 +119,14 @@ def own_texts(root, n: int = 60):
 
 def test_an_endpoint_rates_and_the_scorer_it_taught_cuts_that_configs_data(root, serve, capsys):
     def behave(n):
-        return {3: 500, 5: "lie", 8: "prose", 11: "fence", 14: "broken"}.get(n, "answer")
+        return {3: 500, 14: "broken"}.get(n, "answer")
 
-    config, server = own_texts(root), serve(behave)
+    manners = {
+        5: lambda rating: '{"score": 9, "rationale": "best ever"}',
+        22: lambda rating: "I would say 4.",
+        40: lambda rating: f"```json\n{rating}\n```",
+    }
+    config, server = own_texts(root), serve(behave, rate_as(manners))
     folder = root / "runs" / "test"
     folder.mkdir(parents=True)
     with pytest.raises(UserError, match=r"expected at least 10 of each. Rate more: hornbook label test.yaml"):

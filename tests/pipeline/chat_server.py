@@ -1,0 +1,100 @@
+"""A chat server on this machine for tests: it answers, fails, stalls and lies as it is told."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+LIES = {
+    "broken": b"<html>",
+    "empty": b"{}",
+    "null": b'{"choices": [{"message": {"content": null}}]}',
+    "list": b"[[[]]]",
+    "number": b'{"choices": [{"message": {"content": 12}}]}',
+}
+USAGE = {"prompt_tokens": 900, "completion_tokens": 20}
+
+
+class Server:
+    """`behave(n)` says what request number n gets: "answer", a status, `(status, seconds of Retry-After)`, "stall",
+    "drip", "hang up", "huge", a usage, or one of `LIES`. `write(body)` is what the model says."""
+
+    def __init__(self, write, behave=lambda n: "answer", usage=USAGE, finish="stop"):
+        self.requests, self.headers, self.times, self.running, self.most_running = [], [], [], 0, 0
+        self.write, self.behave, self.usage, self.finish = write, behave, usage, finish
+        owner, lock = self, threading.Lock()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    owner.requests.append(body)
+                    owner.headers.append(dict(self.headers))
+                    owner.times.append(time.monotonic())
+                    number = len(owner.requests)
+                    owner.running += 1
+                    owner.most_running = max(owner.most_running, owner.running)
+                try:
+                    owner.reply(self, body, owner.behave(number))
+                except (BrokenPipeError, ConnectionResetError):
+                    pass  # the client had enough
+                finally:
+                    with lock:
+                        owner.running -= 1
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def reply(self, handler, body, manner):
+        if isinstance(manner, int):
+            handler.send_error(manner)
+            return
+        if isinstance(manner, tuple):
+            handler.send_response(manner[0])
+            handler.send_header("Retry-After", str(manner[1]))
+            handler.send_header("Location", "http://127.0.0.1:9/elsewhere")
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return
+        if manner == "stall":
+            time.sleep(1.0)
+        if manner == "hang up":
+            handler.close_connection = True
+            handler.connection.close()
+            return
+        usage = manner if isinstance(manner, dict) else self.usage
+        choice = {"message": {"content": self.write(body)}, "finish_reason": self.finish}
+        data = LIES.get(
+            manner if isinstance(manner, str) else "", json.dumps({"choices": [choice], "usage": usage}).encode()
+        )
+        if manner == "huge":
+            data = b" " * 5_000_000
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        for at in range(0, len(data), 40) if manner == "drip" else ():
+            handler.wfile.write(data[at : at + 40])
+            time.sleep(0.1)
+        if manner != "drip":
+            handler.wfile.write(data)
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def serve_many():
+    """A fixture's generator: `start(write, ...)` gives a server; all are closed at the end."""
+    servers = []
+
+    def start(*given, **more):
+        servers.append(Server(*given, **more))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
