@@ -335,17 +335,22 @@ PROGRAMS = {
     "reads its environment": "import os\nassert os.environ.get('SECRET') is not None",
     "eats memory": "x = []\nwhile True:\n    x.append(bytes(1 << 24))",
     "never ends": "while True: pass",
+    "walks out of its root": "import posix\nposix.chroot('dev')\nfor _ in range(9):\n    posix.chdir('..')\n"
+    "posix.chroot('.')\nopen('/etc/passwd').read()",
+    "changes its root": "import posix\nposix.chroot('dev')",
     "kills its parent": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)",
 }
 
 
-@pytest.fixture(scope="module")
-def isolated(tmp_path_factory):
+@pytest.fixture(scope="module", params=["namespaces", "bubblewrap"])
+def isolated(request):
     from pipeline.corpus.isolated import IsolatedRunner, NotIsolated
 
     os.environ["SECRET"] = "planted"
     try:
-        with IsolatedRunner() as runner:
+        runner = IsolatedRunner()
+        runner.ways = (request.param,)
+        with runner:
             yield runner
     except NotIsolated as why:
         pytest.skip(f"this machine gives no namespaces: {why}")

@@ -41,13 +41,13 @@ class ConfinedRunner:
     prefix = "hornbook-confined-"  # of the folder's name
 
     def server(self, folder: str) -> list[str]:
-        """The script that serves in `folder`, with its words."""
-        return [os.path.abspath(__file__)]
+        """The command that serves in `folder`."""
+        return [sys.executable, "-I", "-S", os.path.abspath(__file__)]
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix=self.prefix)
         self._server = subprocess.Popen(
-            [sys.executable, "-I", "-S", *self.server(self._folder.name)],
+            self.server(self._folder.name),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -5,6 +5,7 @@ import hashlib
 import json
 import random
 import re
+import sys
 import time
 
 import pytest
@@ -260,7 +261,7 @@ def test_code_of_a_model_is_run_in_isolation_and_kept_only_if_its_tests_test(iso
 def test_without_namespaces_exercises_of_a_model_are_refused_before_a_word_is_paid(tmp_path, serve, monkeypatch):
     script = tmp_path / "no_namespaces.py"
     script.write_text("print('\"namespaces: Operation not permitted\"', flush=True)")
-    monkeypatch.setattr(IsolatedRunner, "server", lambda self, folder: [str(script)])
+    monkeypatch.setattr(IsolatedRunner, "server", lambda self, folder: [sys.executable, str(script)])
     server = serve(write)
     with pytest.raises(
         UserError, match=r"run in namespaces only, and this machine gives none .*Operation not permitted"
