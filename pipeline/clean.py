@@ -3,7 +3,7 @@
 Kept: every folder that an experiment under `runs/` links to or whose config names it, and everything those were made
 from: their inputs, the trunk of a branch, the source a model was grown from. What is left under `artifacts/` came from
 configs, code or libraries that are no more, or from experiments that were named here to be forgotten. A folder that a
-process is writing is left alone.
+process is writing is left alone, and so are the answers that an endpoint was paid for (`artifacts/.requests`).
 """
 
 import contextlib
@@ -35,7 +35,7 @@ def plan(forget: Sequence[str] = ()) -> dict[str, Any]:
                 f"{', '.join(known) or 'none'}"
             )
     needed = _needed([name for name in known if name not in forget])
-    folders = [path for path in sorted((root() / "artifacts").glob("*/*")) if path.is_dir()]
+    folders = [path for path in sorted((root() / "artifacts").glob("[!.]*/*")) if path.is_dir()]
     unneeded = [path for path in folders if path.resolve() not in needed]
     rows = [{"path": str(path), "bytes": runs.folder_bytes(path), "state": runs.state(path)} for path in unneeded]
     return {

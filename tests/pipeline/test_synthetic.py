@@ -7,27 +7,37 @@ import random
 import re
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 from chat_server import LIES, serve_many
 from data_corpus import SUBJECTS, VERBS, made, make_config, prose
 from datatrove.data import Document
 
+from pipeline import clean
 from pipeline.artifacts import build, read_json_lines, root
-from pipeline.corpus import steps
-from pipeline.corpus.confined import PASSED
+from pipeline.corpus import steps, synthetic_gates
+from pipeline.corpus.confined import FAILED, PASSED, ConfinedRunner
 from pipeline.corpus.documents import Table, read_all_alive, read_records
 from pipeline.corpus.duplicates import read_validation
 from pipeline.corpus.endpoint import ChatEndpoint, CostCapReached, EndpointError, Price
-from pipeline.corpus.exercise_styles import program_of
+from pipeline.corpus.exercise import DIFFICULTIES, Exercise
+from pipeline.corpus.exercise_bugs import plant_bug
+from pipeline.corpus.exercise_styles import STYLES, program_of
+from pipeline.corpus.exercise_traces import trace
+from pipeline.corpus.exercises import Exercises
 from pipeline.corpus.isolated import IsolatedRunner, NotIsolated
 from pipeline.corpus.model_exercise import problem_of, verify
 from pipeline.corpus.synthetic_forms import FORMS
-from pipeline.corpus.synthetic_gates import clean, problem
+from pipeline.corpus.synthetic_gates import problem
 from pipeline.corpus.synthetic_seeds import cut, make_seeds
 from pipeline.corpus.synthetic_source import Synthetic
+from pipeline.corpus.templates import TEMPLATES
 from pipeline.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]
 ASK = [{"role": "user", "content": "x"}]
 TERMS = "output may be used for any purpose"
 
@@ -192,6 +202,7 @@ def test_nothing_is_asked_twice_and_a_run_that_was_stopped_goes_on(tmp_path, ser
     assert len(down.requests) == asked + 30 - 12 + 3
     before, after = ({r["id"]: r["text"] for r in documents(c)} for c in (config, again))
     assert before.items() <= after.items()
+    assert {Path(row["path"]).parent.name for row in clean.plan()["folders"]} == {"data-read"}  # never paid answers
 
 
 LIED = {
@@ -231,8 +242,8 @@ def test_structures_that_were_not_asked_for_are_named():
     for (form, reason), text in cases.items():
         assert problem(text, form, "stop", 1500, seed) == reason, (form, reason)
     assert problem("# A\n\n" + words(random.Random(9), 130), "textbook", "length", 1500, None) == "truncated"
-    assert clean("Sure! Here is the table:\n\n# T\nx") == "# T\nx\n"
-    assert clean("```markdown\n# T\n```") == "# T\n"
+    assert synthetic_gates.clean("Sure! Here is the table:\n\n# T\nx") == "# T\nx\n"
+    assert synthetic_gates.clean("```markdown\n# T\n```") == "# T\n"
 
 
 @pytest.mark.parametrize(
@@ -410,3 +421,50 @@ def test_seeds_differ_and_depend_on_nothing_but_the_options():
     assert {s.form for s in seeds[:6]} == set(FORMS)
     assert len([s for s in seeds if s.form == "table"]) == len(excerpts) * 3  # no more that differ
     assert seeds[:50] == list(make_seeds(50, *given))
+
+
+def test_the_examples_in_documents_and_config_are_accepted():
+    page = (ROOT / "docs" / "data" / "synthetic.md").read_text()
+    shown = yaml.safe_load(re.findall(r"```yaml\n(data:.*?)```", page, re.DOTALL)[0])["data"]["sources"]
+    lines = (ROOT / "configs" / "domain-24gb.yaml").read_text().split("\n")
+    start = lines.index("    # rewritten:")
+    block = [line.replace("    # ", "", 1) for line in lines[start : start + 8]]
+    commented = {"documents": shown["mine"], **yaml.safe_load("\n".join(block))}
+    for sources in (shown, commented):
+        named = steps.named_sources(make_config(ROOT, data__sources=sources))
+        kinds = {type(steps.make_source(options, name)) for name, options in named.items()}
+        assert Synthetic in kinds
+
+
+def test_exercises_come_in_every_style_and_difficulty_and_the_same_whatever_is_left_out():
+    source = Exercises(count=99, seed=5)
+    found = {d.id: d for d in source.documents(0, 1) if isinstance(d, Document)}
+    assert len(found) >= 97
+    assert {d.metadata["style"] for d in found.values()} == set(STYLES)
+    assert {d.metadata["difficulty"] for d in found.values()} == set(DIFFICULTIES)
+    assert len({d.id.split("/")[0] for d in found.values()}) == len(TEMPLATES) >= 15
+    few = Exercises(count=6, seed=5, templates=["graphs", "clock"], styles=["debugging"], difficulties=["hard"])
+    documents = [d for d in few.documents(0, 1) if isinstance(d, Document)]
+    assert {d.metadata["group"].split("/")[0] for d in documents} == {"graphs", "clock"}
+    assert {d.metadata["style"] for d in documents} <= {"debugging", "function"}
+    for options in ({"styles": ["poem"]}, {"templates": "clock"}, {"difficulties": []}):
+        with pytest.raises(ValueError, match=f"{next(iter(options))} (has|is) "):
+            Exercises(count=1, **options)
+
+
+def test_a_planted_mistake_fails_a_test_and_a_walk_through_says_what_really_happens():
+    text = "total = 0\nfor x in xs:\n    if x > 2:\n        total += x\nreturn total"
+    tests = ("assert f([1, 2, 3]) == 3", "assert f([]) == 0")
+    made_up = Exercise("t", "v", "f(xs)", "Sum.", (">>> f([1, 2, 3])", "3"), text, tests)
+    with ConfinedRunner() as runner:
+        for seed in range(6):
+            bug = plant_bug(made_up, random.Random(seed), runner)
+            if bug is not None:
+                assert runner.run(f"{made_up.code(bug.body)}\n{bug.test}") == [FAILED]
+        counting = replace(made_up, body="while xs < 9:\n    xs = xs + 1\nreturn xs", tests=("assert f(3) == 9",))
+        found = [plant_bug(counting, random.Random(seed), runner) for seed in range(6)]
+    assert {bug.right for bug in found if bug} == {"<", "9"}  # steps of 2 end at 9 too, `xs - 1` never
+    steps_taken, result = trace(made_up, "f([1, 2, 3])")
+    assert result == "3"
+    assert steps_taken[0] == ("total = 0", "`total = 0`")
+    assert steps_taken[-1] == ("total += x", "`total = 3`")
