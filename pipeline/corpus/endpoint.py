@@ -181,9 +181,9 @@ class ChatEndpoint:
             raise ValueError(f"the answer has no choices[0].message.content ({error!r})") from None
         if not isinstance(text, str):
             raise ValueError(f"the answer's content is {type(text).__name__}, not text")
-        written = text.encode("utf-8", "replace")
+        written = text.encode("utf-8", "replace")  # halves of surrogate pairs cannot be written
         counted = (_believable(tokens[0], len(body), len(body)), _believable(tokens[1], len(written), max_tokens))
-        return Answer(text, finish if isinstance(finish, str) else None), counted
+        return Answer(written.decode(), finish if isinstance(finish, str) else None), counted
 
     def _dollars(self, tokens_in: int, tokens_out: int) -> float:
         return (tokens_in * self.price.per_million_in + tokens_out * self.price.per_million_out) / 1e6

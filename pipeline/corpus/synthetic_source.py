@@ -8,12 +8,13 @@ shard like the text of any other source (`items`), and code that the model wrote
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipeline.artifacts import hash_files, hash_json, read_json_lines, root
+from pipeline.artifacts import hash_files, hash_json, root
 from pipeline.corpus.asking import ask_all
-from pipeline.corpus.documents import RecordWriter, SetAside
+from pipeline.corpus.documents import RecordWriter, SetAside, read_records
 from pipeline.corpus.endpoint import KEY_VARIABLE, Answer, ChatEndpoint, CostCapReached, Price
 from pipeline.corpus.isolated import IsolatedRunner, NotIsolated
 from pipeline.corpus.model_exercise import verify
@@ -115,14 +116,14 @@ class Synthetic(Source):
                 "documents": len({s.excerpt.path for s in seeds if s.excerpt})}  # fmt: skip
         return {"synthetic": {
             "model": self.model, "endpoint": _host(self.endpoint), "terms": self.terms, "seeds": len(seeds),
-            "used": used,             "answered": len(answers), "failed": len(failed), "not_asked": not_asked,
+            "used": used, "answered": len(answers), "failed": len(failed), "not_asked": not_asked,
         }}  # fmt: skip
 
     def items(self, task: int, tasks: int) -> Iterator[Item]:
         assert self._answers is not None, "prepare comes first"
         with ExitStack() as stack:
             runner = None
-            for record in read_json_lines(self._answers)[task::tasks]:
+            for record in islice(read_records(self._answers), task, None, tasks):
                 if record["form"] == "exercise" and runner is None:
                     runner = stack.enter_context(IsolatedRunner())
                 yield self._item(record, runner)

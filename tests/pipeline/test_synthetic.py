@@ -214,7 +214,8 @@ LIED = {
 
 
 def test_every_lie_is_counted_by_its_reason_and_kept_aside(tmp_path, serve):
-    lies = iter([*LIED.values(), *[None] * 100])
+    odd = f"# Odd\n\n{words(random.Random(0), 150)} \ud800 half a pair, \u2028 another line, \x85 too."
+    lies = iter([*LIED.values(), odd, *[None] * 100])
     server = serve(lambda body: next(lies) or write(body))
     config = with_synthetic(tmp_path, server, forms=["textbook"], concurrency=1)
     manifest = read(config)
@@ -223,6 +224,7 @@ def test_every_lie_is_counted_by_its_reason_and_kept_aside(tmp_path, serve):
     aside = [r for p in (read_folder(config) / "set_aside").glob("*") for r in read_records(p)]
     assert {r["cause"] for r in aside} == set(LIED)
     assert len(documents(config)) == 30 - len(LIED)
+    assert sum("? half a pair, \u2028 another line" in r["text"] for r in documents(config)) == 1
 
 
 def test_structures_that_were_not_asked_for_are_named():
