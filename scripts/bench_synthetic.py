@@ -70,8 +70,10 @@ def _variety(texts: list[str]) -> Rows:
         row("  if numbers and signs were all the same", near_duplicates(texts, "prose"), "share"),
     ]
     for n in (1, 2, 3, 5, 8):
-        ours, theirs = distinct(texts, n), distinct(library, n)
-        found.append(row(f"distinct {n}-grams", ours, f"share of all (library code of that size: {theirs:.3f})"))
+        ours, of = distinct(texts, n)
+        theirs, all_theirs = distinct(library, n)
+        said = f"{ours / of:.3f} of all; library code of that size: {theirs:,}, {theirs / all_theirs:.3f}"
+        found.append(row(f"distinct {n}-grams", ours, said))
     return found
 
 
@@ -94,15 +96,15 @@ def _as_much(characters: int) -> list[str]:
     return texts
 
 
-def distinct(texts: list[str], n: int) -> float:
-    """Different runs of `n` words and signs over all runs."""
+def distinct(texts: list[str], n: int) -> tuple[int, int]:
+    """(different runs of `n` words and signs, all runs)."""
     seen: set[tuple[bytes, ...]] = set()
     total = 0
     for text in texts:
         found = list(symbols(text))
         total += max(0, len(found) - n + 1)
         seen.update(tuple(found[i : i + n]) for i in range(len(found) - n + 1))
-    return len(seen) / max(1, total)
+    return len(seen), max(1, total)
 
 
 def hashed(items: list[Item]) -> str:

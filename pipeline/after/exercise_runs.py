@@ -14,6 +14,7 @@ from pipeline.after.held_out import HeldOutText
 from pipeline.after.language_model import LanguageModel
 from pipeline.after.scores import share
 from pipeline.corpus.confined import PASSED
+from pipeline.corpus.exercise_styles import program_of
 from pipeline.corpus.isolated import IsolatedRunner, NotIsolated
 
 FORM = re.compile(
@@ -36,8 +37,9 @@ class HeldOutExercise:
 
 
 def find_exercises(documents: Iterable[str]) -> list[HeldOutExercise]:
-    """The documents that have the form of an exercise."""
-    return [HeldOutExercise(*match.groups()) for text in documents if (match := FORM.fullmatch(text.strip()))]
+    """The documents whose code has the form of an exercise: signature with docstring, solution, assertions."""
+    matches = (FORM.fullmatch(program_of(text).strip()) for text in documents)
+    return [HeldOutExercise(*match.groups()) for match in matches if match]
 
 
 def pass_at_1(model: LanguageModel, text: HeldOutText, items: int, seed: int) -> dict[str, dict[str, Any]]:

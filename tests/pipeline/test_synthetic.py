@@ -17,6 +17,7 @@ from data_corpus import SUBJECTS, VERBS, made, make_config, prose
 from datatrove.data import Document
 
 from pipeline import clean
+from pipeline.after.exercise_runs import find_exercises
 from pipeline.artifacts import build, read_json_lines, root
 from pipeline.corpus import steps, synthetic_gates
 from pipeline.corpus.confined import FAILED, PASSED, ConfinedRunner
@@ -445,6 +446,8 @@ def test_exercises_come_in_every_style_and_difficulty_and_the_same_whatever_is_l
     assert {d.metadata["style"] for d in found.values()} == set(STYLES)
     assert {d.metadata["difficulty"] for d in found.values()} == set(DIFFICULTIES)
     assert len({d.id.split("/")[0] for d in found.values()}) == len(TEMPLATES) >= 15
+    shown = [d for d in found.values() if d.metadata["style"] in ("function", "fill", "tests_first")]
+    assert len(find_exercises(d.text for d in shown)) == len(shown) > 20
     few = Exercises(count=6, seed=5, templates=["graphs", "clock"], styles=["debugging"], difficulties=["hard"])
     documents = [d for d in few.documents(0, 1) if isinstance(d, Document)]
     assert {d.metadata["group"].split("/")[0] for d in documents} == {"graphs", "clock"}
