@@ -68,8 +68,8 @@ class ChatEndpoint:
         self, url: str, model: str, cache: Path, *, price: Price | None = None, timeout_seconds: float = 120.0,
         retries: int = 5, pause_seconds: float = 1.0, key_variable: str = KEY_VARIABLE,
     ):  # fmt: skip
-        if not url.startswith(("http://", "https://")):
-            raise UserError(f"the endpoint is '{url}'; expected an address such as http://localhost:8000/v1")
+        if problem := address_problem(url):
+            raise UserError(problem)
         self.url, self.model, self.price = url.rstrip("/") + "/chat/completions", model, price or Price()
         self.timeout_seconds, self.retries, self.pause_seconds = timeout_seconds, retries, pause_seconds
         self.dollars = 0.0  # spent or not known to be unspent, over all runs with this cache
@@ -214,6 +214,19 @@ class ChatEndpoint:
             with open(self._cache_path, "a", encoding="utf-8") as file:
                 file.write("\n")
         return found
+
+
+def address_problem(url: str) -> str | None:
+    """Why an address is none that can be asked, or None. One that carries a key is not said again."""
+    if not url.startswith(("http://", "https://")):
+        return f"the endpoint is '{url}'; expected an address such as http://localhost:8000/v1"
+    parts = urllib.parse.urlsplit(url)
+    if "@" in parts.netloc or parts.query:
+        return (
+            "the endpoint's address has a name, a password or a query; expected the address alone, and the key in the "
+            f"environment ({KEY_VARIABLE})"
+        )
+    return None
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

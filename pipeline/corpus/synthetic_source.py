@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from pipeline.artifacts import hash_files, hash_json, root
 from pipeline.corpus.asking import ask_all
 from pipeline.corpus.documents import RecordWriter, SetAside, read_records
-from pipeline.corpus.endpoint import KEY_VARIABLE, Answer, ChatEndpoint, CostCapReached, Price
+from pipeline.corpus.endpoint import KEY_VARIABLE, Answer, ChatEndpoint, CostCapReached, Price, address_problem
 from pipeline.corpus.isolated import IsolatedRunner, NotIsolated
 from pipeline.corpus.model_exercise import verify
 from pipeline.corpus.options import chosen
@@ -56,8 +56,8 @@ class Synthetic(Source):
         pause_seconds: float = 1.0, key_variable: str = KEY_VARIABLE, requests: str | None = None,
         send_private: bool = False, **common: Any,
     ):  # fmt: skip
-        if not endpoint.startswith(("http://", "https://")):
-            raise ValueError(f"endpoint is '{endpoint}'; expected an address such as http://localhost:8000/v1")
+        if wrong := address_problem(endpoint):
+            raise ValueError(wrong)
         check_limits(count=count, max_tokens=max_tokens, excerpt_characters=excerpt_characters, concurrency=concurrency)
         self.endpoint, self.model, self.count, self.license, self.terms = endpoint, model, count, license, terms
         self.documents_options = documents

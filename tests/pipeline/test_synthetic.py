@@ -397,11 +397,13 @@ def test_private_documents_do_not_leave_this_machine_unasked(tmp_path, serve):
         ({"topics": "loops"}, "topics is 'loops'; expected a list"),
         ({"count": 0}, "count is 0"),
         ({"endpoint": "localhost:8000"}, "expected an address such as"),
+        ({"endpoint": "http://me:secret@localhost:8000/v1"}, "has a name, a password or a query"),
     ],
 )
 def test_a_mistake_in_the_options_is_one_message(tmp_path, serve, options, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as error:
         steps.data_step(with_synthetic(tmp_path, serve(write), **options))
+    assert "secret" not in str(error.value)
 
 
 def test_seeds_differ_and_depend_on_nothing_but_the_options():
