@@ -22,20 +22,23 @@ def trace(exercise: Exercise, call: str) -> tuple[list[Step], str] | None:
         return None
     code = exercise.code(docstring=False)
     lines = code.split("\n")
-    name, steps, state = exercise.name, [], {"line": 0, "before": {}}
+    name, steps = exercise.name, []
+    line = 0  # that runs
+    held: dict[str, str] = {}  # what was visible before it
 
     def follow(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal line, held
         if frame.f_code.co_name != name or frame.f_code.co_filename != "<trace>":
             return None
-        if event == "call" and state["line"]:
+        if event == "call" and line:
             return None  # of a recursive one only the outermost call
         now = _visible(frame.f_locals)
-        if event in ("line", "return") and state["line"]:
-            changed = [f"`{k} = {v}`" for k, v in now.items() if state["before"].get(k) != v]
-            text = lines[state["line"] - 1].strip()
+        if event in ("line", "return") and line:
+            changed = [f"`{k} = {v}`" for k, v in now.items() if held.get(k) != v]
+            text = lines[line - 1].strip()
             if changed:
                 steps.append((text, ", ".join(changed)))
-        state["line"], state["before"] = frame.f_lineno if event != "call" else 0, now
+        line, held = frame.f_lineno if event != "call" else 0, now
         return follow
 
     names: dict[str, Any] = {}

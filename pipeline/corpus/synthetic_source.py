@@ -176,7 +176,9 @@ class Synthetic(Source):
         count = min(self.count, self.limits.limit_documents or self.count)
         excerpts = {}
         inner = self._documents()
-        for form in (name for name in self.forms if inner is not None and FORMS[name].rewrites):
+        for form in self.forms:
+            if inner is None or not FORMS[form].rewrites:
+                continue
             key = f"{self.seed}/{form}"
             excerpts[form] = take_excerpts(inner.documents(0, 1), self.excerpt_characters, count, key)
             private = [e for e in excerpts[form] if e.license == OWN]

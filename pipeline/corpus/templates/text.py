@@ -71,6 +71,7 @@ def count_words(draw: Random, difficulty: str) -> Exercise:
         ("last", "last letter", "word[-1]", lambda w: w[-1]),
         ("with", f"number of times '{letter}' is in it", f"word.count('{letter}')", lambda w: w.count(letter)),
     ]
+    expected: Callable[[str], Any]
     variant, what, key, function = draw.choice(keys[:3] if difficulty == EASY else keys)
     least = k - 1 if difficulty == HARD else 1
     if difficulty == EASY or (difficulty == HARD and draw.random() < 0.5):
@@ -87,8 +88,10 @@ def count_words(draw: Random, difficulty: str) -> Exercise:
         )
         idea = "`counts.get(key, 0)` answers 0 for a key that is new, so that the first word of a kind needs no test."
 
-        def expected(text: str) -> dict:
+        def counted(text: str) -> dict:
             return {x: n for x, n in Counter(map(function, text.split())).items() if n >= least}
+
+        expected = counted
 
     elif difficulty == MEDIUM:
         variant += "-group"
@@ -99,9 +102,11 @@ def count_words(draw: Random, difficulty: str) -> Exercise:
         )
         idea = "The set takes repeated words out and sorting comes first, so each list is filled in order."
 
-        def expected(text: str) -> dict:
+        def grouped(text: str) -> dict:
             words = sorted(set(text.split()))
             return {x: [w for w in words if function(w) == x] for x in dict.fromkeys(map(function, words))}
+
+        expected = grouped
 
     else:
         variant += "-rank"
@@ -115,11 +120,13 @@ def count_words(draw: Random, difficulty: str) -> Exercise:
         )
         idea = "The sort key is a tuple: the count with a minus sign, because more comes first, then what breaks ties."
 
-        def expected(text: str) -> list:
+        def ranked_words(text: str) -> list:
             words = text.split()
             by_word = sorted(set(words))
             by_key = sorted(by_word, key=function)
             return sorted(by_key, key=words.count, reverse=True)[:least]
+
+        expected = ranked_words
 
     common = draw.sample(WORDS, 8)
     inputs = [(" ".join(draw.choices(common, k=draw.randint(5, 9))),) for _ in range(3)]
