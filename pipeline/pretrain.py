@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import ledger as ledgers
-from pipeline import pulling, pushing, report
+from pipeline import pulling, pushing, report, signals
 from pipeline.artifacts import Step, read_manifest, write_manifest
 from pipeline.config import Config
 from pipeline.errors import UserError
@@ -22,7 +22,7 @@ from pipeline.locks import FolderLock
 from pipeline.progress import format_seconds
 from pipeline.training.budget import EXIT_SLACK_SECONDS
 from pipeline.training.identity import finished_manifest, pretrain_step
-from pipeline.training.lives import Job, check_cap, train
+from pipeline.training.lives import Job, check_cap, is_last_life, train
 from pipeline.training.replay import replay_lines
 
 __all__ = ["pretrain_step", "run"]
@@ -35,11 +35,14 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
     Raises `UserError`, `Busy`, `DiskFull`, `Diverged`, `Stopped`.
     """
     pulling.fetch_source(config)
+    signals.defer(True)  # until the ledger is open: a life that is stopped before would not count
     step = pretrain_step(config)
     experiment = Experiment(config)
     manifest = finished_manifest(step, config.budget)
     if manifest is None:
+        signals.defer(False)
         pulling.fetch_run(step, config)
+        signals.defer(True)
         manifest = finished_manifest(step, config.budget)
     if manifest is not None:
         pulling.copy_finished(step, config)
@@ -70,6 +73,7 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
     ):
         experiment.link("pretrain", step.path)
         started, began = time.time(), time.monotonic()
+        signals.defer(is_last_life(config, step, ledger))
         facts, device = _train(config, step, experiment, ledger, replay)
         hours = ledger.spent_seconds / 3600
         ledger.write()  # the cards' hours are summed from it

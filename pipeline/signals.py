@@ -2,8 +2,9 @@
 
 Two manners, chosen by the stage. Stages whose work is cut into small finished steps (data, init) stop at once:
 the handler raises `Stopped`. Training first reaches the end of its step and saves: the handler sets a flag that
-the loop looks at (`stop_requested`). A second signal always stops at once. Under Slurm one request comes twice, from
-Slurm and from the job's script that hands it on: what comes within a second of the first is the same request.
+the loop looks at (`stop_requested`). A second signal always stops at once. Where a training is so near its end that
+it would rather reach it than stop (`end_is_near`), the first signal changes nothing. Under Slurm one request comes
+twice, from Slurm and from the job's script that hands it on: what comes within a second of the first is the same.
 """
 
 import signal
@@ -19,6 +20,7 @@ SAME_REQUEST_SECONDS = 1.0
 _received: list[int] = []
 _first_at = 0.0
 _deferred = False
+_end_is_near = False
 _installed = False
 
 
@@ -40,13 +42,20 @@ def defer(deferred: bool) -> None:
     """`True`: a first signal only sets the flag. `False`: it raises, now if one came in the meantime."""
     global _deferred
     _deferred = deferred
-    if not deferred and _received:
-        raise Stopped(signal.Signals(_received[0]).name)
+    if not deferred and (name := stop_requested()):
+        raise Stopped(name)
+
+
+def end_is_near(near: bool = True) -> None:
+    """From here on the first signal stops nothing, also where it came already: the work ends by itself soon."""
+    global _end_is_near
+    _end_is_near = near
 
 
 def stop_requested() -> str | None:
     """The name of the signal that asked this process to stop, or None."""
-    return signal.Signals(_received[0]).name if _received else None
+    asked = _received[1:] if _end_is_near else _received
+    return signal.Signals(asked[0]).name if asked else None
 
 
 def release_in_worker() -> None:
@@ -63,5 +72,5 @@ def _handle(number: int, frame: FrameType | None) -> None:
         return
     _first_at = _first_at if _received else now
     _received.append(number)
-    if not _deferred or len(_received) > 1:
+    if len(_received) > 1 or not (_deferred or _end_is_near):
         raise Stopped(signal.Signals(number).name)

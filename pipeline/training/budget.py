@@ -31,10 +31,12 @@ VALIDATION_MAX_SHARE = 0.06  # of the cap: a slower last validation is cut short
 FIRST_STEP = "first_step"  # of a life
 SAVE_SHARE = 0.01  # of the time, where no interval is set: a save of 1 s is worth losing 100 s
 LEAST_SAVE_INTERVAL_SECONDS = 30.0
+STOP_SECONDS = 20.0  # after a first signal; Slurm's KillWait is 30 s
 EVENTS = ("validation", "checkpoint", "export", "sample", "tracking", "remote")
 
 
 VALIDATION = "validation"  # as a reason: held-out text got worse
+STOPPED = "stopped"  # as a reason: too little of the cap is left for another life
 
 
 class Verdict(Enum):
@@ -192,6 +194,7 @@ class Budget:
         self.measured = Measured()
         self.replayed_end: int | None = None  # the step at which the run that this one repeats ended
         self.start_seconds = 0.0  # of this life, until its first step: what a branch will need again
+        self._ends_soon = False
         self._review_at = 0  # remaining steps at which the end is adjusted next
 
     def begin(self, step: int) -> None:
@@ -318,6 +321,34 @@ class Budget:
             return False  # trained to the end already; only the export is missing
         return self.remaining_seconds() < self.reserve_seconds() + self.measured.step_seconds()
 
+    def another_life_fits(self, step: int) -> bool:
+        """Whether a life that starts as this one did could still export, and take a step where one is missing."""
+        if self.plan.cap_seconds is None:
+            return True
+        needed = FIRST_MARGIN * self.start_seconds + self._expected("checkpoint") + self._expected("export")
+        if step < self.end_step(step):
+            first = max(self.measured.events.get(FIRST_STEP, 0.0), self.measured.step_seconds())
+            needed += first + self.reserve_seconds() - self._expected("export")
+        return self.remaining_seconds() >= needed + EXIT_SLACK_SECONDS
+
+    def end_soon(self, step: int, may_step: bool) -> bool:
+        """A stop came that no other life can follow: the decay ends with the steps that fit into the cap and into
+        `STOP_SECONDS`. Returns whether there are none, so that the run ends here, not annealed unless it was to."""
+        if step >= self.end_step(step):
+            return True
+        available = min(self.remaining_seconds(), STOP_SECONDS) - self.reserve_seconds()
+        steps = self._steps_that_fit(available) if may_step and available > 0 else 0
+        if self.plan.max_steps is not None:
+            steps = min(steps, self.plan.max_steps - step, self._text_ends(step) - step)
+        if steps < 1:
+            left = round(self.remaining_seconds(), 1)
+            self.decisions.add("emergency", step, reason="a stop left too little of the cap", remaining_seconds=left)
+            return True
+        self._ends_soon = True
+        if step + steps < self.end_step(step):
+            self._record(step, step + steps, self.decisions.progress(step), STOPPED)
+        return False
+
     def may_spend(self, kind: str, step: int) -> bool:
         """Whether a periodic event fits without shortening the decay below its share."""
         left = self._steps_left(step) * self.measured.step_seconds()
@@ -431,7 +462,8 @@ class Budget:
             fitting = min(fitting, self.plan.max_steps - step, self._text_ends(self._decay_start() or 0) - step)
         # Far from the end one percent is noise that a review will settle; near it every step counts. The two
         # steps of the reserve cover what is let pass here.
-        longer = reviewing and fitting > left + max(1, left // 50) and not self._ended_by_validation()
+        fixed = self._ends_soon or self._ended_by_validation()
+        longer = reviewing and fitting > left + max(1, left // 50) and not fixed
         if fitting < left - max(left // 100, 1 if left > 8 else 0) or longer:
             progress = self.decisions.progress(step)
             self._record(step, step + fitting, progress, "slower" if fitting < left else "faster")

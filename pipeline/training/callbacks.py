@@ -91,9 +91,10 @@ class Control(Callback):
         else:
             self._after_decision(parts.budget.decide(step), trainer)
         self._validations_due = math.floor(parts.budget.fraction(step) / parts.train.validate_every_share)
-        self.use_decisions()
-        self._stop_if_asked(trainer)
         parts.budget.start_seconds = process_age_seconds()
+        parts.ledger.card = {**parts.ledger.card, "start_seconds": round(parts.budget.start_seconds, 2)}
+        self._stop_if_asked(trainer)
+        self.use_decisions()
         self.memory.begin()
         self._rate.restart()
 
@@ -319,10 +320,24 @@ class Control(Callback):
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
         name = signals.stop_requested()
-        if name and not self.finished:
-            self.save()
+        if not name or self.finished:
+            return
+        self.save()
+        if self.is_last_life():
+            left = self.parts.budget.remaining_seconds()
+            self._say(f"  {name}: {left:.1f} s of the cap are too few for another life, so the end comes now")
+            may_step = self.module.abandoned is None
+            self.finished = trainer.should_stop = self.parts.budget.end_soon(self.module.step, may_step)
+        else:
             self.stopped = name
             trainer.should_stop = True
+
+    def is_last_life(self) -> bool:
+        """Whether what is left of the cap is too little for another one. If so, a first signal stops nothing more."""
+        last = not self.parts.budget.another_life_fits(self.module.step)
+        if last:
+            signals.end_is_near()
+        return last
 
     def _validation_is_due(self, step: int) -> bool:
         due = math.floor(self.parts.budget.fraction(step) / self.parts.train.validate_every_share)

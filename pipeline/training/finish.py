@@ -34,7 +34,8 @@ from pipeline.training.replay import what_was_lost
 def finish(control: Control, config: Config, folder: Path, tokens: TokenShards) -> dict[str, Any]:
     """Everything after the last step but the manifest; returns its facts.
 
-    Raises `Stopped` where a signal comes during the validation: the checkpoint then says that only the end is left.
+    Raises `Stopped` where a signal comes during the validation and the cap has room for another life: the checkpoint
+    then says that only the end is left.
     """
     parts, module = control.parts, control.module
     left_at_end = parts.budget.remaining_seconds()
@@ -43,7 +44,7 @@ def finish(control: Control, config: Config, folder: Path, tokens: TokenShards) 
     if control.validated_at != module.step and fits:
         metrics = control.validate(limit_seconds=parts.budget.validation_limit_seconds(last=True))
         name = signals.stop_requested()
-        if name and not metrics:
+        if name and not metrics and not control.is_last_life():
             control.save()
             raise Stopped(name)
         parts.metrics.log_metrics({**(control.final_row or control.budget_row()), **metrics}, module.step)
@@ -51,7 +52,8 @@ def finish(control: Control, config: Config, folder: Path, tokens: TokenShards) 
     if trained_to_end and parts.budget.may_save_last():
         control.save()
     exported = _take_the_best(control)
-    signals.defer(False)  # everything is saved: whatever comes now may be broken off and is made anew
+    control.is_last_life()
+    signals.defer(False)  # everything is saved: whatever comes now may be broken off, if another life can make it anew
     export(control, config, folder, tokens)
     samples = write_samples(control, config, tokens)
     facts = make_facts(control, config, samples, left_at_end, exported)

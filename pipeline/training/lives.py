@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import ledger as ledgers
+from pipeline import signals
 from pipeline.artifacts import Step, read_manifest
 from pipeline.config import Config
 from pipeline.errors import Stopped, UserError
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from pipeline.training.replayed import Replay
 
 LEAST_START_SECONDS = 2.0  # imports alone; a fast machine needs this much
+LAST_LIFE_STARTS = 3.0  # this life's start, the next one's, and room for a slow one
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ def train(job: Job, experiment: Experiment, ledger: Ledger) -> tuple[dict[str, A
     from pipeline.training.trainer import build_trainer
 
     config, folder = job.config, job.step.path
+    signals.end_is_near(False)
     settings, replay = config.train, job.replay
     if replay is not None:
         settings.precision = replay.precision.pop()
@@ -130,6 +134,16 @@ def check_cap(stage: str, config: Config, step: Step, source_seconds: float = 0.
             f"what is left is less than {needed:.1f} s ({why}). Expected at least {key}.max_gpu_hours="
             f"{math.ceil(spent + 2 * needed) / 3600:.4f}"
         )
+
+
+def is_last_life(config: Config, step: Step, ledger: Ledger) -> bool:
+    """Before the imports, which take most of a start: whether the hours that are left start this life but not another.
+    A stop has to wait then, until this life has loaded what it is to export."""
+    hours = config.budget.max_gpu_hours
+    starts = [line["start_seconds"] for line in ledgers.read(ledger.paths[-1]) if "start_seconds" in line]
+    if hours is None or not starts or not any((step.path / "checkpoints").glob("step-*")):
+        return False
+    return 3600 * hours - ledger.spent_seconds < LAST_LIFE_STARTS * starts[-1]
 
 
 def _open_decisions(config: Config, folder: Path, replay: "Replay | None") -> Decisions:
