@@ -20,6 +20,7 @@ from pipeline.initialize import check_method
 from pipeline.ledger import Ledger
 from pipeline.locks import FolderLock
 from pipeline.progress import format_seconds
+from pipeline.remote import place
 from pipeline.training.budget import EXIT_SLACK_SECONDS
 from pipeline.training.identity import finished_manifest, pretrain_step
 from pipeline.training.lives import Job, check_cap, is_last_life, train
@@ -40,7 +41,7 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
     experiment = Experiment(config)
     manifest = finished_manifest(step, config.budget)
     if manifest is None:
-        signals.defer(False)
+        signals.defer(place() is None)  # a download may take long
         pulling.fetch_run(step, config)
         signals.defer(True)
         manifest = finished_manifest(step, config.budget)
