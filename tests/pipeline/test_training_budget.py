@@ -11,6 +11,7 @@ from model.schedules import wsd
 from pipeline.errors import UserError
 from pipeline.training.budget import Budget, Measured, Plan, Verdict
 from pipeline.training.decisions import Decisions
+from pipeline.training.lives import LAST_LIFE_STARTS
 
 PEAK_SHARE_AT_END = 0.01
 
@@ -58,12 +59,19 @@ class Run:
     annealed: bool = False
     emergency: bool = False
 
-    def life(self, dies_after: float = math.inf) -> bool:
-        """Trains until the end, or until `dies_after` seconds of this life; True when the model is exported."""
-        death = self.now + dies_after
+    def life(self, dies_after: float = math.inf, stopped_after: float = math.inf) -> bool:
+        """Trains until the end, or until it is killed or asked to stop so many seconds after its start; True when the
+        model is exported."""
+        death, stop = self.now + dies_after, self.now + stopped_after
         machine = self.machine
-        self.now += machine.event(machine.start)
+        last = bool(self.saved) and (self.plan.cap_seconds or math.inf) - self.now < LAST_LIFE_STARTS * machine.start
+        start = machine.event(machine.start)
+        self.now += start
+        if self.now > stop and not last:
+            self.now = stop
+            return False
         budget = self.budget = Budget(self.plan, lambda: self.now, self.decisions)
+        budget.start_seconds = start
         for kind, seconds in (("checkpoint", machine.save), ("export", machine.save / 2), ("sample", machine.end / 2)):
             budget.measured.estimate(kind, seconds)
         self.step = 0
@@ -95,6 +103,15 @@ class Run:
             verdict = budget.decide(self.step)
             if verdict == Verdict.FINISH:
                 return self.export()
+            if self.now > stop:
+                stop = math.inf
+                self.spend("checkpoint", machine.save)
+                self.saved, saved_at = (self.step, budget.measured.state_dict()), self.now
+                if budget.another_life_fits(self.step):
+                    return False
+                if budget.end_soon(self.step, may_step=True):
+                    self.emergency = True
+                    return self.export()
             marks = math.floor(budget.fraction(self.step) / 0.2)
             if marks > due:
                 due = marks

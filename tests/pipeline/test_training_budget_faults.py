@@ -91,3 +91,25 @@ def test_under_all_faults_a_run_ends_inside_its_cap_low_and_wastes_little(kills:
     assert ended >= (RUNS if not kills else RUNS // 2)
     assert annealed >= 0.95 * ended
     assert mean(unused) <= 0.03
+
+
+def test_stops_at_any_time_never_lead_over_the_cap() -> None:
+    """As time limits do: life after life is asked to stop, in its start too, until the cap is used."""
+    ended, annealed, lives = 0, 0, 0
+    for seed in range(RUNS // 3):
+        machine, rng = machine_of(seed), random.Random(seed + 11)
+        fixed = machine.start + 8 * machine.validation + 6 * machine.save + machine.end
+        cap = machine.step_seconds * rng.uniform(50, 900) + 2 * fixed + 10
+        run = Run(machine, Plan(cap, None, 0.3, checkpoint_every_seconds=cap / 15, max_gpu_hours=cap / 3600))
+        limit = rng.uniform(0.5, 4) * machine.start + rng.uniform(0.05, 0.6) * cap
+        while not run.life(stopped_after=rng.uniform(0.7, 1) * limit):
+            lives += 1
+            if run.saved is None and run.now + 2 * fixed > cap:
+                break
+        else:
+            assert run.now <= cap, f"seed {seed}: {run.now - cap:.2f} s over {cap:.1f}"
+            ended, annealed = ended + 1, annealed + run.annealed
+    print(f"\n{ended} ended of {RUNS // 3}, {annealed} annealed, {lives} lives were stopped")
+    assert ended >= 0.3 * RUNS
+    assert lives >= RUNS // 3
+    assert annealed >= 0.8 * ended
