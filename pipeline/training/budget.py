@@ -31,7 +31,7 @@ VALIDATION_MAX_SHARE = 0.06  # of the cap: a slower last validation is cut short
 FIRST_STEP = "first_step"  # of a life
 SAVE_SHARE = 0.01  # of the time, where no interval is set: a save of 1 s is worth losing 100 s
 LEAST_SAVE_INTERVAL_SECONDS = 30.0
-STOP_SECONDS = 20.0  # after a first signal; Slurm's KillWait is 30 s
+STOP_SECONDS = 10.0  # of steps, and of the last validation, after a first signal; Slurm's KillWait is 30 s
 EVENTS = ("validation", "checkpoint", "export", "sample", "tracking", "remote")
 
 
@@ -239,7 +239,8 @@ class Budget:
         if not last:
             return VALIDATION_MAX_SHARE * self.plan.cap_seconds
         rest = self.reserve_seconds() - self._expected("validation") - self._surprise_seconds()
-        return max(0.0, self.remaining_seconds() - rest)
+        left = max(0.0, self.remaining_seconds() - rest)
+        return min(left, STOP_SECONDS) if self._ends_soon else left
 
     def may_save_last(self) -> bool:
         """Whether the last checkpoint fits beside the export, which alone must be. Where a disk was suddenly slow it
@@ -336,7 +337,7 @@ class Budget:
         `STOP_SECONDS`. Returns whether there are none, so that the run ends here, not annealed unless it was to."""
         if step >= self.end_step(step):
             return True
-        available = min(self.remaining_seconds(), STOP_SECONDS) - self.reserve_seconds()
+        available = min(self.remaining_seconds() - self.reserve_seconds(), STOP_SECONDS)
         steps = self._steps_that_fit(available) if may_step and available > 0 else 0
         if self.plan.max_steps is not None:
             steps = min(steps, self.plan.max_steps - step, self._text_ends(step) - step)

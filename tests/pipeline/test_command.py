@@ -129,6 +129,17 @@ def test_a_signal_stops_at_once_or_is_deferred_to_the_end_of_the_step():
     assert subprocess.run([sys.executable, "-P", "-c", code]).returncode == 0
 
 
+def test_near_the_end_the_first_signal_stops_nothing_and_the_second_at_once():
+    code = (
+        "import os, signal, sys, time\nfrom pipeline import signals\nfrom pipeline.errors import Stopped\n"
+        "signals.install()\nsignals.end_is_near()\nos.kill(os.getpid(), signal.SIGTERM)\nsignals.defer(False)\n"
+        "assert signals.stop_requested() is None\ntime.sleep(signals.SAME_REQUEST_SECONDS)\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGUSR1)\nexcept Stopped as stop:\n    assert str(stop) == 'SIGUSR1'\n"
+        "else:\n    sys.exit(3)\n"
+    )
+    assert subprocess.run([sys.executable, "-P", "-c", code]).returncode == 0
+
+
 def test_a_stage_stopped_by_a_signal_exits_with_75(tmp_path):
     environment = {**os.environ, "HORNBOOK_ROOT": str(tmp_path), "PYTHONPATH": str(ROOT)}
     words = [sys.executable, "-P", "-m", "pipeline", "data", TINY]

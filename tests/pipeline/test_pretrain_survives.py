@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -118,3 +119,28 @@ def test_a_signal_between_two_micro_batches_gives_the_step_up_and_loses_nothing(
     assert losses(small) == rows
     assert again["content_hash"] == whole["content_hash"]
     assert again["tokens_sha256"] == whole["tokens_sha256"]
+
+
+@pytest.mark.parametrize(("seconds", "steps", "annealed"), [(10.0, 20, True), (0.0, 12, False)])
+def test_a_stop_that_no_other_life_can_follow_ends_the_run_in_this_one(
+    small: Small, monkeypatch: pytest.MonkeyPatch, seconds: float, steps: int, annealed: bool
+) -> None:
+    from pipeline.training.budget import Budget
+    from pipeline.training.callbacks import Control
+
+    monkeypatch.setattr(signals, "_received", [])
+    monkeypatch.setattr(signals, "_end_is_near", False)
+    monkeypatch.setattr("pipeline.training.budget.STOP_SECONDS", seconds)
+    monkeypatch.setattr(Budget, "another_life_fits", lambda self, step: False)
+    plain = Control._stop_if_asked
+
+    def stopped(self: Control, trainer: Any) -> None:
+        if self.module.step == 12 and not signals._received:
+            signals._received.append(signal.SIGTERM)
+        plain(self, trainer)
+
+    monkeypatch.setattr(Control, "_stop_if_asked", stopped)
+    manifest = small.run_here("budget.max_tokens=10_240", *EXACT)
+    assert (manifest["steps"], manifest["annealed"], manifest["lives"]) == (steps, annealed, 1)
+    assert len(records(small, "emergency")) == (0 if annealed else 1)
+    assert (small.folder / "model" / "model.safetensors").is_file()

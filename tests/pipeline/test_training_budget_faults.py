@@ -112,4 +112,4 @@ def test_stops_at_any_time_never_lead_over_the_cap() -> None:
     print(f"\n{ended} ended of {RUNS // 3}, {annealed} annealed, {lives} lives were stopped")
     assert ended >= 0.3 * RUNS
     assert lives >= RUNS // 3
-    assert annealed >= 0.8 * ended
+    assert annealed >= 0.85 * ended  # where a step takes seconds, too few fit after a stop
