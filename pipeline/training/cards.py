@@ -10,9 +10,9 @@ from typing import Any
 
 from pipeline.config import BudgetConfig
 from pipeline.ledger import Ledger
-from pipeline.training.budget import Measured
 from pipeline.training.decisions import Decisions
 from pipeline.training.devices import Machine, find_card
+from pipeline.training.measured import Measured
 
 
 def price_per_hour(budget: BudgetConfig, machine: Machine) -> float | None:
