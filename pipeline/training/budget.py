@@ -247,6 +247,8 @@ class Budget:
 
     def may_spend(self, kind: str, step: int) -> bool:
         """Whether a periodic event fits without shortening the decay below its share."""
+        if self._ends_soon:
+            return False
         left = self._steps_left(step) * self.measured.step_seconds()
         return left + self._expected(kind) + self.reserve_seconds() <= self.remaining_seconds()
 
