@@ -70,7 +70,7 @@ class Cluster:
         self.cap_seconds = 60 * self.limit_minutes - NOTICE_SECONDS + 3 * seconds + 15
 
     def ask(self, *words: str) -> str:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.strip()
 
@@ -136,7 +136,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     # CPUs for all chains at once, or one would preempt another; time for a save where the machine is slow.
     lab = {**os.environ, "SLURM_LAB_NO_INSTALL": "1", "SLURM_LAB_CPUS": "8"}
     lab |= {"SLURM_LAB_KILL_WAIT": "60", "SLURM_LAB_GRACE": "60"}
-    up = subprocess.run([SCRIPTS / "slurm-up", state], env=lab, capture_output=True, text=True, timeout=120)
+    up = subprocess.run(
+        [SCRIPTS / "slurm-up", state], env=lab, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
     if up.returncode:
         pytest.skip(f"no Slurm can be started here: {up.stderr.strip().splitlines()[-1]}")
     with pytest.MonkeyPatch.context() as patch:
@@ -148,7 +150,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         try:
             yield Cluster(state, root)
         finally:
-            subprocess.run([SCRIPTS / "slurm-down", state], check=True, capture_output=True, timeout=120)
+            subprocess.run([SCRIPTS / "slurm-down", state], check=True, capture_output=True, timeout=PATIENCE_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +178,7 @@ def begun(cluster: Cluster) -> dict[str, str]:
 def _command_elsewhere(cluster: Cluster, *words: str) -> str:
     """The command as a person types it, in another folder."""
     command = [sys.executable, "-P", "-m", "pipeline", "submit", *words, *ALWAYS]
-    done = subprocess.run(command, cwd=cluster.root / "in", capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=cluster.root / "in", capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
