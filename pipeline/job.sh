@@ -35,8 +35,9 @@ run() {  # hornbook "$@", to its end; signals interrupt the waiting, not the wor
     code=$?
   done
   child=''
-  # Ended by a signal before it could install a handler: there was nothing to save.
-  if [ -n "$first_signal" ] && { [ "$code" = 138 ] || [ "$code" = 143 ]; }; then code=75; fi
+  # Ended by a signal before it could install a handler: there was nothing to save. Or bash 5.2 lost the code (-1) of a
+  # child that ended while a trap ran: the same command again does what is left to do, which may be nothing.
+  if [ -n "$first_signal" ]; then case "$code" in 138 | 143 | -1) code=75 ;; esac; fi
 }
 
 another_life() {
