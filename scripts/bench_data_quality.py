@@ -24,7 +24,8 @@ from scripts.bench_rows import ROOT, Part, Rows, main, row
 from scripts.data_bench.quality import SEEDS, Corpus, bits_per_byte, first_tokens, load, total_tokens, train
 
 TOKENS, QUICK_TOKENS = 409_600, 40_960
-T_95 = {2: 12.706, 3: 4.303, 9: 2.306}  # Student's t by the number of pairs, two-sided
+# Student's t by the number of pairs, two-sided
+T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306}
 BASE, KEPT = "random", "score 0.5 or more"
 HARD_EPOCHS = 4
 MOST_SEEDS = 3 * SEEDS  # of the comparison that is judged: every fold of packages with three seeds
