@@ -31,7 +31,7 @@ SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS, SPEED_TRIALS = 32, 48, 3
 def run(config: Config, command: str, as_json: bool = False) -> None:
     """Makes and measures every kind. Raises `UserError` for an unknown kind or a model that cannot be read."""
     check_tasks(config.quantize.tasks, "quantize.tasks")
-    _check_kinds(config.quantize.kinds)
+    check_kinds(config.quantize.kinds)
     require_data(config, command)
     model = taken_model(config, config.quantize.model, command, "quantize.model")
     check_readable(model, "quantize.model")
@@ -57,12 +57,13 @@ def quantize_step(config: Config, command: str) -> Step:
     )
 
 
-def _check_kinds(kinds: list[str]) -> None:
+def check_kinds(kinds: list[str], key: str = "quantize.kinds") -> None:
+    """Raises `UserError` for a kind that is not in `hornbook list kinds`."""
     from pipeline.after.kinds import KINDS
 
     for name in kinds:
         if name not in KINDS:
-            raise UserError(f"quantize.kinds has '{name}'{nearest(name, KINDS)}; expected of {', '.join(KINDS)}")
+            raise UserError(f"{key} has '{name}'{nearest(name, KINDS)}; expected of {', '.join(KINDS)}")
 
 
 def _make(config: Config, model: TakenModel, folder: Folder) -> dict[str, Any]:
