@@ -52,9 +52,7 @@ def main_effect(points: Sequence[Point], axis: str, level: str, reference: str) 
     return estimate(found)
 
 
-def interaction(
-    points: Sequence[Point], one: tuple[str, str, str], other: tuple[str, str, str]
-) -> Estimate | None:
+def interaction(points: Sequence[Point], one: tuple[str, str, str], other: tuple[str, str, str]) -> Estimate | None:
     """`one`, `other`: (axis, level, reference). None where no four members make the square."""
     (axis, level, low), (axis2, level2, low2) = one, other
     by_place = _by_place(points)

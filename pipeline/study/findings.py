@@ -57,7 +57,9 @@ def _direct(study: Study, rows: Rows) -> list[dict[str, Any]]:
 def _equal_bytes(study: Study, rows: Rows) -> list[dict[str, Any]]:
     """Quantized models beside full ones of the same bytes, where an axis has forms and another has sizes."""
     forms = [axis for axis, levels in study.axes.items() if any(FORM in o for o in levels.values())]
-    sizes = [axis for axis, levels in study.axes.items() if any(k.startswith("model") for o in levels.values() for k in o)]
+    sizes = [
+        axis for axis, levels in study.axes.items() if any(k.startswith("model") for o in levels.values() for k in o)
+    ]
     if not forms or not sizes:
         return []
     form_axis, size_axis = forms[0], sizes[0]

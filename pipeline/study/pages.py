@@ -155,9 +155,9 @@ def _frame(facts: Mapping[str, Any]) -> str:
     budget = f"{amount:g} GPU-hours" if kind == "gpu_hours" else f"{amount:.2e} training FLOPs"
     reference = ", ".join(f"{axis} {level}" for axis, level in facts["reference"].items())
     return (
-        f"{len(facts['rows'])} members of {facts['experiments']} experiments, {budget} for source, pretraining and tuning "
-        f"of each; {facts['done']} done{f', {missing} not' if missing else ''}; {facts['gpu_hours']:.3f} device-hours in "
-        f"all. The reference is {reference}; a label says what differs from it."
+        f"{len(facts['rows'])} members of {facts['experiments']} experiments, {budget} for source, pretraining and "
+        f"tuning of each; {facts['done']} done{f', {missing} not' if missing else ''}; {facts['gpu_hours']:.3f} "
+        f"device-hours in all. The reference is {reference}; a label says what differs from it."
     )
 
 
@@ -165,7 +165,8 @@ def _notes(facts: Mapping[str, Any]) -> list[str]:
     notes = ["Means over seeds. A filled dot lies on the Pareto front; the line through a dot spans its seeds."]
     for record in facts["stops"]:
         notes.append(
-            f"Stopped early at {record['at']:g} of the budget by {record['rule']}, the best {record['keep']:g} going on: "
+            f"Stopped early at {record['at']:g} of the budget by {record['rule']}, the best {record['keep']:g} going "
+            + "on: "
             + (", ".join(record["stopped"]) or "none")
         )
     for row in facts["rows"]:

@@ -48,13 +48,17 @@ def scatter(
     parts += _axes(y_ticks, _x_ticks(dots, logarithmic), at, x_name, y_name, format_x)
     front = sorted((dot for dot in dots if dot.on_front), key=lambda dot: dot.x)
     path = " ".join("{:.1f},{:.1f}".format(*at(dot.x, dot.y)) for dot in front)
-    parts.append(f'<polyline fill="none" stroke="var(--dim)" stroke-width="1.5" stroke-dasharray="5 4" points="{path}"/>')
+    parts.append(
+        f'<polyline fill="none" stroke="var(--dim)" stroke-width="1.5" stroke-dasharray="5 4" points="{path}"/>'
+    )
     for dot in dots:
         (x, y), colour = at(dot.x, dot.y), colours[dot.group]
         ends = f'y1="{at(dot.x, dot.low)[1]:.1f}" y2="{at(dot.x, dot.high)[1]:.1f}"'
         parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" {ends} stroke="var({colour})" stroke-width="1.5" opacity=".6"/>')
         fill = f"var({colour})" if dot.on_front else "var(--paper)"
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{fill}" stroke="var({colour})" stroke-width="2"/>')
+        parts.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{fill}" stroke="var({colour})" stroke-width="2"/>'
+        )
     parts += _labels(dots, colours, at)
     for i, group in enumerate(groups if len(groups) > 1 else []):
         x, y = WIDTH - RIGHT + 70, TOP + 12 + 18 * i
@@ -77,7 +81,9 @@ def _x_ticks(dots: Sequence[Dot], logarithmic: bool) -> list[float]:
     return [x for x in ticks(low, high) if low <= x <= high] or [low]
 
 
-def _axes(y_ticks: Sequence[float], x_ticks: Sequence[float], at: Any, x_name: str, y_name: str, format_x: Any) -> list[str]:
+def _axes(
+    y_ticks: Sequence[float], x_ticks: Sequence[float], at: Any, x_name: str, y_name: str, format_x: Any
+) -> list[str]:
     parts = []
     for y in y_ticks:
         place = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])

@@ -118,7 +118,9 @@ def _axes(found: Any, where: str) -> dict[str, dict[str, dict[str, Any]]]:
         for level, overrides in levels.items():
             place = f"{where}: axes.{axis}.{level}"
             if not isinstance(level, str) or not level.replace("_", "").replace(".", "").isalnum():
-                raise UserError(f"{place}: a level's name is letters, digits and _ (quote on, off, yes, no and numbers)")
+                raise UserError(
+                    f"{place}: a level's name is letters, digits and _ (quote on, off, yes, no and numbers)"
+                )
             if not isinstance(overrides, Mapping):
                 raise UserError(f"{place} is {overrides!r}; expected overrides such as {{init.method: stack}}, or {{}}")
             _check_level(overrides, place)
@@ -180,7 +182,9 @@ def _cells(
     seeds = _seeds(values.get("seeds", [1]), f"{where}: seeds")
     kind = values.get("design", "members" if "members" in values else "full")
     if kind not in ("full", "pairs", "members") or (kind == "members") != ("members" in values):
-        raise UserError(f"{where}: design is {kind!r}; expected full or pairs, or an explicit list `members` without it")
+        raise UserError(
+            f"{where}: design is {kind!r}; expected full or pairs, or an explicit list `members` without it"
+        )
     if kind == "members":
         if not isinstance(values["members"], list) or not values["members"]:
             raise UserError(f"{where}: members is {values['members']!r}; expected a list such as [{{start: grown}}]")
@@ -200,8 +204,8 @@ def _equal(found: Any, where: str) -> tuple[str, float]:
     number = given[0][1] if given else None
     if len(given) != 1 or len(found) != 1 or not isinstance(number, int | float) or not 0 < number < 1e40:
         raise UserError(
-            f"{where}: equal is {found!r}; members need equal budgets: expected {{gpu_hours: 0.02}}, or {{flops: 1e12}} "
-            "where the machine is too busy for its hours to be equal"
+            f"{where}: equal is {found!r}; members need equal budgets: expected {{gpu_hours: 0.02}}, or "
+            "{flops: 1e12} where the machine is too busy for its hours to be equal"
         )
     return given[0][0], float(number)
 

@@ -1,7 +1,8 @@
 """What the members of a study came to, from their manifests: one row a member, plain JSON values.
 
-`state`: done, stopped (early, by the study's rule), failed, or missing (not run yet). A figure that is not there is null.
-Hours and FLOPs are those of the experiment: source, pretraining and tuning; making a quantized form is not in them.
+`state`: done, stopped (early, by the study's rule), failed, or missing (not run yet). A figure that is not there is
+null. Hours and FLOPs are those of the experiment: source, pretraining and tuning; making a quantized form is not in
+them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,8 @@ from pipeline.study.measures import QUALITY, TARGET
 from pipeline.study.members import Member, Trained, flops_per_token, tuning_flops_per_token
 from pipeline.study.reading import AS_STORED, Study
 
-FIGURES = (QUALITY, TARGET, "target_before", "cloze", "arithmetic", "exercises", "gpu_hours", "training_flops", "tokens",
-           "epochs", "parameters", "inference_bytes", "disk_bytes", "inference_tokens_per_second",
+FIGURES = (QUALITY, TARGET, "target_before", "cloze", "arithmetic", "exercises", "gpu_hours", "training_flops",
+           "tokens", "epochs", "parameters", "inference_bytes", "disk_bytes", "inference_tokens_per_second",
            "train_tokens_per_second", "peak_memory_bytes", "trainable_share")  # fmt: skip
 
 

@@ -7,7 +7,6 @@ decided is synced to `runs/<study>/stops.jsonl` before it is used.
 
 import json
 import math
-import signal
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ from pipeline.data import data_step
 from pipeline.disk import append_synced
 from pipeline.errors import DONE, STOPPED, WRONG_INPUT, Stopped, UserError
 from pipeline.experiment import Experiment
-from pipeline.family import end_with_parent
+from pipeline.family import start as start_child
 from pipeline.finetune import finetune_step
 from pipeline.initialize import is_trained
 from pipeline.ledger import read as read_lines
@@ -167,10 +166,7 @@ def _stage(study: Study, one: Trained, stage: str, until: Callable[[], bool] | N
     log = Experiment(one.config).folder / f"{stage}.log"
     words = [sys.executable, "-P", "-m", "pipeline", stage, str(one.write())]
     with log.open("ab") as output:
-        child = subprocess.Popen(
-            words, stdout=output, stderr=subprocess.STDOUT, process_group=0,
-            preexec_fn=lambda: end_with_parent(signal.SIGTERM),
-        )  # fmt: skip
+        child = start_child(words, stdout=output, stderr=subprocess.STDOUT)
         asked = False
         try:
             while (code := _ended(child)) is None:

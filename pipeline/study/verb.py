@@ -29,10 +29,9 @@ def run(path: str, *, dry_run: bool = False, only_report: bool = False, as_json:
         running.run(study, trained, lambda line: _after_each(study, found, line))
     facts = pages.write(study, found)
     print(json.dumps(facts, indent=1) if as_json else pages.show(facts), flush=True)
-    failed = [name for name in running.failed(study) if any(t.name == name and not running.is_finished(t)
-              for t in trained)]  # fmt: skip
+    failed = [row["experiment"] for row in facts["rows"] if row["state"] == "failed"]
     if failed and not only_report:
-        raise Failure(f"{len(failed)} experiments failed, first {failed[0]}; see runs/{failed[0]}/*.log")
+        raise Failure(f"{len(set(failed))} experiments failed, first {failed[0]}; see runs/{failed[0]}/*.log")
 
 
 def submit(path: str, options: Any, at_once: int | None, *, dry_run: bool = False) -> None:
