@@ -14,6 +14,7 @@ from typing import Any
 from pipeline import config as configs
 from pipeline.artifacts import hash_json, root, write_text
 from pipeline.config import Config
+from pipeline.config_keys import RUNTIME
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
 from pipeline.initialize import check_method, source_config, source_is_experiment
@@ -131,6 +132,9 @@ def _experiment(study: Study, cell: Cell, seed: int, overrides: dict[str, Any], 
     where = f"study {study.path}, member {name}"
     values = configs.merge(study.values, nested(overrides))
     values = configs.merge(values, {"name": name, "seed": seed, "quantize": {"tasks": tasks_of(study.measures)}})
+    for section, prefix in (("budget", "train."), ("finetune.budget", "finetune.train.")):
+        if apart := _runtime_keys(overrides, prefix):
+            values = configs.merge(values, nested({f"{section}.apart": apart}))
     if study.stop is not None:
         values = configs.merge(values, {"train": {"validate_every_share": study.stop.at[0]}})
     configs.resolve_source_path(values, study.base)
@@ -142,6 +146,25 @@ def _experiment(study: Study, cell: Cell, seed: int, overrides: dict[str, Any], 
 
         make_target(config.finetune.task, 1, 2, seed)  # raises for a task that does not exist
     return Trained(config, {**cell}, seed, bool(spend.get("finetune")), ())
+
+
+def _runtime_keys(overrides: Mapping[str, Any], prefix: str) -> str | None:
+    """Those that the levels set and no fingerprint holds: without them the members would be one run."""
+    kinds = configs.key_kinds()
+    found = [f"{k}={v}" for k, v in sorted(_flat(overrides)) if k.startswith(prefix) and _kind(kinds, k) == RUNTIME]
+    return ", ".join(found) or None
+
+
+def _kind(kinds: Mapping[str, tuple[str, str]], key: str) -> str:
+    return kinds.get(key, ("", ""))[0]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs = []
+    for key, value in values.items():
+        inner = isinstance(value, Mapping) and value
+        pairs += _flat(value, f"{prefix}{key}.") if inner else [(f"{prefix}{key}", value)]
+    return pairs
 
 
 def _with_budget(study: Study, config: Config, spend: Mapping[str, float], where: str) -> Config:

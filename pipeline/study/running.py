@@ -16,14 +16,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from pipeline.artifacts import Step, root
+from pipeline.artifacts import MANIFEST, Step, root
 from pipeline.data import data_step
 from pipeline.disk import append_synced
 from pipeline.errors import DONE, STOPPED, WRONG_INPUT, Stopped, UserError
 from pipeline.experiment import Experiment
 from pipeline.family import start as start_child
 from pipeline.finetune import finetune_step
-from pipeline.initialize import is_trained
+from pipeline.initialize import init_step, is_trained
 from pipeline.ledger import read as read_lines
 from pipeline.quantize import quantize_step
 from pipeline.study.members import Trained
@@ -58,7 +58,12 @@ def run(study: Study, trained: Sequence[Trained], say: Callable[[str], None]) ->
 def is_finished(one: Trained) -> bool:
     """Whether the last of its stages is there."""
     try:
-        return is_trained(one.config) and _finished_tuning(one) and quantize_step(one.config, "").finished
+        return (
+            _made(one, "quantize")
+            and is_trained(one.config)
+            and _finished_tuning(one)
+            and quantize_step(one.config, "").finished
+        )
     except UserError:  # a stage before has made nothing yet
         return False
 
@@ -116,31 +121,40 @@ def _whole(study: Study, one: Trained) -> None:
     """All stages of one experiment."""
     _before_pretraining(study, one)
     for stage, is_done in (
-        ("pretrain", lambda: _linked(one, "pretrain", pretrain_step(one.config)) and is_trained(one.config)),
+        ("pretrain", lambda: _linked(one, "pretrain", lambda: pretrain_step(one.config)) and is_trained(one.config)),
         ("finetune", lambda: _finished_tuning(one)),
-        ("quantize", lambda: quantize_step(one.config, "").finished),
+        ("quantize", lambda: _linked(one, "quantize", lambda: quantize_step(one.config, ""))),
     ):
         if not is_done() and not _stage(study, one, stage):
             return
 
 
 def _before_pretraining(study: Study, one: Trained) -> None:
-    if not _linked(one, "data", data_step(one.config)):
+    if not _linked(one, "data", lambda: data_step(one.config)):
         _stage(study, one, "data")
-    if not (_folder(one.config.name) / "pretrain").exists():
+    if not _linked(one, "init", lambda: init_step(one.config)):
         _stage(study, one, "init")
 
 
-def _linked(one: Trained, stage: str, step: Step) -> bool:
-    """Whether the step is done and stands under the experiment's name."""
-    return step.finished and Experiment(one.config).stage_folder(stage) == step.path.resolve()
+def _made(one: Trained, stage: str) -> bool:
+    """Whether a finished folder stands under the experiment's name: quick, and not yet that it is the right one."""
+    folder = Experiment(one.config).stage_folder(stage)
+    return folder is not None and (folder / MANIFEST).is_file()
+
+
+def _linked(one: Trained, stage: str, step: Callable[[], Step]) -> bool:
+    """Whether it is the folder of `step`, which takes time to know: all inputs are looked at."""
+    return _made(one, stage) and Experiment(one.config).stage_folder(stage) == step().path.resolve()
 
 
 def _finished_tuning(one: Trained) -> bool:
     if not one.tuned:
         return True
+    if not _made(one, "finetune"):
+        return False
     step = finetune_step(one.config, "")
-    return _linked(one, "finetune", step) and finished_manifest(step, one.config.finetune.budget) is not None
+    linked = _linked(one, "finetune", lambda: step)
+    return linked and finished_manifest(step, one.config.finetune.budget) is not None
 
 
 def _until(study: Study, one: Trained, share: float) -> None:
