@@ -29,7 +29,7 @@ def pairs(axes: Mapping[str, Sequence[str]], named: Sequence[Sequence[str]]) -> 
     return _once(cells)
 
 
-def listed(axes: Mapping[str, Sequence[str]], entries: Sequence[Mapping[str, Any]]) -> list[tuple[Cell, Any]]:
+def listed(axes: Mapping[str, Sequence[str]], entries: Sequence[Any]) -> list[tuple[Cell, Any]]:
     """Cells of an explicit list with the `seeds` of each entry (None: the study's). An entry maps axes to a level or a
     list of levels (all their combinations); an axis that it leaves out stays at its reference. Raises `UserError`."""
     found: dict[tuple[str, ...], tuple[Cell, Any]] = {}

@@ -13,6 +13,7 @@ from pipeline.study.measures import MEASURES, QUALITY, Measure
 from pipeline.study.reading import FORM, Study
 
 Rows = Sequence[Mapping[str, Any]]
+SIXTEEN_BITS = ("bf16", "fp16")  # as full models are served
 
 
 def effects(study: Study, rows: Rows) -> list[dict[str, Any]]:
@@ -55,7 +56,8 @@ def _direct(study: Study, rows: Rows) -> list[dict[str, Any]]:
 
 
 def _equal_bytes(study: Study, rows: Rows) -> list[dict[str, Any]]:
-    """Quantized models beside full ones of the same bytes, where an axis has forms and another has sizes."""
+    """Quantized models beside full ones of the same bytes, where an axis has forms and another has sizes. Full: in 16
+    bits where the study has such a form, else the reference."""
     forms = [axis for axis, levels in study.axes.items() if any(FORM in o for o in levels.values())]
     sizes = [
         axis for axis, levels in study.axes.items() if any(k.startswith("model") for o in levels.values() for k in o)
@@ -63,11 +65,13 @@ def _equal_bytes(study: Study, rows: Rows) -> list[dict[str, Any]]:
     if not forms or not sizes:
         return []
     form_axis, size_axis = forms[0], sizes[0]
-    reference = study.levels[form_axis][0]
+    served = [level for level, overrides in study.axes[form_axis].items() if overrides.get(FORM) in SIXTEEN_BITS]
+    reference = (served or study.levels[form_axis])[0]
     found = at_equal_bytes(rows, form_axis, size_axis, reference)
     return [
         _entry("equal bytes", QUALITY, [(form_axis, form, reference), (size_axis, size, "")], estimate)
         for (form, size), estimate in found.items()
+        if FORM in study.axes[form_axis][form]
     ]
 
 

@@ -98,8 +98,9 @@ def draw(facts: Mapping[str, Any], name: str) -> str:
     measure: Measure = MEASURES[facts["measures"][0]]
     known = [r for r in facts["combinations"] if r[measure.key] is not None and r[cost]]
     dots = [
-        Dot(r[cost], r[measure.key], *r["range"], _short(r), r["form"], r[f"on_front_{cost}"]) for r in known
-    ]  # fmt: skip
+        Dot(r[cost], r[measure.key], r["range"][0], r["range"][1], r["label"], r["form"], r[f"on_front_{cost}"])
+        for r in known
+    ]
     x_name = "GPU-hours of source, pretraining and tuning" if name == "hours" else "bytes at inference"
     return scatter(dots, x_name=x_name, y_name=measure.label, format_x=form, logarithmic=logarithmic)
 
@@ -179,10 +180,6 @@ def _notes(facts: Mapping[str, Any]) -> list[str]:
 
 def _spent(found: Sequence[Mapping[str, Any]]) -> float:
     return sum({row["experiment"]: row["gpu_hours"] or 0.0 for row in found}.values())
-
-
-def _short(row: Mapping[str, Any]) -> str:
-    return row["label"]
 
 
 def _caption(name: str) -> str:

@@ -213,7 +213,8 @@ def _equal(found: Any, where: str) -> tuple[str, float]:
 def _stop(found: Any, where: str) -> Stop | None:
     if found is None:
         return None
-    at, keep = (found.get("at"), found.get("keep")) if isinstance(found, Mapping) else (None, None)
+    at: Any = found.get("at") if isinstance(found, Mapping) else None
+    keep: Any = found.get("keep") if isinstance(found, Mapping) else None
     fine = isinstance(at, list) and at and all(isinstance(a, int | float) and 0 < a < 1 for a in at)
     if not fine or sorted(set(at)) != at or not isinstance(keep, int | float) or not 0 < keep < 1:
         raise UserError(

@@ -50,18 +50,16 @@ def test_a_study_is_killed_goes_on_stops_the_loser_and_says_what_it_shows(tmp_pa
     (tmp_path / "toy.yaml").write_text(STUDY)
     run = tmp_path / "root" / "runs" / "toy"
     first = start(tmp_path)
-    until = time.monotonic() + 120
     while not any(line["stage"] == "pretrain" for line in read_lines(run / "right-s4" / "ledger.jsonl")):
         assert first.poll() is None
-        assert time.monotonic() < until
         time.sleep(0.05)
     first.send_signal(signal.SIGTERM)
-    said, _ = first.communicate(timeout=60)
+    said, _ = first.communicate()
     assert first.returncode == STOPPED, said
     assert "the same command goes on" in said
 
     second = start(tmp_path, "--json")
-    said, _ = second.communicate(timeout=240)
+    said, _ = second.communicate()
     assert second.returncode == DONE, said
     facts = json.loads((run / "study.json").read_text())
     states = {(row["cell"]["rate"], row["cell"]["form"]): row["state"] for row in facts["rows"]}
