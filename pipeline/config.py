@@ -143,7 +143,9 @@ class BudgetConfig:
     gpu_hour_price: float | None = _key(None, "for the cost in reports", RUNTIME)
     branches: list[str] = _key([], "budgets (6h, 500M) that `--branch` will be asked for: kept in reach", RUNTIME)
     branch_of: str | None = _key(None, "set by `--branch`: the trunk's fingerprint and the budget", RUNTIME)
-    apart: str | None = _key(None, "set by a study: runtime keys that its members differ in, a run each", RUNTIME)
+    apart: str | None = _key(
+        None, "set by a study: its limit and runtime keys, so that members are runs of their own", RUNTIME
+    )
 
 
 @dataclass

@@ -132,14 +132,13 @@ def _experiment(study: Study, cell: Cell, seed: int, overrides: dict[str, Any], 
     where = f"study {study.path}, member {name}"
     values = configs.merge(study.values, nested(overrides))
     values = configs.merge(values, {"name": name, "seed": seed, "quantize": {"tasks": tasks_of(study.measures)}})
-    for section, prefix in (("budget", "train."), ("finetune.budget", "finetune.train.")):
-        if apart := _runtime_keys(overrides, prefix):
-            values = configs.merge(values, nested({f"{section}.apart": apart}))
     if study.stop is not None:
         values = configs.merge(values, {"train": {"validate_every_share": study.stop.at[0]}})
     configs.resolve_source_path(values, study.base)
     config = configs.from_values(values, where)
     config = _with_budget(study, config, spend, where)
+    for section, prefix in ((config.budget, "train."), (config.finetune.budget, "finetune.train.")):
+        section.apart = ", ".join(filter(None, [section.apart, *_runtime_keys(overrides, prefix)])) or None
     check_method(config)
     if spend.get("finetune") and config.finetune.task is not None:
         from pipeline.after.targets import make_target
@@ -148,15 +147,11 @@ def _experiment(study: Study, cell: Cell, seed: int, overrides: dict[str, Any], 
     return Trained(config, {**cell}, seed, bool(spend.get("finetune")), ())
 
 
-def _runtime_keys(overrides: Mapping[str, Any], prefix: str) -> str | None:
+def _runtime_keys(overrides: Mapping[str, Any], prefix: str) -> list[str]:
     """Those that the levels set and no fingerprint holds: without them the members would be one run."""
     kinds = configs.key_kinds()
-    found = [f"{k}={v}" for k, v in sorted(_flat(overrides)) if k.startswith(prefix) and _kind(kinds, k) == RUNTIME]
-    return ", ".join(found) or None
-
-
-def _kind(kinds: Mapping[str, tuple[str, str]], key: str) -> str:
-    return kinds.get(key, ("", ""))[0]
+    keys = sorted(_flat(overrides))
+    return [f"{k}={v}" for k, v in keys if k.startswith(prefix) and kinds.get(k, ("",))[0] == RUNTIME]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -199,9 +194,11 @@ def _with_budget(study: Study, config: Config, spend: Mapping[str, float], where
 
 
 def _limit(kind: str, amount: float, flops: float) -> dict[str, Any]:
+    """A limit is in no fingerprint, for a raised one goes on with the run. Members must not go on with each other's."""
     if kind == "gpu_hours":
-        return {"max_gpu_hours": amount, "max_tokens": None}
-    return {"max_gpu_hours": None, "max_tokens": max(1, round(amount / flops))}
+        return {"max_gpu_hours": amount, "max_tokens": None, "apart": f"{amount:.8g} GPU-hours"}
+    tokens = max(1, round(amount / flops))
+    return {"max_gpu_hours": None, "max_tokens": tokens, "apart": f"{tokens} tokens"}
 
 
 def _with_forms(trained: Trained, forms: tuple[str, ...]) -> Trained:

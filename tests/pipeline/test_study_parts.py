@@ -1,13 +1,17 @@
 """Studies without training: designs, effects on known numbers, fronts, pictures, budgets, and what is refused."""
 
+import dataclasses
 import itertools
+from pathlib import Path
 
 import pytest
 import yaml
 
 from pipeline import submit
 from pipeline.__main__ import main
+from pipeline.artifacts import hash_json
 from pipeline.errors import WRONG_INPUT, UserError
+from pipeline.initialize import init_identity
 from pipeline.slurm import Options
 from pipeline.study import design, verb
 from pipeline.study.effects import Point, estimate, interaction, main_effect, t_quantile
@@ -18,6 +22,7 @@ from pipeline.study.reading import read
 from pipeline.study.running import choose
 from pipeline.training.identity import pretrain_identity
 
+ROOT = Path(__file__).resolve().parents[2]
 AXES = {"a": ["a0", "a1", "a2"], "b": ["b0", "b1"], "c": ["c0", "c1"]}
 BASE = """
 name: base
@@ -213,6 +218,19 @@ def test_a_wrong_study_is_refused_in_one_message(root, folder, changes, message,
     assert len(said.splitlines()) == 1
     with pytest.raises(UserError, match=message):
         raise UserError(said)
+
+
+@pytest.mark.parametrize("name", ["combine", "budget", "memory"])
+def test_the_shipped_studies_are_whole(root, name):
+    study = read(ROOT / "configs" / "studies" / f"{name}.yaml")
+    assert study.name == name
+    assert all(len(seeds) == 3 for _, seeds in study.cells)
+    trained = experiments(members(dataclasses.replace(study, cells=[(cell, (1,)) for cell, _ in study.cells])))
+    assert len({t.name for t in trained}) == len(trained) == {"combine": 8, "budget": 8, "memory": 13}[name]
+    assert (
+        len({hash_json([pretrain_identity(t.config), init_identity(t.config), t.config.data.filters]) for t in trained})
+        == {"combine": 7, "budget": 7, "memory": 13}[name]
+    )  # what is trained once for two
 
 
 def test_an_array_has_every_pretraining_once_and_a_last_job(root, folder, capsys):
