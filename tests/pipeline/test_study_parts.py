@@ -165,6 +165,8 @@ def test_members_share_experiments_and_spend_the_same(root, folder):
         assert spent == pytest.approx(1e9, rel=0.02)
     lora, full = by_name["large-scratch-lora-s1"].config, by_name["large-scratch-full-s1"].config
     assert pretrain_identity(lora) == pretrain_identity(full)  # one pretraining
+    untuned = by_name["large-scratch-none-s1"].config
+    assert pretrain_identity(lora) != pretrain_identity(untuned)  # which has more tokens: it must not be taken
     assert (lora.finetune.budget.max_tokens or 0) > (full.finetune.budget.max_tokens or 0)
     grown = read(written(folder, equal={"gpu_hours": 2}, members=[{"start": "grown", "tuning": "lora"}], seeds=[1]))
     [one] = experiments(members(grown))
@@ -230,7 +232,7 @@ def test_the_shipped_studies_are_whole(root, name):
     assert (
         len({hash_json([pretrain_identity(t.config), init_identity(t.config), t.config.data.filters]) for t in trained})
         == {"combine": 7, "budget": 7, "memory": 13}[name]
-    )  # what is trained once for two
+    )  # LoRA and full tuning share one
 
 
 def test_an_array_has_every_pretraining_once_and_a_last_job(root, folder, capsys):
