@@ -13,6 +13,7 @@ from pipeline.charts import chart_file
 from pipeline.progress import format_bytes, format_count
 from pipeline.report import STYLE
 from pipeline.study import findings, running
+from pipeline.study.claims import verdicts
 from pipeline.study.fronts import means_over_seeds, pareto
 from pipeline.study.measures import MEASURES, Measure
 from pipeline.study.members import Member
@@ -88,6 +89,7 @@ def collect(study: Study, members: Sequence[Member]) -> dict[str, Any]:
         "combinations": combinations,
         "effects": effects,
         "findings": findings.sentences(study, effects),
+        "claims": verdicts(study.claims, effects),
         "rows": found,
     }
 
@@ -115,11 +117,24 @@ def show(facts: Mapping[str, Any]) -> str:
 def markdown(facts: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     head, body = _table(facts)
     lines = [f"# Study {facts['study']}", "", facts["about"], "", _frame(facts), "", "## What it shows", ""]
+    lines += claims_table(facts)
     lines += [f"- {sentence}" for sentence in facts["findings"]] or ["Nothing to compare yet."]
     lines += ["", *(f"![{_caption(name)}](study-{name}.svg)" for name in pictures), "", "## Members", ""]
     lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(cells) + " |" for cells in body]
     return "\n".join([*lines, "", *(f"- {line}" for line in _notes(facts))]) + "\n"
+
+
+def claims_table(facts: Mapping[str, Any]) -> list[str]:
+    """Each claim, the verdict of this study, and the figure behind it, as lines of Markdown."""
+    if not facts["claims"]:
+        return []
+    rows_ = [
+        f"| {claim['says']} | {claim['verdict']} | "
+        f"{'' if claim['effect'] is None else facts['findings'][claim['effect']]} |"
+        for claim in facts["claims"]
+    ]
+    return ["| claim | verdict | figure |", "|---|---|---|", *rows_, ""]
 
 
 def page(facts: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
@@ -131,11 +146,21 @@ def page(facts: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{title}</title><style>{STYLE}</style><main><h1>{title}</h1><p>{escape(facts['about'])}"
-        f"<p class=note>{escape(_frame(facts))}<h2>What it shows</h2><ul>{found}</ul>{figures}<h2>Members</h2>"
+        f"<p class=note>{escape(_frame(facts))}<h2>What it shows</h2>{_claims(facts)}<ul>{found}</ul>"
+        f"{figures}<h2>Members</h2>"
         f"<table><tr><th>{'<th class=n>'.join(map(escape, head))}{rows_}</table><ul>"
         + "".join(f"<li>{escape(line)}" for line in _notes(facts))
         + "</ul></main></html>\n"
     )
+
+
+def _claims(facts: Mapping[str, Any]) -> str:
+    rows_ = "".join(
+        f"<tr><td>{escape(claim['says'])}<td>{escape(claim['verdict'])}<td>"
+        + ("" if claim["effect"] is None else _bold(facts["findings"][claim["effect"]]))
+        for claim in facts["claims"]
+    )
+    return f"<table><tr><th>claim<th>verdict<th>figure{rows_}</table>" if rows_ else ""
 
 
 def _table(facts: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -13,10 +13,12 @@ from pipeline import config as configs
 from pipeline.config_keys import nearest
 from pipeline.errors import UserError
 from pipeline.study import design
+from pipeline.study.claims import check_claims
 from pipeline.study.design import Cell
 from pipeline.study.measures import check_measures
 
-KEYS = ("name", "about", "base", "set", "equal", "seeds", "axes", "design", "pairs", "members", "stop", "measures")
+KEYS = ("name", "about", "base", "set", "equal", "seeds", "axes", "design", "pairs", "members", "stop", "measures",
+        "claims")  # fmt: skip
 EQUAL = ("flops", "gpu_hours")
 FORM, SPEND = "form", "spend"  # keys of a level that are no keys of a config
 SPENT_ON = ("source", "finetune")
@@ -47,6 +49,7 @@ class Study:
     equal: tuple[str, float]
     measures: tuple[str, ...]
     stop: Stop | None
+    claims: tuple[dict[str, Any], ...]
 
     @property
     def levels(self) -> dict[str, list[str]]:
@@ -84,6 +87,7 @@ def read(path: str | Path) -> Study:
         _equal(values.get("equal"), where),
         check_measures(values.get("measures") or ["bits_per_byte"], where),
         _stop(values.get("stop"), where),
+        check_claims(values.get("claims") or [], levels, where),
     )
 
 

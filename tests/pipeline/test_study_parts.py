@@ -14,6 +14,7 @@ from pipeline.errors import WRONG_INPUT, UserError
 from pipeline.initialize import init_identity
 from pipeline.slurm import Options
 from pipeline.study import design, verb
+from pipeline.study.claims import check_claims, verdicts
 from pipeline.study.effects import Point, estimate, interaction, main_effect, t_quantile
 from pipeline.study.fronts import at_equal_bytes, pareto
 from pipeline.study.members import experiments, flops_per_token, members, tuning_flops_per_token
@@ -137,6 +138,24 @@ def test_the_picture_has_every_dot_and_the_front():
     assert "a &amp; b" in svg
     assert len(svg.split('points="')[1].split('"')[0].split()) == 2
     assert scatter([], x_name="", y_name="", format_x=str) == ""
+
+
+def test_a_claim_gets_the_verdict_of_its_figure():
+    claims = check_claims([{"says": "b1 helps", "kind": "main", "levels": ["b1"]},
+                           {"says": "b1 changes nothing", "kind": "main", "levels": ["b1"], "expect": "same"},
+                           {"says": "c1", "kind": "main", "levels": ["c1"]}], AXES, "study")  # fmt: skip
+    effect = {"kind": "main", "measure": "bits_per_byte", "changes": [{"level": "b1"}], "seeds": 3}
+    for mean, clear, words in (
+        (-0.1, True, ("holds here, with 3 seeds", "does not hold here: better, with 3 seeds")),
+        (0.1, True, ("does not hold here: worse, with 3 seeds", "does not hold here: worse, with 3 seeds")),
+        (0.1, False, ("not shown by 3 seeds", "not contradicted by 3 seeds")),
+    ):
+        said = [v["verdict"] for v in verdicts(claims, [{**effect, "mean": mean, "clear": clear}])]
+        assert said == [*words, "not measured yet"]
+    for claim, message in (({"says": "x"}, "expected the keys"), ({**claims[0], "levels": ["b2"]}, "has 'b2'.*'b1'"),
+                           ({**claims[0], "expect": "bigger"}, "expect is 'bigger'")):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            check_claims([claim], AXES, "study")
 
 
 def test_losers_are_the_worse_share_by_their_mean():
