@@ -144,7 +144,10 @@ def _made(one: Trained, stage: str) -> bool:
 
 def _linked(one: Trained, stage: str, step: Callable[[], Step]) -> bool:
     """Whether it is the folder of `step`, which takes time to know: all inputs are looked at."""
-    return _made(one, stage) and Experiment(one.config).stage_folder(stage) == step().path.resolve()
+    try:
+        return _made(one, stage) and Experiment(one.config).stage_folder(stage) == step().path.resolve()
+    except UserError:  # of an earlier form of the study: what it is now has no source yet
+        return False
 
 
 def _finished_tuning(one: Trained) -> bool:
