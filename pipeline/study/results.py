@@ -61,10 +61,11 @@ def label(study: Study, member: Member) -> str:
 def _trained(one: Trained) -> dict[str, Any]:
     experiment = Experiment(one.config)
     made: dict[str, Any] = {}
+    finished = running.is_finished(one)
     for stage in ("data", "init", "pretrain", "finetune", "quantize"):
         folder = experiment.stage_folder(stage)
-        made[stage] = read_manifest(folder) if folder is not None and state(folder) == DONE else None
-    made["source"] = _source(one)
+        made[stage] = read_manifest(folder) if finished and folder is not None and state(folder) == DONE else None
+    made["source"] = _source(one) if finished else None
     made["data_folder"] = experiment.stage_folder("data")
     return made
 

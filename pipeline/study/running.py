@@ -16,7 +16,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from pipeline.artifacts import MANIFEST, Step, root
+from pipeline import config as configs
+from pipeline.artifacts import MANIFEST, Step, hash_json, root
 from pipeline.data import data_step
 from pipeline.disk import append_synced
 from pipeline.errors import DONE, STOPPED, WRONG_INPUT, Stopped, UserError
@@ -34,6 +35,7 @@ from pipeline.training.tracking import read_metrics
 STOPS, FAILURES = "stops.jsonl", "failures.jsonl"
 POLL_SECONDS = 0.2
 LOSS = "val/bits_per_byte"
+_finished: set[str] = set()
 
 
 def run(study: Study, trained: Sequence[Trained], say: Callable[[str], None]) -> None:
@@ -56,7 +58,15 @@ def run(study: Study, trained: Sequence[Trained], say: Callable[[str], None]) ->
 
 
 def is_finished(one: Trained) -> bool:
-    """Whether the last of its stages is there."""
+    """Whether the last of its stages is there, by the fingerprints of what the study says now. Looked at once in a
+    process: what was finished when it began stays so."""
+    key = hash_json(configs.to_values(one.config))
+    if key not in _finished and _last_is_there(one):
+        _finished.add(key)
+    return key in _finished
+
+
+def _last_is_there(one: Trained) -> bool:
     try:
         return (
             _made(one, "quantize")
