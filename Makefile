@@ -3,10 +3,11 @@
 #   make data init pretrain CONFIG=configs/phi2.yaml ARGS="budget.max_gpu_hours=24"
 CONFIG ?= configs/tiny.yaml
 ARGS ?=
+STUDY ?= configs/studies/combine.yaml
 HORNBOOK = scripts/with_env.sh -m pipeline
 DEV = scripts/with_env.sh --dev
 
-.PHONY: help data init pretrain plan sample report evaluate export quantize finetune submit test test-fast check format env
+.PHONY: help data init pretrain plan sample report evaluate export quantize finetune study submit test test-fast check format env
 .NOTPARALLEL:
 
 help:
@@ -14,10 +15,14 @@ help:
 	@echo 'make plan sample report                                                          what it needs on a card; text, page of a run'
 	@echo 'make submit [CONFIG=...] [ARGS="--partition gpu --time 12:00:00"]                      the pipeline as a chain of Slurm jobs'
 	@echo 'make evaluate export quantize finetune                                           what comes after pretraining'
+	@echo 'make study [STUDY=configs/studies/combine.yaml]                                          members under equal budgets'
 	@echo 'make test | test-fast | check | format                                           for who changes the code'
 
 data init pretrain plan sample report evaluate export quantize finetune submit:
 	@$(HORNBOOK) $@ $(CONFIG) $(ARGS)
+
+study:
+	@$(HORNBOOK) study $(STUDY) $(ARGS)
 
 test:
 	@$(DEV) -m pytest -q $(ARGS)

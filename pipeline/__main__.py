@@ -61,7 +61,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _guarded(arguments: argparse.Namespace) -> int:
     try:
         safety.refuse_unsafe_loading()
-        if arguments.verb in STAGES and not arguments.dry_run:
+        if arguments.verb in (*STAGES, "study") and not arguments.dry_run:
             from pipeline import signals
 
             signals.install()
@@ -152,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     score.set_defaults(run=_score)
     _add_label(verbs)
+    _add_study(verbs)
     _add_run_verbs(verbs)
     where = verbs.add_parser("where", help="print the folder of a stage")
     where.add_argument("stage", choices=STAGES)
@@ -224,12 +225,29 @@ def _add_stage(
     return stage
 
 
+def _add_study(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    help = "members of one study under equal budgets: run what is left, then table, picture, effects, findings"
+    study = verbs.add_parser("study", help=help, description=help)
+    study.add_argument("config", metavar="study", help="a study's YAML file, such as configs/studies/combine.yaml")
+    study.add_argument("--dry-run", action="store_true", help="say what would run, or with --slurm print the job files")
+    study.add_argument("--report", action="store_true", help="run nothing: write the pages from what is there")
+    study.add_argument("--json", action="store_true", help="what came out, or would run: as JSON")
+    study.add_argument("--slurm", action="store_true", help="send it as a job array, and a last job for the rest")
+    study.add_argument("--at-once", type=int, metavar="N", help="of the array's members; default: all")
+    _add_slurm_options(study)
+    study.set_defaults(run=_study)
+
+
 def _add_submit(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     submit = _add_verb(verbs, "submit", _submit, "send the stages that are left to Slurm, as a chain of jobs")
     submit.add_argument("--dry-run", action="store_true", help="print the job files and send nothing")
     submit.add_argument(
         "--until", choices=("data", "init", "pretrain", "evaluate"), default="evaluate", help="the last stage to send"
     )
+    _add_slurm_options(submit)
+
+
+def _add_slurm_options(submit: argparse.ArgumentParser) -> None:
     submit.add_argument("--partition", help="default: the site's")
     submit.add_argument("--cpu-partition", metavar="NAME", help="for jobs without a GPU; default: as --partition")
     submit.add_argument("--time", help="of one life of a job, as in Slurm; shorter than the budget = many lives")
@@ -315,13 +333,28 @@ def _plan(arguments: argparse.Namespace) -> None:
     print(json.dumps(made, indent=1) if arguments.json else show(made))
 
 
-def _submit(arguments: argparse.Namespace) -> None:
+def _study(arguments: argparse.Namespace) -> None:
+    from pipeline.study import verb
+
+    if arguments.slurm:
+        verb.submit(arguments.config, _slurm_options(arguments), arguments.at_once, dry_run=arguments.dry_run)
+    else:
+        verb.run(arguments.config, dry_run=arguments.dry_run, only_report=arguments.report, as_json=arguments.json)
+
+
+def _slurm_options(arguments: argparse.Namespace) -> Any:
     from dataclasses import fields
 
-    from pipeline import config as configs
-    from pipeline import slurm, submit
+    from pipeline import slurm
 
-    options = slurm.Options(**{f.name: getattr(arguments, f.name) for f in fields(slurm.Options)})
+    return slurm.Options(**{f.name: getattr(arguments, f.name) for f in fields(slurm.Options)})
+
+
+def _submit(arguments: argparse.Namespace) -> None:
+    from pipeline import config as configs
+    from pipeline import submit
+
+    options = _slurm_options(arguments)
     config = configs.load(arguments.config, arguments.overrides)
     submit.run(config, _typed(arguments), options, until=arguments.until, dry_run=arguments.dry_run)
 

@@ -46,7 +46,7 @@ def line_chart(
         return ""
     xs = [x for c in lines for x, _ in c.points]
     ys = [y for c in lines for _, y in c.points]
-    x_ticks, y_ticks = _ticks(0.0, max(xs)), _ticks(min(ys), _robust_top(ys))
+    x_ticks, y_ticks = ticks(0.0, max(xs)), ticks(min(ys), _robust_top(ys))
     x_end, y_low, y_high = max(max(xs), 1e-12), y_ticks[0], y_ticks[-1]
 
     def place_x(x: float) -> float:
@@ -130,7 +130,7 @@ def _robust_top(values: Sequence[float]) -> float:
     return min(ordered[-1], ordered[0] + 2.5 * max(1e-9, ordered[len(ordered) * 3 // 4] - ordered[0]))
 
 
-def _ticks(low: float, high: float, about: int = 5) -> list[float]:
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round numbers that cover low..high."""
     span = max(high - low, abs(high) * 1e-3, 1e-9)
     raw = span / about

@@ -8,6 +8,7 @@ checked against the signature of the class or function that takes them, by the s
 """
 
 import dataclasses
+import functools
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -143,6 +144,9 @@ class BudgetConfig:
     gpu_hour_price: float | None = _key(None, "for the cost in reports", RUNTIME)
     branches: list[str] = _key([], "budgets (6h, 500M) that `--branch` will be asked for: kept in reach", RUNTIME)
     branch_of: str | None = _key(None, "set by `--branch`: the trunk's fingerprint and the budget", RUNTIME)
+    apart: str | None = _key(
+        None, "set by a study: its limit and runtime keys, so that members are runs of their own", RUNTIME
+    )
 
 
 @dataclass
@@ -231,7 +235,7 @@ def from_values(values: Mapping[str, Any], where: str) -> Config:
     """A checked `Config` from plain nested values; `where` names them in errors."""
     try:
         check_keys(values, Config, "", where)  # OmegaConf's own message does not name the nearest key
-        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(dict(values)))
+        merged = OmegaConf.merge(_schema(), OmegaConf.create(dict(values)))
         config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise UserError(f"{where}: {explain(error, values, Config, ModelConfig)}") from None
@@ -242,6 +246,12 @@ def from_values(values: Mapping[str, Any], where: str) -> Config:
         config.tokenizer.path = source  # a model that was trained already knows one tokenizer only
     validate(config, where)
     return config
+
+
+@functools.cache
+def _schema() -> Any:
+    """Merging copies it."""
+    return OmegaConf.structured(Config)
 
 
 def preview(config: Config, limit: int) -> Config:

@@ -66,6 +66,8 @@ def finetune_step(config: Config, command: str) -> Step:
         raise UserError("finetune has nothing to learn from: set finetune.sources, or a finetune.task")
     files = {name: _content(source) for name, source in options.sources.items()}
     identity = configs.identity(options) | {"budget": None}
+    if options.budget.apart:
+        identity["apart"] = options.budget.apart
     return Step(
         "finetune",
         VERSION,

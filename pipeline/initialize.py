@@ -8,8 +8,6 @@ function and does not, fails the stage.
 
 import dataclasses
 import json
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,7 +20,7 @@ from pipeline.config import Config, nearest
 from pipeline.data import data_step
 from pipeline.errors import STOPPED, WRONG_INPUT, Failure, Stopped, UserError
 from pipeline.experiment import Experiment
-from pipeline.family import end_with_parent
+from pipeline.family import start as start_child
 from pipeline.hub import MODEL_FILES, content_of_model, is_hub_name, local_folder
 from pipeline.locks import FolderLock
 from pipeline.progress import format_seconds
@@ -205,13 +203,8 @@ def _price(source: Config) -> str:
 
 
 def _run_child(verb: str, path: Path, source_command: str) -> None:
-    """One stage of the source as its own process, with its own folder, lock and ledger.
-
-    In a process group of its own, so that Ctrl-C reaches it once, through us: a second signal would stop it before
-    it has saved.
-    """
-    words = [sys.executable, "-P", "-m", "pipeline", verb, str(path)]
-    child = subprocess.Popen(words, process_group=0, preexec_fn=lambda: end_with_parent(signal.SIGTERM))
+    """One stage of the source as its own process, with its own folder, lock and ledger."""
+    child = start_child([sys.executable, "-P", "-m", "pipeline", verb, str(path)])
     try:
         code = child.wait()
     except BaseException:

@@ -22,7 +22,7 @@ from pipeline.config import Config, nearest
 from pipeline.errors import UserError
 from pipeline.initialize import require_data
 
-VERSION = 1
+VERSION = 2
 OPTIONAL = ("torchao", "gguf", "llama-cpp-python")  # one more of them: more kinds, or more measured
 BASE = "as stored"
 SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS, SPEED_TRIALS = 32, 48, 3
@@ -31,7 +31,7 @@ SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS, SPEED_TRIALS = 32, 48, 3
 def run(config: Config, command: str, as_json: bool = False) -> None:
     """Makes and measures every kind. Raises `UserError` for an unknown kind or a model that cannot be read."""
     check_tasks(config.quantize.tasks, "quantize.tasks")
-    _check_kinds(config.quantize.kinds)
+    check_kinds(config.quantize.kinds)
     require_data(config, command)
     model = taken_model(config, config.quantize.model, command, "quantize.model")
     check_readable(model, "quantize.model")
@@ -57,12 +57,13 @@ def quantize_step(config: Config, command: str) -> Step:
     )
 
 
-def _check_kinds(kinds: list[str]) -> None:
+def check_kinds(kinds: list[str], key: str = "quantize.kinds") -> None:
+    """Raises `UserError` for a kind that is not in `hornbook list kinds`."""
     from pipeline.after.kinds import KINDS
 
     for name in kinds:
         if name not in KINDS:
-            raise UserError(f"quantize.kinds has '{name}'{nearest(name, KINDS)}; expected of {', '.join(KINDS)}")
+            raise UserError(f"{key} has '{name}'{nearest(name, KINDS)}; expected of {', '.join(KINDS)}")
 
 
 def _make(config: Config, model: TakenModel, folder: Folder) -> dict[str, Any]:
@@ -92,6 +93,8 @@ def _make(config: Config, model: TakenModel, folder: Folder) -> dict[str, Any]:
 
 def _one_kind(config: Config, model: TakenModel, name: str, target: Path, text: HeldOutText) -> dict[str, Any]:
     """Makes, saves and measures one kind; `{unavailable: why}` where this machine cannot."""
+    import torch
+
     from pipeline.after import kinds
     from pipeline.evaluate import load
 
@@ -111,8 +114,20 @@ def _one_kind(config: Config, model: TakenModel, name: str, target: Path, text: 
         row = {"disk_bytes": kinds.save(subject.network, stored, kind, options.group_size)}
         row |= {"quantized_share": round(kinds.quantized_share(subject.network), 4)}
         row |= _measured(subject.network)
+        if kind.dtype is not None and not _multiplies_fast(kind.dtype, subject.device):
+            subject.network.to(torch.float32)  # scores in 16 bits would take sixteen times as long
+            row["quality_from"] = f"weights rounded to {name}, products in fp32: no fast {name} here"
     row["scores"] = run_tasks(options.tasks, subject, text, options.items, config.seed)
     return row
+
+
+def _multiplies_fast(dtype: Any, device: Any) -> bool:
+    """Whether products in 16 bits are no slower than in fp32: on cards, and on CPUs that have instructions for bf16."""
+    import torch
+
+    from pipeline.training.devices import BF16_FLAGS, cpu_flags
+
+    return device.type != "cpu" or (dtype == torch.bfloat16 and bool(cpu_flags() & BF16_FLAGS))
 
 
 def _gguf_kind(config: Config, model: TakenModel, kind: str, target: Path, subject: Any) -> dict[str, Any]:

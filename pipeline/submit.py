@@ -85,13 +85,18 @@ def run_array(
     *,
     at_once: int | None = None,
     until: str = LAST,
+    last: tuple[str, Path] | None = None,
     dry_run: bool = False,
 ) -> None:
     """Sends what is left of many experiments: data and sources as single jobs, each once, then init and pretrain of the
-    members as one job array, `at_once` of them at a time. `name`: the experiment whose run folder keeps the files."""
+    members as one job array, `at_once` of them at a time. `name`: the experiment whose run folder keeps the files.
+    `last`: a verb and its file, as one job after the array has ended, however its members ended."""
     sending = _Sending(options, command, dry_run)
     with sending.alone():
-        sending.array(name, [tasks(member, until) for member in members], at_once)
+        array = sending.array(name, [tasks(member, until) for member in members], at_once)
+        if last is not None:
+            gpu = any(member.train.device in ("auto", "cuda") for member in members)
+            sending.last(name, *last, after=array, gpu=gpu)
     sending.say(name)
 
 
@@ -178,23 +183,35 @@ class _Sending:
         for task in chain:
             self._single(task)
 
-    def array(self, name: str, chains: Sequence[Sequence[Task]], at_once: int | None) -> None:
-        left = [chain for chain in chains if not self._in_hand(_pretraining(chain))]
+    def array(self, name: str, chains: Sequence[Sequence[Task]], at_once: int | None) -> str | None:
+        """The array's id, None where nothing is left for one."""
+        once = {_pretraining(chain).mark: chain for chain in reversed(chains)}  # what two members share is trained once
+        left = [c for mark, c in reversed(once.items()) if not self._in_hand(_pretraining(c))]
         for chain in left:
             self._check_sources(chain)
         before = [task for chain in left for task in chain if not _is_members_own(task, chain)]
         for task in before:
             self._single(task)
-        self.lines.append(f"{len(chains) - len(left)} of {len(chains)} members are done or queued already")
-        if left:
-            verbs = ("init", "pretrain", *(task.stage for task in left[0] if task.stage == "evaluate"))
-            paths = [self._keep_config(_pretraining(chain).config) for chain in left]
-            marks = [_pretraining(chain).mark for chain in left]
-            gpu = any(_pretraining(chain).gpu for chain in left)
-            after, folder = self._after(before), self._folder(name)
-            self._send(
-                Job(f"{_flat(name)}.array", folder, "array", verbs, paths, gpu, after, marks, at_once, self._notes())
-            )
+        self.lines.append(f"{len(once) - len(left)} of {len(once)} members are done or queued already")
+        if not left:
+            return None
+        verbs = ("init", "pretrain", *(task.stage for task in left[0] if task.stage == "evaluate"))
+        paths = [self._keep_config(_pretraining(chain).config) for chain in left]
+        marks = [_pretraining(chain).mark for chain in left]
+        gpu = any(_pretraining(chain).gpu for chain in left)
+        after, folder = self._after(before), self._folder(name)
+        return self._send(
+            Job(f"{_flat(name)}.array", folder, "array", verbs, paths, gpu, after, marks, at_once, self._notes())
+        )
+
+    def last(self, name: str, verb: str, path: Path, *, after: str | None, gpu: bool) -> None:
+        """One job of `verb` once the array `after` has ended."""
+        waits = [f"afterany:{after}"] if after else []
+        title = f"{_flat(name)}.{verb}.{hash_json([_place(), verb, str(path)])[:12]}"
+        if any(title.endswith(job.key) for job in self.queue):
+            self.lines.append(f"{verb:<9} {name}: queued already")
+            return
+        self._send(Job(title, self._folder(name), verb, (verb,), (path,), gpu, waits, notes=self._notes()))
 
     def say(self, name: str) -> None:
         """What was sent, for a person."""

@@ -53,6 +53,7 @@ def pretrain_identity(config: Config) -> dict[str, Any]:
         "seed": config.seed,
         **weights_in_fingerprint(config),
         **({"branch_of": config.budget.branch_of} if config.budget.branch_of else {}),
+        **({"apart": config.budget.apart} if config.budget.apart else {}),
     }
 
 
