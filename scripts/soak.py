@@ -20,6 +20,7 @@ from scripts.soak_parts.lab import PREPARED
 
 PARTS = {
     "pretrain": Part(lambda quick: kills.pretrain(10 if quick else 100)),
+    "starts": Part(kills.starts, slow=True),
     "data": Part(lambda quick: kills.data(2 if quick else 20), slow=True),
     "init": Part(lambda quick: kills.init(1 if quick else 10), slow=True),
     "tmpdir": Part(harm.other_tmpdir, slow=True),

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from scripts.bench_rows import Rows, at_most, row
-from scripts.soak_parts.lab import CONFIG, Lab, after, lab, outputs
+from scripts.soak_parts.lab import CONFIG, after, lab
 
 MOST_SECONDS = 15.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -30,7 +30,7 @@ def signals(quick: bool) -> Rows:
     draw, slowest, wrong, count = random.Random(12), {"data": 0.0, "init": 0.0, "pretrain": 0.0}, 0, 0
     with lab(prepared=False) as place:
         seconds = {stage: place.finish(stage).seconds for stage in slowest}
-        expected = {stage: _content(place, stage) for stage in slowest}
+        expected = {stage: place.content(stage) for stage in slowest}
         undisturbed = place.outcome()
         for stage in slowest:
             for number in SIGNALS:
@@ -44,7 +44,7 @@ def signals(quick: bool) -> Rows:
                 wrong += life.code not in (75, 0)
                 count += 1
                 place.finish(stage)
-                wrong += _content(place, stage) != expected[stage]
+                wrong += place.content(stage) != expected[stage]
         wrong += bool(place.outcome().differences(undisturbed))
     return [
         row("SIGTERM, SIGINT, SIGUSR1 at random instants of data, init, pretrain", count, "times"),
@@ -54,11 +54,6 @@ def signals(quick: bool) -> Rows:
             for name, took in slowest.items()
         ),
     ]
-
-
-def _content(place: Lab, stage: str) -> dict[str, str]:
-    manifest = json.loads((place.folder / "runs" / "soak" / stage / "manifest.json").read_text())
-    return {path: sha for path, sha in outputs(manifest).items() if "report" not in path and "README" not in path}
 
 
 def large_state(quick: bool) -> Rows:
