@@ -58,7 +58,8 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
         check_tasks(config.evaluate.during, "evaluate.during")
         check_sets(config.evaluate.sets)
     check_cap("pretrain", config, step, _source_seconds(config, step))
-    check_method(config)
+    if not (step.path / ledgers.LEDGER).is_file():  # it loads torch: another trainer, or an earlier life, has passed it
+        check_method(config)
     step.path.mkdir(parents=True, exist_ok=True)
     experiment.record()
     with (

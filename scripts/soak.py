@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.bench_rows import Part, main
-from scripts.soak_parts import disks, harm, kills, moves, orders
+from scripts.soak_parts import clocks, costs, disks, harm, kills, moves, orders
 from scripts.soak_parts.lab import PREPARED
 
 PARTS = {
@@ -31,7 +31,10 @@ PARTS = {
     "large": Part(orders.large_state, slow=True),
     "replay": Part(orders.replay, slow=True),
     "machines": Part(moves.to_empty_machines, slow=True),
-    "suspended": Part(orders.suspended, slow=True),
+    "remote": Part(costs.remote, slow=True),
+    "saves": Part(costs.saves, slow=True),
+    "clocks": Part(clocks.jumping, slow=True),
+    "suspended": Part(clocks.suspended, slow=True),
 }
 
 if __name__ == "__main__":

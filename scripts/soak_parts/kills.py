@@ -1,6 +1,5 @@
 """kill -9 at random instants of pretrain, data and init; the same command again, until it is done."""
 
-import json
 import random
 import signal
 from collections import Counter
@@ -109,9 +108,7 @@ def _until_done(place: Lab, draw: random.Random, seconds: tuple[float, float], l
 def _account(place: Lab, lives: list[Life], tally: Tally) -> None:
     """What each kill cost: the steps that were done again, and the seconds that are not in the ledger."""
     starts = [record["step"] for record in place.records("life")]
-    spent: dict[int, float] = {}
-    for line in map(json.loads, (place.pretrain / "ledger.jsonl").read_text().splitlines()):
-        spent[line["pid"]] = max(spent.get(line["pid"], 0.0), line["seconds"])
+    spent = place.spent("pretrain")
     for life in lives:
         if life.code < 0 and life.lives < len(starts):  # the next life that came so far
             tally.lost_steps = max(tally.lost_steps, life.reached - starts[life.lives])
@@ -129,7 +126,7 @@ def starts(quick: bool) -> Rows:
         for _ in range(2 if quick else 10):
             place.forget("pretrain")
             place.warm = True
-            while not list(place.folder.glob("artifacts/pretrain/*/checkpoints/step-*")):
+            while not place.checkpoints():
                 place.killed("pretrain", after(0.6 * typical))
             place.warm = False
             imports.append(import_seconds())

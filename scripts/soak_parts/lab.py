@@ -22,6 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from pipeline import ledger
 from pipeline.artifacts import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +95,6 @@ class Forked:
     def __init__(self, arguments: list[str], environment: dict[str, str], said: int):
         warm_up()
         from pipeline import __main__ as command
-        from pipeline import ledger
 
         gc.freeze()  # what the fork shares stays shared
         self.returncode: int | None = None
@@ -175,6 +175,14 @@ class Lab:
         said = self._said[process.pid].read_text(errors="replace")
         return Life(code, said, time.monotonic() - started, process.pid)
 
+    def wait_until(self, process: Process, holds: Callable[[], object]) -> None:
+        """Returns as soon as `holds()`; a process that ends before is an error."""
+        while not holds():
+            if (code := process.poll()) is not None:
+                said = self._said[process.pid].read_text(errors="replace")
+                raise RuntimeError(f"it ended with {code} before what was waited for:\n{said[-3000:]}")
+            time.sleep(0.005)
+
     def finish(self, stage: str, *words: str) -> Life:
         """To its end, which must be a good one."""
         life = self.run(stage, *words)
@@ -216,17 +224,24 @@ class Lab:
     def seconds_to_first_step(self) -> float:
         """From the command to the first step that a resumed life has done; it is killed then."""
         known, started, process = len(self.records("life")), time.monotonic(), self.start("pretrain")
-        while process.poll() is None:
+
+        def has_trained() -> bool:
             lives = self.records("life")
-            if len(lives) > known and self.last_row() > lives[-1]["step"]:
-                break
-            time.sleep(0.01)
+            return len(lives) > known and self.last_row() > lives[-1]["step"]
+
+        self.wait_until(process, has_trained)
         took = time.monotonic() - started
         process.send_signal(signal.SIGKILL)
-        life = self.wait(process, started)
-        if life.code != -signal.SIGKILL:
-            raise RuntimeError(f"pretrain ended with {life.code} before its first step was seen:\n{life.said[-3000:]}")
+        self.wait(process, started)
         return took
+
+    def spent(self, stage: str) -> dict[int, float]:
+        """Process -> seconds that the experiment's ledger has of it."""
+        seconds: dict[int, float] = {}
+        for line in ledger.read(self.folder / "runs" / "soak" / ledger.LEDGER):
+            if line["stage"] == stage:
+                seconds[line["pid"]] = max(seconds.get(line["pid"], 0.0), line["seconds"])
+        return seconds
 
     def content(self, stage: str) -> dict[str, str]:
         """Hash of every output of a finished stage; what is for reading only (it holds hours and dates) left out."""
@@ -247,6 +262,10 @@ class Lab:
         except (OSError, StopIteration):
             return 0
         return json.loads(lines[-1])["step"] if lines else 0
+
+    def checkpoints(self) -> list[Path]:
+        """Of the pretraining, under their final names."""
+        return list(self.folder.glob("artifacts/pretrain/*/checkpoints/step-????????"))
 
     def records(self, kind: str) -> list[dict[str, Any]]:
         """Decisions of one kind that are on record whole; none where there is no run."""
