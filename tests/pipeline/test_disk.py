@@ -58,6 +58,12 @@ def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
     assert full_disk(OSError(errno.EDQUOT, "over quota")) is not None
 
 
+def test_a_log_that_cannot_grow_is_not_taken_for_the_disk_that_has_room(tmp_path: Path) -> None:
+    said = pytest.raises(DiskFull, match=r"standard output.*this write needs 10 bytes")
+    with said, writing(tmp_path, 10), open("/dev/full", "w") as log:
+        log.write("step 1")
+
+
 def test_the_message_travels_between_processes(tmp_path: Path) -> None:
     error = DiskFull(str(tmp_path), 5, 3, "not enough room")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
