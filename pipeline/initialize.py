@@ -8,6 +8,7 @@ function and does not, fails the stage.
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -211,7 +212,8 @@ def _run_child(verb: str, path: Path, source_command: str) -> None:
     it has saved.
     """
     words = [sys.executable, "-P", "-m", "pipeline", verb, str(path)]
-    child = subprocess.Popen(words, process_group=0, preexec_fn=lambda: end_with_parent(signal.SIGTERM))
+    parent = os.getpid()
+    child = subprocess.Popen(words, process_group=0, preexec_fn=lambda: end_with_parent(signal.SIGTERM, parent))
     try:
         code = child.wait()
     except BaseException:
