@@ -1,6 +1,5 @@
 """What safety costs: copies to HORNBOOK_REMOTE, and saves, here and in a thread of their own."""
 
-import resource
 import tempfile
 import threading
 import time
@@ -14,7 +13,7 @@ from pipeline.training.budget import SAVE_SHARE, save_interval_seconds
 from pipeline.training.checkpoint import Checkpoints, State
 from pipeline.training.decisions import Decisions
 from scripts.bench_rows import Rows, at_least, at_most, row
-from scripts.soak_parts.lab import CONFIG, SAVE_SECONDS, Lab, lab
+from scripts.soak_parts.lab import CONFIG, SAVE_SECONDS, Lab, core_seconds, lab
 
 INTERVALS = (SAVE_SECONDS, 5.0)  # seconds between two saves; without a word in the config it is 30 at least
 LONGER = CONFIG.replace("20_480", "153_600")
@@ -53,10 +52,9 @@ def _pair(place: Lab, url: str, first: bool) -> tuple[dict[str, float], dict[str
     for copies in (first, not first):
         place.environment = {"HORNBOOK_REMOTE": url} if copies else {}
         place.forget("pretrain")
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        before = core_seconds()
         life = place.finish("pretrain")
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        cpu = core_seconds() - before
         speed = place.outcome().manifest["tokens_per_second"]
         found[copies] = {"steps": 1 / speed, "cpu": cpu, "wall": life.seconds}
     return found[False], found[True]

@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -221,8 +222,8 @@ class Lab:
                 shutil.rmtree(folder)
         shutil.rmtree(self.folder / "runs", ignore_errors=True)
 
-    def seconds_to_first_step(self) -> float:
-        """From the command to the first step that a resumed life has done; it is killed then."""
+    def seconds_to_first_step(self) -> tuple[float, float]:
+        """From the command to the first step that a resumed life has done, and of a core until then; it is killed."""
         known, started, process = len(self.records("life")), time.monotonic(), self.start("pretrain")
 
         def has_trained() -> bool:
@@ -230,10 +231,10 @@ class Lab:
             return len(lives) > known and self.last_row() > lives[-1]["step"]
 
         self.wait_until(process, has_trained)
-        took = time.monotonic() - started
+        took, before = time.monotonic() - started, core_seconds()
         process.send_signal(signal.SIGKILL)
         self.wait(process, started)
-        return took
+        return took, core_seconds() - before
 
     def spent(self, stage: str) -> dict[int, float]:
         """Process -> seconds that the experiment's ledger has of it."""
@@ -350,8 +351,14 @@ def expected_tokens(lab: Lab, steps: int) -> str:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def import_seconds() -> float:
-    """What importing torch and lightning alone takes here and now."""
-    started = time.monotonic()
+def import_seconds() -> tuple[float, float]:
+    """What importing torch and lightning alone takes here and now, and of a core."""
+    started, before = time.monotonic(), core_seconds()
     subprocess.run([sys.executable, "-P", "-c", "import torch, lightning.pytorch"], check=True)
-    return time.monotonic() - started
+    return time.monotonic() - started, core_seconds() - before
+
+
+def core_seconds() -> float:
+    """Of all processes that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
