@@ -58,10 +58,7 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
         check_tasks(config.evaluate.during, "evaluate.during")
         check_sets(config.evaluate.sets)
     check_cap("pretrain", config, step, _source_seconds(config, step))
-    if not (step.path / ledgers.LEDGER).is_file():  # it loads torch: another trainer, or an earlier life, has passed it
-        check_method(config)
     step.path.mkdir(parents=True, exist_ok=True)
-    experiment.record()
     with (
         FolderLock(step.path, wait=False) as lock,
         experiment.ledger(
@@ -73,6 +70,10 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
         ) as ledger,
         pushing.pushed(lambda: _seconds_for_copies(config, step, ledger), ledger.write),
     ):
+        check_method(
+            config
+        )  # loads torch: a second trainer is gone by then, and a kill meanwhile costs hours on record
+        experiment.record()
         experiment.link("pretrain", step.path)
         started, began = time.time(), time.monotonic()
         signals.defer(is_last_life(config, step, ledger))

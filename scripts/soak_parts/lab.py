@@ -132,9 +132,11 @@ class Forked:
 
 
 def warm_up() -> None:
-    """Loads what `Forked` shares, so that the first fork takes no longer than the others."""
+    """Loads what `Forked` shares, so that the first fork takes no longer than the others. One thread, as everywhere
+    here: torch was loaded before anybody could tell it so by the environment, and other sums are other bits."""
     for name in WARM:
         import_module(name)
+    import_module("torch").set_num_threads(1)
 
 
 Process = subprocess.Popen | Forked

@@ -17,7 +17,7 @@ LARGE = (
     CONFIG.replace("vocab_size: 512, hidden_size: 32, intermediate_size: 128, num_hidden_layers: 2",
                    "vocab_size: 30000, hidden_size: 768, intermediate_size: 3072, num_hidden_layers: 15")
     .replace("num_attention_heads: 4", "num_attention_heads: 12")
-    .replace("global_batch_tokens: 256", "global_batch_tokens: 128")
+    .replace("global_batch_tokens: 256, micro_batch: 2", "global_batch_tokens: 64, micro_batch: 1")
     .replace("checkpoint_every_seconds: 0.4", "checkpoint_every_seconds: 1000")
     .replace("20_480", "1_000_000_000")
     .replace("name: soak", "name: large\ntokenizer: {vocab_size: 512}")
@@ -57,8 +57,8 @@ def signals(quick: bool) -> Rows:
 
 def large_state(quick: bool) -> Rows:
     """SIGTERM to a run of 150M parameters after three steps."""
-    with lab(LARGE, prepared=False) as place:
-        place.finish("data")
+    with lab(LARGE) as place:
+        place.finish("data")  # the others': it knows nothing of the model
         place.finish("init")
         started, process = time.monotonic(), place.start("pretrain")
         place.wait_until(process, lambda: place.last_row() >= 3)
