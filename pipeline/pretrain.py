@@ -70,9 +70,8 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
         ) as ledger,
         pushing.pushed(lambda: _seconds_for_copies(config, step, ledger), ledger.write),
     ):
-        check_method(
-            config
-        )  # loads torch: a second trainer is gone by then, and a kill meanwhile costs hours on record
+        # Loads torch, so not before: a second trainer is gone by now, and what a kill costs from here on is on record.
+        check_method(config)
         experiment.record()
         experiment.link("pretrain", step.path)
         started, began = time.time(), time.monotonic()
