@@ -80,7 +80,8 @@ def saves(quick: bool) -> Rows:
                 row("  the interval between two saves that follows", round(interval, 1), "s"),
                 at_most("  share of the time that saving then takes", cost / interval, "", SAVE_SHARE),
             ]
-            rows += _in_a_thread(store, state, cost, 1 if quick else 5)
+            if layers < LAYERS[-1]:  # two copies of the largest may not fit beside each other
+                rows += _in_a_thread(store, state, cost, 1 if quick else 5)
     return rows
 
 

@@ -16,18 +16,21 @@ FIRST_BYTES, STEP_BYTES = 64 << 10, 16 << 10  # of the small disk: what it has, 
 PATH_AND_BYTES = re.compile(r"hornbook: .*: (/\S+|\S+/\S*): this write needs ([\d,]+) bytes, ([\d,]+) are free")
 
 
-def full(quick: bool) -> Rows:
-    """A limit on the size of a file (no root needed), and a small disk in memory (root)."""
+def limits(quick: bool) -> Rows:
+    """A limit on the size of a file: no root needed."""
     rows: Rows = []
     with lab(prepared=False) as place:
         for stage in STAGES:
             rows += _one_stage(place, stage, 3 if quick else 16)
+    return rows
+
+
+def small(quick: bool) -> Rows:
+    """A small disk in memory that fills up as a whole, and one that may only be read: root."""
     with _small_disk() as disk:
         if disk is None:
-            return [*rows, row("a disk that is full as a whole: needs root", 0, "stops")]
-        rows += _whole_disk(disk, 3 if quick else 12)
-        rows += _read_only(disk)
-    return rows
+            return [row("a disk that is full as a whole: needs root", 0, "stops")]
+        return [*_whole_disk(disk, 3 if quick else 12), *_read_only(disk)]
 
 
 def _one_stage(place: Lab, stage: str, most: int) -> Rows:
