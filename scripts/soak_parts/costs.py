@@ -68,15 +68,17 @@ def saves(quick: bool) -> Rows:
     for layers in LAYERS[: 1 if quick else None]:
         with tempfile.TemporaryDirectory(prefix="hornbook-saves-") as folder:
             store, state = Checkpoints(Path(folder), 1, Decisions(None)), _state(layers)
-            took = []
+            took, cores = [], []
             for step in range(3):
-                started = time.monotonic()
+                started, used = time.monotonic(), time.process_time()
                 store.save(_at(state, step))
                 took.append(time.monotonic() - started)
+                cores.append(time.process_time() - used)
             cost, name = median(took), f"{layers * 4 * WIDTH**2 / 1e6:.0f}M"
             interval = save_interval_seconds(None, cost)
             rows += [
                 row(f"a save of {name} parameters, {state.bytes / 1e9:.2f} GB, median of 3", round(cost, 2), "s"),
+                row("  seconds of a core for it", round(median(cores), 2), "s"),
                 row("  the interval between two saves that follows", round(interval, 1), "s"),
                 at_most("  share of the time that saving then takes", cost / interval, "", SAVE_SHARE),
             ]

@@ -360,6 +360,12 @@ def import_seconds() -> tuple[float, float]:
     return time.monotonic() - started, core_seconds() - before
 
 
+def core_seconds_of(process: Process) -> float:
+    """Of one that still runs (Linux)."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def core_seconds() -> float:
     """Of all processes that were started here and have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
