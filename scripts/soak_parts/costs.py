@@ -102,7 +102,7 @@ def _in_a_thread(store: Checkpoints, state: State, cost: float, times: int) -> R
     left, right = torch.randn(512, 512), torch.randn(512, 512)
     started = time.monotonic()
     for _ in range(20):
-        left @ right
+        torch.mm(left, right)
     work = max(20, round(3 * cost / ((time.monotonic() - started) / 20)))
 
     def here(step: int) -> Callable[[], None]:
@@ -123,7 +123,7 @@ def _in_a_thread(store: Checkpoints, state: State, cost: float, times: int) -> R
             for step in range(2):
                 saved = way(10 + 4 * number + 2 * (way is here) + step)
                 for _ in range(work):
-                    left @ right
+                    torch.mm(left, right)
                 saved()
             took[way] = time.monotonic() - started
         ratios.append(took[aside] / took[here])
