@@ -49,9 +49,10 @@ def writing(path: Path, needed_bytes: int) -> Iterator[None]:
         if cause is None:
             raise
         known = cause if isinstance(cause, OSError) else OSError()
-        where = Path(os.fsdecode(known.filename)) if known.filename else path
+        name = known.filename2 or known.filename  # of a copy: the file that was written, not the one that was read
+        where = Path(os.fsdecode(name)) if name else path
         reason, free = known.strerror or "No space left on device", free_bytes(where)
-        if known.errno == errno.ENOSPC and not known.filename and free > needed_bytes:
+        if known.errno == errno.ENOSPC and not name and free > needed_bytes:
             reason += " (perhaps where standard output goes: there is room here)"
         raise DiskFull(str(where), needed_bytes, free, reason) from error
 

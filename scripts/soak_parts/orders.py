@@ -84,7 +84,9 @@ def two_at_once(quick: bool) -> Rows:
         place.forget("pretrain")
         started, first = time.monotonic(), place.start("pretrain")
         place.wait_until(first, lambda: place.records("life"))
+        ended = core_seconds()
         seconds = [place.run("pretrain")]
+        of_a_core = core_seconds() - ended
         first.send_signal(signal.SIGSTOP)
         seconds.append(place.run("pretrain"))
         first.send_signal(signal.SIGCONT)
@@ -99,6 +101,7 @@ def two_at_once(quick: bool) -> Rows:
     return [
         at_most("second trainer: not turned away with the owner's name, the owner at work and stopped", wrong, "", 0),
         at_most("second trainer: seconds until it was gone", max(second.seconds for second in seconds), "s", 5.0),
+        at_most("  seconds of a core until then", of_a_core, "s", 5.0),
         at_most("second trainer: lines that it wrote into the ledger", len(strangers), "", 0),
         at_most("first trainer: exit code, differences", abs(life.code) + len(differing), "", 0),
         at_most("two data stages at once: bad exit codes", sum(code != 0 for code in codes), "", 0),
