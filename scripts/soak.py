@@ -33,6 +33,7 @@ PARTS = {
     "replay": Part(orders.replay, slow=True),
     "machines": Part(moves.to_empty_machines, slow=True),
     "remote": Part(costs.remote, slow=True),
+    "copying": Part(costs.copying, slow=True),
     "saves": Part(costs.saves, slow=True),
     "clocks": Part(clocks.jumping, slow=True),
     "suspended": Part(clocks.suspended, slow=True),

@@ -1,5 +1,6 @@
 """What safety costs: copies to HORNBOOK_REMOTE, and saves, here and in a thread of their own."""
 
+import os
 import tempfile
 import threading
 import time
@@ -9,9 +10,12 @@ from statistics import median
 
 import torch
 
+from pipeline.pushing import Pusher
+from pipeline.remote import REMOTE, Place
 from pipeline.training.budget import SAVE_SHARE, save_interval_seconds
 from pipeline.training.checkpoint import Checkpoints, State
 from pipeline.training.decisions import Decisions
+from pipeline.training.identity import CHECKPOINTS, DECISIONS
 from scripts.bench_rows import Rows, at_least, at_most, row
 from scripts.soak_parts.lab import CONFIG, SAVE_SECONDS, Lab, core_seconds, lab
 
@@ -42,6 +46,38 @@ def remote(quick: bool) -> Rows:
             row("  wall time of the whole process with its last copies, median", round(median(ratios["wall"]), 4), "x"),
         ]
     return rows
+
+
+def copying(quick: bool) -> Rows:
+    """What the copying thread takes of a core while checkpoints come far too often: the bound that it sets itself."""
+    seconds = 10.0 if quick else 60.0
+    with tempfile.TemporaryDirectory() as here, tempfile.TemporaryDirectory() as there:
+        os.environ["HORNBOOK_ROOT"], os.environ[REMOTE] = here, f"file://{there}"
+        run = Path(here) / "artifacts" / "pretrain" / "0123456789ab"
+        decisions = Decisions(run / DECISIONS)
+        decisions.add("life", 0)
+        store, state = Checkpoints(run / CHECKPOINTS, 2, decisions), _state(1)
+        pusher = Pusher(Place(os.environ[REMOTE]))
+        pusher.run, pusher.keep = run, 2
+        thread = next(thread for thread in threading.enumerate() if thread.name == "remote")
+        step, until = 0, time.monotonic() + seconds
+        while time.monotonic() < until:
+            step += 1
+            store.save(_at(state, step))
+            time.sleep(SAVE_SECONDS)
+        fields = Path(f"/proc/self/task/{thread.native_id}/stat").read_text().rsplit(")", 1)[1].split()
+        used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        there_now = len(list(Path(there).glob("artifacts/pretrain/*/checkpoints/step-*/checkpoint.json")))
+        pusher.finish(5.0)
+    return [
+        row(
+            "a checkpoint of 50 MB each time, saved and copied for a while; seconds, saves",
+            f"{seconds:.0f}, {step}",
+            "",
+        ),
+        at_least("  whole checkpoints at the remote then", there_now, "", 1),
+        at_most("  seconds of a core that the copying thread took, of the wall time", used / seconds, "", 0.02),
+    ]
 
 
 def _pair(place: Lab, url: str, first: bool) -> tuple[dict[str, float], dict[str, float]]:

@@ -28,6 +28,7 @@ from pipeline.artifacts import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 SAVE_SECONDS = 0.4
+LONGEST_SECONDS = 1800.0  # of one process; more, and it hangs
 PREPARED = "HORNBOOK_SOAK_PREPARED"  # a folder, set by scripts/soak.py, in which data and init are made once
 CONFIG = """
 name: soak
@@ -174,7 +175,12 @@ class Lab:
         return self.wait(process, started)
 
     def wait(self, process: Process, started: float) -> Life:
-        code = process.wait(timeout=600)
+        try:
+            code = process.wait(timeout=LONGEST_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)  # or it would hold the disk that is taken away
+            process.wait(timeout=60)
+            raise
         said = self._said[process.pid].read_text(errors="replace")
         return Life(code, said, time.monotonic() - started, process.pid)
 
