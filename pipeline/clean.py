@@ -4,6 +4,7 @@ Kept: every folder that an experiment under `runs/` links to or whose config nam
 from: their inputs, the trunk of a branch, the source a model was grown from. What is left under `artifacts/` came from
 configs, code or libraries that are no more, or from experiments that were named here to be forgotten. A folder that a
 process is writing is left alone, and so are the answers that an endpoint was paid for (`artifacts/.requests`).
+Copies at HORNBOOK_REMOTE stay: other machines may need what this one does not.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
-from pipeline import runs
+from pipeline import remote, runs
 from pipeline.artifacts import MANIFEST, Step, read_manifest, root
 from pipeline.config import Config
 from pipeline.errors import Busy, UserError
@@ -84,6 +85,12 @@ def show(planned: dict[str, Any], removed: bool, busy: Sequence[str] = ()) -> st
         f"clean: {what} {count} folder{'s' if count != 1 else ''}, {format_bytes(planned['bytes'])}; "
         f"{planned['kept']} that experiments need stay"
     )
+    there = remote.place()
+    if there is not None and (planned["folders"] or planned["experiments"]):
+        lines.append(
+            f"  copies at {there.name} stay, and a stage that needs one of these folders takes it from there again; "
+            f"what is to be forgotten for good must be removed there too"
+        )
     if not removed and (planned["folders"] or planned["experiments"]):
         lines.append("  nothing was touched; to do it: the same command with --yes")
     return "\n".join(lines)

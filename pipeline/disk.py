@@ -48,9 +48,13 @@ def writing(path: Path, needed_bytes: int) -> Iterator[None]:
         cause = full_disk(error)
         if cause is None:
             raise
-        where = Path(os.fsdecode(cause.filename)) if isinstance(cause, OSError) and cause.filename else path
-        reason = (isinstance(cause, OSError) and cause.strerror) or "No space left on device"
-        raise DiskFull(str(where), needed_bytes, free_bytes(where), reason) from error
+        known = cause if isinstance(cause, OSError) else OSError()
+        name = known.filename2 or known.filename  # of a copy: the file that was written, not the one that was read
+        where = Path(os.fsdecode(name)) if name else path
+        reason, free = known.strerror or "No space left on device", free_bytes(where)
+        if known.errno == errno.ENOSPC and not name and free > needed_bytes:
+            reason += " (perhaps where standard output goes: there is room here)"
+        raise DiskFull(str(where), needed_bytes, free, reason) from error
 
 
 def check_free(path: Path, needed_bytes: int) -> None:

@@ -1,7 +1,7 @@
 """`hornbook doctor`: what this machine has, what hornbook will use of it, and what is missing for what.
 
 In: nothing. Out: one row per thing that a stage may need: found or not, and what to do about it. Nothing is written,
-nothing is asked of the network.
+nothing is asked of the network but whether HORNBOOK_REMOTE answers.
 """
 
 import importlib.util
@@ -10,15 +10,19 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipeline import remote
 from pipeline.artifacts import root
+from pipeline.errors import Failure, UserError
 from pipeline.progress import format_bytes
 
 OK, NOTE, MISSING = "ok", "note", "missing"
+ANSWER_SECONDS = 10.0  # a remote that is asked and says nothing for so long is not there
 LEAST_FREE_BYTES = 5_000_000_000  # tiny's artifacts take a tenth; one 2.7B checkpoint six times this
 EXTRAS = {
     "docs": (("pypdf", "docx"), "PDF and Word files as text sources"),
@@ -42,7 +46,8 @@ class Finding:
 def examine() -> list[Finding]:
     """Every finding, the heaviest look (torch and the card) first."""
     return [
-        _python(), *_compute(), _memory(), _disk(), _compiler(), _sandbox(), _slurm(), _tracking(), _hub(), *_extras()
+        _python(), *_compute(), _memory(), _disk(), _remote(), _compiler(), _sandbox(), _slurm(), _tracking(), _hub(),
+        *_extras(),
     ]  # fmt: skip
 
 
@@ -141,6 +146,28 @@ def _disk() -> Finding:
             "disk", NOTE, found, "`hornbook clean` frees what no experiment needs; HORNBOOK_ROOT moves it all"
         )
     return Finding("disk", OK, found)
+
+
+def _remote() -> Finding:
+    there, found = remote.place(), list[str | Exception]()
+    if there is None:
+        mend = f"where disks vanish: export {remote.REMOTE}=s3://bucket/folder (docs/reliability.md)"
+        return Finding("remote", NOTE, f"{remote.REMOTE} is not set: nothing is copied elsewhere", mend)
+
+    def ask() -> None:
+        try:
+            found.append(f"{len(there.names('runs'))} experiments there")
+        except (UserError, Failure) as error:
+            found.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(ANSWER_SECONDS)
+    answer = found[0] if found else f"no answer within {ANSWER_SECONDS:.0f} s"
+    if found and isinstance(answer, str):
+        return Finding("remote", OK, f"{there.name} answers, {answer}")
+    mend = f"mend it or unset {remote.REMOTE}: stages would train without copies, and a bare machine would not start"
+    return Finding("remote", MISSING, f"{there.name} cannot be read: {answer}", mend)
 
 
 def _compiler() -> Finding:

@@ -2,6 +2,8 @@
 
 import contextlib
 import ctypes
+import functools
+import os
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -10,13 +12,18 @@ from typing import Any
 PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
 
-def end_with_parent(number: int) -> None:
-    """This process gets the signal `number` when its parent dies, even of kill -9 (Linux): nobody waits for it then."""
+def end_with_parent(number: int, parent: int) -> None:
+    """This process gets the signal `number` when its parent, the process `parent`, dies, even of kill -9 (Linux):
+    nobody waits for it then. At once where the parent died before it could be watched."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), number)
 
 
 def start(words: Sequence[str], **more: Any) -> subprocess.Popen:
     """A child that ends with this process, in a process group of its own: Ctrl-C reaches it once, through us, and not a
     second time before it has saved. `more`: as `subprocess.Popen` takes it."""
-    return subprocess.Popen(words, process_group=0, preexec_fn=lambda: end_with_parent(signal.SIGTERM), **more)
+    parent = os.getpid()
+    watched = functools.partial(end_with_parent, signal.SIGTERM, parent)
+    return subprocess.Popen(words, process_group=0, preexec_fn=watched, **more)

@@ -58,9 +58,7 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
         check_tasks(config.evaluate.during, "evaluate.during")
         check_sets(config.evaluate.sets)
     check_cap("pretrain", config, step, _source_seconds(config, step))
-    check_method(config)
     step.path.mkdir(parents=True, exist_ok=True)
-    experiment.record()
     with (
         FolderLock(step.path, wait=False) as lock,
         experiment.ledger(
@@ -72,6 +70,9 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
         ) as ledger,
         pushing.pushed(lambda: _seconds_for_copies(config, step, ledger), ledger.write),
     ):
+        # Loads torch, so not before: a second trainer is gone by now, and what a kill costs from here on is on record.
+        check_method(config)
+        experiment.record()
         experiment.link("pretrain", step.path)
         started, began = time.time(), time.monotonic()
         signals.defer(is_last_life(config, step, ledger))

@@ -52,7 +52,9 @@ def main(
     libraries: Iterable[str],
     more: Callable[[], dict[str, Any]] = dict,
 ) -> None:
-    """The command line of a benchmark: `--json FILE`, `--quick`, `--only PARTS`. `more`: further keys of the record."""
+    """The command line of a benchmark: `--json FILE`, `--quick`, `--only PARTS`. `more`: further keys of the record.
+
+    With `--only`, rows that the file has of other parts stay, with the commit that they were measured at."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", help="file to write the rows to")
     parser.add_argument("--quick", action="store_true", help="little work, within two minutes: shows that it runs")
@@ -67,10 +69,12 @@ def main(
     if unknown := [name for name in chosen if name not in parts]:
         raise SystemExit(f"--only: {', '.join(unknown)} is no part; expected some of {', '.join(parts)}")
     rows: Rows = []
+    kept = _kept(Path(arguments.json), set(parts) - set(chosen)) if arguments.json and arguments.only else []
     for name in chosen:
         rows += _run_apart(script, name, arguments.quick)
         if arguments.json:  # after every part: an hour of measuring is not lost to the failure of the next one
-            content = {**_record(bench, rows, libraries), **more()}
+            ordered = sorted(kept + rows, key=lambda row: list(parts).index(row["part"]))
+            content = {**_record(bench, ordered, libraries), **more()}
             Path(arguments.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     missed = [row["name"] for row in rows if row["met"] is False]
     print(f"{len(missed)} goals missed" + "".join(f"\n  {name}" for name in missed))
@@ -120,6 +124,14 @@ def _run_here(name: str, part: Part, quick: bool) -> None:
     rows = [{**line, "part": name} for line in part.run(quick)]
     with os.fdopen(int(os.environ[PIPE]), "w", encoding="utf-8") as pipe:
         json.dump(rows, pipe)
+
+
+def _kept(path: Path, others: set[str]) -> Rows:
+    """The rows that a file has of parts that are not measured now."""
+    if not path.is_file():
+        return []
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    return [{"commit": earlier["commit"], **row} for row in earlier["rows"] if row.get("part") in others]
 
 
 def _record(bench: str, rows: Rows, libraries: Iterable[str]) -> dict[str, Any]:

@@ -156,3 +156,5 @@ def _writes(arguments: tuple) -> bool:
 
 if __name__ == "__main__":
     _serve()
+    with contextlib.suppress(OSError):  # a parent that was killed cannot remove it
+        os.rmdir(os.getcwd())

@@ -84,7 +84,7 @@ def map_processes(
         min(worker_count(workers), len(items)),
         mp_context=multiprocessing.get_context("fork"),
         initializer=_start_worker,
-        initargs=(function,),  # inherited by the fork, never pickled
+        initargs=(function, os.getpid()),  # inherited by the fork, never pickled
     )
     try:
         futures = {pool.submit(_call, item): i for i, item in enumerate(items)}
@@ -106,10 +106,10 @@ def map_processes(
 _function: Callable[[Any], Any] | None = None  # of this worker
 
 
-def _start_worker(function: Callable[[Any], Any]) -> None:
+def _start_worker(function: Callable[[Any], Any], parent: int) -> None:
     global _function
     signals.release_in_worker()
-    end_with_parent(signal.SIGKILL)
+    end_with_parent(signal.SIGKILL, parent)
     _function = function
 
 

@@ -1,44 +1,46 @@
 """Disks that fill up: at every size of file that a stage writes, and as a whole; then there is room again."""
 
 import contextlib
-import json
-import os
 import re
 import resource
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from scripts.bench_rows import Rows, at_most, row
-from scripts.soak_parts.lab import ROOT, Lab, Life, lab, outputs
+from scripts.soak_parts.lab import Lab, Life, lab
 
-LIMITS = 8  # sizes of files at which a stage is stopped
+STAGES = ("data", "init", "pretrain")
+FIRST_BYTES, STEP_BYTES = 64 << 10, 16 << 10  # of the small disk: what it has, and gets at least after each stop
 PATH_AND_BYTES = re.compile(r"hornbook: .*: (/\S+|\S+/\S*): this write needs ([\d,]+) bytes, ([\d,]+) are free")
 
 
-def full(quick: bool) -> Rows:
-    """A limit on the size of a file (no root needed), and a small disk in memory (root)."""
+def limits(quick: bool) -> Rows:
+    """A limit on the size of a file: no root needed."""
     rows: Rows = []
     with lab(prepared=False) as place:
-        for stage in ("data", "init", "pretrain"):
-            rows += _one_stage(place, stage)
-    with contextlib.ExitStack() as stack:
-        disk = stack.enter_context(_small_disk())
-        if disk is None:
-            return [*rows, row("a disk that is full as a whole: needs root", 0, "stops")]
-        rows += _whole_disk(disk)
-        rows += _read_only(disk)
+        for stage in STAGES:
+            rows += _one_stage(place, stage, 3 if quick else 16)
     return rows
 
 
-def _one_stage(place: Lab, stage: str) -> Rows:
-    """Undisturbed, then once for each limit; and again without one."""
+def small(quick: bool) -> Rows:
+    """A small disk in memory that fills up as a whole, and one that may only be read: root."""
+    with _small_disk() as disk:
+        if disk is None:
+            return [row("a disk that is full as a whole: needs root", 0, "stops")]
+        return [*_whole_disk(disk, 3 if quick else 12), *_read_only(disk)]
+
+
+def _one_stage(place: Lab, stage: str, most: int) -> Rows:
+    """Undisturbed, then once for each of about `most` limits; and again without one."""
     place.finish(stage)
-    expected = _content(place, stage)
-    sizes = sorted({path.stat().st_size for path in place.folder.glob("artifacts/**/*") if path.is_file()})
-    limits = sorted({max(64, size - 1) for size in sizes[:: max(1, len(sizes) // LIMITS)]})
+    expected = place.content(stage)
+    first = (place.folder / "runs" / "soak" / "config.yaml").stat().st_size  # is written first: no limit gets below it
+    sizes = {path.stat().st_size for path in place.folder.glob("artifacts/**/*") if path.is_file()}
+    larger = sorted(size for size in sizes if size > first)
+    limits = [first - 1, *(size - 1 for size in larger[:: max(1, len(larger) // most)])]
     bad: list[str] = []
     stopped = 0
     for limit in limits:
@@ -47,7 +49,7 @@ def _one_stage(place: Lab, stage: str) -> Rows:
         stopped += life.code != 0
         bad += [f"{stage} at {limit} bytes: {problem}" for problem in _problems(life)]
         place.finish(stage)
-        bad += [] if _content(place, stage) == expected else [f"{stage} at {limit} bytes: another result"]
+        bad += [] if place.content(stage) == expected else [f"{stage} at {limit} bytes: another result"]
     return _report(f"{stage}: file sizes at which it was stopped", stopped, bad)
 
 
@@ -69,66 +71,60 @@ def _report(name: str, stopped: int, bad: list[str]) -> Rows:
     return [row(name, stopped, "stops"), at_most(f"  {first}", len(bad), "", 0)]
 
 
-def _content(place: Lab, stage: str) -> dict[str, str]:
-    manifest = json.loads((place.folder / "runs" / "soak" / stage / "manifest.json").read_text())
-    return {path: sha for path, sha in outputs(manifest).items() if "report" not in path and "README" not in path}
-
-
 @contextlib.contextmanager
 def _small_disk() -> Iterator[Path | None]:
-    """A disk of 4 MB in memory, or None where this user may not mount one."""
+    """A small disk in memory, or None where this user may not mount one."""
     with tempfile.TemporaryDirectory(prefix="hornbook-disk-") as folder:
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True
-        ).returncode
+        words = ["mount", "-t", "tmpfs", "-o", f"size={FIRST_BYTES}", "tmpfs", folder]
+        mounted = subprocess.run(words, capture_output=True).returncode == 0
         try:
-            yield None if mounted else Path(folder)
+            yield Path(folder) if mounted else None
         finally:
-            if not mounted:
+            if mounted:
                 subprocess.run(["umount", folder], check=True)
 
 
-def _resize(disk: Path, options: str) -> None:
+def _remount(disk: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
 
 
-def _whole_disk(disk: Path) -> Rows:
-    """Grows the disk by a step after each stop, until all three stages are done."""
-    bad: list[str] = []
-    stopped, megabytes = 0, 4
-    with lab(place=str(disk), prepared=False) as place, lab() as other:
-        other.finish("pretrain")
-        for stage in ("data", "init", "pretrain"):
-            while (life := place.run(stage)).code != 0 and megabytes < 200:
+def _whole_disk(disk: Path, stops: int) -> Rows:
+    """A disk that has a little more room after each stop, until all three stages are done: `stops` each, about."""
+    rows: Rows = []
+    size = FIRST_BYTES
+    with lab(prepared=False) as other, lab(place=str(disk), prepared=False) as place:
+        for stage in STAGES:
+            before = _bytes(other.folder)
+            other.finish(stage)
+            step = max(STEP_BYTES, (_bytes(other.folder) - before) // stops)
+            stopped, bad = 0, []
+            while (life := place.run(stage)).code != 0:
                 stopped += 1
-                bad += _problems(life)
-                megabytes += 2
-                _resize(disk, f"size={megabytes}m")
-        same = not other.outcome().differences(place.outcome())
-    bad += [] if same else ["the result differs"]
-    return _report("a disk that is full as a whole, 2 MB larger after each stop, all stages", stopped, bad)
+                bad += [f"{stage} on {size:,} bytes: {problem}" for problem in _problems(life)]
+                if stopped > 10 * stops:
+                    raise RuntimeError(f"{stage} never ends on a disk of {size:,} bytes:\n{life.said[-3000:]}")
+                size += step
+                _remount(disk, f"size={size}")
+            bad += [] if place.content(stage) == other.content(stage) else [f"{stage}: another result"]
+            rows += _report(f"{stage}: stops on a disk that gets {step:,} bytes larger each time", stopped, bad)
+        differing = place.outcome().differences(other.outcome())
+    name = f"  weights, losses, rows, tokens that differ {', '.join(differing)}".rstrip()
+    return [*rows, at_most(name, len(differing), "", 0)]
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("**/*") if path.is_file())
 
 
 def _read_only(disk: Path) -> Rows:
     bad: list[str] = []
     with lab(place=str(disk), prepared=False) as place:
-        said = Path(tempfile.gettempdir()) / f"hornbook-said-{os.getpid()}"
-        _resize(disk, "ro")
+        _remount(disk, "ro")
         try:
-            for stage in ("data", "init", "pretrain"):
-                life = _elsewhere(place, stage, said)
+            for stage in STAGES:
+                life = place.run(stage)
                 bad += [f"{stage}: traceback"] if "Traceback" in life.said else []
                 bad += [f"{stage}: exit {life.code}, {life.said[-200:]!r}"] if life.code != 2 else []
         finally:
-            _resize(disk, "rw")
-            said.unlink(missing_ok=True)
-    return _report("a folder that may only be read: stages that say so and exit with 2", 3, bad)
-
-
-def _elsewhere(place: Lab, stage: str, said: Path) -> Life:
-    """A run whose messages go to another disk."""
-    environment = {**os.environ, "HORNBOOK_ROOT": str(place.folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-P", "-m", "pipeline", stage, str(place.config)]
-    with open(said, "w") as file:
-        code = subprocess.run(command, env=environment, stdout=file, stderr=file).returncode
-    return Life(code, said.read_text(), 0.0)
+            _remount(disk, "rw")
+    return _report("a folder that may only be read: stages that say so and exit with 2", len(STAGES), bad)

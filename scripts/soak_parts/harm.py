@@ -49,7 +49,7 @@ def other_tmpdir(quick: bool) -> Rows:
 def _checkpoints(place: Lab) -> list[str | None]:
     """What is wrong with each checkpoint under its final name."""
     store = Checkpoints(place.pretrain / "checkpoints", 2, Decisions(None))
-    return [store.damage(path) for path in store.folder.glob("step-????????")]
+    return [store.damage(path) for path in place.checkpoints()]
 
 
 def every_file(quick: bool) -> Rows:

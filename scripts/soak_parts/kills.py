@@ -1,14 +1,15 @@
 """kill -9 at random instants of pretrain, data and init; the same command again, until it is done."""
 
-import json
 import random
 import signal
 from collections import Counter
-from pathlib import Path
+from dataclasses import dataclass, field
+from statistics import median
 
 from scripts.bench_rows import Rows, at_most, row
 from scripts.soak_parts.lab import (
     CONFIG,
+    SAVE_SECONDS,
     Lab,
     Life,
     after,
@@ -16,159 +17,163 @@ from scripts.soak_parts.lab import (
     import_seconds,
     inside,
     lab,
-    outputs,
     warm_up,
 )
 
 HEARTBEAT_SECONDS = 5.0
+START_SECONDS = 10.0  # to the first step on resume, or twice what importing torch and lightning takes
 AIMS = ("instant", "instant", "instant", "save", "export")
+COLD_SHARE = 0.15  # of the lives begin as a user's do, with the imports: kills fall into those too
+SOURCE = CONFIG.replace("name: soak", "name: soak-source").replace("20_480", "10_240")
+GROWN = (
+    CONFIG.replace("hidden_size: 32", "hidden_size: 48").replace("attention_heads: 4", "attention_heads: 6")
+    + "init: {method: exact, source: soak-source.yaml, train_source: true}\n"
+)
+
+
+@dataclass
+class Tally:
+    """What the kills of a pretraining were, and the worst that they cost."""
+
+    kills: int = 0
+    runs: int = 0
+    differing: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    lost_steps: int = 0
+    hours_lacking: float = 0.0
+    hours_too_many: float = 0.0
 
 
 def pretrain(kills: int) -> Rows:
     """Kills at random instants, inside saves and inside exports, until there were `kills` of them."""
-    draw, tally, worst = random.Random(8), Counter[str](), {"lost": 0.0, "hours": 0.0, "over": 0.0, "start": 0.0}
+    draw, tally = random.Random(8), Tally()
     warm_up()
     with lab() as place:
         place.warm = True
         whole = place.finish("pretrain")
         undisturbed = place.outcome()
-        step_seconds = 256 / undisturbed.manifest["tokens_per_second"]
-        differing = 0
-        while tally["kills"] < kills:
+        place.warm = False
+        cold_seconds = whole.seconds + import_seconds()[0]
+        while tally.kills < kills:
             place.forget("pretrain")
-            lives = _until_done(place, draw, whole.seconds, kills - tally["kills"], tally, worst, step_seconds)
-            differing += bool(place.outcome().differences(undisturbed))
-            tally["runs"] += 1
-            _account(place, lives, worst)
+            lives = _until_done(place, draw, (whole.seconds, cold_seconds), kills - tally.kills, tally)
+            tally.differing += bool(place.outcome().differences(undisturbed))
+            tally.runs += 1
+            _account(place, lives, tally)
         expected = expected_tokens(place, undisturbed.manifest["steps"])
-        imports = import_seconds()
-    interval = 0.4
+    step_seconds = 256 / undisturbed.manifest["tokens_per_second"]
     return [
-        row("kill -9 in pretrain", tally["kills"], "kills"),
-        row("of them inside a save", tally["save"], "kills"),
-        row("of them inside an export", tally["export"], "kills"),
-        row("runs that they fell on", tally["runs"], "runs"),
-        row("one undisturbed run", round(whole.seconds, 1), "s"),
-        at_most("runs whose weights, losses, rows or tokens differ", differing, "runs", 0),
+        row("kill -9 in pretrain", tally.kills, "kills"),
+        row("of them inside a save", tally.kinds["save"], "kills"),
+        row("of them inside an export", tally.kinds["export"], "kills"),
+        row("of them in a process that imported torch itself", tally.kinds["cold"], "kills"),
+        row("of them before the first step of the life", tally.kinds["starting"], "kills"),
+        row("runs that they fell on", tally.runs, "runs"),
+        row("one undisturbed run, imports left out", round(whole.seconds, 1), "s"),
+        at_most("runs whose weights, losses, rows or tokens differ", tally.differing, "runs", 0),
         at_most("undisturbed token record differs from the data's own", expected != undisturbed.tokens, "", 0),
-        at_most("steps of training lost to one kill, worst, as time", worst["lost"], "s", interval + 2.0),
-        at_most("start-up to the first step on resume, worst", worst["start"], "s", max(10.0, 2 * imports)),
-        row("importing torch and lightning alone", round(imports, 1), "s"),
-        at_most("hours that the ledger lacks, per kill, worst", worst["hours"], "s", HEARTBEAT_SECONDS + 1.0),
-        at_most("hours that the ledger has too many, worst", worst["over"], "s", 0.5),
+        row("steps of training lost to one kill, worst", tally.lost_steps, "steps"),
+        at_most("the same as time, at the undisturbed run's speed", tally.lost_steps * step_seconds, "s", 2.0),
+        row("the interval between two saves, as set", SAVE_SECONDS, "s"),
+        at_most("hours that the ledger lacks of one life, worst", tally.hours_lacking, "s", HEARTBEAT_SECONDS + 1.0),
+        at_most("hours that the ledger has too many of one life, worst", tally.hours_too_many, "s", 0.5),
     ]
 
 
-def _until_done(
-    place: Lab, draw: random.Random, typical: float, left: int, tally: Counter, worst: dict, step_seconds: float
-) -> list[Life]:
+def _until_done(place: Lab, draw: random.Random, seconds: tuple[float, float], left: int, tally: Tally) -> list[Life]:
+    """One run, killed until it is done or there were `left` kills. `seconds`: of a warm run and of a cold one."""
     lives: list[Life] = []
     while True:
-        if len([life for life in lives if life.code < 0]) >= left:
-            lives.append(place.finish("pretrain"))
-            break
+        place.warm = not draw.random() < COLD_SHARE
+        if len(lives) >= left:
+            return [*lives, place.finish("pretrain")]
         aim = draw.choice(AIMS)
         when = inside(place, aim, draw, draw.randint(1, 4) if aim == "save" else 1)
         if aim == "instant":
-            when = after(draw.uniform(0.1, 1.2 * typical))
+            when = after(draw.uniform(0.1, 1.2 * seconds[not place.warm]))
+        began = len(place.records("life"))
         life = place.killed("pretrain", when)
         lives.append(life)
         if life.code == 0:
-            break
+            return lives
         if life.code != -signal.SIGKILL:
             raise RuntimeError(f"pretrain ended with {life.code}:\n{life.said[-3000:]}")
-        tally["kills"] += 1
-        tally[life.inside] += 1
-        life.last_row = place.last_row() if _began(place) else 0  # type: ignore[attr-defined]
-    if _began(place):
-        starts = [record["step"] for record in place.records("life")]
-        ends = [life.last_row for life in lives if getattr(life, "last_row", 0)]  # type: ignore[attr-defined]
-        # A kill before the first row left no life to compare with; the others pair up in order.
-        for end in ends:
-            resumed = max((s for s in starts if s <= end), default=0)
-            worst["lost"] = max(worst["lost"], (end - resumed) * step_seconds)
-    return lives
+        life.reached, life.lives = place.last_row(), len(place.records("life"))
+        tally.kills += 1
+        tally.kinds[life.inside] += 1
+        tally.kinds["cold"] += not place.warm
+        tally.kinds["starting"] += life.lives == began
 
 
-def _began(place: Lab) -> bool:
-    folder = place.folder / "artifacts" / "pretrain"
-    return folder.is_dir() and any(folder.glob("*/decisions.jsonl"))
+def _account(place: Lab, lives: list[Life], tally: Tally) -> None:
+    """What each kill cost: the steps that were done again, and the seconds that are not in the ledger."""
+    starts = [record["step"] for record in place.records("life")]
+    spent = place.spent("pretrain")
+    for life in lives:
+        if life.code < 0 and life.lives < len(starts):  # the next life that came so far
+            tally.lost_steps = max(tally.lost_steps, life.reached - starts[life.lives])
+        lacking = life.seconds - spent.get(life.pid, 0.0)
+        tally.hours_lacking = max(tally.hours_lacking, lacking)
+        tally.hours_too_many = max(tally.hours_too_many, -lacking)
 
 
-def _account(place: Lab, lives: list[Life], worst: dict) -> None:
-    """The ledger against the wall clock, and how long the last life took to its first step."""
-    manifest = place.outcome().manifest
-    ledger = [json.loads(line) for line in (place.pretrain / "ledger.jsonl").read_text().splitlines()]
-    known = {line["pid"] for line in ledger}
-    spent: dict[int, float] = {}
-    for line in ledger:
-        spent[line["pid"]] = max(spent.get(line["pid"], 0.0), line["seconds"])
-    counted = [life for life in lives if life.seconds > 0]
-    missing = sum(life.seconds for life in counted) - sum(spent.values())
-    kills = max(1, sum(life.code < 0 for life in counted))
-    worst["hours"] = max(worst["hours"], missing / kills)
-    worst["over"] = max(worst["over"], -missing)
-    if len(known) > 1 and manifest["lives"] > 1:
-        worst["start"] = max(worst["start"], manifest["start_seconds"])
+def starts(quick: bool) -> Rows:
+    """A killed run's next life as a user starts it: from the command to the first new row of metrics."""
+    took, imports = [], []
+    with lab() as place:
+        place.warm = True
+        typical = place.finish("pretrain").seconds
+        for _ in range(2 if quick else 10):
+            place.forget("pretrain")
+            place.warm = True
+            while not place.checkpoints():
+                place.killed("pretrain", after(0.6 * typical))
+            place.warm = False
+            imports.append(import_seconds())
+            took.append(place.seconds_to_first_step())
+    walls = [(start[0], alone[0]) for start, alone in zip(took, imports, strict=True)]
+    late = sum(start >= START_SECONDS and start >= 2 * alone for start, alone in walls)
+    cores = [start[1] / alone[1] for start, alone in zip(took, imports, strict=True)]
+    return [
+        row("resumes as a user starts them, torch and lightning imported anew", len(took), "starts"),
+        row("start-up to the first step on resume, median", round(median(start for start, _ in walls), 1), "s"),
+        row("start-up to the first step on resume, worst", round(max(start for start, _ in walls), 1), "s"),
+        row("importing torch and lightning alone, beside each, median", round(median(a for _, a in walls), 1), "s"),
+        at_most("of them over 10 s and over twice the imports beside them", late, "starts", 0),
+        row("seconds of a core that a start-up takes, median", round(median(start for _, start in took), 2), "s"),
+        row("  over those of the imports alone, median", round(median(cores), 2), "x"),
+    ]
 
 
 def data(kills: int) -> Rows:
     """Kills at random instants of the data stage; its shards byte by byte."""
-    draw, done, runs, differing = random.Random(9), 0, 0, 0
     with lab(prepared=False) as place:
-        whole = place.finish("data")
-        expected = outputs(_manifest(place, "data"))
-        while done < kills:
-            place.forget("data")
-            while done < kills:
-                life = place.killed("data", after(draw.uniform(0.5, 0.9 * whole.seconds)))
-                if life.code == 0:
-                    break
-                done += 1
-            place.finish("data")
-            found = outputs(_manifest(place, "data"))
-            differing += {k: v for k, v in found.items() if "report" not in k} != {
-                k: v for k, v in expected.items() if "report" not in k
-            }
-            runs += 1
-    return [
-        row("kill -9 in data", done, "kills"),
-        row("runs that they fell on", runs, "runs"),
-        row("one undisturbed run", round(whole.seconds, 1), "s"),
-        at_most("runs with a byte of output that differs", differing, "runs", 0),
-    ]
-
-
-SOURCE = CONFIG.replace("name: soak", "name: soak-source").replace("20_480", "10_240")
+        return _stage(place, "data", kills, random.Random(9))
 
 
 def init(kills: int) -> Rows:
     """Kills of `hornbook init` while it trains the model to grow from, and while it grows it."""
-    draw, done, runs, differing = random.Random(10), 0, 0, 0
-    config = CONFIG.replace("hidden_size: 32", "hidden_size: 48").replace("attention_heads: 4", "attention_heads: 6")
-    config += "init: {method: exact, source: soak-source.yaml, train_source: true}\n"
-    with lab(config) as place:
+    with lab(GROWN) as place:
         (place.folder / "soak-source.yaml").write_text(SOURCE)
-        whole = place.finish("init")
-        expected = outputs(_manifest(place, "init"))
-        while done < kills:
-            place.forget("init", "pretrain")
-            while done < kills:
-                life = place.killed("init", after(draw.uniform(0.5, 0.9 * whole.seconds)))
-                if life.code == 0:
-                    break
-                done += 1
-            place.finish("init")
-            differing += outputs(_manifest(place, "init")) != expected
-            runs += 1
+        return _stage(place, "init", kills, random.Random(10), "pretrain")
+
+
+def _stage(place: Lab, stage: str, kills: int, draw: random.Random, *forgotten: str) -> Rows:
+    """A stage killed until it is done, over and over, until there were `kills`. `forgotten`: what it makes besides."""
+    place.forget(stage)
+    whole = place.finish(stage)
+    expected = place.content(stage)
+    done, runs, differing = 0, 0, 0
+    while done < kills:
+        place.forget(stage, *forgotten)
+        while done < kills and place.killed(stage, after(draw.uniform(0.1, whole.seconds))).code != 0:
+            done += 1
+        place.finish(stage)
+        differing += place.content(stage) != expected
+        runs += 1
     return [
-        row("kill -9 in init, its source's training included", done, "kills"),
+        row(f"kill -9 in {stage}", done, "kills"),
         row("runs that they fell on", runs, "runs"),
         row("one undisturbed run", round(whole.seconds, 1), "s"),
-        at_most("grown models that differ", differing, "runs", 0),
+        at_most("runs with a byte of output that differs", differing, "runs", 0),
     ]
-
-
-def _manifest(place: Lab, stage: str) -> dict:
-    path: Path = place.folder / "runs" / "soak" / stage / "manifest.json"
-    return json.loads(path.read_text())

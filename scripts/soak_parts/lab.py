@@ -9,12 +9,13 @@ import gc
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -22,7 +23,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from pipeline import ledger
+from pipeline.artifacts import read_manifest
+
 ROOT = Path(__file__).resolve().parents[2]
+SAVE_SECONDS = 0.4
+LONGEST_SECONDS = 1800.0  # of one process; more, and it hangs
 PREPARED = "HORNBOOK_SOAK_PREPARED"  # a folder, set by scripts/soak.py, in which data and init are made once
 CONFIG = """
 name: soak
@@ -39,11 +45,11 @@ data:
 model: {vocab_size: 512, hidden_size: 32, intermediate_size: 128, num_hidden_layers: 2, num_attention_heads: 4,
         max_position_embeddings: 128}
 train: {sequence_length: 64, global_batch_tokens: 256, micro_batch: 2, learning_rate: 3.0e-3, warmup_steps: 20,
-        device: cpu, log_every_steps: 1, checkpoint_every_seconds: 0.4, validate_every_share: 0.5}
+        device: cpu, log_every_steps: 1, checkpoint_every_seconds: SAVE_SECONDS, validate_every_share: 0.5}
 budget: {max_tokens: 20_480}
 tracking: {to: none}
 sample: {prompts: ["def "], max_new_tokens: 8}
-""".replace("HERE", str(ROOT))
+""".replace("HERE", str(ROOT)).replace("SAVE_SECONDS", str(SAVE_SECONDS))
 WARM = ("lightning.pytorch", "tokenizers", "pipeline.pretrain", "pipeline.initialize", "pipeline.training.finish",
         "pipeline.training.trainer", "pipeline.training.replayed", "pipeline.training.branching",
         "pipeline.corpus.shards", "pipeline.corpus.folder_source")  # fmt: skip
@@ -51,12 +57,18 @@ WARM = ("lightning.pytorch", "tokenizers", "pipeline.pretrain", "pipeline.initia
 
 @dataclass
 class Life:
-    """One process: its exit code (negative: the signal that killed it), what it said, its seconds by the wall clock."""
+    """One process: its exit code (negative: the signal that killed it), what it said, its seconds by the wall clock.
+
+    Of a killed pretraining: `inside` a save or an export, the step that it had `reached`, the `lives` on record then.
+    """
 
     code: int
     said: str
     seconds: float
-    inside: str = ""  # a save or an export, where the kill came in the middle of one
+    pid: int = 0
+    inside: str = ""
+    reached: int = 0
+    lives: int = 0
 
 
 @dataclass
@@ -85,7 +97,6 @@ class Forked:
     def __init__(self, arguments: list[str], environment: dict[str, str], said: int):
         warm_up()
         from pipeline import __main__ as command
-        from pipeline import ledger
 
         gc.freeze()  # what the fork shares stays shared
         self.returncode: int | None = None
@@ -122,20 +133,23 @@ class Forked:
 
 
 def warm_up() -> None:
-    """Loads what `Forked` shares, so that the first fork takes no longer than the others."""
+    """Loads what `Forked` shares, so that the first fork takes no longer than the others. One thread, as everywhere
+    here: torch was loaded before anybody could tell it so by the environment, and other sums are other bits."""
     for name in WARM:
         import_module(name)
+    import_module("torch").set_num_threads(1)
 
 
 Process = subprocess.Popen | Forked
 
 
 class Lab:
-    """The experiment under one HORNBOOK_ROOT."""
+    """The experiment under one HORNBOOK_ROOT. What its processes say goes to another folder, which no part fills up."""
 
-    def __init__(self, folder: Path, config: str = CONFIG):
-        self.folder, self.config, self.words = folder, folder / "soak.yaml", []
+    def __init__(self, folder: Path, said: Path, config: str = CONFIG):
+        self.folder, self.config = folder, folder / "soak.yaml"
         self.config.write_text(config, encoding="utf-8")
+        self._said_in, self._said = said, dict[int, Path]()
         self.environment: dict[str, str] = {}
         self.warm = False
 
@@ -144,11 +158,16 @@ class Lab:
         environment |= {"HORNBOOK_ROOT": str(self.folder), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         environment |= self.environment
         arguments = [stage, str(self.config), *words]
-        with open(self.folder / "said.txt", "w") as said:  # a pipe nobody reads would fill up and hold the process
+        path = self._said_in / f"{len(self._said)}.txt"
+        with open(path, "w") as said:  # a pipe nobody reads would fill up and hold the process
+            process: Process
             if self.warm and stage == "pretrain" and before is None:
-                return Forked(arguments, environment, said.fileno())
-            command = [sys.executable, "-P", "-m", "pipeline", *arguments]
-            return subprocess.Popen(command, env=environment, stdout=said, stderr=said, preexec_fn=before)
+                process = Forked(arguments, environment, said.fileno())
+            else:
+                command = [sys.executable, "-P", "-m", "pipeline", *arguments]
+                process = subprocess.Popen(command, env=environment, stdout=said, stderr=said, preexec_fn=before)
+        self._said[process.pid] = path
+        return process
 
     def run(self, stage: str, *words: str, before: Callable[[], None] | None = None) -> Life:
         """To its end."""
@@ -156,8 +175,22 @@ class Lab:
         return self.wait(process, started)
 
     def wait(self, process: Process, started: float) -> Life:
-        code = process.wait(timeout=600)
-        return Life(code, (self.folder / "said.txt").read_text(errors="replace"), time.monotonic() - started)
+        try:
+            code = process.wait(timeout=LONGEST_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)  # or it would hold the disk that is taken away
+            process.wait(timeout=60)
+            raise
+        said = self._said[process.pid].read_text(errors="replace")
+        return Life(code, said, time.monotonic() - started, process.pid)
+
+    def wait_until(self, process: Process, holds: Callable[[], object]) -> None:
+        """Returns as soon as `holds()`; a process that ends before is an error."""
+        while not holds():
+            if (code := process.poll()) is not None:
+                said = self._said[process.pid].read_text(errors="replace")
+                raise RuntimeError(f"it ended with {code} before what was waited for:\n{said[-3000:]}")
+            time.sleep(0.005)
 
     def finish(self, stage: str, *words: str) -> Life:
         """To its end, which must be a good one."""
@@ -197,6 +230,34 @@ class Lab:
                 shutil.rmtree(folder)
         shutil.rmtree(self.folder / "runs", ignore_errors=True)
 
+    def seconds_to_first_step(self) -> tuple[float, float]:
+        """From the command to the first step that a resumed life has done, and of a core until then; it is killed."""
+        known, started, process = len(self.records("life")), time.monotonic(), self.start("pretrain")
+
+        def has_trained() -> bool:
+            lives = self.records("life")
+            return len(lives) > known and self.last_row() > lives[-1]["step"]
+
+        self.wait_until(process, has_trained)
+        took, before = time.monotonic() - started, core_seconds()
+        process.send_signal(signal.SIGKILL)
+        self.wait(process, started)
+        return took, core_seconds() - before
+
+    def spent(self, stage: str) -> dict[int, float]:
+        """Process -> seconds that the experiment's ledger has of it."""
+        seconds: dict[int, float] = {}
+        for line in ledger.read(self.folder / "runs" / "soak" / ledger.LEDGER):
+            if line["stage"] == stage:
+                seconds[line["pid"]] = max(seconds.get(line["pid"], 0.0), line["seconds"])
+        return seconds
+
+    def content(self, stage: str) -> dict[str, str]:
+        """Hash of every output of a finished stage; what is for reading only (it holds hours and dates) left out."""
+        manifest = read_manifest(self.folder / "runs" / "soak" / stage)
+        outputs = {path: output["sha256"] for path, output in manifest["outputs"].items()}
+        return {path: sha for path, sha in outputs.items() if "report" not in path and "README" not in path}
+
     def outcome(self) -> Outcome:
         manifest = json.loads((self.pretrain / "manifest.json").read_text())
         rows = [json.loads(line) for line in (self.pretrain / "metrics.jsonl").read_text().splitlines()]
@@ -211,8 +272,16 @@ class Lab:
             return 0
         return json.loads(lines[-1])["step"] if lines else 0
 
+    def checkpoints(self) -> list[Path]:
+        """Of the pretraining, under their final names."""
+        return list(self.folder.glob("artifacts/pretrain/*/checkpoints/step-????????"))
+
     def records(self, kind: str) -> list[dict[str, Any]]:
-        lines = (self.pretrain / "decisions.jsonl").read_text().splitlines()
+        """Decisions of one kind that are on record whole; none where there is no run."""
+        try:
+            lines = (self.pretrain / "decisions.jsonl").read_bytes().split(b"\n")[:-1]
+        except (OSError, StopIteration):
+            return []
         return [record for record in map(json.loads, lines) if record["kind"] == kind]
 
 
@@ -248,8 +317,11 @@ def inside(lab: Lab, kind: str, draw: random.Random, nth: int) -> Callable[[Proc
 @contextmanager
 def lab(config: str = CONFIG, place: str | None = None, prepared: bool = True) -> Iterator[Lab]:
     """A lab in a folder of its own, with data and init of `CONFIG` in it, where it is `prepared`."""
-    with TemporaryDirectory(prefix="hornbook-soak-", dir=place) as folder:
-        made = Lab(Path(folder), config)
+    with (
+        TemporaryDirectory(prefix="hornbook-soak-", dir=place) as folder,
+        TemporaryDirectory(prefix="hornbook-said-") as said,
+    ):
+        made = Lab(Path(folder), Path(said), config)
         if prepared:
             shutil.copytree(_prepared() / "artifacts", made.folder / "artifacts")
         yield made
@@ -260,7 +332,7 @@ def _prepared() -> Path:
     if not (folder / "done").exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        made = Lab(folder)
+        made = Lab(folder, folder)
         made.finish("data")
         made.finish("init")
         (folder / "done").touch()
@@ -287,13 +359,20 @@ def expected_tokens(lab: Lab, steps: int) -> str:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def import_seconds() -> float:
-    """What importing torch and lightning alone takes here and now."""
-    started = time.monotonic()
+def import_seconds() -> tuple[float, float]:
+    """What importing torch and lightning alone takes here and now, and of a core."""
+    started, before = time.monotonic(), core_seconds()
     subprocess.run([sys.executable, "-P", "-c", "import torch, lightning.pytorch"], check=True)
-    return time.monotonic() - started
+    return time.monotonic() - started, core_seconds() - before
 
 
-def outputs(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Hash of every output."""
-    return {path: output["sha256"] for path, output in manifest["outputs"].items()}
+def core_seconds_of(process: Process) -> float:
+    """Of one that still runs (Linux)."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def core_seconds() -> float:
+    """Of all processes that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import pickle
 import resource
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,18 @@ def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
         (tmp_path / "no" / "folder").write_text("x")
     assert full_disk(ValueError("no space in this name")) is None
     assert full_disk(OSError(errno.EDQUOT, "over quota")) is not None
+
+
+def test_a_log_that_cannot_grow_is_not_taken_for_the_disk_that_has_room(tmp_path: Path) -> None:
+    said = pytest.raises(DiskFull, match=r"standard output.*this write needs 10 bytes")
+    with said, writing(tmp_path, 10), open("/dev/full", "w") as log:
+        log.write("step 1")
+
+
+def test_of_a_copy_the_file_that_was_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "read").write_bytes(b"x" * 10_000)
+    with pytest.raises(DiskFull, match=rf": {tmp_path}/written: this"), small_files(), writing(tmp_path, 10_000):
+        shutil.copyfile(tmp_path / "read", tmp_path / "written")
 
 
 def test_the_message_travels_between_processes(tmp_path: Path) -> None:

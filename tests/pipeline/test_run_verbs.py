@@ -3,13 +3,14 @@
 import json
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from test_pretrain import Small, small_inputs  # noqa: F401 - fixtures
 
-from pipeline import batch, clean, compare, doctor, runs, sync
+from pipeline import batch, clean, compare, doctor, remote, runs, sync
 from pipeline.artifacts import read_manifest
 from pipeline.corpus.shards import TokenShards
 from pipeline.errors import UserError
@@ -61,7 +62,8 @@ def test_runs_shows_states_hours_and_loss(trained: Small):
     assert runs.load("small").model == trained.config().model
 
 
-def test_clean_removes_what_no_experiment_needs_and_nothing_else(trained: Small):
+def test_clean_removes_what_no_experiment_needs_and_nothing_else(trained: Small, monkeypatch):
+    monkeypatch.delenv("HORNBOOK_REMOTE", raising=False)
     orphan = trained.root / "artifacts" / "pretrain" / "0123456789ab"
     orphan.mkdir()
     (orphan / "weights").write_bytes(b"x" * 1000)
@@ -69,6 +71,9 @@ def test_clean_removes_what_no_experiment_needs_and_nothing_else(trained: Small)
     assert [row["path"] for row in planned["folders"]] == [str(orphan)]
     assert planned["bytes"] == 1000
     assert "--yes" in clean.show(planned, removed=False)
+    assert "copies" not in clean.show(planned, removed=False)
+    monkeypatch.setenv("HORNBOOK_REMOTE", "s3://me:secret@bucket/folder")
+    assert "copies at s3://bucket/folder stay" in clean.show(planned, removed=True)
     assert orphan.is_dir()
     with FolderLock(orphan, wait=False):
         assert len(clean.remove(planned)) == 1  # in use
@@ -169,6 +174,23 @@ def test_doctor_says_what_is_used_and_what_is_missing(root, monkeypatch):
     monkeypatch.setitem(doctor.EXTRAS, "none", (("no_such_module",), "nothing"))
     extra = next(f for f in doctor._extras() if f.name == "extra none")
     assert (extra.state, "no_such_module" in extra.found, "[none]" in extra.mend) == (doctor.MISSING, True, True)
+
+
+def test_doctor_says_whether_the_remote_answers(root, tmp_path, monkeypatch):
+    monkeypatch.delenv("HORNBOOK_REMOTE", raising=False)
+    assert (doctor._remote().state, "not set" in doctor._remote().found) == (doctor.NOTE, True)
+    (tmp_path / "there" / "runs" / "small").mkdir(parents=True)
+    monkeypatch.setenv("HORNBOOK_REMOTE", f"file://{tmp_path}/there")
+    found = doctor._remote()
+    assert (found.state, "1 experiments there" in found.found) == (doctor.OK, True)
+    monkeypatch.setenv("HORNBOOK_REMOTE", "nosuch://me:secret@host/x")
+    found = doctor._remote()
+    assert (found.state, "nosuch" in found.found, "secret" in found.found) == (doctor.MISSING, True, False)
+    hanging = threading.Event()
+    monkeypatch.setattr(remote.Place, "names", lambda *_: [str(hanging.wait(5))])
+    monkeypatch.setattr(doctor, "ANSWER_SECONDS", 0.1)
+    assert "no answer" in doctor._remote().found
+    hanging.set()
 
 
 @pytest.mark.parametrize("to", ["wandb", "tensorboard"])
