@@ -61,13 +61,13 @@ class Cluster:
         self.limit_minutes, self.cap_seconds = 1, 0
 
     def measure(self, init: str) -> None:
-        """Sets a time limit in which a life can start and train, and a cap that needs more than one such life. Slurm
-        warns up to 30 s before the notice."""
+        """Sets a time limit in which a life can start and train, and a cap that needs more than one such life, also where
+        a start takes twice as long as this job did. Slurm warns up to 30 s before the notice."""
         job = self.wait(init, lambda job: job["JobState"] == "COMPLETED")
         start, end = (datetime.fromisoformat(job[key]) for key in ("StartTime", "EndTime"))
         seconds = max(8.0, (end - start).total_seconds())
         self.limit_minutes = math.ceil((2 * seconds + NOTICE_SECONDS + 15) / 60)
-        self.cap_seconds = 60 * self.limit_minutes - NOTICE_SECONDS + 3 * seconds + 15
+        self.cap_seconds = 60 * self.limit_minutes - NOTICE_SECONDS + 5 * seconds + 30
 
     def ask(self, *words: str) -> str:
         done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
