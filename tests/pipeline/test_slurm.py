@@ -61,8 +61,8 @@ class Cluster:
         self.limit_minutes, self.cap_seconds = 1, 0
 
     def measure(self, init: str) -> None:
-        """Sets a time limit in which a life can start and train, and a cap that needs more than one such life, also where
-        a start takes twice as long as this job did. Slurm warns up to 30 s before the notice."""
+        """Sets a time limit in which a life can start and train, and a cap that needs more than one such life, also
+        where a start takes twice as long as this job did. Slurm warns up to 30 s before the notice."""
         job = self.wait(init, lambda job: job["JobState"] == "COMPLETED")
         start, end = (datetime.fromisoformat(job[key]) for key in ("StartTime", "EndTime"))
         seconds = max(8.0, (end - start).total_seconds())
