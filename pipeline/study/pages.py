@@ -99,6 +99,8 @@ def draw(facts: Mapping[str, Any], name: str) -> str:
     cost, _, form, logarithmic = next(c for c in COSTS if c[1] == name)
     measure: Measure = MEASURES[facts["measures"][0]]
     known = [r for r in facts["combinations"] if r[measure.key] is not None and r[cost]]
+    if name == "hours":  # forms of one training lie on one place: the first stands for them
+        known = list({r[cost]: r for r in reversed(known)}.values())[::-1]
     dots = [
         Dot(r[cost], r[measure.key], r["range"][0], r["range"][1], r["label"], r["form"], r[f"on_front_{cost}"])
         for r in known
