@@ -106,7 +106,8 @@ def draw(facts: Mapping[str, Any], name: str) -> str:
         for r in known
     ]
     x_name = "GPU-hours of source, pretraining and tuning" if name == "hours" else "bytes at inference"
-    return scatter(dots, x_name=x_name, y_name=measure.label, format_x=form, logarithmic=logarithmic)
+    names = {"x_name": x_name, "y_name": measure.label, "format_x": form}
+    return scatter(dots, **names, logarithmic=logarithmic, cut_top=measure.lower_is_better)
 
 
 def show(facts: Mapping[str, Any]) -> str:
