@@ -62,6 +62,7 @@ def scatter(
     parts.append(
         f'<polyline fill="none" stroke="var(--dim)" stroke-width="1.5" stroke-dasharray="5 4" points="{path}"/>'
     )
+    parts += _labels(dots, colours, at)  # below the dots: a rim of paper must hide none
     for dot in dots:
         (x, y), colour = at(dot.x, dot.y), colours[dot.group]
         ends = f'y1="{at(dot.x, dot.low)[1]:.1f}" y2="{at(dot.x, dot.high)[1]:.1f}"'
@@ -70,7 +71,6 @@ def scatter(
         parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{fill}" stroke="var({colour})" stroke-width="2"/>'
         )
-    parts += _labels(dots, colours, at)
     for i, group in enumerate(groups if len(groups) > 1 else []):
         x, y = WIDTH - RIGHT + 70, TOP + 12 + 18 * i
         parts.append(f'<circle cx="{x}" cy="{y - 4}" r="4.5" fill="var({colours[group]})"/>')
