@@ -46,7 +46,7 @@ def line_chart(
         return ""
     xs = [x for c in lines for x, _ in c.points]
     ys = [y for c in lines for _, y in c.points]
-    x_ticks, y_ticks = ticks(0.0, max(xs)), ticks(min(ys), _robust_top(ys))
+    x_ticks, y_ticks = ticks(0.0, max(xs)), ticks(min(ys), robust_top(ys))
     x_end, y_low, y_high = max(max(xs), 1e-12), y_ticks[0], y_ticks[-1]
 
     def place_x(x: float) -> float:
@@ -124,7 +124,7 @@ def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return [*means, points[-1]]
 
 
-def _robust_top(values: Sequence[float]) -> float:
+def robust_top(values: Sequence[float]) -> float:
     """The first loss of a fresh model is several times the rest; the axis ends where most of the curve is."""
     ordered = sorted(values)
     return min(ordered[-1], ordered[0] + 2.5 * max(1e-9, ordered[len(ordered) * 3 // 4] - ordered[0]))

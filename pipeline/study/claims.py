@@ -59,7 +59,7 @@ def _answers(effect: Mapping[str, Any], claim: Mapping[str, Any]) -> bool:
 def _verdict(effect: Mapping[str, Any], expected: str) -> str:
     seeds = f"{effect['seeds']} seed{'' if effect['seeds'] == 1 else 's'}"
     if not effect["clear"]:
-        return f"{'not contradicted' if expected == 'same' else 'not shown'} by {seeds}"
+        return f"no clear difference with {seeds}" if expected == "same" else f"not shown by {seeds}"
     better = (effect["mean"] < 0) == MEASURES[effect["measure"]].lower_is_better
     came = "better" if better else "worse"
     return f"holds here, with {seeds}" if came == expected else f"does not hold here: {came}, with {seeds}"

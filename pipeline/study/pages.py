@@ -99,12 +99,15 @@ def draw(facts: Mapping[str, Any], name: str) -> str:
     cost, _, form, logarithmic = next(c for c in COSTS if c[1] == name)
     measure: Measure = MEASURES[facts["measures"][0]]
     known = [r for r in facts["combinations"] if r[measure.key] is not None and r[cost]]
+    if name == "hours":  # forms of one training lie on one place: the first stands for them
+        known = list({r[cost]: r for r in reversed(known)}.values())[::-1]
     dots = [
         Dot(r[cost], r[measure.key], r["range"][0], r["range"][1], r["label"], r["form"], r[f"on_front_{cost}"])
         for r in known
     ]
     x_name = "GPU-hours of source, pretraining and tuning" if name == "hours" else "bytes at inference"
-    return scatter(dots, x_name=x_name, y_name=measure.label, format_x=form, logarithmic=logarithmic)
+    names = {"x_name": x_name, "y_name": measure.label, "format_x": form}
+    return scatter(dots, **names, logarithmic=logarithmic, cut_top=measure.lower_is_better)
 
 
 def show(facts: Mapping[str, Any]) -> str:

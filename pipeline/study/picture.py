@@ -3,11 +3,11 @@ to the worst), the Pareto front drawn. SVG, as the other charts: no library, no 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
-from pipeline.charts import BOTTOM, LEFT, TOP, WIDTH, ticks
+from pipeline.charts import BOTTOM, LEFT, TOP, WIDTH, robust_top, ticks
 
 HEIGHT, RIGHT = 400, 150
 COLOURS = ("--a", "--b", "--c", "--d")
@@ -28,13 +28,24 @@ class Dot:
 
 
 def scatter(
-    dots: Sequence[Dot], *, x_name: str, y_name: str, format_x: Callable[[float], str], logarithmic: bool = False
+    dots: Sequence[Dot],
+    *,
+    x_name: str,
+    y_name: str,
+    format_x: Callable[[float], str],
+    logarithmic: bool = False,
+    cut_top: bool = False,
 ) -> str:
-    """The SVG; empty where there is nothing to draw. The front is a line through the dots that lie on it."""
+    """The SVG; empty where there is nothing to draw. The front is a line through the dots that lie on it.
+
+    `cut_top`: the axis ends where most dots are; those above stand at its end with their value.
+    """
     if not dots:
         return ""
     scale: Callable[[float], float] = math.log if logarithmic else float
     left, right = _range([scale(dot.x) for dot in dots])
+    top = robust_top([dot.y for dot in dots]) if cut_top else max(dot.high for dot in dots)
+    dots = [_under(dot, top) for dot in dots]
     y_ticks = ticks(min(d.low for d in dots), max(d.high for d in dots))
     low, high = y_ticks[0], y_ticks[-1]
     groups = list(dict.fromkeys(dot.group for dot in dots))
@@ -51,6 +62,7 @@ def scatter(
     parts.append(
         f'<polyline fill="none" stroke="var(--dim)" stroke-width="1.5" stroke-dasharray="5 4" points="{path}"/>'
     )
+    parts += _labels(dots, colours, at)  # below the dots: a rim of paper must hide none
     for dot in dots:
         (x, y), colour = at(dot.x, dot.y), colours[dot.group]
         ends = f'y1="{at(dot.x, dot.low)[1]:.1f}" y2="{at(dot.x, dot.high)[1]:.1f}"'
@@ -59,12 +71,17 @@ def scatter(
         parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{fill}" stroke="var({colour})" stroke-width="2"/>'
         )
-    parts += _labels(dots, colours, at)
     for i, group in enumerate(groups if len(groups) > 1 else []):
         x, y = WIDTH - RIGHT + 70, TOP + 12 + 18 * i
         parts.append(f'<circle cx="{x}" cy="{y - 4}" r="4.5" fill="var({colours[group]})"/>')
         parts.append(f'<text class="tick" x="{x + 10}" y="{y}">{escape(group)}</text>')
     return "".join([*parts, "</svg>"])
+
+
+def _under(dot: Dot, top: float) -> Dot:
+    if dot.y <= top:
+        return replace(dot, high=min(dot.high, top))
+    return replace(dot, y=top, low=top, high=top, label=f"{dot.label}: {dot.y:.2f}, above")
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:

@@ -137,6 +137,8 @@ def test_the_picture_has_every_dot_and_the_front():
     assert svg.count("<circle") == 3 + 2  # and the legend
     assert "a &amp; b" in svg
     assert len(svg.split('points="')[1].split('"')[0].split()) == 2
+    far = Dot(2e6, 90.0, 80.0, 95.0, "far", "int8")
+    assert "far: 90.00, above" in scatter([*dots, far], x_name="", y_name="", format_x=str, cut_top=True)
     assert scatter([], x_name="", y_name="", format_x=str) == ""
 
 
@@ -148,7 +150,7 @@ def test_a_claim_gets_the_verdict_of_its_figure():
     for mean, clear, words in (
         (-0.1, True, ("holds here, with 3 seeds", "does not hold here: better, with 3 seeds")),
         (0.1, True, ("does not hold here: worse, with 3 seeds", "does not hold here: worse, with 3 seeds")),
-        (0.1, False, ("not shown by 3 seeds", "not contradicted by 3 seeds")),
+        (0.1, False, ("not shown by 3 seeds", "no clear difference with 3 seeds")),
     ):
         said = [v["verdict"] for v in verdicts(claims, [{**effect, "mean": mean, "clear": clear}])]
         assert said == [*words, "not measured yet"]
