@@ -94,7 +94,7 @@ def _killed_run(lab: Lab, number: int) -> dict[str, Any] | None:
         "kills": done,
         "over": round(spent - cap, 3),
         "unused": max(0.0, 1 - spent / cap),
-        "rate": rates[-1] / PEAK_LEARNING_RATE if rates else math.inf,
+        "rate": round(rates[-1] / PEAK_LEARNING_RATE, 6) if rates else math.inf,
         "annealed": manifest["annealed"],
         "left": emergencies[-1]["remaining_seconds"] if emergencies else None,
         "start": manifest["start_seconds"],
