@@ -6,7 +6,8 @@
     scripts/with_env.sh scripts/bench_hours.py --quick
 
 A 0.4M model on a slice of configs/tiny.yaml's corpus, one thread, caps of about a minute in which starting the process
-counts. `JOBS=2` in the environment runs two killed runs at a time.
+counts. `JOBS=2` in the environment runs two killed runs, or the memory of two settings, at a
+time.
 """
 
 import math
@@ -104,7 +105,7 @@ def _killed_run(lab: Lab, number: int) -> dict[str, Any] | None:
 PARTS = {
     "branches": Part(branches),
     "kills": Part(kills, one_core=False),
-    "forecast": Part(forecast, one_core=False),
+    "forecast": Part(lambda quick: forecast(quick, JOBS), one_core=False),
 }
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ against the end.
 """
 
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from scripts.bench_rows import Rows, row
@@ -31,22 +32,29 @@ SETTINGS = {
 TIMED_TOKENS = {"150K tokens": 150_000, "75K tokens": 75_000}
 
 
-def forecast(quick: bool) -> Rows:
-    """Predicted over measured, one row a setting."""
+def forecast(quick: bool, jobs: int = 1) -> Rows:
+    """Predicted over measured, one row a setting; `jobs`: memory of so many settings at a time."""
     settings = dict(list(SETTINGS.items())[: 2 if quick else None])
     rows: Rows = []
     with tempfile.TemporaryDirectory() as place:
         lab = Lab(Path(place))
         lab.prepare("seed=1", *WIDE)
-        for name, words in settings.items():
-            own = lab.beside(f"memory{len(rows)}")
+
+        def memory_of(setting: tuple[int, str, tuple[str, ...]]) -> dict:
+            number, name, words = setting
+            own = lab.beside(f"memory{number}")
             if any("sequence_length" in word for word in words):
                 own.prepare("seed=1", *WIDE, *words)
             memory = own.pretrain("run", "seed=1", "name=run", *WIDE, *words)["forecast"]["memory"]
             kinds = ("traced_bytes", "held_before_bytes", "measured_bytes")
             traced, held, measured = (f"{memory[key] / 2**20:,.0f}" for key in kinds)
             text = f"memory, predicted over measured: {name} ({traced} traced + {held} held, {measured} MiB)"
-            rows.append(row(text, memory["ratio"], "x", "0.97 to 1.03", abs(memory["ratio"] - 1) <= 0.03))
+            return row(text, memory["ratio"], "x", "0.97 to 1.03", abs(memory["ratio"] - 1) <= 0.03)
+
+        with ThreadPoolExecutor(jobs) as pool:
+            for found in pool.map(memory_of, [(i, *setting) for i, setting in enumerate(settings.items())]):
+                print(found["name"], found["value"], flush=True)
+                rows.append(found)
         lab.prepare("seed=1")
         for name, tokens in {} if quick else TIMED_TOKENS.items():
             own = lab.beside(f"time{tokens}")
