@@ -189,7 +189,7 @@ def test_a_run_under_a_cap_ends_inside_it_annealed_exported_and_is_then_up_to_da
     assert set(rows[5]) == METRICS | {"step"} or "val/bits_per_byte" in rows[5]
     assert {"val/code/bits_per_byte", "val/more/bits_per_byte", "val/bits_per_byte"} <= set(rows[0])
     assert set(rows[-1]) == METRICS | {"step", "val/code/bits_per_byte", "val/more/bits_per_byte", "val/bits_per_byte"}
-    assert rows[-1]["train/lr"] <= 0.01 * 2.0e-3
+    assert rows[-1]["train/lr"] <= 0.01 * 2.0e-3 * (1 + 1e-9)  # the limit itself, rounded
     spent = ledger.spent_hours(small.root / "runs/small/ledger.jsonl")["pretrain"] * 3600
     assert spent <= seconds + 0.1
     assert (small.root / "runs/small/pretrain").resolve() == small.folder.resolve()
@@ -414,7 +414,7 @@ def test_sigterm_while_starting_up_exits_75_soon(small: Small) -> None:
 
 @pytest.mark.slow
 def test_sigterm_saves_exits_75_and_the_same_command_finishes_with_one_row_per_step(small: Small) -> None:
-    cap = hours(36)
+    cap = hours(48)
     process = small.start(cap)
     small.wait_for_step(20, process)
     process.send_signal(signal.SIGTERM)
@@ -427,7 +427,7 @@ def test_sigterm_saves_exits_75_and_the_same_command_finishes_with_one_row_per_s
     manifest = read_manifest(small.folder)
     assert manifest["lives"] == 2
     assert manifest["annealed"]
-    assert manifest["gpu_hours_total"] * 3600 <= 36
+    assert manifest["gpu_hours_total"] * 3600 <= 48
     assert [row["step"] for row in small.rows()] == list(range(manifest["steps"] + 1))
 
 
