@@ -56,26 +56,39 @@ def line_chart(
         return TOP + (HEIGHT - TOP - BOTTOM) * (y_high - min(y, y_high)) / (y_high - y_low)
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(y_name)} against {escape(x_name)}">']
-    for y in y_ticks:
-        parts.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place_y(y):.1f}" y2="{place_y(y):.1f}"/>'
-        )
-        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{place_y(y) + 4:.1f}" text-anchor="end">{y:g}</text>')
-    for x in (t for t in x_ticks if t <= x_end):
-        parts.append(
-            f'<text class="tick" x="{place_x(x):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">'
-            f"{escape(format_x(x))}</text>"
-        )
-    middle_x, middle_y = (LEFT + WIDTH - RIGHT) / 2, HEIGHT / 2
-    parts.append(f'<text class="axis" x="{middle_x}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_name)}</text>')
-    turned = f'transform="rotate(-90 14 {middle_y})"'
-    parts.append(f'<text class="axis" x="14" y="{middle_y}" text-anchor="middle" {turned}>{escape(y_name)}</text>')
+    x_places = [(place_x(x), format_x(x)) for x in x_ticks if x <= x_end]
+    parts += axes([(place_y(y), y) for y in y_ticks], x_places, x_name, y_name)
     parts += _curves(lines, place_x, place_y)
     for x, y, words in notes:
         parts.append(f'<circle cx="{place_x(x):.1f}" cy="{place_y(y):.1f}" r="5" fill="none" stroke="var(--ink)"/>')
         at = f'x="{place_x(x) + 9:.1f}" y="{place_y(y) - 7:.1f}"'
         parts.append(f'<text class="tick halo" {at}>{escape(words)}</text>')
     return "".join([*parts, "</svg>"])
+
+
+def axes(
+    y_ticks: Sequence[tuple[float, float]],
+    x_ticks: Sequence[tuple[float, str]],
+    x_name: str,
+    y_name: str,
+    height: int = HEIGHT,
+    right: int = RIGHT,
+) -> list[str]:
+    """Grid, numbers and names of both axes. `y_ticks`: (place, value); `x_ticks`: (place, what stands there)."""
+    parts = []
+    for place, y in y_ticks:
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - right}" y1="{place:.1f}" y2="{place:.1f}"/>')
+        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{place + 4:.1f}" text-anchor="end">{y:g}</text>')
+    for place, words in x_ticks:
+        where = f'x="{place:.1f}" y="{height - BOTTOM + 18}" text-anchor="middle"'
+        parts.append(f'<text class="tick" {where}>{escape(words)}</text>')
+    middle = f'x="{(LEFT + WIDTH - right) / 2}" y="{height - 6}" text-anchor="middle"'
+    turned = f'x="14" y="{height / 2}" text-anchor="middle" transform="rotate(-90 14 {height / 2})"'
+    names = [
+        f'<text class="axis" {middle}>{escape(x_name)}</text>',
+        f'<text class="axis" {turned}>{escape(y_name)}</text>',
+    ]
+    return [*parts, *names]
 
 
 def chart_file(svg: str) -> str:

@@ -13,19 +13,18 @@ import os
 import sys
 import time
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pipeline.study.effects import estimate
 from scripts.bench_rows import ROOT, Part, Rows, main, row
 from scripts.data_bench.quality import SEEDS, Corpus, bits_per_byte, first_tokens, load, total_tokens, train
 
 TOKENS, QUICK_TOKENS = 409_600, 40_960
-# Student's t by the number of pairs, two-sided
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306}
 BASE, KEPT = "random", "score 0.5 or more"
 HARD_EPOCHS = 4
 MOST_SEEDS = 3 * SEEDS  # of the comparison that is judged: every fold of packages with three seeds
@@ -96,11 +95,10 @@ def _hard() -> str:
 
 def _difference(name: str, arm: dict[int, float], base: dict[int, float]) -> dict[str, Any]:
     """Mean of the differences paired by seed, with its interval: [low, mean, high]; below 0 the arm is better."""
-    differences = [arm[seed] - base[seed] for seed in sorted(arm.keys() & base.keys())]
-    half = T_95[len(differences)] * stdev(differences) / len(differences) ** 0.5
-    centre = mean(differences)
-    value = [round(centre - half, 4), round(centre, 4), round(centre + half, 4)]
-    return row(name, value, f"bits per byte, {len(differences)} pairs")
+    found = estimate({seed: [arm[seed] - base[seed]] for seed in sorted(arm.keys() & base.keys())})
+    assert found is not None
+    value = [round(v, 4) for v in (found.low, found.mean, found.high) if v is not None]
+    return row(name, value, f"bits per byte, {found.seeds} pairs")
 
 
 PARTS = {"arms": Part(run)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
-from pipeline.charts import BOTTOM, LEFT, TOP, WIDTH, robust_top, ticks
+from pipeline.charts import BOTTOM, LEFT, TOP, WIDTH, axes, robust_top, ticks
 
 HEIGHT, RIGHT = 400, 150
 COLOURS = ("--a", "--b", "--c", "--d")
@@ -56,7 +56,8 @@ def scatter(
         return LEFT + (WIDTH - LEFT - RIGHT) * across, TOP + (HEIGHT - TOP - BOTTOM) * (high - y) / (high - low)
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(y_name)} against {escape(x_name)}">']
-    parts += _axes(y_ticks, _x_ticks(dots, logarithmic), at, x_name, y_name, format_x)
+    x_places = [(at(x, low)[0], format_x(x)) for x in _x_ticks(dots, logarithmic)]
+    parts += axes([(at(dots[0].x, y)[1], y) for y in y_ticks], x_places, x_name, y_name, HEIGHT, RIGHT)
     front = sorted((dot for dot in dots if dot.on_front), key=lambda dot: dot.x)
     path = " ".join("{:.1f},{:.1f}".format(*at(dot.x, dot.y)) for dot in front)
     parts.append(
@@ -96,23 +97,6 @@ def _x_ticks(dots: Sequence[Dot], logarithmic: bool) -> list[float]:
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         return [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high] or [low, high]
     return [x for x in ticks(low, high) if low <= x <= high] or [low]
-
-
-def _axes(
-    y_ticks: Sequence[float], x_ticks: Sequence[float], at: Any, x_name: str, y_name: str, format_x: Any
-) -> list[str]:
-    parts = []
-    for y in y_ticks:
-        place = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{place + 4:.1f}" text-anchor="end">{y:g}</text>')
-    for x in x_ticks:
-        where = f'x="{at(x, y_ticks[0])[0]:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle"'
-        parts.append(f'<text class="tick" {where}>{escape(format_x(x))}</text>')
-    middle = f'x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle"'
-    turned = f'x="14" y="{HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 14 {HEIGHT / 2})"'
-    return [*parts, f'<text class="axis" {middle}>{escape(x_name)}</text>',
-            f'<text class="axis" {turned}>{escape(y_name)}</text>']  # fmt: skip
 
 
 def _labels(dots: Sequence[Dot], colours: Mapping[str, str], at: Any) -> list[str]:

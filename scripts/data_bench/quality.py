@@ -17,13 +17,12 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.transformer import Transformer
 from pipeline import config as configs
-from pipeline.artifacts import Step, build, read_manifest
+from pipeline.artifacts import Folder, Step, build, read_manifest
 from pipeline.corpus.documents import Table, read_all_alive
 from pipeline.corpus.gold import fold_by_group, read_labels
-from pipeline.corpus.publishing import Encoded
-from pipeline.corpus.scoring import read_scores
+from pipeline.corpus.publishing import Encoded, corpus_scores
 from pipeline.corpus.steps import data_step
-from pipeline.corpus.tokenizing import load_tokenizer, read_index, token_dtype
+from pipeline.corpus.tokenizing import load_tokenizer, token_dtype
 from scripts.bench_rows import ROOT
 from scripts.growth_bench.lab import Lab, Scale, Text
 
@@ -78,10 +77,7 @@ def load(folder: Path) -> Corpus:
     paths = {name: before.path for name, before in step.inputs.items() if isinstance(before, Step)}
     table, manifest = Table.load(paths["repair"]), read_manifest(step.path)
     encoded = Encoded(paths["encode"], table, token_dtype(manifest["vocab_size"]))
-    scores = np.zeros(len(table), dtype=np.float32)
-    for shard in range(table.tasks):
-        places = table.starts[shard] + read_index(paths["encode"], shard)["at"].astype(np.int64)
-        scores[places] = read_scores(paths["score"], shard)
+    scores = corpus_scores(Folder(step.path, paths), table)
     left = np.flatnonzero(read_all_alive(paths["cut"], table.tasks) & (encoded.lengths > 0))
     names = table.names(left)
     rated = {label.path: label.score for label in read_labels()}
