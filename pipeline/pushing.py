@@ -150,7 +150,7 @@ class Pusher:
             self._release()
 
     def _release(self) -> None:
-        if self.run is not None:
+        if self.run is not None and owner(self.place, path_of(self.run)) is None:
             self.place.remove(f"{path_of(self.run)}/{OWNER}")
 
     def _beat(self) -> None:
