@@ -16,8 +16,7 @@ WIDE = (
     "model.hidden_size=1024", "model.intermediate_size=4096", "model.num_hidden_layers=2",
     "model.num_attention_heads=16", "model.max_position_embeddings=1024", "train.sequence_length=1024",
     "train.global_batch_tokens=2048", "train.micro_batch=2", "train.log_every_steps=1", "train.precision=32-true",
-    "budget.max_tokens=8_192",
-    "data.validation.max_bytes=3_000",
+    "train.validate_every_share=1", "budget.max_tokens=8_192", "data.validation.max_bytes=3_000",
 )  # fmt: skip
 SETTINGS = {
     "two windows of 1,024": (),

@@ -176,11 +176,13 @@ def arrange(
 
 
 def _first_bytes(n_bytes: np.ndarray, limit: int) -> np.ndarray:
-    """Which documents, taken in order, fit under the limit; the first always does."""
+    """Which documents, taken in order, fit under the limit together; where none does alone, the smallest."""
     fits, used = np.zeros(len(n_bytes), dtype=bool), 0
     for i, size in enumerate(n_bytes.tolist()):
-        if not used or used + size <= limit:
+        if used + size <= limit:
             fits[i], used = True, used + size
+    if not fits.any():
+        fits[np.argmin(n_bytes)] = True
     return fits
 
 

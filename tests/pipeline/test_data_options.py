@@ -257,6 +257,17 @@ def test_a_cut_file_and_a_scorer_that_is_missing_are_warned_of(root, capsys):
     assert "cut nothing, for want of a scorer" in (root / "runs/test/report.html").read_text()
 
 
+@pytest.mark.parametrize(("max_bytes", "least"), [(1, 0), (3_000, 1_500)])
+def test_held_out_text_keeps_to_its_limit_though_a_book_comes_first(root, max_bytes, least):
+    """Where no document fits it is the smallest one, so that no validation takes minutes."""
+    texts = [prose(i, sentences=14 if i % 4 == 0 else 80) for i in range(60)]  # about 1,000 and 5,700 bytes
+    path = root / "in" / "texts.jsonl"
+    path.parent.mkdir()
+    path.write_text("".join(json.dumps({"text": text, "domain": f"d{i}"}) + "\n" for i, text in enumerate(texts)))
+    val = made(make_config(path, data__validation={"share": 0.5, "max_bytes": max_bytes}))["sources"]["web"]["val"]
+    assert least < val["bytes"] <= max(max_bytes, 1_200)
+
+
 def test_a_damaged_manifest_vouches_for_nothing_and_is_made_again(root):
     config = make_config(write_corpus(root / "in"))
     first = made(config)

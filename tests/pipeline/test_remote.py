@@ -317,7 +317,7 @@ def test_a_second_machine_is_turned_away_and_a_first_one_that_was_away_stops_cop
     def taken_over() -> bool:
         if pushing._pusher is None or pushing._pusher.off:
             return True
-        signed.write_text(json.dumps({**other, "time": time.time()}))  # again: a beat under way may have written over it
+        signed.write_text(json.dumps({**other, "time": time.time()}))  # a beat may write over it
         return False
 
     _until(taken_over)
