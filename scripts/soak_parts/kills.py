@@ -120,6 +120,7 @@ def _account(place: Lab, lives: list[Life], tally: Tally) -> None:
 def starts(quick: bool) -> Rows:
     """A killed run's next life as a user starts it: from the command to the first new row of metrics."""
     took, imports = [], []
+    warm_up()
     with lab() as place:
         place.warm = True
         typical = place.finish("pretrain").seconds
@@ -127,7 +128,8 @@ def starts(quick: bool) -> Rows:
             place.forget("pretrain")
             place.warm = True
             while not place.checkpoints():
-                place.killed("pretrain", after(0.6 * typical))
+                if place.killed("pretrain", after(0.6 * typical)).code == 0:
+                    place.forget("pretrain")  # done already: again
             place.warm = False
             imports.append(import_seconds())
             took.append(place.seconds_to_first_step())
