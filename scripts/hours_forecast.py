@@ -25,7 +25,7 @@ SETTINGS = {
     "one window a pass of two": ("train.micro_batch=1",),
     "optimizer in the backward pass": ("train.optimizer_in_backward=true", "train.clip_norm=0"),
     "muon": ("train.optimizer=muon",),
-    "bf16-true": ("train.precision=bf16-true",),
+    "8-bit optimizer states": ("train.optimizer=adamw8bit",),
     "windows of 512 (explicit attention)": ("train.sequence_length=512", "train.micro_batch=4"),
 }
 TIMED_TOKENS = {"150K tokens": 150_000, "75K tokens": 75_000}

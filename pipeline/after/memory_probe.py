@@ -49,12 +49,12 @@ def _child(probe: Probe, sender: Any) -> None:
     import torch
 
     from pipeline.after.adapting import prepare
-    from pipeline.training.devices import keep_big_blocks
+    from pipeline.training import allocator
     from pipeline.training.module import PretrainModule
 
     if probe.device == "cpu":
         torch.set_num_threads(1)
-        keep_big_blocks()
+        allocator.set_up()
         torch.mm(torch.ones(8, 8), torch.ones(8, 8))
     before = _now(probe.device)
     network = prepare(probe.folder, probe.finetune, probe.device, probe.precision, probe.seed)

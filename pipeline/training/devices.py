@@ -1,11 +1,10 @@
 """Where a run computes and in which numbers, chosen from the machine and said once with the reason.
 
 In: `train.device`, `train.precision`. Out: a `Machine`: torch device, precision, peak FLOP/s for MFU. On a CPU two
-settings make most of the difference (1.2x to 1.7x and 1.6x of a step on a machine with AVX-512): glibc must keep big
-blocks instead of returning them to the kernel, and matrix products must be bf16 where the CPU has instructions for it.
+settings make most of the difference (1.2x to 1.7x and 1.6x of a step on a machine with AVX-512): big blocks must not
+come from the kernel page by page (allocator.py), and matrix products must be bf16 where the CPU has the instructions.
 """
 
-import ctypes
 import math
 import os
 import platform
@@ -23,8 +22,8 @@ import yaml
 from model import cpu_kernels, float8
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
+from pipeline.training import allocator
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # instructions without which bf16 is slower than fp32
 GEMM_SIZE = 1024  # large enough for the peak, small enough for 0.1 s on one core
 THREAD_TRIALS, THREADS_REVIEW_SECONDS = 5, 10.0
@@ -92,9 +91,7 @@ def choose(train: TrainConfig) -> Machine:
     name = torch.cuda.get_device_name(device) if kind == "cuda" else f"{cpu_name()} ({torch.get_num_threads()} threads)"
     precision, reason = _precision(train.precision, kind)
     if kind == "cpu":
-        kept = keep_big_blocks()
-        reason += "; glibc keeps big blocks" if kept else "; allocator as it comes (no glibc)"
-        reason += _passes()
+        reason += f"; {allocator.set_up()}{_passes()}"
     peak, source = _peak_flops(kind, name, precision)
     threads = Threads(kind)
     threads.review()
@@ -174,17 +171,6 @@ def cpu_name() -> str:
 def _cpuinfo() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-
-
-def keep_big_blocks() -> bool:
-    """Tells glibc not to return big blocks to the kernel: page faults cost 1.2x to 1.7x of a step otherwise.
-
-    Both thresholds are needed; either alone did nothing. False where the C library is another.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    libc = ctypes.CDLL(None)
-    return bool(libc.mallopt(M_MMAP_THRESHOLD, 2**30) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 class Threads:

@@ -46,9 +46,9 @@ def main(name: str, shape: str) -> None:
     if name.endswith(GIVEN):
         import torch
 
-        from pipeline.training import devices
+        from pipeline.training import allocator
 
-        devices.keep_big_blocks()
+        allocator.set_up()
         torch.set_float32_matmul_precision("medium")
     ARMS[name.removesuffix(GIVEN)](SHAPES[shape], meter)
 

@@ -1,11 +1,19 @@
 """Where a run computes, and the numbers that MFU is judged by."""
 
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
 from pipeline.training import devices
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -97,3 +105,31 @@ def test_a_run_on_a_card_never_spends_time_on_the_threads_of_the_cpu() -> None:
     threads = Threads("cuda")
     assert threads.most == 1
     assert threads.review() is None
+
+
+REPLACED_BLOCKS = """
+from pipeline.training import allocator
+said = allocator.set_up()
+import torch
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+torch.ones(2**22)
+before = resident()
+blocks = [torch.ones(2**21) for _ in range(12)]
+for number in range(12):
+    blocks[number] = None
+    blocks[number] = torch.ones(2**21)
+print(said, round((resident() - before) / 2**23, 1), sep="|")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+@pytest.mark.parametrize("huge_pages", ["1", "0"])
+def test_the_room_of_a_big_block_is_used_again_where_there_are_huge_pages(huge_pages: str) -> None:
+    environment = {**os.environ, "THP_MEM_ALLOC_ENABLE": huge_pages, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-P", "-c", REPLACED_BLOCKS]
+    said, held = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split("|")
+    if huge_pages == "0" and platform.libc_ver()[0] == "glibc":
+        assert said == "glibc keeps big blocks"
+    if said == "big blocks in huge pages":
+        assert 12.0 <= float(held) <= 12.5
