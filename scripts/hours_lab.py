@@ -35,6 +35,7 @@ class Lab:
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.config = folder, folder / "hours.yaml"
+        self.environment: dict[str, str] = {}
         self.config.write_text(CONFIG, encoding="utf-8")
 
     def beside(self, name: str) -> "Lab":
@@ -49,6 +50,7 @@ class Lab:
 
     def start(self, stage: str, *words: str) -> subprocess.Popen:
         environment = {**os.environ, "HORNBOOK_ROOT": str(self.folder), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment |= self.environment
         command = [sys.executable, "-P", "-m", "pipeline", stage, str(self.config), *words]
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 

@@ -125,7 +125,7 @@ print(said, round((resident() - before) / 2**23, 1), sep="|")
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 @pytest.mark.parametrize("huge_pages", ["1", "0"])
-def test_the_room_of_a_big_block_is_used_again_where_there_are_huge_pages(huge_pages: str) -> None:
+def test_the_room_of_a_big_block_is_used_again_with_huge_pages(huge_pages: str) -> None:
     environment = {**os.environ, "THP_MEM_ALLOC_ENABLE": huge_pages, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-P", "-c", REPLACED_BLOCKS]
     said, held = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split("|")
