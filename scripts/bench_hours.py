@@ -2,7 +2,7 @@
 
     scripts/with_env.sh scripts/bench_hours.py --only branches --json docs/hours/branches.json
     scripts/with_env.sh scripts/bench_hours.py --only kills --json docs/hours/bench_hours.json
-    scripts/with_env.sh scripts/bench_hours.py --only forecast --json docs/hours/forecast.json
+    scripts/with_env.sh scripts/bench_hours.py --only memory,time --json docs/hours/forecast.json
     scripts/with_env.sh scripts/bench_hours.py --quick
 
 A 0.4M model on a slice of configs/tiny.yaml's corpus, one thread, caps of about a minute in which starting the process
@@ -25,9 +25,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from scripts import hours_forecast
 from scripts.bench_rows import Part, Rows, at_most, main, row
 from scripts.hours_branches import branches
-from scripts.hours_forecast import forecast
 from scripts.hours_lab import PEAK_LEARNING_RATE, Lab, hours
 
 JOBS = int(os.environ.get("JOBS", "1"))
@@ -105,7 +105,8 @@ def _killed_run(lab: Lab, number: int) -> dict[str, Any] | None:
 PARTS = {
     "branches": Part(branches),
     "kills": Part(kills, one_core=False),
-    "forecast": Part(lambda quick: forecast(quick, JOBS), one_core=False),
+    "memory": Part(lambda quick: hours_forecast.memory(quick, JOBS), one_core=False),
+    "time": Part(hours_forecast.time, slow=True),
 }
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Part `forecast` of bench_hours.py: what a pretraining said beforehand beside what happened, from its manifest.
+"""Parts `memory` and `time` of bench_hours.py: what a pretraining said beforehand beside what happened.
 
 Memory: the traced peak of a step plus what the process held before, against the resident high-water mark over the
 first steps, for settings that differ in what they keep: with big blocks given back to the kernel, which shows what a
@@ -31,11 +31,11 @@ SETTINGS = {
 }
 GIVEN_BACK = {"THP_MEM_ALLOC_ENABLE": "1"}  # see pipeline/training/allocator.py
 KEPT = 3  # settings that are measured with kept blocks too
-TIMED_TOKENS = {"150K tokens": 150_000, "75K tokens": 75_000}
+TIMED_TOKENS = {"75K tokens": 75_000, "150K tokens": 150_000, "300K tokens": 300_000}
 
 
-def forecast(quick: bool, jobs: int = 1) -> Rows:
-    """Predicted over measured, one row a setting; `jobs`: memory of so many settings at a time."""
+def memory(quick: bool, jobs: int = 1) -> Rows:
+    """Predicted over measured, one row a setting; `jobs`: of so many settings at a time."""
     settings = dict(list(SETTINGS.items())[: 2 if quick else None])
     rows: Rows = []
     with tempfile.TemporaryDirectory() as place:
@@ -47,14 +47,14 @@ def forecast(quick: bool, jobs: int = 1) -> Rows:
             own.environment = GIVEN_BACK if given_back else {}
             if any("sequence_length" in word for word in words):
                 own.prepare("seed=1", *WIDE, *words)
-            memory = own.pretrain("run", "seed=1", "name=run", *WIDE, *words)["forecast"]["memory"]
+            found = own.pretrain("run", "seed=1", "name=run", *WIDE, *words)["forecast"]["memory"]
             kinds = ("traced_bytes", "held_before_bytes", "measured_bytes")
-            traced, held, measured = (f"{memory[key] / 2**20:,.0f}" for key in kinds)
+            traced, held, measured = (f"{found[key] / 2**20:,.0f}" for key in kinds)
             way = "memory" if given_back else "the same, big blocks kept"
             text = f"{way}, predicted over measured: {name} ({traced} traced + {held} held, {measured} MiB)"
             if not given_back:
-                return row(text, memory["ratio"], "x")
-            return row(text, memory["ratio"], "x", "0.97 to 1.03", abs(memory["ratio"] - 1) <= 0.03)
+                return row(text, found["ratio"], "x")
+            return row(text, found["ratio"], "x", "0.97 to 1.03", abs(found["ratio"] - 1) <= 0.03)
 
         wanted = [(number, name, True) for number, name in enumerate(settings)]
         wanted += [(number, name, False) for number, name in enumerate(settings) if number < KEPT]
@@ -62,11 +62,19 @@ def forecast(quick: bool, jobs: int = 1) -> Rows:
             for found in pool.map(memory_of, *zip(*wanted, strict=True)):
                 print(found["name"], found["value"], flush=True)
                 rows.append(found)
+    return rows
+
+
+def time(quick: bool) -> Rows:
+    """Predicted over measured, one row a length of run: nothing else may run beside it."""
+    rows: Rows = []
+    with tempfile.TemporaryDirectory() as place:
+        lab = Lab(Path(place))
         lab.prepare("seed=1")
-        for name, tokens in {} if quick else TIMED_TOKENS.items():
+        for name, tokens in list(TIMED_TOKENS.items())[: 1 if quick else None]:
             own = lab.beside(f"time{tokens}")
             manifest = own.pretrain("run", "seed=1", "name=run", f"budget.max_tokens={tokens}")
-            time = manifest["forecast"]["time"]
-            text = f"time, predicted over measured: {name} ({time['predicted_seconds']} of {time['seconds']} s)"
-            rows.append(row(text, time["ratio"], "x", "0.95 to 1.05", abs(time["ratio"] - 1) <= 0.05))
+            found = manifest["forecast"]["time"]
+            text = f"time, predicted over measured: {name} ({found['predicted_seconds']} of {found['seconds']} s)"
+            rows.append(row(text, found["ratio"], "x", "0.95 to 1.05", abs(found["ratio"] - 1) <= 0.05))
     return rows
