@@ -17,7 +17,6 @@ from scripts.soak_parts.lab import (
     import_seconds,
     inside,
     lab,
-    warm_up,
 )
 
 HEARTBEAT_SECONDS = 5.0
@@ -47,7 +46,6 @@ class Tally:
 def pretrain(kills: int) -> Rows:
     """Kills at random instants, inside saves and inside exports, until there were `kills` of them."""
     draw, tally = random.Random(8), Tally()
-    warm_up()
     with lab() as place:
         place.warm = True
         whole = place.finish("pretrain")
@@ -120,7 +118,6 @@ def _account(place: Lab, lives: list[Life], tally: Tally) -> None:
 def starts(quick: bool) -> Rows:
     """A killed run's next life as a user starts it: from the command to the first new row of metrics."""
     took, imports = [], []
-    warm_up()
     with lab() as place:
         place.warm = True
         typical = place.finish("pretrain").seconds

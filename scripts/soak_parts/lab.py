@@ -95,7 +95,6 @@ class Forked:
     """A `hornbook` command in a fork of this process, as far as `subprocess.Popen` is needed here."""
 
     def __init__(self, arguments: list[str], environment: dict[str, str], said: int):
-        warm_up()
         from pipeline import __main__ as command
 
         gc.freeze()  # what the fork shares stays shared
@@ -132,9 +131,9 @@ class Forked:
             os.kill(self.pid, number)
 
 
-def warm_up() -> None:
-    """Loads what `Forked` shares, so that the first fork takes no longer than the others. One thread, as everywhere
-    here: torch was loaded before anybody could tell it so by the environment, and other sums are other bits."""
+def _warm_up() -> None:
+    """Loads what `Forked` shares. One thread, as everywhere here: torch was loaded before anybody could tell it so by
+    the environment, and other sums are other bits."""
     for name in WARM:
         import_module(name)
     import_module("torch").set_num_threads(1)
@@ -151,7 +150,19 @@ class Lab:
         self.config.write_text(config, encoding="utf-8")
         self._said_in, self._said = said, dict[int, Path]()
         self.environment: dict[str, str] = {}
-        self.warm = False
+        self._warm = False
+
+    @property
+    def warm(self) -> bool:
+        """Whether pretrainings are forked from here; what they share is loaded when it is set, so that the first one
+        takes no longer than the others."""
+        return self._warm
+
+    @warm.setter
+    def warm(self, warm: bool) -> None:
+        if warm:
+            _warm_up()
+        self._warm = warm
 
     def start(self, stage: str, *words: str, before: Callable[[], None] | None = None) -> Process:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "SLURM"))}

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from scripts.bench_rows import Rows, at_least, at_most, row
-from scripts.soak_parts.lab import Lab, after, lab, warm_up
+from scripts.soak_parts.lab import Lab, after, lab
 
 MACHINES = 10
 
@@ -14,7 +14,6 @@ MACHINES = 10
 def to_empty_machines(quick: bool) -> Rows:
     """Kills at random instants; after each, nothing is left but the config and HORNBOOK_REMOTE."""
     draw, kills, from_remote = random.Random(14), 0, 0
-    warm_up()
     with lab() as place, tempfile.TemporaryDirectory(prefix="hornbook-remote-") as there:
         place.warm = True
         whole = place.finish("pretrain")
