@@ -325,6 +325,22 @@ def test_a_second_machine_is_turned_away_and_a_first_one_that_was_away_stops_cop
     assert json.loads(signed.read_text())["token"] == "other"
 
 
+def test_a_stage_that_ends_leaves_the_signature_of_a_machine_that_took_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: Path
+) -> None:
+    a = machine(tmp_path, monkeypatch, "a")
+    step = pretrain_step(a.config(STEPS))
+    signed = there / RUN / step.fingerprint / "owner.json"
+    pulling.fetch_run(step, a.config(STEPS))
+    pusher = pushing._pusher
+    assert pusher is not None
+    _until(lambda: pusher._beat_at > 0)  # the next signature is due in 15 s: it ends before it looks again
+    signed.write_text(json.dumps({"host": "elsewhere", "pid": 7, "token": "other", "time": time.time()}))
+    pushing.finish(30.0)
+    assert not pusher.off
+    assert json.loads(signed.read_text())["token"] == "other"
+
+
 def test_messages_hold_no_credentials_and_an_unknown_url_is_said_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
