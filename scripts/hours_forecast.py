@@ -2,7 +2,7 @@
 
 Memory: the traced peak of a step plus what the process held before, against the resident high-water mark over the
 first steps, for settings that differ in what they keep: with big blocks given back to the kernel, which shows what a
-step needs, and some with glibc keeping them, which shows what the heap holds beside. Time: what was said when a tenth
+step needs, and with glibc keeping them, which shows what the heap holds beside. Time: what was said when a tenth
 of the budget was used, against the end.
 """
 
@@ -30,7 +30,6 @@ SETTINGS = {
     "windows of 512 (explicit attention)": ("train.sequence_length=512", "train.micro_batch=4"),
 }
 GIVEN_BACK = {"THP_MEM_ALLOC_ENABLE": "1"}  # see pipeline/training/allocator.py
-KEPT = 3  # settings that are measured with kept blocks too
 TIMED_TOKENS = {"75K tokens": 75_000, "150K tokens": 150_000, "300K tokens": 300_000}
 
 
@@ -56,8 +55,7 @@ def memory(quick: bool, jobs: int = 1) -> Rows:
                 return row(text, found["ratio"], "x")
             return row(text, found["ratio"], "x", "0.97 to 1.03", abs(found["ratio"] - 1) <= 0.03)
 
-        wanted = [(number, name, True) for number, name in enumerate(settings)]
-        wanted += [(number, name, False) for number, name in enumerate(settings) if number < KEPT]
+        wanted = [(number, name, way) for way in (True, False) for number, name in enumerate(settings)]
         with ThreadPoolExecutor(jobs) as pool:
             for found in pool.map(memory_of, *zip(*wanted, strict=True)):
                 print(found["name"], found["value"], flush=True)
