@@ -37,6 +37,12 @@ def _threads(quick: bool) -> Rows:
     return speed.run_two_threads(quick)
 
 
+def _huge_pages(quick: bool) -> Rows:
+    from scripts.train_bench import speed
+
+    return speed.run_huge_pages(quick)
+
+
 def _compiled(quick: bool) -> Rows:
     from scripts.train_bench import speed
 
@@ -75,6 +81,7 @@ PARTS = {
     "sweeps": Part(_sweeps, slow=True),
     "widths": Part(_widths, slow=True),
     "compiled": Part(_compiled, slow=True),
+    "huge_pages": Part(_huge_pages, slow=True),
     "threads": Part(_threads, one_core=False, slow=True),
 }
 

@@ -12,6 +12,7 @@ from scripts.train_bench.shapes import SHAPES, Shape
 MODULE = "scripts.train_bench.arms"
 GIVEN = " + our settings"  # allocator thresholds and oneDNN for fp32 products, as `hornbook pretrain` sets them
 COMPILED = ", compiled"
+HUGE_PAGES = ", huge pages"  # the parent's environment asks for them, before torch is loaded
 
 Run = Callable[[Shape, Meter], None]
 OURS, BARE, BARE_FP32 = "hornbook", "hornbook, bare loop", "hornbook 32-true, bare loop"
@@ -34,6 +35,7 @@ ARMS: dict[str, Run] = {
     OURS: partial(ours.lightning, precision="auto"),
     BARE: partial(ours.bare, precision="auto"),
     BARE_FP32: partial(ours.bare, precision="32-true"),
+    BARE + HUGE_PAGES: partial(ours.bare, precision="auto"),
     WANDB: partial(ours.lightning, precision="auto", wandb=True),
     **PEERS,
 }

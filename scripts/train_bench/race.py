@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, TextIO
@@ -77,10 +78,10 @@ class Times:
 class Runner:
     """The parent's end of one arm."""
 
-    def __init__(self, module: str, arm: str, shape: str, threads: int) -> None:
+    def __init__(self, module: str, arm: str, shape: str, threads: int, environment: Mapping[str, str]) -> None:
         command_read, self._commands = os.pipe()
         self._answers, answer_write = os.pipe()
-        environment = {**os.environ, IN: str(command_read), OUT: str(answer_write)}
+        environment = {**os.environ, **environment, IN: str(command_read), OUT: str(answer_write)}
         environment |= {f"{kind}_NUM_THREADS": str(threads) for kind in ("OMP", "MKL", "OPENBLAS")}
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, arm, shape], cwd=ROOT, env=environment,
@@ -110,9 +111,15 @@ class Runner:
         return json.loads(line)
 
 
-def race(module: str, arms: list[str], shape: str, rounds: int, steps: int, threads: int = 1) -> dict[str, Times]:
-    """Arm -> its times after `rounds` turns of `steps` steps. `module`: what runs an arm (`python -m`)."""
-    runners = [Runner(module, arm, shape, threads) for arm in arms]  # one after the other: each waits when it is ready
+def race(
+    module: str, arms: list[str], shape: str, rounds: int, steps: int, threads: int = 1,
+    environments: Mapping[str, Mapping[str, str]] | None = None,
+) -> dict[str, Times]:  # fmt: skip
+    """Arm -> its times after `rounds` turns of `steps` steps. `module`: what runs an arm (`python -m`);
+    `environments`: what an arm finds in its environment besides."""
+    own = environments or {}
+    # One after the other: each waits when it is ready.
+    runners = [Runner(module, arm, shape, threads, own.get(arm, {})) for arm in arms]
     for runner in runners:
         runner.run(WARMUP_STEPS, counted=False)
     for turn in range(rounds):

@@ -30,6 +30,7 @@ class Shape:
 SHAPES = {
     "S": Shape(layers=4, hidden=192, heads=3, windows=8, tokens=256),  # 4.9M parameters
     "M": Shape(layers=8, hidden=384, heads=6, windows=4, tokens=512),  # 20.5M
+    "W": Shape(layers=2, hidden=1024, heads=16, windows=2, tokens=1024, vocab_size=1024),  # 27M, wide
     "toy": Shape(layers=2, hidden=64, heads=2, windows=1, tokens=64, vocab_size=512),  # a step of milliseconds
 }
 

@@ -9,7 +9,7 @@ import torch
 from pipeline.training import devices
 from scripts.bench_rows import Rows, at_least, at_most, row
 from scripts.train_bench import ours
-from scripts.train_bench.arms import BARE, BARE_FP32, COMPILED, GIVEN, LITGPT, LITGPT_FP32, MODULE, OURS
+from scripts.train_bench.arms import BARE, BARE_FP32, COMPILED, GIVEN, HUGE_PAGES, LITGPT, LITGPT_FP32, MODULE, OURS
 from scripts.train_bench.race import Times, race
 from scripts.train_bench.shapes import SHAPES
 
@@ -80,6 +80,19 @@ def run_compiled(quick: bool) -> Rows:
             _ratio(f"S: against {name}, compile time left out", times, name),
             row(f"S: first step after the model is built, {name}", round(times[name].first_step, 1), "s"),
         ]
+    return rows
+
+
+def run_huge_pages(quick: bool) -> Rows:
+    """Our step with its big blocks kept by glibc, and mapped in huge pages and given back; one thread, CPU time."""
+    rows, environments = [], {BARE + HUGE_PAGES: {"THP_MEM_ALLOC_ENABLE": "1"}}
+    for shape in ("S",) if quick else ("S", "M", "W"):
+        rounds = 2 if quick else 8
+        times = race(MODULE, [BARE, BARE + HUGE_PAGES], shape, rounds, steps=1, environments=environments)
+        value = times[BARE + HUGE_PAGES].cpu_seconds / times[BARE].cpu_seconds
+        rows.append(
+            row(f"{shape}: a step with big blocks in huge pages over one with blocks kept", round(value, 3), "x")
+        )
     return rows
 
 
