@@ -52,18 +52,19 @@ def test_a_branch_in_tokens_equals_the_run_that_had_this_limit_from_the_start(sm
 
 
 def test_a_branch_in_time_ends_annealed_inside_its_cap_which_counts_the_trunks_seconds(small: Small):  # noqa: F811
-    code, output, _ = small.command(hours(45), "budget.branches=[28s]", "train.checkpoint_every_seconds=1000")
+    # A process' start is half of 28 s on a busy machine: 45 leave its decay room.
+    code, output, _ = small.command(hours(65), "budget.branches=[45s]", "train.checkpoint_every_seconds=1000")
     assert code == 0, output
     point = Decisions(small.folder / "decisions.jsonl").of_kind("branch_point")
-    assert [p["branch"] for p in point] == ["28s"]
-    code, output, _ = small.command("--branch", "28s")
+    assert [p["branch"] for p in point] == ["45s"]
+    code, output, _ = small.command("--branch", "45s")
     assert code == 0, output
-    manifest = read_manifest(pretrain_step(branch(small.config(), "28s")).path)
+    manifest = read_manifest(pretrain_step(branch(small.config(), "45s")).path)
     assert manifest["annealed"]
     assert manifest["trunk"]["steps"] == point[0]["step"]
-    assert manifest["trunk"]["gpu_hours"] < manifest["gpu_hours_total"] <= 28 / 3600
+    assert manifest["trunk"]["gpu_hours"] < manifest["gpu_hours_total"] <= 45 / 3600
     assert "of them the trunk's" in output
-    code, output, _ = small.command("--branch", "28s")
+    code, output, _ = small.command("--branch", "45s")
     assert (code, "up to date" in output) == (0, True), output
 
 
