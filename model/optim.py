@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW, Optimizer
 
-from model.updates import Muon, SlicedAdamW, Updates, add_stochastically
+from model.updates import FUSED_DEVICES, Muon, SlicedAdamW, Updates, add_stochastically
 from model.width import ONE_RATE, RateScales
 
 PRECISIONS = {
@@ -23,7 +23,6 @@ PRECISIONS = {
     "bf16-sr": torch.bfloat16,
     "32-true": torch.float32,
 }
-FUSED_DEVICES = ("cuda", "cpu", "mps")
 
 
 def parameter_groups(network: nn.Module, weight_decay: float, scales: RateScales = ONE_RATE) -> list[dict[str, Any]]:

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.adamw import adamw as torch_adamw
 
 from model.quantized import Quantizer
 
+FUSED_DEVICES = ("cuda", "cpu", "mps")  # where torch has AdamW in one pass
 SLICE_VALUES = 2**23  # values updated at a time: 32 MiB for each fp32 temporary
 LEAST_QUANTIZED_VALUES = 4096  # biases and norms stay fp32: they are few
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic of the Muon write-up (Jordan 2024): steep at 0, about 1 after 5
@@ -49,9 +51,13 @@ class Updates(Optimizer):
     def _unless_skipped(self, old: Tensor, new: Tensor) -> Tensor:
         return new if self.found_inf is None else torch.where(self.found_inf.bool(), old, new)
 
-    def _count(self, state: dict[str, Any], device: torch.device) -> Tensor:
+    def _steps(self, state: dict[str, Any], device: torch.device) -> Tensor:
         if "step" not in state:
             state["step"] = torch.zeros((), device=device)
+        return state["step"]
+
+    def _count(self, state: dict[str, Any], device: torch.device) -> Tensor:
+        self._steps(state, device)
         state["step"].copy_(self._unless_skipped(state["step"], state["step"] + 1))
         return state["step"].clamp_min(1)  # 0 where the very first step is skipped: nothing is divided by it
 
@@ -80,8 +86,12 @@ class SlicedAdamW(Updates):
     def update_one(self, group: dict[str, Any], parameter: Tensor) -> None:
         state, grad = self.state[parameter], parameter.grad
         assert grad is not None
-        steps = self._count(state, parameter.device)
         moments = [self._moment(state, name, parameter) for name in ("exp_avg", "exp_avg_sq")]
+        plain = parameter.dtype == grad.dtype == torch.float32 and moments[0].quantizer is None
+        if plain and parameter.device.type in FUSED_DEVICES:
+            self._update_fused(group, parameter, grad)
+            return
+        steps = self._count(state, parameter.device)
         stochastic = self.stochastic and parameter.dtype == torch.bfloat16
         weights_M, grads_M = parameter.view(-1), grad.reshape(-1)
         for part in slices(weights_M.numel()):
@@ -92,6 +102,15 @@ class SlicedAdamW(Updates):
             for moment, value_M in zip(moments, (first_M, second_M), strict=True):
                 moment.write(part, value_M, self.found_inf)
             self._write(old_M, _adam_step(old_M.float(), first_M, second_M, steps, group), stochastic)
+
+    def _update_fused(self, group: dict[str, Any], parameter: Tensor, grad: Tensor) -> None:
+        """fp32 through and through: torch's one pass over memory instead of ours of ten."""
+        state = self.state[parameter]
+        torch_adamw(
+            [parameter], [grad], [state["exp_avg"]], [state["exp_avg_sq"]], [], [self._steps(state, parameter.device)],
+            fused=True, found_inf=self.found_inf, amsgrad=False, maximize=False, lr=group["lr"], eps=group["eps"],
+            beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"],
+        )  # fmt: skip
 
     def _moment(self, state: dict[str, Any], name: str, parameter: Tensor) -> "Moment":
         bits = self.bits if parameter.numel() >= LEAST_QUANTIZED_VALUES else 32
@@ -228,7 +247,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     a, b, c = NEWTON_SCHULZ
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
 
 

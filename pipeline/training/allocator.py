@@ -2,10 +2,10 @@
 
 As glibc comes, it gives big blocks back to the kernel and gets them again 4 KiB at a time: 1.2x to 1.7x of a small
 model's step went into page faults. So they are kept in its heap. There most are not found again: torch asks for aligned
-blocks, and glibc's `memalign` (2.36) looks for more than the block that it got back, so the heap grows to 1.2 to 1.9
+blocks, and glibc's `memalign` (2.36) looks for more than the block that it got back, so the heap grows to 1.2 to 1.5
 times what a step needs. THP_MEM_ALLOC_ENABLE=1 (torch's own switch, read when its first tensor is made) is for those
 who lack the memory: each big block is mapped by itself in huge pages and given back. What is held is then what is
-needed; a step of 20M parameters takes up to a quarter longer, because every block is cleared anew.
+needed; a step takes up to 1.3x as long (docs/training), because every block is cleared anew.
 """
 
 import ctypes

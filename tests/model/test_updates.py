@@ -32,7 +32,10 @@ def train(network: Transformer, weights: MasterWeights, steps: range, clip: floa
     return losses
 
 
-def test_the_sliced_form_is_torchs_adamw() -> None:
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_sliced_form_is_torchs_adamw(fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not fused:  # our passes, which bf16 weights and low-bit moments take, on fp32
+        monkeypatch.setattr("model.updates.FUSED_DEVICES", ())
     network, weights = driven("adamw")
     other = Transformer(CONFIG).initialize(0)
     plain = MasterWeights(other, lambda groups: OPTIMIZERS["adamw"](groups, learning_rate=3e-3), "32-true")
