@@ -102,9 +102,10 @@ def muon(
     beta2: float = 0.95,
     eps: float = 1e-8,
     sliced: bool = True,
+    momentum: float = 0.95,
 ) -> Optimizer:
     """Muon (arXiv 2502.16982) for the blocks' matrices, AdamW for embedding, head, norms and biases; one rate."""
-    return Muon(groups, lr=learning_rate, betas=(beta1, beta2), eps=eps)
+    return Muon(groups, momentum, lr=learning_rate, betas=(beta1, beta2), eps=eps)
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {

@@ -199,7 +199,7 @@ class Muon(SlicedAdamW):
     (arXiv 2502.16982), so rate and decay carry over. The momentum (Nesterov) is kept in the parameter's dtype.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], momentum: float = 0.95, **adamw: Any) -> None:
+    def __init__(self, groups: list[dict[str, Any]], momentum: float, **adamw: Any) -> None:
         super().__init__(groups, **adamw)
         self.momentum = momentum
 

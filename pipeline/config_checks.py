@@ -177,6 +177,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.learning_rate": (1e-12, 1e3),
     "train.beta1": (0, 0.999999),
     "train.beta2": (0, 0.999999),
+    "train.muon_momentum": (0, 0.999999),
     "train.weight_decay": (0, 1e3),
     "train.clip_norm": (0, 1e9),
     "train.warmup_steps": (0, 1e9),

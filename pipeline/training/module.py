@@ -49,12 +49,13 @@ class PretrainModule(LightningModule):
         network.z_loss = train.z_loss
         if train.float8 != "none":
             use_float8(network, train.float8)
+        settings = {"learning_rate": train.learning_rate, "beta1": train.beta1, "beta2": train.beta2}
+        if train.optimizer == "muon":
+            settings["momentum"] = train.muon_momentum
         sliced = needs_slices(precision, train.optimizer_in_backward)
         self.optimizer = MasterWeights(
             network,
-            lambda groups: OPTIMIZERS[train.optimizer](
-                groups, learning_rate=train.learning_rate, beta1=train.beta1, beta2=train.beta2, sliced=sliced
-            ),
+            lambda groups: OPTIMIZERS[train.optimizer](groups, sliced=sliced, **settings),
             precision=precision,
             weight_decay=train.weight_decay,
             in_backward=train.optimizer_in_backward,

@@ -62,6 +62,16 @@ def test_a_micro_batch_that_was_asked_for_is_never_changed(changes, monkeypatch)
         module.training_step(a_batch(), 0)
 
 
+def test_muon_takes_the_momentum_that_was_asked_for() -> None:
+    kept = {}
+    for momentum in (0.5, 0.9):  # of the first gradient (1 - momentum) is kept
+        module = module_of(optimizer="muon", muon_momentum=momentum)
+        module.training_step(a_batch(), 0)
+        kept[momentum] = module.optimizer.state_dict()["momentum/model.layers.0.mlp.fc1.weight"]
+    assert kept[0.9].norm() > 0
+    torch.testing.assert_close(kept[0.5], 5 * kept[0.9])
+
+
 def test_a_cpu_takes_what_fits_its_caches() -> None:
     train = TrainConfig(sequence_length=1024, global_batch_tokens=1024 * 32)
     assert micro_batch_windows(train, "cpu", MODEL, "32-true") == 8
