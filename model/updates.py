@@ -57,9 +57,9 @@ class Updates(Optimizer):
         return state["step"]
 
     def _count(self, state: dict[str, Any], device: torch.device) -> Tensor:
-        self._steps(state, device)
-        state["step"].copy_(self._unless_skipped(state["step"], state["step"] + 1))
-        return state["step"].clamp_min(1)  # 0 where the very first step is skipped: nothing is divided by it
+        steps = self._steps(state, device)
+        steps.copy_(self._unless_skipped(steps, steps + 1))
+        return steps.clamp_min(1)  # 0 where the very first step is skipped: nothing is divided by it
 
     def _write(self, parameter: Tensor, new: Tensor, stochastic: bool) -> None:
         """fp32 values into a parameter (or a slice) of any dtype."""
