@@ -163,6 +163,20 @@ def precision(device: str) -> str:
     return "32-true" if device == "cpu" else "bf16-mixed"
 
 
+def grow(
+    source: ModelConfig,
+    weights: dict[str, Tensor],
+    target: ModelConfig,
+    seed: int,
+    method: str = "exact",
+    **options: Any,
+) -> Transformer:
+    """A network of the target's shape from the source's fp32 weights."""
+    grown = Transformer(target)
+    grown.load_state_dict(dict(apply(GROWTH[method](source, target, **options), weights, seed)))
+    return grown
+
+
 @dataclass
 class Lab:
     """Trains and grows with one seed; `steps` is the length of the scratch run."""
@@ -229,10 +243,7 @@ class Lab:
         return network
 
     def grow(self, source: Run, target: ModelConfig, method: str = "exact", **options: Any) -> Transformer:
-        rules = GROWTH[method](source.config, target, **options)
-        grown = Transformer(target)
-        grown.load_state_dict(dict(apply(rules, source.weights, self.seed)))
-        return grown
+        return grow(source.config, source.weights, target, self.seed, method, **options)
 
     def cosine(self, steps: int) -> Schedule:
         """Warm-up, then a cosine to a tenth."""

@@ -16,15 +16,13 @@ from typing import Any, TypeVar
 
 import torch
 
-from model.growth import GROWTH
-from model.growth.rules import apply
-from model.transformer import Transformer
 from pipeline.config import Config
 from pipeline.training.batches import Batch
 from pipeline.training.budget import Budget, Plan, Verdict
 from pipeline.training.decisions import Decisions
 from pipeline.training.module import PretrainModule
 from scripts.bench_rows import Rows, at_most, row
+from scripts.growth_bench import lab
 from scripts.train_bench import nanogpt, ours, task
 from scripts.train_bench.shapes import SHAPES, Shape
 
@@ -155,9 +153,7 @@ def _grown(
         clock.charge(lambda batch=batch: module.training_step(batch, module.step))
 
     def grow() -> PretrainModule:
-        rules = GROWTH["exact"](config.model, target.model)
-        network = Transformer(target.model)
-        network.load_state_dict(dict(apply(rules, module.optimizer.master_state_dict(), target.seed)))
+        network = lab.grow(config.model, module.optimizer.master_state_dict(), target.model, target.seed)
         return PretrainModule(network, target.train, machine.precision)
 
     return clock.charge(grow)[0], module.step
