@@ -101,12 +101,10 @@ class Cluster:
         return dict(re.findall(r"(\w+)=(\S*)", self.ask("scontrol", "show", "job", "-o", job_id)))
 
     def wait(self, job_id: str, what: Callable[[dict[str, str]], object]) -> dict[str, str]:
-        """The job, once `what` is so. A requeued one need not sit out Slurm's pause before its next life."""
+        """The job, once `what` is so."""
         until = time.monotonic() + PATIENCE_SECONDS
         while not what(job := self.job(job_id)):
             assert time.monotonic() < until, (job, self.logs(job_id))
-            if job["JobState"] == "PENDING" and job["Reason"] == "BeginTime":
-                self.ask("scontrol", "update", f"jobid={job_id}", "starttime=now")
             time.sleep(0.2)
         return job
 
