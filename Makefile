@@ -6,6 +6,7 @@ ARGS ?=
 STUDY ?= configs/studies/combine.yaml
 HORNBOOK = scripts/with_env.sh -m pipeline
 DEV = scripts/with_env.sh --dev
+PYTEST = $(DEV) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help data init pretrain plan sample report evaluate export quantize finetune study submit test test-fast check format env
 .NOTPARALLEL:
@@ -25,10 +26,10 @@ study:
 	@$(HORNBOOK) study $(STUDY) $(ARGS)
 
 test:
-	@$(DEV) -m pytest -q $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-fast:
-	@$(DEV) -m pytest -q -m "not slow" $(ARGS)
+	@$(PYTEST) -m "not slow" $(ARGS)
 
 check:
 	@$(DEV) -m ruff check .

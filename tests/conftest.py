@@ -15,3 +15,9 @@ def _age_of_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline import ledger
 
     monkeypatch.setattr(ledger, "_PROCESS_START", time.monotonic())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: side by side, a long one that starts last is waited for alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
