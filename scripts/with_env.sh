@@ -12,7 +12,7 @@ fail() { printf 'hornbook: %s\n' "$1" >&2; exit 2; }
 has_packages() { "$1" -c 'import sys
 assert sys.version_info >= (3, 11)
 from importlib.util import find_spec as f
-assert all(f(m) for m in sys.argv[1:])' torch lightning datasets datatrove tokenizers wandb omegaconf safetensors ftfy rensa trafilatura warcio py3langid ${extra:+pytest transformers ruff} 2>/dev/null; }
+assert all(f(m) for m in sys.argv[1:])' torch lightning datasets datatrove tokenizers wandb omegaconf safetensors ftfy rensa trafilatura warcio py3langid ${extra:+pytest xdist transformers ruff} 2>/dev/null; }
 
 find_python() {
   for candidate in "${PYTHON:-}" python3 python3.11 python3.12 python3.13 python; do
