@@ -88,7 +88,7 @@ def test_a_small_limit_is_quick_on_a_large_file(folder):
         file.truncate(50_000_000_000)  # a hole: 50 GB to read, nothing on disk
     started = time.perf_counter()
     assert len(items(Jsonl(str(folder / "a.jsonl"), limit_documents=10), tasks=4)[0]) == 10
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 1
 
 
 def test_the_same_documents_for_any_number_of_shards(folder):
@@ -292,7 +292,7 @@ def test_a_bomb_of_zeros_in_one_line_costs_seconds_and_the_memory_of_a_line(fold
     found, _, grown_kb = done.stdout.rpartition(" ")
     assert found == "['before', 'too_large', 'bomb']"
     assert int(grown_kb) < 200_000
-    assert time.perf_counter() - started < 60
+    assert time.perf_counter() - started < 20
 
 
 # Folders

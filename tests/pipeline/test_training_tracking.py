@@ -57,7 +57,7 @@ def test_a_mirror_that_hangs_delays_neither_a_row_nor_the_end(tmp_path: Path, mo
         hanging.log({"step": step})
     hanging.finish_seconds = 0.2
     hanging.finish()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 1
     assert "did not finish in time" in said[0]
     never.set()
 
@@ -109,7 +109,7 @@ def test_a_server_that_hangs_fails_lies_or_refuses_costs_no_row_and_no_second(ma
         "WANDB_DIR": str(tmp_path),
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("pipeline.training.mirrors.START_SECONDS", 6)
+    monkeypatch.setattr("pipeline.training.mirrors.START_SECONDS", 2)
     said: list[str] = []
     tracker = mirror(tmp_path, said)
     tracker.finish_seconds = 0.3
@@ -118,8 +118,8 @@ def test_a_server_that_hangs_fails_lies_or_refuses_costs_no_row_and_no_second(ma
         for step in range(500):
             metrics.log_metrics({"train/loss": 1.0}, step)
         logged = time.monotonic() - started
-    assert logged < 3, "a row waits for nobody"
-    assert time.monotonic() - started < 5
+    assert logged < 0.5, "a row waits for nobody"
+    assert time.monotonic() - started < 2
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 500
     tracker._thread.join(30)
     assert said, "said once that it is off, or that it did not finish"
