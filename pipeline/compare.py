@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline import config as configs
 from pipeline import runs
-from pipeline.artifacts import read_manifest, root
+from pipeline.artifacts import read_manifest, root, write_text
 from pipeline.charts import Line, line_chart
 from pipeline.config import Config
 from pipeline.errors import UserError
@@ -77,7 +77,7 @@ def write_page(facts: Mapping[str, Any]) -> Path:
         f"{_table('Figures', facts['figures'], facts['names'], _figure)}<p class=note>{escape(_sentence(facts))}</p>"
         f"{charts}{_table('What differs in the configs', facts['differences'], facts['names'], _plain)}</main></html>\n"
     )
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pipeline import config as configs
 from pipeline import slurm
-from pipeline.artifacts import code_state, hash_json, root, write_json
+from pipeline.artifacts import code_state, hash_json, root, write_json, write_text
 from pipeline.config import Config
 from pipeline.data import data_step
 from pipeline.errors import UserError
@@ -261,7 +261,7 @@ class _Sending:
         if self.dry_run:
             print(f"# {job.path}\n{text}")
             return f"<{job.label} of {experiment}>"
-        job.path.write_text(text, encoding="utf-8")
+        write_text(job.path, text)
         try:
             job_id = slurm.send(job.path)
         except UserError:
@@ -304,7 +304,7 @@ class _Sending:
             kept = dataclasses.replace(config.init, source=str(path), source_overrides={})
             config = dataclasses.replace(config, init=kept)
         if not self.dry_run:
-            (folder / name).write_text(configs.to_yaml(config), encoding="utf-8")
+            write_text(folder / name, configs.to_yaml(config))
         return folder / name
 
 

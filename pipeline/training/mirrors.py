@@ -7,6 +7,7 @@ once and ends the mirror only. What it may see is an allow-list: rows of metrics
 
 import netrc
 import os
+import secrets
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from pipeline import config as configs
-from pipeline.artifacts import Step
+from pipeline.artifacts import Step, write_text
 from pipeline.config import Config
 
 WANDB, TENSORBOARD, NONE = "wandb", "tensorboard", "none"
@@ -125,7 +126,8 @@ class Mirror:
 class WandbMirror(Mirror):
     """W&B as it is set by WANDB_*: offline where there is no key, never asking, never waiting, never in the way.
 
-    `id_file` keeps the run's id: every life of a run goes on in one curve.
+    `id_file` keeps the run's id: every life of a run goes on in one curve. The id is on disk before W&B hears of it, so
+    that a kill at any moment leaves no second curve.
     """
 
     kind = "W&B"
@@ -149,12 +151,13 @@ class WandbMirror(Mirror):
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
-        kept = self.id_file.read_text(encoding="utf-8").strip() if self.id_file.is_file() else ""
+        run_id = os.environ.get("WANDB_RUN_ID") or self._kept_id() or secrets.token_hex(4)
+        write_text(self.id_file, run_id + "\n")
         self.folder.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its own deprecations are nothing that a user of hornbook could mend
             run = wandb.init(
-                id=os.environ.get("WANDB_RUN_ID") or kept or None,
+                id=run_id,
                 resume="allow",
                 mode=wandb_mode(),  # type: ignore[arg-type]
                 dir=os.environ.get("WANDB_DIR") or str(self.folder),
@@ -172,11 +175,14 @@ class WandbMirror(Mirror):
                     x_disable_meta=True,  # command line, paths, user and host
                 ),
             )
-        self.id_file.write_text(run.id + "\n", encoding="utf-8")
         # Steps are the x axis: W&B's own counter starts again with every life.
         run.define_metric("step")
         run.define_metric("*", step_metric="step")
         return run
+
+    def _kept_id(self) -> str:
+        """The id of an earlier life; empty where there was none."""
+        return self.id_file.read_text(encoding="utf-8").strip() if self.id_file.is_file() else ""
 
     def _log(self, run: Any, row: Mapping[str, Any]) -> None:
         run.log(dict(row))

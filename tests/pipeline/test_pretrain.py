@@ -436,7 +436,7 @@ def test_a_killed_run_goes_on_under_the_same_cap_and_in_the_same_offline_wandb_r
     cap, tracked = 40.0, "tracking.to=wandb"
     process = small.start(hours(cap), tracked)
     small.wait_for(lambda: list((small.folder / "checkpoints").glob("step-*")), process)
-    small.wait_for(lambda: (small.folder / "wandb-id").is_file(), process)
+    small.wait_for(lambda: list((small.root / "runs/small/wandb").glob("offline-run-*")), process)
     process.kill()
     process.communicate()
     run_id = (small.folder / "wandb-id").read_text()

@@ -6,6 +6,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,6 +75,27 @@ def test_without_a_key_the_mirror_is_offline_and_asks_nothing(tmp_path: Path, mo
     assert online.limit_finish(cap_seconds=144.0) == pytest.approx(2.88), "the end of a short run is short as well"
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert not mirror(tmp_path, []).online
+
+
+def test_a_kill_while_wandb_starts_leaves_the_id_that_the_next_life_goes_on_with(tmp_path: Path, monkeypatch) -> None:
+    """Between making W&B's run and writing its id there was a time in which a kill split the curve in two."""
+    monkeypatch.delenv("WANDB_RUN_ID", raising=False)
+    seen: list[tuple[str, str]] = []
+
+    def killed(**options: Any) -> None:
+        seen.append((options["id"], (tmp_path / "wandb-id").read_text()))
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr("wandb.init", killed)
+    (tmp_path / "wandb-id").touch()  # what an older hornbook left when it was killed while writing
+    for _ in range(2):
+        life = mirror(tmp_path, [])
+        life.finish_seconds = 60
+        life.finish()
+    (run_id, written), again = seen
+    assert run_id
+    assert written == run_id + "\n"
+    assert again == seen[0]
 
 
 class Server(BaseHTTPRequestHandler):
