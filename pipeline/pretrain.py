@@ -73,10 +73,13 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
         # Loads torch, so not before: a second trainer is gone by now, and what a kill costs from here on is on record.
         check_method(config)
         experiment.record()
+        for name in step.inputs:
+            experiment.link(name, _input(step, name))
         experiment.link("pretrain", step.path)
+        report_seconds = _write_first_report(config)
         started, began = time.time(), time.monotonic()
         signals.defer(is_last_life(config, step, ledger))
-        facts, device = _train(config, step, experiment, ledger, replay)
+        facts, device = _train(config, step, experiment, ledger, report_seconds, replay)
         hours = ledger.spent_seconds / 3600
         ledger.write()  # the cards' hours are summed from it
         facts["cards"] = ledgers.cards(ledger.paths[-1], "pretrain", step.fingerprint)
@@ -92,22 +95,33 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
             only=("model",),
         )
         ledger.write()  # the page sums it
-        page = report.write(config)
+        fits = _left_seconds(config, step, ledger) >= report_seconds
+        page = report.write(config) if fits else f"the cap left no time for it; run: hornbook report {command}"
         print("pretrain: done\n" + _last_lines(manifest, step.path, command), f"  report: {page}", sep="\n", flush=True)
         pushing.push(step.path)
+
+
+def _write_first_report(config: Config) -> float:
+    """The page of what there is so far; returns the seconds it takes here, which the end of the run sets aside."""
+    started = time.monotonic()
+    report.write(config)
+    return time.monotonic() - started
+
+
+def _left_seconds(config: Config, step: Step, ledger: Ledger) -> float:
+    hours = config.budget.max_gpu_hours
+    return math.inf if hours is None else 3600 * hours - ledger.spent_seconds - _source_seconds(config, step)
 
 
 def _seconds_for_copies(config: Config, step: Step, ledger: Ledger) -> float:
     """How long the end may wait for HORNBOOK_REMOTE: never past the cap."""
     hours = config.budget.max_gpu_hours
-    if hours is None:
-        return pushing.limit_seconds(None)
-    left = 3600 * hours - ledger.spent_seconds - _source_seconds(config, step) - EXIT_SLACK_SECONDS
-    return max(0.0, min(left, pushing.limit_seconds(3600 * hours)))
+    limit = pushing.limit_seconds(None if hours is None else 3600 * hours)
+    return max(0.0, min(_left_seconds(config, step, ledger) - EXIT_SLACK_SECONDS, limit))
 
 
 def _train(
-    config: Config, step: Step, experiment: Experiment, ledger: Ledger, replayed: str | None
+    config: Config, step: Step, experiment: Experiment, ledger: Ledger, report_seconds: float, replayed: str | None
 ) -> tuple[dict[str, Any], str]:
     from model.hf import load_network
     from pipeline.corpus.shards import TokenShards
@@ -133,6 +147,7 @@ def _train(
         validation=lambda: Validation(tokens.val, config.train.sequence_length),
         finish=lambda control: finish(control, config, step.path, tokens),
         source_seconds=_source_seconds(config, step),
+        report_seconds=report_seconds,
         replay=None if replayed is None else Replay(Path(replayed)),
         tasks=ProgressTasks(config, tokens, step.path) if config.evaluate.every_tokens else None,
     )

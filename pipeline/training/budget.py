@@ -3,8 +3,8 @@
 In: a clock that counts every second of every process of the run (the ledger's), a cap, durations measured in this
 run. Out: decisions. The stable phase does not depend on the end, so the clock decides one thing: after step s the
 decay of n = s * c / (1 - c) steps starts as soon as those steps and the reserve (last validation, checkpoint, export,
-sample, tracking, exit) fill what is left. During the decay the end moves, on record and with progress never falling:
-nearer whenever the prediction would overrun, to the measured speed each time the remaining steps have halved.
+sample, tracking, report, exit) fill what is left. During the decay the end moves, on record and with progress never
+falling: nearer whenever the prediction would overrun, to the measured speed each time the remaining steps have halved.
 `max_tokens` fixes the end in steps instead; whichever comes first. Lightning's Timer and its peers fail at this
 (started late, forgot killed lives, ended at full learning rate); the design follows those findings.
 """
@@ -26,7 +26,7 @@ VALIDATION_MAX_SHARE = 0.06  # of the cap: a slower last validation is cut short
 SAVE_SHARE = 0.01  # of the time, where no interval is set: a save of 1 s is worth losing 100 s
 LEAST_SAVE_INTERVAL_SECONDS = 30.0
 STOP_SECONDS = 10.0  # of steps, and of the last validation, after a first signal; Slurm's KillWait is 30 s
-EVENTS = ("validation", "checkpoint", "export", "sample", "tracking", "remote")
+EVENTS = ("validation", "checkpoint", "export", "sample", "tracking", "report", "remote")
 
 
 VALIDATION = "validation"  # as a reason: held-out text got worse
@@ -143,6 +143,11 @@ class Budget:
         if self.plan.cap_seconds is None:
             return True
         return self.remaining_seconds() >= self._expected("checkpoint") + self._expected("export") + EXIT_SLACK_SECONDS
+
+    def sample_limit_seconds(self) -> float:
+        """How long samples may be written: what is set aside for them, or less where the rest of the end needs it."""
+        rest = self._expected("tracking") + self._expected("report") + EXIT_SLACK_SECONDS
+        return min(self.measured.events.get("sample", 0.0), max(0.0, self.remaining_seconds() - rest))
 
     def _expected(self, kind: str) -> float:
         seconds = self.measured.expected(kind)

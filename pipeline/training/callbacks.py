@@ -217,8 +217,9 @@ class Control(Callback):
         self.final_row = state.values["final_row"]
         self._rate.load_state_dict(state.values["rate"])
 
-    def estimate_ends(self, config: Config, mirror: Mirror | None) -> None:
-        """What the end of the run costs, until it is measured: from bytes, and from the limits set for it."""
+    def estimate_ends(self, config: Config, mirror: Mirror | None, report_seconds: float) -> None:
+        """What the end of the run costs, until it is measured: from bytes, from the limits set for it, and from a
+        report as it was written at the start."""
         measured, parameters = self.parts.budget.measured, self.module.network.config.parameters
         state_bytes = 4 * parameters * 3  # fp32 weights and Adam's two moments
         measured.estimate("checkpoint", 0.1 + state_bytes / SAVE_BYTES_PER_SECOND)
@@ -229,6 +230,7 @@ class Control(Callback):
             measured.estimate("tasks", self.parts.tasks.limit_seconds)
         if mirror is not None:
             measured.estimate("tracking", mirror.limit_finish(self.parts.budget.plan.cap_seconds))
+        measured.estimate("report", report_seconds)
         measured.estimate("remote", pushing.limit_seconds(self.parts.budget.plan.cap_seconds))
 
     @property

@@ -24,8 +24,7 @@ from pipeline.disk import writing
 from pipeline.errors import Stopped
 from pipeline.planning.costs import FLOAT32_MAX_BYTES
 from pipeline.training.best import best_state
-from pipeline.training.budget import EXIT_SLACK_SECONDS
-from pipeline.training.callbacks import Control, sample_seconds
+from pipeline.training.callbacks import Control
 from pipeline.training.forecast import time_facts
 from pipeline.training.generation import Writer
 from pipeline.training.replay import what_was_lost
@@ -121,9 +120,7 @@ def write_samples(control: Control, config: Config, tokens: TokenShards) -> list
         top_k=config.sample.top_k,
         seed=config.seed,
     )
-    budget = control.parts.budget
-    left = max(0.0, budget.remaining_seconds() - EXIT_SLACK_SECONDS)
-    deadline = time.monotonic() + min(left, sample_seconds(budget.plan.cap_seconds))
+    deadline = time.monotonic() + control.parts.budget.sample_limit_seconds()
     samples = []
     for prompt in config.sample.prompts:
         text = ""

@@ -71,10 +71,10 @@ def source_weights(config: Config) -> dict[str, float]:
 
 def input_steps(config: Config) -> dict[str, Step | str]:
     """What pretraining reads: the token shards and the network it starts from."""
-    from pipeline.data import data_step
     from pipeline.initialize import init_step
 
-    return {"data": data_step(config), "init": init_step(config)}
+    init = init_step(config)
+    return {"data": init.inputs["data"], "init": init}
 
 
 def _run_instead(folder: Folder) -> dict[str, Any]:

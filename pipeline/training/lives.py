@@ -33,8 +33,9 @@ LAST_LIFE_STARTS = 3.0  # this life's start, the next one's, and room for a slow
 @dataclass(frozen=True)
 class Job:
     """One training. `config`: its `train`, `budget`, `sample` and `tracking` rule. `source_seconds`: charged to the cap
-    besides its own. `batches(machine)`: a TokenBatches. `network(machine)`: on its device, frozen weights already cast.
-    `validation()`: a Validation. `finish(control)`: facts, after the last step and inside the cap."""
+    besides its own. `report_seconds`: what the report takes at the end, inside the cap. `batches(machine)`: a
+    TokenBatches. `network(machine)`: on its device, frozen weights already cast. `validation()`: a Validation.
+    `finish(control)`: facts, after the last step and inside the cap."""
 
     stage: str
     config: Config
@@ -44,6 +45,7 @@ class Job:
     validation: Callable[[], Any]
     finish: Callable[["Control"], dict[str, Any]]
     source_seconds: float = 0.0
+    report_seconds: float = 0.0
     replay: "Replay | None" = None
     tasks: "ProgressTasks | None" = None
 
@@ -92,7 +94,7 @@ def train(job: Job, experiment: Experiment, ledger: Ledger) -> tuple[dict[str, A
         parts = Parts(*work, replay=replay, stage=job.stage, tasks=job.tasks)
         control = Control(parts, module, memory)
         budget.measured.device, budget.measured.peak_flops = machine.name, machine.peak_flops
-        control.estimate_ends(config, mirror)
+        control.estimate_ends(config, mirror, job.report_seconds)
         if state is not None:
             control.load(state)
         _begin_life(config, decisions, control, ledger)

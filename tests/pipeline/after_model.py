@@ -30,10 +30,11 @@ def write_config(folder: Path) -> Path:
 
 
 def input_steps(config):
+    from pipeline import initialize
     from pipeline.artifacts import Step
 
     data = Step("data", 1, make_data, {"seed": config.seed, "vocab_size": config.model.vocab_size})
-    init = Step("init", 1, lambda folder: make_init(folder, config), {"seed": config.seed}, {"data": data})
+    init = Step("init", 1, lambda folder: initialize._make(config, folder), {"seed": config.seed}, {"data": data})
     return {"data": data, "init": init}
 
 
@@ -85,12 +86,3 @@ def make_data(folder) -> dict:
         "tokens": totals,
         "documents": {"read": kept + 5, "kept": kept, "dropped": {"length": 3, "gopher_quality": 1}, "unreadable": 1},
     }
-
-
-def make_init(folder, config) -> dict:
-    from model.hf import save_folder
-    from model.transformer import Transformer
-
-    network = Transformer(config.model).initialize(config.seed)
-    save_folder(folder.path, network.state_dict(), config.model, folder.input("data") / "tokenizer.json", END)
-    return {"source_gpu_hours": None, "source": None, "method": "random"}

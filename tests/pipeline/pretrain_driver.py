@@ -1,8 +1,8 @@
 """The `hornbook` command over small real inputs: token shards of a few standard-library modules and a tiny network.
 
-`python pretrain_driver.py CONFIG [key=value ...]` is `hornbook pretrain` with the data and init stages
-replaced by steps that make such folders in a second, through the same writers. Tests import `config_file` and
-`install` from here, and run it as a process where signals and exit codes matter.
+`python pretrain_driver.py CONFIG [key=value ...]` is `hornbook pretrain` with its inputs replaced by steps that make
+such folders in a second: the data by the same writers, the network by the init stage's own code. Tests import
+`config_file` and `install` from here, and run it as a process where signals and exit codes matter.
 """
 
 import os
@@ -38,10 +38,11 @@ def install() -> None:
 
 
 def input_steps(config):
+    from pipeline import initialize
     from pipeline.artifacts import Step
 
     data = Step("data", 1, make_data, {"seed": config.seed, "vocab_size": config.model.vocab_size})
-    init = Step("init", 1, lambda folder: make_init(folder, config), {"seed": config.seed}, {"data": data})
+    init = Step("init", 1, lambda folder: initialize._make(config, folder), {"seed": config.seed}, {"data": data})
     return {"data": data, "init": init}
 
 
@@ -75,16 +76,6 @@ def make_data(folder) -> dict:
         row = (np.array([*tokenizer.encode(short).ids, 0]), len(short.encode()), 0.9)
         write_token_set(folder.path / f"tokens/val-{name}", [row], dtype)
     return {"token_dtype": "<u2", "vocab_size": 512, "eos_token_id": 0}
-
-
-def make_init(folder, config) -> dict:
-    from model.hf import save_folder
-    from model.transformer import Transformer
-
-    network = Transformer(config.model).initialize(config.seed)
-    tokenizer_json = folder.input("data") / "tokenizer.json"
-    save_folder(folder.path, network.state_dict(), config.model, tokenizer_json, "<|endoftext|>")
-    return {"source_gpu_hours": None}
 
 
 def main(config_path: str, *overrides: str) -> int:
