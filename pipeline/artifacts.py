@@ -193,8 +193,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """One value a line; nothing where there is no file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    """One value a line; nothing where there is no file. A line that a kill tore is passed over: what was never fully
+    written is written again by whoever goes on."""
+    lines = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(line))
+    return lines
 
 
 def hash_outputs(folder: Path, only: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts import read_json_lines
 from pipeline.disk import DiskFull, append_synced
 
 HEARTBEAT_SECONDS = 5.0
@@ -140,22 +141,10 @@ class Ledger:
                 self._failure = error
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """Every line that is whole; a line torn by a kill is passed over (the next heartbeat repeats its meaning)."""
-    lines = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                continue
-    return lines
-
-
 def spent_hours(path: Path) -> dict[str, float]:
     """Device-hours by stage over all lives and fingerprints of one experiment."""
     totals: dict[str, float] = defaultdict(float)
-    for stage, fingerprint in {(line["stage"], line["fingerprint"]) for line in read(path)}:
+    for stage, fingerprint in {(line["stage"], line["fingerprint"]) for line in read_json_lines(path)}:
         totals[stage] += sum(_lives(path, stage, fingerprint).values()) / 3600
     return dict(totals)
 
@@ -163,7 +152,7 @@ def spent_hours(path: Path) -> dict[str, float]:
 def cards(path: Path, stage: str, fingerprint: str) -> list[dict[str, Any]]:
     """One stage's folder by device, in the order they came: `device`, `lives`, `gpu_hours`, what the newest life there
     said of it (`micro_batch`, `tokens_per_second`, `price_per_hour`), and `cost` where a price is known."""
-    lines = [line for line in read(path) if line["stage"] == stage and line["fingerprint"] == fingerprint]
+    lines = [line for line in read_json_lines(path) if line["stage"] == stage and line["fingerprint"] == fingerprint]
     seconds, newest = _lives(path, stage, fingerprint), {_process(line): line for line in lines}
     found: dict[str, dict[str, Any]] = {}
     for life, line in sorted(newest.items()):
@@ -207,7 +196,7 @@ def _process(line: Mapping[str, Any]) -> tuple[int, int, str]:
 def _lives(path: Path, stage: str, fingerprint: str) -> dict[tuple[int, int, str], float]:
     """(life, process, host) -> device-seconds, each at its last heartbeat. Two that began together count twice."""
     seconds: dict[tuple[int, int, str], float] = {}
-    for line in read(path):
+    for line in read_json_lines(path):
         if line["stage"] == stage and line["fingerprint"] == fingerprint:
             spent = line["seconds"] * line["devices"]
             seconds[_process(line)] = max(seconds.get(_process(line), 0.0), spent)

@@ -8,7 +8,7 @@ failed, or broke into pieces over many lives. Nothing is trained, and the record
 import shutil
 
 from pipeline import runs
-from pipeline.artifacts import read_manifest
+from pipeline.artifacts import read_json_lines, read_manifest
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
@@ -20,7 +20,6 @@ def run(config: Config) -> str:
     """Writes the mirror and says where it lies. Raises `UserError` where nothing was trained or tracking is off."""
     from pipeline.training.identity import pretrain_step
     from pipeline.training.mirrors import NONE, TENSORBOARD, WANDB_ID_FILE, of
-    from pipeline.training.tracking import read_metrics
 
     step, experiment = pretrain_step(config), Experiment(config)
     metrics = step.path / "metrics.jsonl"
@@ -35,7 +34,7 @@ def run(config: Config) -> str:
     mirror = of(config, step, experiment.folder, said.append)
     assert mirror is not None
     mirror.finish_seconds = FINISH_SECONDS
-    rows = read_metrics(metrics)
+    rows = read_json_lines(metrics)
     for row in rows:
         mirror.log(row)
     manifests = {

@@ -5,9 +5,7 @@ weights, gradients, optimizer, activations. On a card what torch's allocator cou
 set at its largest.
 """
 
-import contextlib
 import multiprocessing
-import resource
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,13 +48,18 @@ def _child(probe: Probe, sender: Any) -> None:
 
     from pipeline.after.adapting import prepare
     from pipeline.training import allocator
+    from pipeline.training.device_memory import DeviceMemory
     from pipeline.training.module import PretrainModule
 
     if probe.device == "cpu":
         torch.set_num_threads(1)
         allocator.set_up()
         torch.mm(torch.ones(8, 8), torch.ones(8, 8))
-    before = _now(probe.device)
+    torch.zeros(1, device=probe.device)  # a card counts nothing before its first tensor
+    memory = DeviceMemory(torch.device(probe.device))
+    memory.restart_peak()
+    held = memory.held_bytes()
+    before = memory.newest_peak_bytes() if held is None else held
     network = prepare(probe.folder, probe.finetune, probe.device, probe.precision, probe.seed)
     train = replace(probe.finetune.train, sequence_length=probe.sequence_length,
                     global_batch_tokens=probe.windows * probe.sequence_length, compile="false")  # fmt: skip
@@ -66,23 +69,4 @@ def _child(probe: Probe, sender: Any) -> None:
 
     for _ in range(STEPS):
         module.training_step(Batch(ids, ids, ids.numel()), 0)
-    sender.send(max(0, _peak(probe.device) - before))
-
-
-def _now(device: str) -> int:
-    if device != "cpu":
-        return 0
-    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")  # the largest so far becomes what is held now
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
-
-
-def _peak(device: str) -> int:
-    if device != "cpu":
-        import torch
-
-        return torch.cuda.max_memory_allocated()
-    with open("/proc/self/status", encoding="ascii") as file:
-        line = next(line for line in file if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
+    sender.send(max(0, memory.newest_peak_bytes() - before))

@@ -49,7 +49,7 @@ def _measure(config: Config) -> dict[str, Any]:
         steps.append(_seconds_of_step(module, batch))
     per_second = train.global_batch_tokens / sorted(steps)[len(steps) // 2]
     flops = config.model.flops_per_token(train.sequence_length)
-    peak = machine.peak_memory_bytes() - before
+    peak = machine.memory.peak_bytes() - before
     return {
         "device": machine.name,
         "precision": machine.precision,
@@ -93,7 +93,7 @@ def _check_room(kind: str, needed_bytes: int) -> None:
 
 
 def _held_bytes(machine: Any) -> int:
-    return 0 if machine.device.type == "cuda" else machine.peak_memory_bytes()
+    return 0 if machine.device.type == "cuda" else machine.memory.peak_bytes()
 
 
 def _random_batch(config: Config, train: TrainConfig, device: Any) -> Any:

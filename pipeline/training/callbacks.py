@@ -398,7 +398,7 @@ class Control(Callback):
             "train/grad_norm": float(self.module.last_grad_norm),
             "perf/tokens_per_second": round(per_second, 1),
             "perf/mfu": self._mfu(per_second),
-            "perf/peak_memory_bytes": self.parts.machine.peak_memory_bytes(),
+            "perf/peak_memory_bytes": self.parts.machine.memory.peak_bytes(),
             **self.budget_row(),
         }
         return row

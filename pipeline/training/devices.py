@@ -8,10 +8,8 @@ come from the kernel page by page (allocator.py), and matrix products must be bf
 import math
 import os
 import platform
-import resource
-import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from model import cpu_kernels, float8
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
 from pipeline.training import allocator
+from pipeline.training.device_memory import DeviceMemory
 
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # instructions without which bf16 is slower than fp32
 GEMM_SIZE = 1024  # large enough for the peak, small enough for 0.1 s on one core
@@ -41,39 +40,7 @@ class Machine:
     peak_flops: float | None
     peak_source: str
     threads: "Threads"
-    earlier_peaks: list[int] = field(default_factory=list)
-
-    def peak_memory_bytes(self) -> int:
-        """Most memory held so far: of the card, or of this process on a CPU."""
-        return max([self.newest_peak_bytes(), *self.earlier_peaks])
-
-    def newest_peak_bytes(self) -> int:
-        """The same, since `restart_peak`."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        return process_peak_bytes()
-
-    def restart_peak(self) -> bool:
-        """From here on `newest_peak_bytes` counts anew; False where the system cannot."""
-        self.earlier_peaks.append(self.newest_peak_bytes())
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            return True
-        try:
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the high-water mark, proc(5)
-        except OSError:
-            return False
-        return True
-
-    def held_bytes(self) -> int | None:
-        """Memory held now; None on a CPU where the system does not say."""
-        if self.device.type == "cuda":
-            return torch.cuda.memory_allocated(self.device)
-        try:
-            pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-        except OSError:
-            return None
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    memory: DeviceMemory
 
     def describe(self) -> str:
         peak = f", {self.peak_flops / 1e12:.3g} TFLOP/s ({self.peak_source})" if self.peak_flops else ""
@@ -95,7 +62,7 @@ def choose(train: TrainConfig) -> Machine:
     peak, source = _peak_flops(kind, name, precision)
     threads = Threads(kind)
     threads.review()
-    return Machine(device, name, precision, reason, peak, source, threads)
+    return Machine(device, name, precision, reason, peak, source, threads, DeviceMemory(device))
 
 
 def _device_kind(wanted: str) -> str:
@@ -137,18 +104,6 @@ def _precision(wanted: str, kind: str) -> tuple[str, str]:
     if kind == "cpu" and flags:
         return "bf16-mixed", f"the CPU has {', '.join(sorted(flags))}; weights, sums and optimizer stay fp32"
     return "32-true", "no fast bf16 here"
-
-
-def process_peak_bytes() -> int:
-    """Most memory that this process has held. Of the program that runs: getrusage, where it must be asked, also counts
-    what the parent held when it started this one."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    # Linux counts in KiB, macOS in bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @cache

@@ -160,7 +160,7 @@ def make_facts(
         "mfu": control.mfu,
         "mfu_peak": {"flops": parts.machine.peak_flops, "source": parts.machine.peak_source},
         "precision": parts.machine.precision,
-        "peak_memory_bytes": parts.machine.peak_memory_bytes(),
+        "peak_memory_bytes": parts.machine.memory.peak_bytes(),
         "lives": parts.ledger.life,
         "start_seconds": round(budget.start_seconds, 2),
         "replay": what_was_lost(config, control.initial_bits_per_byte, control.last_bits_per_byte),

@@ -44,7 +44,7 @@ class MemoryForecast:
 
     def begin(self) -> None:
         """Before the first step of the life."""
-        self._steps = 0 if self.machine.restart_peak() else None
+        self._steps = 0 if self.machine.memory.restart_peak() else None
 
     def step(self) -> None:
         """After a step, before anything else takes memory."""
@@ -52,7 +52,7 @@ class MemoryForecast:
             return
         self._steps += 1
         if self._steps == MEASURED_STEPS:
-            self.measured_bytes = self.machine.newest_peak_bytes()
+            self.measured_bytes = self.machine.memory.newest_peak_bytes()
 
     def facts(self, windows: int) -> dict[str, Any]:
         """For the manifest: predicted and measured bytes, and predicted over measured where both are known."""

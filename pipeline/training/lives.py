@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import ledger as ledgers
 from pipeline import signals
-from pipeline.artifacts import Step, read_manifest
+from pipeline.artifacts import Step, read_json_lines, read_manifest
 from pipeline.config import Config
 from pipeline.errors import Stopped, UserError
 from pipeline.experiment import Experiment
@@ -72,7 +71,7 @@ def train(job: Job, experiment: Experiment, ledger: Ledger) -> tuple[dict[str, A
     mirror = mirrors.of(config, job.step, experiment.folder, lambda line: print(f"  {line}", flush=True))
     decisions = _open_decisions(config, folder, replay)
     ledger.inherited_seconds = branching.begin(config, folder, decisions)
-    memory = MemoryForecast(decisions, machine, machine.held_bytes())
+    memory = MemoryForecast(decisions, machine, machine.memory.held_bytes())
     network = job.network(machine)
     batches = job.batches(machine)
     plan = _plan(config, batches)
@@ -142,7 +141,7 @@ def is_last_life(config: Config, step: Step, ledger: Ledger) -> bool:
     """Before the imports, which take most of a start: whether the hours that are left start this life but not another.
     A stop has to wait then, until this life has loaded what it is to export."""
     hours = config.budget.max_gpu_hours
-    starts = [line["start_seconds"] for line in ledgers.read(ledger.paths[-1]) if "start_seconds" in line]
+    starts = [line["start_seconds"] for line in read_json_lines(ledger.paths[-1]) if "start_seconds" in line]
     if hours is None or not starts or not any((step.path / "checkpoints").glob("step-*")):
         return False
     return 3600 * hours - ledger.spent_seconds < LAST_LIFE_STARTS * starts[-1]

@@ -22,7 +22,7 @@ from pipeline.after.choice_sets import score_sets
 from pipeline.after.held_out import HeldOutText
 from pipeline.after.language_model import LanguageModel
 from pipeline.after.tasks import TASKS
-from pipeline.artifacts import write_text
+from pipeline.artifacts import read_json_lines, write_text
 from pipeline.config import Config
 from pipeline.corpus.shards import TokenShards
 
@@ -92,8 +92,7 @@ class ProgressTasks:
     def _keep(self, samples: Sequence[dict[str, Any]]) -> None:
         """After those of earlier steps: a life after a kill comes by the same step again."""
         path = self.folder / SAMPLES
-        earlier = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-        kept = [s for s in earlier if samples and s["step"] < samples[0]["step"]]
+        kept = [s for s in read_json_lines(path) if samples and s["step"] < samples[0]["step"]]
         write_text(path, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in [*kept, *samples]))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 
-from pipeline.artifacts import write_text
+from pipeline.artifacts import read_json_lines, write_text
 from pipeline.disk import DiskFull, writing
 from pipeline.training.mirrors import Mirror
 
@@ -75,7 +75,7 @@ def cut_metrics(path: Path, step: int) -> None:
     """Drops the rows after `step`, and a line torn by a kill."""
     if not path.is_file():
         return
-    write_text(path, "".join(json.dumps(row) + "\n" for row in read_metrics(path) if row["step"] <= step))
+    write_text(path, "".join(json.dumps(row) + "\n" for row in read_json_lines(path) if row["step"] <= step))
 
 
 def set_metrics_aside(path: Path, step: int) -> None:
@@ -83,14 +83,3 @@ def set_metrics_aside(path: Path, step: int) -> None:
     if path.is_file():
         with writing(path, path.stat().st_size):
             shutil.copyfile(path, path.with_name(f"metrics-before-{step}.jsonl"))
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows that are whole."""
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue  # torn by a kill; the step is trained and written again
-    return rows

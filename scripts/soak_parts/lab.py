@@ -24,7 +24,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline import ledger
-from pipeline.artifacts import read_manifest
+from pipeline.artifacts import read_json_lines, read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 SAVE_SECONDS = 0.4
@@ -258,7 +258,7 @@ class Lab:
     def spent(self, stage: str) -> dict[int, float]:
         """Process -> seconds that the experiment's ledger has of it."""
         seconds: dict[int, float] = {}
-        for line in ledger.read(self.folder / "runs" / "soak" / ledger.LEDGER):
+        for line in read_json_lines(self.folder / "runs" / "soak" / ledger.LEDGER):
             if line["stage"] == stage:
                 seconds[line["pid"]] = max(seconds.get(line["pid"], 0.0), line["seconds"])
         return seconds

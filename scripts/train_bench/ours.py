@@ -114,7 +114,7 @@ def fit(shape: Shape, meter: Meter, folder: Path, wandb: bool, **train: Any) -> 
         checkpoints = Checkpoints(folder / "checkpoints", 2, decisions)
         flops = config.model.flops_per_token(shape.tokens)
         parts = Parts(config.train, machine, batches, validation, budget, checkpoints, metrics, ledger, flops)
-        control = Control(parts, module, MemoryForecast(decisions, machine, machine.held_bytes()))
+        control = Control(parts, module, MemoryForecast(decisions, machine, machine.memory.held_bytes()))
         trainer = build_trainer(machine, metrics, control)
         trainer.callbacks.append(Tell())  # type: ignore[attr-defined]
         trainer.fit(module, batches)

@@ -16,11 +16,10 @@ import torch
 
 from pipeline import config as configs
 from pipeline import ledger, pretrain, signals
-from pipeline.artifacts import read_manifest
+from pipeline.artifacts import read_json_lines, read_manifest
 from pipeline.errors import Busy, UserError
 from pipeline.locks import FolderLock
 from pipeline.training.identity import pretrain_step
-from pipeline.training.tracking import read_metrics
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DRIVER = Path(__file__).with_name("pretrain_driver.py")
@@ -111,11 +110,11 @@ class Small:
         return process.returncode, output, time.monotonic() - started
 
     def rows(self) -> list[dict]:
-        return read_metrics(self.folder / "metrics.jsonl")
+        return read_json_lines(self.folder / "metrics.jsonl")
 
     def wait_for_step(self, step: int, process: subprocess.Popen) -> None:
         path = self.folder / "metrics.jsonl"
-        self.wait_for(lambda: path.is_file() and any(row["step"] >= step for row in read_metrics(path)), process)
+        self.wait_for(lambda: path.is_file() and any(row["step"] >= step for row in read_json_lines(path)), process)
 
     def wait_for(self, condition: Callable[[], object], process: subprocess.Popen) -> None:
         deadline = time.monotonic() + 60
@@ -223,7 +222,7 @@ def test_max_tokens_ends_a_run_and_raising_it_goes_on_from_before_the_decay(smal
     same = [row["train/loss"] for row in rows[1:29]] == [row["train/loss"] for row in old[1:29]]
     assert same
     assert rows[35]["train/lr"] == 2.0e-3 > old[35]["train/lr"]
-    assert read_metrics(small.folder / "metrics-before-28.jsonl") == old
+    assert read_json_lines(small.folder / "metrics-before-28.jsonl") == old
     records = [json.loads(line) for line in (small.folder / "decisions.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records if r["kind"] == "extend"] == [28]
     again = small.run_here("budget.max_tokens=20_480", "train.precision=32-true")

@@ -7,13 +7,12 @@ import pytest
 from test_pretrain import Small, driver, hours, small, small_inputs  # noqa: F401 - fixtures
 
 from pipeline import pretrain
-from pipeline.artifacts import read_manifest
+from pipeline.artifacts import read_json_lines, read_manifest
 from pipeline.errors import UserError
 from pipeline.training.branching import branch, planned
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.decisions import Decisions
 from pipeline.training.identity import pretrain_step
-from pipeline.training.tracking import read_metrics
 
 EXACT = "train.precision=32-true"
 
@@ -22,7 +21,7 @@ def run_branch(trunk: Small, budget: str, *overrides: str) -> tuple[dict, list[d
     config = branch(trunk.config(*overrides), budget)
     pretrain.run(config, str(trunk.path))
     folder = pretrain_step(config).path
-    return read_manifest(folder), read_metrics(folder / "metrics.jsonl")
+    return read_manifest(folder), read_json_lines(folder / "metrics.jsonl")
 
 
 def test_a_branch_in_tokens_equals_the_run_that_had_this_limit_from_the_start(small: Small, tmp_path, monkeypatch):  # noqa: F811

@@ -22,13 +22,12 @@ import pytest
 from data_corpus import made, make_config, write_corpus
 
 from pipeline import config as configs
-from pipeline import ledger, submit
+from pipeline import submit
 from pipeline.__main__ import _parse
 from pipeline.artifacts import read_json_lines, read_manifest
 from pipeline.corpus import cluster as cluster_jobs
 from pipeline.dryrun import step_of
 from pipeline.slurm import Options
-from pipeline.training.tracking import read_metrics
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPTS = REPOSITORY / "scripts"
@@ -195,7 +194,7 @@ class Lives:
 
     def steps(self) -> list[int]:
         path = self.folder / "metrics.jsonl"
-        return [row["step"] for row in read_metrics(path)] if path.is_file() else []
+        return [row["step"] for row in read_json_lines(path)] if path.is_file() else []
 
     def train(self) -> None:
         """Until this life has trained a step of its own."""
@@ -267,7 +266,7 @@ def test_a_time_limit_shorter_than_the_budget_is_simply_many_lives(cluster: Clus
     assert said.count("SIGUSR1, time left") >= said.count(": requeued\n") == manifest["lives"] - 1 >= 1
     assert (manifest["stopped_by"], manifest["annealed"]) == ("gpu_hours", True), said
     assert manifest["gpu_hours"] * 3600 <= cluster.cap_seconds
-    steps = [row["step"] for row in read_metrics(cluster.root / "runs/limit/pretrain/metrics.jsonl")]
+    steps = [row["step"] for row in read_json_lines(cluster.root / "runs/limit/pretrain/metrics.jsonl")]
     assert steps == list(range(manifest["steps"] + 1))
     _hours_agree(cluster, "limit", job_id)
 
@@ -331,7 +330,7 @@ def _script(cluster: Cluster, name: str) -> str:
 
 def _hours_agree(cluster: Cluster, name: str, *job_ids: str) -> None:
     """The ledger's hours of every life of a pretraining against Slurm's: 2% or 10 s."""
-    lines = ledger.read(cluster.root / "runs" / name / "ledger.jsonl")
+    lines = read_json_lines(cluster.root / "runs" / name / "ledger.jsonl")
     lives: dict[int, float] = {}
     for line in lines:
         if line["stage"] == "pretrain":

@@ -48,7 +48,7 @@ def test_a_cpu_computes_in_bf16_only_where_it_is_fast(
     monkeypatch.setattr(devices, "cpu_flags", lambda: frozenset(flags))
     machine = devices.choose(TrainConfig(device="cpu"))
     assert machine.precision == precision
-    assert machine.peak_memory_bytes() > 10**7
+    assert machine.memory.peak_bytes() > 10**7
     assert machine.peak_flops
     assert "measured" in machine.describe()
     assert devices.choose(TrainConfig(device="cpu", precision="bf16-true")).precision == "bf16-true"

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from pipeline import config as configs
+from pipeline.artifacts import read_json_lines
 from pipeline.training.mirrors import TensorboardMirror, WandbMirror, logged_config
-from pipeline.training.tracking import Metrics, cut_metrics, read_metrics, set_metrics_aside
+from pipeline.training.tracking import Metrics, cut_metrics, set_metrics_aside
 
 
 def mirror(folder: Path, said: list[str]) -> WandbMirror:
@@ -28,9 +29,9 @@ def test_rows_are_cut_back_to_the_checkpoint_and_a_torn_line_is_dropped(tmp_path
         file.write('{"step": 10, "train/lo')
     set_metrics_aside(path, 6)
     cut_metrics(path, 6)
-    assert [row["step"] for row in read_metrics(path)] == list(range(7))
-    assert read_metrics(path)[3] == {"step": 3, "train/loss": 0.25}
-    assert len(read_metrics(tmp_path / "metrics-before-6.jsonl")) == 10
+    assert [row["step"] for row in read_json_lines(path)] == list(range(7))
+    assert read_json_lines(path)[3] == {"step": 3, "train/loss": 0.25}
+    assert len(read_json_lines(tmp_path / "metrics-before-6.jsonl")) == 10
 
 
 def test_a_mirror_that_cannot_start_is_said_once_and_rows_still_reach_the_file(
@@ -41,7 +42,7 @@ def test_a_mirror_that_cannot_start_is_said_once_and_rows_still_reach_the_file(
     with Metrics(tmp_path / "metrics.jsonl", mirror(tmp_path, said)) as metrics:
         for step in range(3):
             metrics.log_metrics({"train/loss": 1.0}, step)
-    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 3
+    assert len(read_json_lines(tmp_path / "metrics.jsonl")) == 3
     assert len(said) == 1
     assert "W&B is off for this run" in said[0]
 
@@ -142,7 +143,7 @@ def test_a_server_that_hangs_fails_lies_or_refuses_costs_no_row_and_no_second(ma
         logged = time.monotonic() - started
     assert logged < 0.5, "a row waits for nobody"
     assert time.monotonic() - started < 2
-    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 500
+    assert len(read_json_lines(tmp_path / "metrics.jsonl")) == 500
     tracker._thread.join(30)
     assert said, "said once that it is off, or that it did not finish"
     if manner != "refuses":
