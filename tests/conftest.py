@@ -1,6 +1,8 @@
 """Set before torch is imported: waiting threads sleep, so that tests keep their pace on a busy machine."""
 
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -15,6 +17,15 @@ def _age_of_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline import ledger
 
     monkeypatch.setattr(ledger, "_PROCESS_START", time.monotonic())
+
+
+@pytest.fixture(scope="session")
+def start_seconds() -> float:
+    """What a process needs here and now until it could train: its imports. Caps on a run's real time are so many starts
+    and the time to train, as a machine that also runs other tests starts two to four times slower."""
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-P", "-c", "import torch, lightning.pytorch"], check=True)
+    return time.monotonic() - started
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

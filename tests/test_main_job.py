@@ -19,21 +19,21 @@ SLICE = (
     "data.sources.python_library.distributions=[mpmath,tqdm,omegaconf,packaging]",
     "data.sources.exercises.count=200",
     "data.tasks=4",
-    "init.source_overrides.budget.max_gpu_hours=0.01",
     "tracking.to=wandb",
 )
-CAP = "budget.max_gpu_hours=0.012"
 
 
 class Shell:
     """Runs `hornbook` in one root, with tiny and the slice of it."""
 
-    def __init__(self, root: Path):
-        self.root = root
+    def __init__(self, root: Path, start_seconds: float):
+        self.root, self.cap = root, f"budget.max_gpu_hours={(28 + 3.5 * start_seconds) / 3600:.5f}"
+        source_cap = f"init.source_overrides.budget.max_gpu_hours={(20 + 3.5 * start_seconds) / 3600:.5f}"
+        self.slice = (*SLICE, source_cap)
 
     def __call__(self, verb: str, *words: str, code: int = 0) -> str:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "pipeline", verb, str(ROOT / "configs" / "tiny.yaml"), *SLICE, *words],
+            [sys.executable, "-P", "-m", "pipeline", verb, str(ROOT / "configs" / "tiny.yaml"), *self.slice, *words],
             env={**os.environ, "HORNBOOK_ROOT": str(self.root), "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"},
             capture_output=True,
             text=True,
@@ -47,11 +47,11 @@ class Shell:
 
 
 @pytest.fixture(scope="module")
-def shell(tmp_path_factory) -> Shell:
+def shell(tmp_path_factory, start_seconds: float) -> Shell:
     """After `data`, `init` (which trains its source) and `pretrain`."""
-    shell = Shell(tmp_path_factory.mktemp("root"))
+    shell = Shell(tmp_path_factory.mktemp("root"), start_seconds)
     for stage in ("data", "init", "pretrain"):
-        said = shell(stage, CAP)
+        said = shell(stage, shell.cap)
         assert f"{stage}: done" in said
     return shell
 
@@ -113,7 +113,7 @@ def test_the_model_loads_in_transformers_with_our_logits_and_writes_text(shell):
 def test_a_second_run_finds_everything_done_quickly(shell):
     started = time.monotonic()
     for stage in ("data", "init", "pretrain"):
-        assert f"{stage}: up to date" in shell(stage, CAP)
+        assert f"{stage}: up to date" in shell(stage, shell.cap)
     assert time.monotonic() - started < 30  # under 10 s on an idle machine
 
 
@@ -130,7 +130,7 @@ class Tags(HTMLParser):
 
 
 def test_a_sample_is_streamed_and_the_report_is_written(shell):
-    assert "import" in shell("sample", CAP, "--prompt", "import os", "--max-new-tokens", "8")
+    assert "import" in shell("sample", shell.cap, "--prompt", "import os", "--max-new-tokens", "8")
     page = (shell.root / "runs" / "tiny" / "report.html").read_text()
     for word in ("<svg", "Pretraining", "Initialization", "Why documents were dropped", "Hours"):
         assert word in page
@@ -140,7 +140,7 @@ def test_a_sample_is_streamed_and_the_report_is_written(shell):
 
 
 def test_a_changed_late_setting_keeps_the_early_steps(shell):
-    facts = json.loads(shell("data", CAP, "data.filters.quality.min_score=0.6", "--dry-run", "--json"))
+    facts = json.loads(shell("data", shell.cap, "data.filters.quality.min_score=0.6", "--dry-run", "--json"))
     done = {s["step"]: s["done"] for s in facts["stages"][0]["steps"]}
     assert not done["data-cut"]
     assert not done["data"]
@@ -149,11 +149,12 @@ def test_a_changed_late_setting_keeps_the_early_steps(shell):
 
 def test_a_raised_cap_goes_on_from_before_the_decay(shell):
     before = shell.manifest("pretrain")
-    said = shell("pretrain", "budget.max_gpu_hours=0.026")
+    raised = 2.2 * before["max_gpu_hours"]
+    said = shell("pretrain", f"budget.max_gpu_hours={raised}")
     after = shell.manifest("pretrain")
     assert "before the decay" in said
     assert after["fingerprint"] == before["fingerprint"]
     assert after["tokens_seen"] > before["tokens_seen"]
     assert after["annealed"]
-    assert after["gpu_hours_total"] <= 0.026
-    assert "up to date" in shell("pretrain", CAP)  # a smaller cap does nothing to a finished run
+    assert after["gpu_hours_total"] <= raised
+    assert "up to date" in shell("pretrain", shell.cap)  # a smaller cap does nothing to a finished run
