@@ -5,7 +5,8 @@ import subprocess
 import sys
 import time
 
-from pipeline.ledger import Ledger, process_age_seconds, read, spent_hours
+from pipeline.artifacts import read_json_lines
+from pipeline.ledger import Ledger, process_age_seconds, spent_hours
 
 
 def _line(**values) -> str:
@@ -20,7 +21,7 @@ def test_lives_add_up_each_at_its_last_heartbeat(tmp_path):
         assert ledger.life == 3
         assert ledger.earlier_seconds == 28.0
         assert ledger.spent_seconds >= 28.0 + process_age_seconds() - 0.1
-    assert read(path)[-1]["life"] == 3
+    assert read_json_lines(path)[-1]["life"] == 3
 
 
 def test_other_stages_and_other_fingerprints_are_counted_apart(tmp_path):
@@ -46,14 +47,14 @@ def test_a_torn_last_line_does_not_swallow_the_next_one(tmp_path):
     path.write_text(_line(seconds=3.0) + '{"stage": "pretrain", "fing')
     with Ledger(path, stage="pretrain", fingerprint="f", device="cpu"):
         pass
-    assert [line["life"] for line in read(path)] == [1, 2, 2]
+    assert [line["life"] for line in read_json_lines(path)] == [1, 2, 2]
 
 
 def test_seconds_that_another_ledger_has_are_left_out_from_the_first_line_on(tmp_path):
     path = tmp_path / "ledger.jsonl"
     with Ledger(path, stage="init", fingerprint="f", device="cpu", waited_seconds=process_age_seconds()):
         pass
-    assert all(line["seconds"] < 5 for line in read(path))
+    assert all(line["seconds"] < 5 for line in read_json_lines(path))
 
 
 def test_the_same_pretraining_under_another_name_gets_no_fresh_clock(tmp_path):
@@ -65,4 +66,4 @@ def test_the_same_pretraining_under_another_name_gets_no_fresh_clock(tmp_path):
     ) as ledger:
         assert ledger.life == 2
         assert ledger.spent_seconds >= 50.0
-    assert [line["life"] for line in read(tmp_path / "runs" / "b" / "ledger.jsonl")] == [2, 2]
+    assert [line["life"] for line in read_json_lines(tmp_path / "runs" / "b" / "ledger.jsonl")] == [2, 2]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.artifacts import read_json_lines
 from pipeline.errors import DONE, STOPPED
-from pipeline.ledger import read as read_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = """
@@ -50,7 +50,7 @@ def test_a_study_is_killed_goes_on_stops_the_loser_and_says_what_it_shows(tmp_pa
     (tmp_path / "toy.yaml").write_text(STUDY)
     run = tmp_path / "root" / "runs" / "toy"
     first = start(tmp_path)
-    while not any(line["stage"] == "pretrain" for line in read_lines(run / "right-s4" / "ledger.jsonl")):
+    while not any(line["stage"] == "pretrain" for line in read_json_lines(run / "right-s4" / "ledger.jsonl")):
         assert first.poll() is None
         time.sleep(0.05)
     first.send_signal(signal.SIGTERM)
@@ -65,7 +65,7 @@ def test_a_study_is_killed_goes_on_stops_the_loser_and_says_what_it_shows(tmp_pa
     states = {(row["cell"]["rate"], row["cell"]["form"]): row["state"] for row in facts["rows"]}
     assert states == {("right", "stored"): "done", ("right", "half"): "done",
                       ("tiny", "stored"): "stopped", ("tiny", "half"): "stopped"}  # fmt: skip
-    [record] = read_lines(run / "stops.jsonl")
+    [record] = read_json_lines(run / "stops.jsonl")
     assert record["losses"]["right"] < record["losses"]["tiny"]
     assert not (run / "tiny-s4" / "pretrain" / "manifest.json").exists()
     stored, half = (row for row in facts["combinations"] if row["cell"]["rate"] == "right")
@@ -79,5 +79,5 @@ def test_a_study_is_killed_goes_on_stops_the_loser_and_says_what_it_shows(tmp_pa
     assert "Stopped early at 0.5 of the budget" in text
     assert (run / "study.html").read_text().count("<svg") == 2
     assert (run / "study-bytes.svg").read_text().startswith("<svg")
-    lives = {line["life"] for line in read_lines(run / "right-s4" / "ledger.jsonl") if line["stage"] == "pretrain"}
+    lives = {line["life"] for line in read_json_lines(run / "right-s4" / "ledger.jsonl") if line["stage"] == "pretrain"}
     assert len(lives) >= 2
