@@ -10,7 +10,7 @@ import os
 import platform
 import time
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,10 @@ class Machine:
     peak_flops: float | None
     peak_source: str
     threads: "Threads"
-    memory: DeviceMemory
+
+    @cached_property
+    def memory(self) -> DeviceMemory:
+        return DeviceMemory(self.device)
 
     def describe(self) -> str:
         peak = f", {self.peak_flops / 1e12:.3g} TFLOP/s ({self.peak_source})" if self.peak_flops else ""
@@ -62,7 +65,7 @@ def choose(train: TrainConfig) -> Machine:
     peak, source = _peak_flops(kind, name, precision)
     threads = Threads(kind)
     threads.review()
-    return Machine(device, name, precision, reason, peak, source, threads, DeviceMemory(device))
+    return Machine(device, name, precision, reason, peak, source, threads)
 
 
 def _device_kind(wanted: str) -> str:
