@@ -137,14 +137,14 @@ def test_a_server_that_hangs_fails_lies_or_refuses_costs_no_row_and_no_second(ma
     tracker = mirror(tmp_path, said)
     tracker.finish_seconds = 0.3
     rows = []  # each by itself: W&B's start in the other thread takes turns with all of them for the interpreter
+    began = time.monotonic()
     with Metrics(tmp_path / "metrics.jsonl", tracker) as metrics:
         for step in range(500):
             started = time.monotonic()
             metrics.log_metrics({"train/loss": 1.0}, step)
             rows.append(time.monotonic() - started)
-        ended = time.monotonic()
     assert max(rows) < 0.5, "a row waits for nobody"
-    assert time.monotonic() - ended < 1.5
+    assert time.monotonic() - began < 2
     assert len(read_json_lines(tmp_path / "metrics.jsonl")) == 500
     tracker._thread.join(30)
     assert said, "said once that it is off, or that it did not finish"
