@@ -65,6 +65,11 @@ def problems(config: "Config") -> Iterable[str]:
         value = getattr(budget, key)
         if value is not None and not 0 < value < math.inf:
             yield f"budget.{key} is {value}; expected more than 0, and a number"
+    if config.finetune.budget.count_source:
+        yield (
+            "finetune.budget.count_source is true: a tuning has no source, its base model is trained under "
+            "budget.max_gpu_hours; remove the key, and set finetune.budget.max_gpu_hours to the tuning's own hours"
+        )
     if data.executor not in ("local", "slurm", "ray"):
         yield f"data.executor is '{data.executor}'; expected local, slurm or ray"
     if data.keep_dropped not in ("sample", "all", "none"):

@@ -24,6 +24,7 @@ from pipeline.experiment import Experiment
 from pipeline.ledger import Ledger
 from pipeline.locks import FolderLock
 from pipeline.progress import format_seconds
+from pipeline.training.cap import Cap
 from pipeline.training.identity import REPORTS, finished_manifest
 
 VERSION = 1
@@ -43,7 +44,7 @@ def run(config: Config, command: str, as_json: bool = False) -> None:
         refuse_quantized(model, "finetune.model", f"finetune.method={options.method}")
         check_readable(model, "finetune.model")
         check_packages(options.method)
-        check_cap("finetune", tuned, step, key="finetune.budget")
+        check_cap("finetune", tuned, step, Cap(options.budget.max_gpu_hours), key="finetune.budget")
         manifest = _tune(config, tuned, model, sources, step)
         fresh = True
     else:
@@ -165,6 +166,7 @@ def make_job(config: Config, tuned: Config, model: TakenModel, sources: Any, ste
         network=lambda machine: tuning.begin(machine),
         validation=lambda: Validation(data.val, data.length),
         finish=tuning.finish,
+        cap=Cap(tuned.budget.max_gpu_hours),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline import ledger as ledgers
 from pipeline import pulling, pushing, report, signals
-from pipeline.artifacts import Step, read_manifest, write_manifest
+from pipeline.artifacts import Step, write_manifest
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
@@ -22,6 +22,7 @@ from pipeline.locks import FolderLock
 from pipeline.progress import format_seconds
 from pipeline.remote import place
 from pipeline.training.budget import EXIT_SLACK_SECONDS
+from pipeline.training.cap import Cap, pretrain_cap
 from pipeline.training.identity import finished_manifest, pretrain_step
 from pipeline.training.lives import Job, check_cap, is_last_life, train
 from pipeline.training.replay import replay_lines
@@ -57,7 +58,8 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
 
         check_tasks(config.evaluate.during, "evaluate.during")
         check_sets(config.evaluate.sets)
-    check_cap("pretrain", config, step, _source_seconds(config, step))
+    cap = pretrain_cap(config, step)
+    check_cap("pretrain", config, step, cap)
     step.path.mkdir(parents=True, exist_ok=True)
     with (
         FolderLock(step.path, wait=False) as lock,
@@ -68,7 +70,7 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
             folder=step.path,
             waited_seconds=lock.waited_seconds,
         ) as ledger,
-        pushing.pushed(lambda: _seconds_for_copies(config, step, ledger), ledger.write),
+        pushing.pushed(lambda: _seconds_for_copies(cap, ledger), ledger.write),
     ):
         # Loads torch, so not before: a second trainer is gone by now, and what a kill costs from here on is on record.
         check_method(config)
@@ -78,12 +80,12 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
         experiment.link("pretrain", step.path)
         report_seconds = _write_first_report(config)
         started, began = time.time(), time.monotonic()
-        signals.defer(is_last_life(config, step, ledger))
-        facts, device = _train(config, step, experiment, ledger, report_seconds, replay)
+        signals.defer(is_last_life(cap, step, ledger))
+        facts, device = _train(config, step, cap, experiment, ledger, report_seconds, replay)
         hours = ledger.spent_seconds / 3600
         ledger.write()  # the cards' hours are summed from it
         facts["cards"] = ledgers.cards(ledger.paths[-1], "pretrain", step.fingerprint)
-        facts["gpu_hours_total"] = hours + _source_seconds(config, step) / 3600
+        facts["gpu_hours_total"] = hours + cap.source_seconds / 3600
         manifest = write_manifest(
             step,
             experiment=config.name,
@@ -95,7 +97,7 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
             only=("model",),
         )
         ledger.write()  # the page sums it
-        fits = _left_seconds(config, step, ledger) >= report_seconds
+        fits = cap.left_seconds(ledger.spent_seconds) >= report_seconds
         page = report.write(config) if fits else f"the cap left no time for it; run: hornbook report {command}"
         print("pretrain: done\n" + _last_lines(manifest, step.path, command), f"  report: {page}", sep="\n", flush=True)
         pushing.push(step.path)
@@ -108,20 +110,20 @@ def _write_first_report(config: Config) -> float:
     return time.monotonic() - started
 
 
-def _left_seconds(config: Config, step: Step, ledger: Ledger) -> float:
-    hours = config.budget.max_gpu_hours
-    return math.inf if hours is None else 3600 * hours - ledger.spent_seconds - _source_seconds(config, step)
-
-
-def _seconds_for_copies(config: Config, step: Step, ledger: Ledger) -> float:
+def _seconds_for_copies(cap: Cap, ledger: Ledger) -> float:
     """How long the end may wait for HORNBOOK_REMOTE: never past the cap."""
-    hours = config.budget.max_gpu_hours
-    limit = pushing.limit_seconds(None if hours is None else 3600 * hours)
-    return max(0.0, min(_left_seconds(config, step, ledger) - EXIT_SLACK_SECONDS, limit))
+    limit = pushing.limit_seconds(cap.seconds)
+    return max(0.0, min(cap.left_seconds(ledger.spent_seconds) - EXIT_SLACK_SECONDS, limit))
 
 
 def _train(
-    config: Config, step: Step, experiment: Experiment, ledger: Ledger, report_seconds: float, replayed: str | None
+    config: Config,
+    step: Step,
+    cap: Cap,
+    experiment: Experiment,
+    ledger: Ledger,
+    report_seconds: float,
+    replayed: str | None,
 ) -> tuple[dict[str, Any], str]:
     from model.hf import load_network
     from pipeline.corpus.shards import TokenShards
@@ -146,10 +148,10 @@ def _train(
         network=network,
         validation=lambda: Validation(tokens.val, config.train.sequence_length),
         finish=lambda control: finish(control, config, step.path, tokens),
-        source_seconds=_source_seconds(config, step),
+        cap=cap,
         report_seconds=report_seconds,
         replay=None if replayed is None else Replay(Path(replayed)),
-        tasks=ProgressTasks(config, tokens, step.path) if config.evaluate.every_tokens else None,
+        tasks=ProgressTasks(config, tokens, step.path, cap) if config.evaluate.every_tokens else None,
     )
     return train(job, experiment, ledger)
 
@@ -171,19 +173,14 @@ def _input(step: Step, name: str) -> Path:
     return value.path
 
 
-def _source_seconds(config: Config, step: Step) -> float:
-    """The source's training, where `budget.count_source` charges it to this cap."""
-    if not config.budget.count_source:
-        return 0.0
-    return 3600 * (read_manifest(_input(step, "init")).get("source_gpu_hours") or 0.0)
-
-
 def _last_lines(manifest: dict[str, Any], path: Path, command: str) -> str:
     """What happened, for a person."""
     after, before = manifest["bits_per_byte"], manifest["initial_bits_per_byte"]
     hours, cap = manifest["gpu_hours"], manifest["max_gpu_hours"]
     used = f"{hours:.4f} device-hours ({format_seconds(hours * 3600)})"
-    used += f" of {cap:g}, {100 * hours / cap:.1f}%" if cap else ""
+    total = manifest["gpu_hours_total"]
+    used += f" and {total - hours:.4f} of the source" if total > hours else ""
+    used += f" of {cap:g}, {100 * total / cap:.1f}%" if cap else ""
     mfu = f", MFU {100 * manifest['mfu']:.0f}%" if manifest["mfu"] else ""
     epochs = ", ".join(f"{name} {value:.2f}" for name, value in manifest["epochs"].items())
     share = manifest.get("validated_share", 1)

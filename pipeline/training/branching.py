@@ -18,6 +18,7 @@ from pipeline.artifacts import root
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.training.budget import planned_decay_start
+from pipeline.training.cap import Cap
 from pipeline.training.decisions import Decisions
 from pipeline.training.identity import pretrain_step
 from pipeline.training.step_sizes import StepSizes
@@ -71,7 +72,7 @@ def trunk_folder(branch_of: str) -> Path:
     return root() / "artifacts" / "pretrain" / branch_of.partition("@")[0]
 
 
-def begin(config: Config, folder: Path, decisions: Decisions) -> float:
+def begin(config: Config, cap: Cap, folder: Path, decisions: Decisions) -> float:
     """Puts the trunk's checkpoint and its rows of metrics into a branch's empty folder; once. Returns the device-
     seconds that the trunk had spent by then, 0 for a run that is no branch. Raises `UserError` where the trunk has no
     checkpoint that this budget can start from."""
@@ -85,7 +86,7 @@ def begin(config: Config, folder: Path, decisions: Decisions) -> float:
         pulling.fetch_trunk(source)
         trunk = Checkpoints(source / "checkpoints", 0, Decisions(source / "decisions.jsonl", mend=False))
         own = Checkpoints(folder / "checkpoints", config.train.keep_checkpoints, decisions)
-        step = _adopt(config, trunk, own)
+        step = _adopt(config, cap, trunk, own)
         shutil.copyfile(source / "metrics.jsonl", folder / "metrics.jsonl")
         cut_metrics(folder / "metrics.jsonl", step)
         spent = own.spent_seconds(step)
@@ -103,10 +104,10 @@ def facts(decisions: Decisions) -> dict[str, Any]:
     return {"trunk": {"fingerprint": trunk, "steps": step, "gpu_hours": seconds / 3600}}
 
 
-def _adopt(config: Config, trunk: "Checkpoints", own: "Checkpoints") -> int:
+def _adopt(config: Config, cap: Cap, trunk: "Checkpoints", own: "Checkpoints") -> int:
     """Takes the trunk's checkpoint over; its step."""
     while True:
-        step = _start(config, trunk)
+        step = _start(config, cap, trunk)
         try:
             own.adopt(trunk.path(step))
             return step
@@ -115,7 +116,7 @@ def _adopt(config: Config, trunk: "Checkpoints", own: "Checkpoints") -> int:
                 raise
 
 
-def _start(config: Config, trunk: "Checkpoints") -> int:
+def _start(config: Config, cap: Cap, trunk: "Checkpoints") -> int:
     """The newest step of the trunk's stable phase from which the decay fits into the branch's budget."""
     decays, spent = trunk.decisions.decays(), {step: trunk.spent_seconds(step) for step in trunk.steps()}
     stable = {s: seconds for s, seconds in spent.items() if seconds and not (decays and s > decays[0]["step"])}
@@ -123,18 +124,18 @@ def _start(config: Config, trunk: "Checkpoints") -> int:
         raise UserError(
             f"{trunk.folder.parent} has no checkpoint to branch from; run `hornbook pretrain` without --branch first"
         )
-    budget = config.budget
-    if budget.max_gpu_hours is not None:
-        longest = 3600 * budget.max_gpu_hours * (1 - config.train.decay_share / 2)
+    if cap.own_seconds is not None:
+        longest = cap.own_seconds * (1 - config.train.decay_share / 2)
         fits = [s for s, seconds in stable.items() if seconds <= longest]
         kept = ", ".join(f"{seconds / 3600:.4g} GPU-hours" for seconds in stable.values())
     else:
-        last = _decay_start(config, budget.max_tokens or 0)
+        last = _decay_start(config, config.budget.max_tokens or 0)
         fits = [s for s in stable if s <= last]
         kept = ", ".join(f"{StepSizes(config.train).tokens(s):,} tokens" for s in stable)
     if not fits:
         raise UserError(
-            f"the trunk's checkpoints are too late for this branch: it has those at {kept}. Name a larger budget; a "
-            "trunk keeps the checkpoints for the branches that `budget.branches=[6h, 500M]` names beforehand"
+            f"the trunk's checkpoints are too late for this branch: it has those at {kept}{cap.source_note}. "
+            "Name a larger budget; a trunk keeps the checkpoints for the branches that `budget.branches=[6h, 500M]` "
+            "names beforehand"
         )
     return max(fits)

@@ -17,6 +17,7 @@ from pipeline.config import Config
 from pipeline.errors import Stopped, UserError
 from pipeline.experiment import Experiment
 from pipeline.ledger import LEDGER, Ledger, process_age_seconds, spent_seconds
+from pipeline.training.cap import Cap
 from pipeline.training.decisions import Decisions
 from pipeline.training.identity import raised_decay
 
@@ -31,10 +32,10 @@ LAST_LIFE_STARTS = 3.0  # this life's start, the next one's, and room for a slow
 
 @dataclass(frozen=True)
 class Job:
-    """One training. `config`: its `train`, `budget`, `sample` and `tracking` rule. `source_seconds`: charged to the cap
-    besides its own. `report_seconds`: what the report takes at the end, inside the cap. `batches(machine)`: a
-    TokenBatches. `network(machine)`: on its device, frozen weights already cast. `validation()`: a Validation.
-    `finish(control)`: facts, after the last step and inside the cap."""
+    """One training. `config`: its `train`, `budget`, `sample` and `tracking` rule. `batches(machine)`: a TokenBatches.
+    `network(machine)`: on its device, frozen weights already cast. `validation()`: a Validation. `finish(control)`:
+    facts, after the last step and inside the cap. `report_seconds`: what the report takes at the end, inside the cap.
+    """
 
     stage: str
     config: Config
@@ -43,7 +44,7 @@ class Job:
     network: Callable[[Any], Any]
     validation: Callable[[], Any]
     finish: Callable[["Control"], dict[str, Any]]
-    source_seconds: float = 0.0
+    cap: Cap
     report_seconds: float = 0.0
     replay: "Replay | None" = None
     tasks: "ProgressTasks | None" = None
@@ -70,14 +71,14 @@ def train(job: Job, experiment: Experiment, ledger: Ledger) -> tuple[dict[str, A
     print(f"{job.stage}: {machine.describe()}", flush=True)
     mirror = mirrors.of(config, job.step, experiment.folder, lambda line: print(f"  {line}", flush=True))
     decisions = _open_decisions(config, folder, replay)
-    ledger.inherited_seconds = branching.begin(config, folder, decisions)
+    ledger.inherited_seconds = branching.begin(config, job.cap, folder, decisions)
     memory = MemoryForecast(decisions, machine, machine.memory.held_bytes())
     network = job.network(machine)
     batches = job.batches(machine)
-    plan = _plan(config, batches)
+    plan = _plan(config, job.cap, batches)
     if replay is not None:
         plan.cap_seconds = None  # the record says where the run ends
-    budget = Budget(plan, lambda: ledger.spent_seconds + job.source_seconds, decisions)
+    budget = Budget(plan, lambda: ledger.spent_seconds + job.cap.source_seconds, decisions)
     budget.replayed_end = None if replay is None else replay.end_step
     start = None if plan.max_steps is None else planned_decay_start(plan.max_steps, settings.decay_share)
     print(batches.describe(plan.max_steps, start, at_most=plan.cap_seconds is not None), flush=True)
@@ -114,12 +115,11 @@ def train(job: Job, experiment: Experiment, ledger: Ledger) -> tuple[dict[str, A
     return facts, machine.name
 
 
-def check_cap(stage: str, config: Config, step: Step, source_seconds: float = 0.0, key: str = "budget") -> None:
+def check_cap(stage: str, config: Config, step: Step, cap: Cap, key: str = "budget") -> None:
     """What can be said before any long work: whether the hours left are enough to start at all."""
-    if config.budget.max_gpu_hours is None:
+    if cap.seconds is None:
         return
-    spent = spent_seconds(step.path / LEDGER, stage, step.fingerprint)
-    spent += source_seconds + process_age_seconds()
+    spent = spent_seconds(step.path / LEDGER, stage, step.fingerprint) + process_age_seconds()
     needed, why = LEAST_START_SECONDS, "starting up alone"
     if step.finished:
         last = read_manifest(step.path)
@@ -128,23 +128,22 @@ def check_cap(stage: str, config: Config, step: Step, source_seconds: float = 0.
         why = "starting up, one step and one export took that long last time"
     elif any((step.path / "checkpoints").glob("step-*")):
         return  # something is trained: it is exported in any case
-    cap = config.budget.max_gpu_hours * 3600
-    if cap - spent < needed:
+    if cap.left_seconds(spent) < needed:
+        spent += cap.source_seconds
         raise UserError(
-            f"{key}.max_gpu_hours={config.budget.max_gpu_hours:g} is {cap:.1f} s, {spent:.1f} s of them are used; "
+            f"{key}.max_gpu_hours={cap.hours:g} is {cap.seconds:.1f} s, {spent:.1f} s of them are used; "
             f"what is left is less than {needed:.1f} s ({why}). Expected at least {key}.max_gpu_hours="
-            f"{math.ceil(spent + 2 * needed) / 3600:.4f}"
+            f"{math.ceil(spent + 2 * needed) / 3600:.4f}{cap.source_note}"
         )
 
 
-def is_last_life(config: Config, step: Step, ledger: Ledger) -> bool:
+def is_last_life(cap: Cap, step: Step, ledger: Ledger) -> bool:
     """Before the imports, which take most of a start: whether the hours that are left start this life but not another.
     A stop has to wait then, until this life has loaded what it is to export."""
-    hours = config.budget.max_gpu_hours
     starts = [line["start_seconds"] for line in read_json_lines(ledger.paths[-1]) if "start_seconds" in line]
-    if hours is None or not starts or not any((step.path / "checkpoints").glob("step-*")):
+    if not starts or not any((step.path / "checkpoints").glob("step-*")):
         return False
-    return 3600 * hours - ledger.spent_seconds < LAST_LIFE_STARTS * starts[-1]
+    return cap.left_seconds(ledger.spent_seconds) < LAST_LIFE_STARTS * starts[-1]
 
 
 def _open_decisions(config: Config, folder: Path, replay: "Replay | None") -> Decisions:
@@ -164,7 +163,7 @@ def _open_decisions(config: Config, folder: Path, replay: "Replay | None") -> De
     return decisions
 
 
-def _plan(config: Config, batches: Any) -> Any:
+def _plan(config: Config, cap: Cap, batches: Any) -> Any:
     """The limits of the run: the hours, and the tokens or what `train.max_epochs` leaves of them."""
     from pipeline.training import branching
     from pipeline.training.budget import Plan, planned_decay_start
@@ -189,7 +188,7 @@ def _plan(config: Config, batches: Any) -> Any:
         tokens = sizes.tokens(most)
         print(f"  train.max_epochs ends the text after {tokens:,} tokens in {most:,} steps{wanted}", flush=True)
     return Plan(
-        cap_seconds=None if budget.max_gpu_hours is None else budget.max_gpu_hours * 3600,
+        cap_seconds=cap.seconds,
         max_steps=most if bounded else asked,
         decay_share=train.decay_share,
         checkpoint_every_seconds=train.checkpoint_every_seconds,

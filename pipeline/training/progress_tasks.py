@@ -25,6 +25,7 @@ from pipeline.after.tasks import TASKS
 from pipeline.artifacts import read_json_lines, write_text
 from pipeline.config import Config
 from pipeline.corpus.shards import TokenShards
+from pipeline.training.cap import Cap
 
 SHARE, LONGEST_SECONDS = 0.01, 60.0  # of the cap, for one round; and where there is none
 SAMPLES = "samples.jsonl"
@@ -52,12 +53,11 @@ class _Watched(LanguageModel):
 class ProgressTasks:
     """What runs every `every_tokens` tokens; `due(before, now)` says when. `limit_seconds`: of one round."""
 
-    def __init__(self, config: Config, tokens: TokenShards, folder: Path):
+    def __init__(self, config: Config, tokens: TokenShards, folder: Path, cap: Cap):
         self.options, self.sample, self.seed, self.folder = config.evaluate, config.sample, config.seed, folder
         self._tokenizer = Tokenizer.from_file(str(tokens.tokenizer_path))
         self._text, self._end = HeldOutText(tokens), tokens.eos_token_id
-        hours = config.budget.max_gpu_hours
-        self.limit_seconds = LONGEST_SECONDS if hours is None else min(LONGEST_SECONDS, SHARE * 3600 * hours)
+        self.limit_seconds = LONGEST_SECONDS if cap.seconds is None else min(LONGEST_SECONDS, SHARE * cap.seconds)
 
     def due(self, tokens_before: int, tokens_now: int) -> bool:
         every = self.options.every_tokens or 0
