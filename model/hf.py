@@ -6,8 +6,11 @@ dtype are known from the config, so the header goes first and each tensor follow
 so that an interrupted writer leaves no half model. Only safetensors are read: a pickle can run a stranger's code.
 """
 
+import dataclasses
+import functools
 import itertools
 import json
+import logging
 import math
 import operator
 import os
@@ -28,6 +31,8 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # ours: safetensors'
 IGNORED_TENSORS = ("rotary_emb.inv_freq",)  # derived from the config; old exports stored it
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+COMPARED_ROWS = 4096  # of two matrices at once
 
 
 class UnreadableModel(ValueError):
@@ -135,11 +140,43 @@ def token_id(tokenizer_json: Path, token: str) -> int:
 
 
 def load_config(folder: Path) -> ModelConfig:
-    """The shape of the model in `folder`. Raises `UnreadableModel` or `ImpossibleShape`."""
+    """The shape of the model in `folder`. Raises `UnreadableModel` or `ImpossibleShape`.
+
+    A config that ties head and embedding is read as untied where the weights beside it hold two different matrices, as
+    transformers 5 does: merging an adapter into a tied model leaves such folders. One warning is logged.
+    """
     file = Path(folder) / "config.json"
     if not file.is_file():
         raise UnreadableModel(f"{folder} has no config.json, so it is no model folder; check the path.")
-    return ModelConfig.from_hf(_read_json(file))
+    config = ModelConfig.from_hf(_read_json(file))
+    if config.tie_word_embeddings and _has_own_head(Path(folder)):
+        _warn_of_own_head(Path(folder))
+        return dataclasses.replace(config, tie_word_embeddings=False)
+    return config
+
+
+def _has_own_head(folder: Path) -> bool:
+    """Whether the weights hold a head that differs from the embedding. Weights that cannot be read say nothing here:
+    `open_state` raises for them where they are needed."""
+    try:
+        state = open_state(folder)
+    except UnreadableModel:
+        return False
+    if not {EMBEDDING, HEAD} <= set(state):
+        return False
+    embedding, head = state[EMBEDDING], state[HEAD]
+    if embedding.shape != head.shape:
+        return True
+    pieces = zip(embedding.split(COMPARED_ROWS), head.split(COMPARED_ROWS), strict=True)
+    return not all(torch.equal(a.float(), b.float()) for a, b in pieces)
+
+
+@functools.cache  # once for each folder
+def _warn_of_own_head(folder: Path) -> None:
+    logging.getLogger(__name__).warning(
+        f"note: {folder / 'config.json'} says tie_word_embeddings=true, but {HEAD} differs from {EMBEDDING}: both are "
+        f"used, and the model is read as tie_word_embeddings=false."
+    )
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -156,22 +193,35 @@ def _read_json(file: Path) -> dict[str, Any]:
 class SafetensorsState(Mapping[str, Tensor]):
     """Tensor names to tensors, memory-mapped: reading a name costs its pages, and nothing is kept."""
 
-    def __init__(self, files: Mapping[str, Path]) -> None:
-        """`files`: for each tensor name the file that holds it."""
-        self._files = dict(files)
+    def __init__(self, files: Mapping[str, Path], stored_names: Mapping[str, str] | None = None) -> None:
+        """`files`: for each tensor name the file that holds it; `stored_names`: under which name, where it differs."""
+        self._files, self._stored_names = dict(files), dict(stored_names or {})
         self._open: dict[Path, Any] = {}
 
     def __getitem__(self, name: str) -> Tensor:
         file = self._files[name]
         if file not in self._open:
             self._open[file] = safe_open(file, framework="pt", device="cpu")
-        return self._open[file].get_tensor(name)
+        return self._open[file].get_tensor(self._stored_names.get(name, name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
 
     def __len__(self) -> int:
         return len(self._files)
+
+    def tied(self) -> "SafetensorsState":
+        """The same with the one matrix of embedding and head under the embedding's name, whichever name the file has:
+        some writers store it twice, others (safetensors' `save_model`) as the head alone."""
+        files = dict(self._files)
+        if HEAD not in files:
+            return self
+        head = files.pop(HEAD)
+        return (
+            SafetensorsState(files, {})
+            if EMBEDDING in files
+            else SafetensorsState(files | {EMBEDDING: head}, {EMBEDDING: HEAD})
+        )
 
 
 def open_state(folder: Path) -> SafetensorsState:
@@ -222,23 +272,33 @@ def _why_no_weights(folder: Path) -> str:
     )
 
 
+def open_model(folder: Path, weights: Path | None = None) -> tuple[ModelConfig, SafetensorsState]:
+    """The shape of the model in `folder` and its tensors, memory-mapped: those of `config.tensor_shapes()`, no others.
+
+    `weights`: the folder of the tensors, where it is another one. Raises `UnreadableModel` where tensors and config
+    disagree, `ImpossibleShape` for a config that no network can have.
+    """
+    config, state = load_config(folder), open_state(weights or folder)
+    if config.tie_word_embeddings:
+        state = state.tied()
+    shapes = config.tensor_shapes()
+    _check_names(set(state), shapes, str(folder))
+    for name, shape in shapes.items():
+        if (found := tuple(state[name].shape)) != shape:
+            raise UnreadableModel(f"{folder}: {name} has shape {found}, but its config says {shape}.")
+    return config, state
+
+
 def load_network(folder: Path, dtype: torch.dtype = torch.float32, weights: Path | None = None) -> Transformer:
     """The network in `folder`, on the CPU, in `dtype`, with the tensors of the folder `weights` where one is given.
 
     Raises `UnreadableModel` where tensors and config disagree.
     """
-    config, state = load_config(folder), open_state(weights or folder)
-    copied = {"lm_head.weight"} if config.tie_word_embeddings else set()  # some writers store the tied matrix twice
-    _check_names(set(state) - copied, config.tensor_shapes(), str(folder))
+    config, state = open_model(folder, weights)
     with torch.device("meta"):
         network = Transformer(config)
-    loaded = {}
-    for name, shape in config.tensor_shapes().items():
-        tensor = state[name]
-        if tuple(tensor.shape) != shape:
-            raise UnreadableModel(f"{folder}: {name} has shape {tuple(tensor.shape)}, but its config says {shape}.")
-        loaded[name] = tensor.to(dtype, copy=True)  # a copy of its own: the mapped file must never be trained on
-    network.load_state_dict(loaded, assign=True)
+    # Copies of their own: the mapped file must never be trained on.
+    network.load_state_dict({name: state[name].to(dtype, copy=True) for name in config.tensor_shapes()}, assign=True)
     return network
 
 
@@ -247,6 +307,8 @@ def _check_names(found: set[str], shapes: Mapping[str, tuple[int, ...]], where: 
     if missing or extra:
         parts = [f"lacks {len(missing)} tensors, first {missing[0]!r}"] if missing else []
         parts += [f"has {len(extra)} that the config does not, first {extra[0]!r}"] if extra else []
+        if missing == [HEAD]:
+            parts[0] += " (tie_word_embeddings is false there; a model whose head is its embedding says true)"
         raise UnreadableModel(f"{where} does not fit its config: it {' and '.join(parts)}.")
 
 

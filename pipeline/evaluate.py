@@ -18,7 +18,7 @@ from pipeline.artifacts import Folder, Step, hash_files, write_json
 from pipeline.config import Config
 from pipeline.initialize import require_data
 
-VERSION = 1
+VERSION = 2
 
 
 def run(config: Config, command: str, as_json: bool = False) -> None:

@@ -20,7 +20,7 @@ from pipeline.data_card import ATTRIBUTION, CARD, REPORT
 from pipeline.experiment import Experiment
 from pipeline.ledger import spent_hours
 
-VERSION = 2
+VERSION = 3
 
 
 def run(config: Config, command: str, as_json: bool = False) -> None:
@@ -94,13 +94,12 @@ def _data_folder(data: Mapping[str, Any] | None) -> Path | None:
 def copy_model(model: TakenModel, target: Path, dtype: str) -> None:
     """Config, tokenizer and weights anew, so that what is exported is what this program can vouch for: no file of the
     source folder is taken over that was not read."""
-    from model.hf import load_config, open_state, save_folder
+    from model.hf import open_model, save_folder
 
-    shape, state = load_config(model.folder), open_state(model.folder)
+    shape, state = open_model(model.folder)
     stored = str(state["model.embed_tokens.weight"].dtype).removeprefix("torch.")
     end = end_of_text_token(model.folder)
-    names = {name: state[name] for name in shape.tensor_shapes()} if shape.tie_word_embeddings else state
-    save_folder(target, names, shape, model.tokenizer_json, end, stored if dtype == "as_stored" else dtype)
+    save_folder(target, state, shape, model.tokenizer_json, end, stored if dtype == "as_stored" else dtype)
     template = json.loads((model.folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
     if isinstance(template, str):
         from pipeline.after.chat import add_template

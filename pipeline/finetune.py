@@ -27,7 +27,7 @@ from pipeline.progress import format_seconds
 from pipeline.training.cap import Cap
 from pipeline.training.identity import REPORTS, finished_manifest
 
-VERSION = 1
+VERSION = 2
 
 
 def run(config: Config, command: str, as_json: bool = False) -> None:

@@ -26,13 +26,12 @@ def run(source: str, target: str, overrides: Sequence[str], text_path: str | Non
     config = _config(source_folder, source, overrides)
     check_method(config)
     tokenizer = source_folder / "tokenizer.json"
-    from model.hf import load_config, open_state
+    from model.hf import open_model
 
     _remove_orphans(target_folder)
     part = target_folder.with_name(f".{target_folder.name}.{os.getpid()}.part")
     try:
-        pair = (load_config(source_folder), open_state(source_folder))
-        facts = grow_folder(config, pair, part, tokenizer if tokenizer.is_file() else None)
+        facts = grow_folder(config, open_model(source_folder), part, tokenizer if tokenizer.is_file() else None)
         facts |= measure(
             config, SourceFiles(source_folder, source_folder), part, _windows(config, tokenizer, text_path)
         )

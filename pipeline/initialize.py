@@ -221,11 +221,11 @@ def _run_child(verb: str, path: Path, source_command: str) -> None:
 
 
 def _make(config: Config, folder: Folder) -> dict[str, Any]:
-    from model.hf import load_config, open_state
+    from model.hf import open_model
 
     check_method(config)
     files = source_files(config)
-    source = (load_config(files.folder), open_state(files.weights)) if files else None
+    source = open_model(files.folder, files.weights) if files else None
     _check_vocabulary(config, folder.input("data"), source[0] if source else None)
     facts = grow_folder(config, source, folder.path, tokenizer_json=folder.input("data") / "tokenizer.json")
     windows = _held_out_windows(config, folder.input("data"))

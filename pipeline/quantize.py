@@ -22,7 +22,7 @@ from pipeline.config import Config, nearest
 from pipeline.errors import UserError
 from pipeline.initialize import require_data
 
-VERSION = 2
+VERSION = 3
 OPTIONAL = ("torchao", "gguf", "llama-cpp-python")  # one more of them: more kinds, or more measured
 BASE = "as stored"
 SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS, SPEED_TRIALS = 32, 48, 3
@@ -189,11 +189,11 @@ def _disk(folder: Path) -> dict[str, int]:
 
 def _copy_frame(model: TakenModel, target: Path, network: Any) -> Path:
     """Config and tokenizer beside the weights that follow."""
-    from model.hf import open_state, save_folder
+    from model.hf import open_model, save_folder
 
     end, dtype = end_of_text_token(model.folder), str(network.lm_head.weight.dtype).removeprefix("torch.")
-    state, names = open_state(model.folder), network.config.tensor_shapes()
-    save_folder(target, {n: state[n] for n in names}, network.config, model.tokenizer_json, end, dtype)
+    shape, state = open_model(model.folder)
+    save_folder(target, state, shape, model.tokenizer_json, end, dtype)
     return target
 
 

@@ -55,9 +55,9 @@ def write_gguf(folder: Path, target: Path, kind: str, name: str) -> dict[str, An
     """Writes `target`, through a temporary name. Returns `{bytes, quantized_share}`: the share of the parameters that
     are in the kind's own blocks. `kind`: one of `KINDS`. Raises `UserError` for a shape that llama.cpp cannot hold."""
     gguf = require_gguf()
-    from model.hf import load_config, open_state
+    from model.hf import open_model
 
-    shape, state = load_config(folder), open_state(folder)
+    shape, state = open_model(folder)
     check_fits(shape, "gguf")
     part = target.with_name(f".{target.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.growth import GROWTH
 from model.growth.rules import stream
-from model.hf import load_config, open_state, save_folder
+from model.hf import open_model, save_folder
 from scripts.growth_bench.rows import Row, row
 
 PHI_1_5 = ModelConfig(51200, 2048, 8192, 24, 32)
@@ -62,8 +62,8 @@ def grow_once(folder: Path, dtype: str, target: ModelConfig) -> dict[str, float]
     watcher = threading.Thread(target=_watch, args=(peak, done))
     watcher.start()
     wall, cpu = time.monotonic(), time.process_time()
-    rules = GROWTH["exact"](load_config(folder / "source"), target)
-    pieces = stream(rules, open_state(folder / "source"), seed=0)
+    source, state = open_model(folder / "source")
+    pieces = stream(GROWTH["exact"](source, target), state, seed=0)
     save_folder(folder / "grown", pieces, target, None, "", dtype)
     wall, cpu = time.monotonic() - wall, time.process_time() - cpu
     done.set()

@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model.config import ImpossibleShape, ModelConfig
-from model.hf import UnreadableModel, load_config, load_network, open_state, save_folder, token_id
+from model.hf import WEIGHTS, UnreadableModel, load_config, load_network, open_model, open_state, save_folder, token_id
+from model.transformer import Transformer
 
 END = "<|endoftext|>"
 CONFIG = ModelConfig(320, 40, 80, 2, 4, num_key_value_heads=2, partial_rotary_factor=0.6, max_position_embeddings=64)
@@ -70,7 +71,7 @@ def test_the_folder_holds_what_users_of_the_hub_expect(folder: Path) -> None:
 def test_tensors_are_stored_and_read_in_their_dtype(dtype: str, tmp_path: Path, network_of) -> None:
     state = network_of(CONFIG, dtype=torch.float32).state_dict()
     save_folder(tmp_path / "m", iter(state_in_order(state)), CONFIG, None, END, dtype)
-    read, theirs = open_state(tmp_path / "m"), load_file(tmp_path / "m" / "model.safetensors")
+    read, theirs = open_state(tmp_path / "m"), load_file(tmp_path / "m" / WEIGHTS)
     assert set(read) == set(theirs) == set(state)
     for name, tensor in state.items():
         assert read[name].dtype == getattr(torch, dtype)
@@ -83,7 +84,7 @@ def test_a_tied_model_is_stored_once_and_ties_again_wherever_it_is_loaded(tmp_pa
     config = dataclasses.replace(CONFIG, tie_word_embeddings=True)
     network = network_of(config, dtype=torch.float32)
     save_folder(tmp_path / "m", network.state_dict(), config, None, END)
-    assert "lm_head.weight" not in load_file(tmp_path / "m" / "model.safetensors")
+    assert "lm_head.weight" not in load_file(tmp_path / "m" / WEIGHTS)
     ids = torch.arange(20)[None]
     loaded, theirs = load_network(tmp_path / "m"), AutoModelForCausalLM.from_pretrained(tmp_path / "m")
     assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
@@ -91,9 +92,87 @@ def test_a_tied_model_is_stored_once_and_ties_again_wherever_it_is_loaded(tmp_pa
     with torch.no_grad():
         assert torch.equal(loaded(ids), network(ids))
         assert theirs(ids).logits.allclose(network(ids), atol=1e-5)
-    state = network.state_dict()
-    save_file(state | {"lm_head.weight": state["model.embed_tokens.weight"].clone()}, tmp_path / "m/model.safetensors")
-    assert torch.equal(load_network(tmp_path / "m").lm_head.weight, network.lm_head.weight)  # stored twice
+
+
+TIED = dataclasses.replace(CONFIG, tie_word_embeddings=True)
+
+
+def tied_folder(folder: Path, network: Transformer) -> dict[str, torch.Tensor]:
+    """Writes the folder of a network whose head is its embedding; returns its tensors."""
+    save_folder(folder, network.state_dict(), TIED, None, END)
+    return load_file(folder / WEIGHTS)
+
+
+@pytest.mark.parametrize("names", [("model.embed_tokens.weight", "lm_head.weight"), ("lm_head.weight",)])
+def test_a_tied_matrix_is_found_under_both_of_its_names_or_the_heads_alone(
+    names: tuple[str, ...], tmp_path: Path, network_of, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Older transformers store it twice, safetensors' `save_model` under the first name of the alphabet."""
+    network = network_of(TIED, dtype=torch.float32)
+    state = tied_folder(tmp_path / "m", network)
+    matrix = state.pop("model.embed_tokens.weight")
+    save_file(state | {name: matrix.clone() for name in names}, tmp_path / "m" / WEIGHTS)
+    loaded, theirs = load_network(tmp_path / "m"), AutoModelForCausalLM.from_pretrained(tmp_path / "m")
+    config, tensors = open_model(tmp_path / "m")
+    assert config == loaded.config == TIED
+    assert list(map(len, (tensors, config.tensor_shapes()))) == [len(state) + 1] * 2
+    assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        assert torch.equal(loaded(ids), network(ids))
+        assert theirs(ids).logits.allclose(network(ids), atol=1e-5)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("difference", [1.0, 1e-3])
+def test_a_tied_config_with_an_own_head_is_read_as_untied_with_one_line(
+    difference: float, sharded: bool, tmp_path: Path, network_of, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What merging an adapter into a tied model leaves (transformers 45156): transformers 5 uses both matrices."""
+    folder = tmp_path / "m"
+    state = tied_folder(folder, network_of(TIED, dtype=torch.float32))
+    state["lm_head.weight"] = state["model.embed_tokens.weight"].clone()
+    state["lm_head.weight"][-1, 3] += difference  # the last row of the last piece that is compared
+    save_file(state, folder / WEIGHTS)
+    if sharded:
+        in_shards(folder)
+    loaded, theirs = load_network(folder), AutoModelForCausalLM.from_pretrained(folder)
+    assert load_config(folder) == loaded.config == CONFIG
+    assert torch.equal(loaded.lm_head.weight, state["lm_head.weight"])
+    assert torch.equal(loaded.model.embed_tokens.weight, state["model.embed_tokens.weight"])
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        assert theirs(ids).logits.allclose(loaded(ids), atol=1e-5)
+    assert [record.levelname for record in caplog.records if record.name == "model.hf"] == ["WARNING"]
+    assert "read as tie_word_embeddings=false" in caplog.text
+
+
+def test_a_head_that_only_its_dtype_tells_from_the_embedding_is_tied(tmp_path: Path, network_of) -> None:
+    state = tied_folder(tmp_path / "m", network_of(TIED, dtype=torch.float32))
+    half = state["model.embed_tokens.weight"].half()
+    save_file(state | {"model.embed_tokens.weight": half, "lm_head.weight": half.float()}, tmp_path / "m" / WEIGHTS)
+    assert load_config(tmp_path / "m").tie_word_embeddings
+
+
+def test_an_own_head_of_another_shape_is_named(tmp_path: Path, network_of) -> None:
+    state = tied_folder(tmp_path / "m", network_of(TIED, dtype=torch.float32))
+    save_file(state | {"lm_head.weight": torch.ones(330, 40)}, tmp_path / "m" / WEIGHTS)
+    with pytest.raises(UnreadableModel, match=r"lm_head.weight has shape \(330, 40\), but its config says \(320, 40\)"):
+        load_network(tmp_path / "m")
+
+
+@pytest.mark.parametrize("flag", [{"tie_word_embeddings": False}, {}])
+def test_a_head_that_an_untied_config_misses_is_an_error_with_the_key(flag: dict, tmp_path: Path, network_of) -> None:
+    """Phi's default, where the flag is absent, is false."""
+    tied_folder(tmp_path / "m", network_of(TIED, dtype=torch.float32))
+    content = json.loads((tmp_path / "m" / "config.json").read_text())
+    del content["tie_word_embeddings"]
+    (tmp_path / "m" / "config.json").write_text(json.dumps(content | flag))
+    with pytest.raises(
+        UnreadableModel, match=r"lacks 1 tensors, first 'lm_head.weight' \(tie_word_embeddings is false"
+    ):
+        open_model(tmp_path / "m")
 
 
 def state_in_order(state: dict[str, torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
@@ -101,22 +180,27 @@ def state_in_order(state: dict[str, torch.Tensor]) -> list[tuple[str, torch.Tens
 
 
 def test_training_a_loaded_network_leaves_its_file_alone(folder: Path) -> None:
-    before = (folder / "model.safetensors").read_bytes()
+    before = (folder / WEIGHTS).read_bytes()
     network = load_network(folder)
     with torch.no_grad():
         network.lm_head.weight.zero_()
     assert network.lm_head.weight.requires_grad
-    assert (folder / "model.safetensors").read_bytes() == before
+    assert (folder / WEIGHTS).read_bytes() == before
 
 
-def test_shards_with_an_index_are_read(folder: Path) -> None:
-    state = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    index = {}
+def in_shards(folder: Path) -> None:
+    """Parts the one file of a folder in two, with the index that names them."""
+    state, index = load_file(folder / WEIGHTS), {}
+    (folder / WEIGHTS).unlink()
     for number, names in enumerate((sorted(state)[:10], sorted(state)[10:])):
         save_file({name: state[name] for name in names}, folder / f"model-{number}.safetensors")
         index |= dict.fromkeys(names, f"model-{number}.safetensors")
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+
+def test_shards_with_an_index_are_read(folder: Path) -> None:
+    state = load_file(folder / WEIGHTS)
+    in_shards(folder)
     loaded = load_network(folder).state_dict()
     assert all(torch.equal(loaded[name], state[name]) for name in state)
     (folder / "model-1.safetensors").unlink()
@@ -125,7 +209,7 @@ def test_shards_with_an_index_are_read(folder: Path) -> None:
 
 
 def test_a_pickle_checkpoint_is_refused_with_the_way_out(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
     with pytest.raises(UnreadableModel, match=r"pytorch_model.bin.*safetensors revision.*save_pretrained"):
         open_state(folder)
 
@@ -137,7 +221,7 @@ def test_another_family_is_refused_by_name(folder: Path) -> None:
 
 
 def test_damaged_and_missing_files_are_named(folder: Path, tmp_path: Path) -> None:
-    weights = folder / "model.safetensors"
+    weights = folder / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(UnreadableModel, match=r"model.safetensors is damaged"):
         open_state(folder)

@@ -1,6 +1,7 @@
 """A model as others get it: loads without our code, says where it comes from, and llama.cpp computes the same."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,10 +9,11 @@ from huggingface_hub import DatasetCard, ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model.hf import load_config, load_network
-from pipeline import export
+from pipeline import export, quantize
 from pipeline.after.cards import Lineage, model_card
 from pipeline.after.chat import TEMPLATE, add_template, render
 from pipeline.after.gguf_file import KINDS, dequantized, write_gguf
+from pipeline.after.taken import taken_model
 from pipeline.artifacts import read_manifest
 from pipeline.errors import UserError
 
@@ -91,6 +93,28 @@ def test_dtype_is_what_the_config_asks_for(pretrained):
     export.run(config, "small.yaml")
     folder = export.export_step(config, "small.yaml").path / "model"
     assert AutoModelForCausalLM.from_pretrained(folder).dtype == torch.bfloat16
+
+
+@torch.no_grad()
+def test_both_matrices_of_a_model_that_calls_itself_tied_reach_every_form(pretrained, tmp_path):
+    """What merging an adapter into a tied model leaves: one flag, two matrices. transformers 5 is the judge."""
+    source = tmp_path / "merged"
+    shutil.copytree(taken_model(pretrained(), None, "small.yaml", "export.model").folder, source)
+    content = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(content | {"tie_word_embeddings": True}))
+    ids = torch.arange(1, 100)[None]
+    theirs = AutoModelForCausalLM.from_pretrained(source)(ids).logits
+    config = pretrained("export.gguf=[f16]", f"export.model={source}", f"quantize.model={source}")
+    export.run(config, "small.yaml")
+    folder = export.export_step(config, "small.yaml").path
+    assert json.loads((folder / "model" / "config.json").read_text())["tie_word_embeddings"] is False
+    again = AutoModelForCausalLM.from_pretrained(folder / "model")(ids).logits
+    assert (again - theirs).abs().max() < 1e-4
+    network = load_network(source)
+    network.load_state_dict(dict(dequantized(next((folder / "gguf").iterdir()), network.config)))
+    assert (network(ids) - theirs).abs().max() < 1e-2
+    frame = quantize._copy_frame(taken_model(config, str(source), "", "quantize.model"), tmp_path / "frame", network)
+    assert (AutoModelForCausalLM.from_pretrained(frame)(ids).logits - theirs).abs().max() < 1e-4
 
 
 @torch.no_grad()

@@ -2,14 +2,16 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from json_schema import report_of
+from transformers import AutoModelForCausalLM
 
 from model.adapters import add_adapters, is_packed, merged, quantize_base, trainable_share
-from model.hf import load_network
+from model.hf import load_network, save_folder
 from model.optim import MasterWeights, trained_parameters
 from pipeline import export, finetune
 from pipeline.after.taken import taken_model
@@ -53,6 +55,22 @@ def test_an_adapter_changes_nothing_at_first_and_merges_to_the_same_function(pre
     whole.load_state_dict(merged(network, trained))
     assert (whole(ids) - after).abs().max() / after.abs().max() < 1e-5
     assert (after - before).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_an_adapter_of_a_model_that_calls_itself_tied_merges_beside_its_own_head(pretrained, tmp_path):
+    folder = shutil.copytree(base_folder(pretrained), tmp_path / "own_head")
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {"tie_word_embeddings": True}))
+    network, ids = load_network(folder), torch.arange(1, 80)[None]
+    add_adapters(network, ["fc2"], rank=4, alpha=8, dropout=0.0, seed=1)
+    trained = trained_parameters(network)
+    for parameter in trained.values():
+        parameter.normal_(std=0.2)
+    save_folder(tmp_path / "merged", merged(network, trained), network.config, None, "")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert theirs.config.tie_word_embeddings is False
+    assert (theirs(ids).logits - network(ids)).abs().max() < 1e-4
 
 
 def test_only_the_adapter_has_masters_gradients_and_moments(pretrained):

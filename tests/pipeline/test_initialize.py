@@ -196,6 +196,23 @@ def test_grow_works_with_no_experiment_around_it(source, tmp_path, capsys):
         grow.run(str(source), str(target), words, text_path=None)
 
 
+def test_grow_keeps_an_own_head_of_a_source_that_calls_itself_tied(source, tmp_path):
+    """transformers 5 uses both matrices of such a folder; the growth gate alone would compare two wrong models."""
+    import json
+
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    content = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(content | {"tie_word_embeddings": True}))
+    grow.run(str(source), str(tmp_path / "grown"), [f"model.{k}={v}" for k, v in LARGE.items()], text_path=None)
+    assert json.loads((tmp_path / "grown" / "config.json").read_text())["tie_word_embeddings"] is False
+    ids = torch.arange(60)[None]
+    with torch.no_grad():
+        before, after = (AutoModelForCausalLM.from_pretrained(p)(ids).logits for p in (source, tmp_path / "grown"))
+    assert (after - before).abs().max() <= 1e-5 * before.abs().max()
+
+
 def test_grow_that_is_refused_leaves_nothing_behind(source, tmp_path):
     with pytest.raises(UserError):
         grow.run(str(source), str(tmp_path / "grown"), ["model.num_hidden_layers=1"], text_path=None)
