@@ -146,7 +146,7 @@ class BudgetConfig:
     branches: list[str] = _key([], "budgets (6h, 500M) that `--branch` will be asked for: kept in reach", RUNTIME)
     branch_of: str | None = _key(None, "set by `--branch`: the trunk's fingerprint and the budget", RUNTIME)
     apart: str | None = _key(
-        None, "set by a study: its limit and runtime keys, so that members are runs of their own", RUNTIME
+        None, "set by studies and for sources: the limits and this text are part of the fingerprint", RUNTIME
     )
 
 

@@ -25,7 +25,14 @@ from pipeline.hub import MODEL_FILES, content_of_model, is_hub_name, local_folde
 from pipeline.locks import FolderLock
 from pipeline.progress import format_seconds
 from pipeline.training.decisions import Decisions
-from pipeline.training.identity import INDEX, WEIGHTS, checkpoint_name, finished_manifest, pretrain_step
+from pipeline.training.identity import (
+    INDEX,
+    WEIGHTS,
+    at_stated_budget,
+    checkpoint_name,
+    finished_manifest,
+    pretrain_step,
+)
 
 GATE_WINDOWS = 32
 
@@ -127,7 +134,11 @@ def source_is_experiment(config: Config) -> bool:
 
 
 def source_config(config: Config) -> Config:
-    """The source experiment: its own file, with data, tokenizer and seed of the experiment that asks for it."""
+    """The source experiment: its own file, with data, tokenizer and seed of the experiment that asks for it.
+
+    It has the hours that its config states. Another experiment may train the same shape for longer, and a run can be
+    extended; neither changes what this one grows from.
+    """
     path = Path(config.init.source or "")
     values = configs.merge(configs.read_with_base(path), config.init.source_overrides)
     configs.resolve_source_path(values, path)
@@ -136,7 +147,7 @@ def source_config(config: Config) -> Config:
     asker = configs.to_values(config)
     for key in ("data", "tokenizer", "seed"):
         values[key] = asker[key]
-    return configs.from_values(values, where=str(path))
+    return at_stated_budget(configs.from_values(values, where=str(path)))
 
 
 def _source_content(config: Config) -> str:

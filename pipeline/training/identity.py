@@ -4,13 +4,16 @@ In: a config. Out: the `Step` whose fingerprint names the folder, and answers th
 of `run` need before anything heavy is loaded.
 """
 
+import contextlib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pipeline import config as configs
 from pipeline.artifacts import Folder, Step, read_manifest
 from pipeline.config import BudgetConfig, Config
+from pipeline.errors import UserError
 from pipeline.training.decisions import Decisions
 
 VERSION = 2  # raised when the same config, data and init train differently
@@ -53,8 +56,15 @@ def pretrain_identity(config: Config) -> dict[str, Any]:
         "seed": config.seed,
         **weights_in_fingerprint(config),
         **({"branch_of": config.budget.branch_of} if config.budget.branch_of else {}),
-        **({"apart": config.budget.apart} if config.budget.apart else {}),
+        **_apart(config.budget),
     }
+
+
+def _apart(budget: BudgetConfig) -> dict[str, Any]:
+    """A run that stands apart has its limits in its fingerprint, so that a raised limit is another run."""
+    if not budget.apart:
+        return {}
+    return {"apart": budget.apart, "limits": [budget.max_gpu_hours, budget.max_tokens]}
 
 
 def weights_in_fingerprint(config: Config) -> dict[str, Any]:
@@ -90,6 +100,29 @@ def finished_manifest(step: Step, budget: BudgetConfig) -> dict[str, Any] | None
         return manifest
     limit = "max_tokens" if manifest["stopped_by"] == "tokens" else "max_gpu_hours"
     return None if _larger(getattr(budget, limit), manifest[limit]) else manifest
+
+
+def at_stated_budget(source: Config) -> Config:
+    """A source experiment held to the budget that its config states, whatever else was trained with its shape.
+
+    Returns the run that was trained by hand where it ended at that budget; else one with a folder of its own.
+    """
+    if source.budget.apart:
+        return source
+    apart = replace(source, budget=replace(source.budget, apart="source"))
+    with contextlib.suppress(UserError):  # the source of the source may be untrained, so that no folder is known
+        if _ended_at(pretrain_step(source), source.budget) and not pretrain_step(apart).finished:
+            return source
+    return apart
+
+
+def _ended_at(step: Step, budget: BudgetConfig) -> bool:
+    """Whether a finished run ended at this very budget, neither below nor above it."""
+    manifest = finished_manifest(step, budget)
+    if manifest is None or manifest["stopped_by"] == "validation":
+        return manifest is not None
+    limit = "max_tokens" if manifest["stopped_by"] == "tokens" else "max_gpu_hours"
+    return manifest[limit] == getattr(budget, limit)
 
 
 def raised_decay(decisions: Decisions, budget: BudgetConfig) -> dict[str, Any] | None:

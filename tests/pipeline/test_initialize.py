@@ -1,5 +1,7 @@
 """The init stage: what the small model knew is still there, or the stage fails and says why."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from pipeline import grow, initialize
 from pipeline.artifacts import Step, build
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
+from pipeline.training import identity
 
 SMALL = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
 LARGE = {**SMALL, "hidden_size": 40, "intermediate_size": 160, "num_hidden_layers": 4, "partial_rotary_factor": 0.4}
@@ -171,6 +174,41 @@ def test_a_source_finds_its_own_source_beside_itself_and_never_names_itself(tmp_
     config = _config({"method": "exact", "source": str(tmp_path / "a.yaml")})
     with pytest.raises(UserError, match="names the file itself"):
         initialize.source_config(config)
+
+
+def test_a_source_has_the_hours_its_config_states_whatever_else_was_trained(data, tmp_path):
+    """Another experiment trained the same shape for longer, or the same run was extended: neither is taken."""
+    import json
+
+    path = tmp_path / "small.yaml"
+    path.write_text("name: small\nseed: 9\nmodel: {vocab_size: 512, hidden_size: 32, intermediate_size: 64, "
+                    "num_hidden_layers: 2, num_attention_heads: 4}\nbudget: {max_gpu_hours: 0.02}\n")  # fmt: skip
+
+    def source(hours: float) -> configs.Config:
+        overrides = {"budget": {"max_gpu_hours": hours}}
+        return initialize.source_config(_config({"source": str(path), "source_overrides": overrides}))
+
+    def train(config: configs.Config, hours: float) -> Path:
+        folder = identity.pretrain_step(config).path
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "manifest.json").write_text(
+            json.dumps({"outputs": {}, "stopped_by": "gpu_hours", "max_gpu_hours": hours})
+        )
+        return folder
+
+    build(data, experiment="test")
+    by_hand = replace(source(0.02), budget=replace(source(0.02).budget, apart=None))
+    ours = train(source(0.02), 0.02)
+    train(source(0.07), 0.07)
+    assert identity.pretrain_step(source(0.02)).path == ours
+    assert initialize.is_trained(source(0.02))
+    shutil.rmtree(ours)
+    taken = train(by_hand, 0.02)  # `hornbook pretrain small.yaml`
+    assert identity.pretrain_step(source(0.02)).path == taken
+    train(by_hand, 0.09)  # and extended since
+    assert not initialize.is_trained(source(0.02))
+    raised = replace(source(0.02), budget=replace(source(0.02).budget, max_gpu_hours=0.05))
+    assert identity.pretrain_step(raised).path != identity.pretrain_step(source(0.02)).path
 
 
 def test_the_stage_leaves_links_and_a_ledger(data, capsys, monkeypatch):
