@@ -49,14 +49,14 @@ def _measure(config: Config) -> dict[str, Any]:
         steps.append(_seconds_of_step(module, batch))
     per_second = train.global_batch_tokens / sorted(steps)[len(steps) // 2]
     flops = config.model.flops_per_token(train.sequence_length)
-    peak = machine.memory.peak_bytes() - before
+    peak, mfu = machine.memory.peak_bytes() - before, machine.mfu(per_second * flops)
     return {
         "device": machine.name,
         "precision": machine.precision,
         "micro_batch": windows,
         "steps": len(steps),
         "tokens_per_second": round(per_second, 1),
-        "mfu": round(per_second * flops / machine.peak_flops, 4) if machine.peak_flops else None,
+        "mfu": mfu and round(mfu, 4),
         "first_step_seconds": round(first, 2),
         "peak_memory_bytes": peak,
         "forecast_bytes": forecast["traced_bytes"],

@@ -404,8 +404,7 @@ class Control(Callback):
         return row
 
     def _mfu(self, tokens_per_second: float) -> float | None:
-        peak = self.parts.machine.peak_flops
-        return None if not peak else tokens_per_second * self.parts.flops_per_token / peak
+        return self.parts.machine.mfu(tokens_per_second * self.parts.flops_per_token)
 
     def _show(self, step: int, row: dict[str, Any]) -> None:
         if "val/bits_per_byte" in row:

@@ -31,7 +31,7 @@ GPU_TABLE = Path(__file__).resolve().parents[2] / "configs" / "gpus.yaml"
 
 @dataclass(frozen=True)
 class Machine:
-    """`peak_flops`: dense bf16 (or fp32) FLOP/s of the table or measured, None where neither is known."""
+    """`peak_flops`: dense bf16 (or fp32) FLOP/s of the table, or of a product measured on a CPU; None if unknown."""
 
     device: torch.device
     name: str
@@ -44,6 +44,13 @@ class Machine:
     @cached_property
     def memory(self) -> DeviceMemory:
         return DeviceMemory(self.device)
+
+    def mfu(self, flops_per_second: float) -> float | None:
+        """The share of the card's peak that is used. None on a CPU: what one product reaches there in a moment is no
+        peak, as its clock, its threads and its neighbors change."""
+        if self.device.type == "cpu" or not self.peak_flops:
+            return None
+        return flops_per_second / self.peak_flops
 
     def describe(self) -> str:
         peak = f", {self.peak_flops / 1e12:.3g} TFLOP/s ({self.peak_source})" if self.peak_flops else ""
@@ -62,9 +69,9 @@ def choose(train: TrainConfig) -> Machine:
     precision, reason = _precision(train.precision, kind)
     if kind == "cpu":
         reason += f"; {allocator.set_up()}{_passes()}"
-    peak, source = _peak_flops(kind, name, precision)
     threads = Threads(kind)
     threads.review()
+    peak, source = _peak_flops(kind, name, precision)
     return Machine(device, name, precision, reason, peak, source, threads)
 
 

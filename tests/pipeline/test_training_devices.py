@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,8 @@ def test_a_cpu_computes_in_bf16_only_where_it_is_fast(
     assert machine.precision == precision
     assert machine.memory.peak_bytes() > 10**7
     assert machine.peak_flops
+    assert machine.mfu(machine.peak_flops) is None  # a moment's speed of a CPU is no peak
+    assert replace(machine, device=torch.device("cuda"), peak_flops=1e12).mfu(4e11) == pytest.approx(0.4)
     assert "measured" in machine.describe()
     assert devices.choose(TrainConfig(device="cpu", precision="bf16-true")).precision == "bf16-true"
 
