@@ -60,8 +60,9 @@ def make_plan(config: Config, card_name: str | None, measured: bool = False) -> 
     own, rungs = _traces(config)
     text = text_of(config)
     unique = unique_tokens(text)
-    bought = hours(config, card)
-    ranked = advice(config, card, unique)
+    held_out = text["validation_tokens"]
+    bought = hours(config, card, held_out)
+    ranked = advice(config, bought, card, unique)
     return {
         "name": config.name,
         "card": name,
@@ -70,14 +71,14 @@ def make_plan(config: Config, card_name: str | None, measured: bool = False) -> 
         "memory": _memory(config, own, int(card["memory_gb"] * 1e9)),
         "savers": {size: _first_that_fits(config, rungs, size) for size in CARD_GIB},
         "hours": {**bought, "basis": MFU_BASIS},
-        "overhead": overhead(config, card, text["validation_tokens"]),
+        "overhead": overhead(config, card, held_out),
         "text": {**text, "unique_tokens": unique, "epochs": _epochs(config, text, bought)},
         "disk_gb": disk(config, unique),
-        "cards": cards(config, table, lambda n: own.largest(_asked(config), n)),
+        "cards": cards(config, table, lambda n: own.largest(_asked(config), n), held_out),
         "advice": ranked,
         "verdict": verdict(config, ranked),
         "growth": growth_advice(),
-        "measured": _measured(config, card) if measured else None,
+        "measured": _measured(config, card, held_out) if measured else None,
     }
 
 
@@ -127,6 +128,7 @@ def _memory(config: Config, own: "Plan", card_bytes: int) -> dict[str, Any]:
         "by_kind_gib": {kind: round(n / GIB, 2) for kind, n in shown.by_kind.items()},
         "traced_gib": round(shown.traced_bytes / GIB, 2),
         "needed_gib": round(shown.needed_bytes / GIB, 2),
+        "card_gib": round(card_bytes / GIB, 2),
         "basis": MEMORY_BASIS,
     }
 
@@ -149,7 +151,7 @@ def _epochs(config: Config, text: Mapping[str, Any], bought: Mapping[str, Any]) 
     return {name: None if value is None else [value, most[name]] for name, value in least.items()}  # type: ignore[list-item]
 
 
-def _measured(config: Config, card: Mapping[str, Any]) -> dict[str, Any]:
+def _measured(config: Config, card: Mapping[str, Any], validation_tokens: int) -> dict[str, Any]:
     """A few real steps here; where this machine has the card that was asked for, also what the hours buy at that
     speed."""
     from pipeline.planning.measure import measure
@@ -157,4 +159,5 @@ def _measured(config: Config, card: Mapping[str, Any]) -> dict[str, Any]:
 
     found = measure(config)
     speed = found["tokens_per_second"]
-    return {**found, "hours": hours(config, card, (speed, speed)) if find_card(found["device"]) == card else None}
+    same = find_card(found["device"]) == card
+    return {**found, "hours": hours(config, card, validation_tokens, (speed, speed)) if same else None}

@@ -15,7 +15,6 @@ from typing import Any
 
 from model.config import ModelConfig
 from pipeline.config import Config
-from pipeline.planning.costs import hours
 
 GROWTH_TABLE = Path(__file__).resolve().parents[2] / "docs" / "growth" / "schedule.json"
 SHRINK = (0.5, 0.25, 0.1)  # of the parameters: other sizes that the same hours are compared at
@@ -25,9 +24,19 @@ STARVED = 2  # tokens per parameter under which fresh weights learn little that 
 # ranking sizes by the same hours, not for predicting a loss on other text.
 FIT = {"floor": 1.82, "a": 482.0, "alpha": 0.348, "b": 2085.0, "beta": 0.366}
 FIT_ERROR = 0.05  # nats
+# What the fitted trainings span (Hoffmann et al. 2022, section 3 and table A9). Below it no loss is given. Above it the
+# loss at the range's end is given, which more training can only lower.
+FIT_PARAMETERS, FIT_FLOPS = (44e6, 16e9), (6e18, 3e21)
 REPEATS = 15.4  # epochs after the first at which repeated text has lost 1 - 1/e of its worth (arXiv 2305.16264)
 GROWN_AT_EQUAL_FLOPS = (0.83, 0.95)  # of fresh weights' FLOPs to the same loss, source counted: docs/growth, toy scale
-FIT_BASIS = f"published fit (arXiv 2404.10102; error about {FIT_ERROR:g} nats, other text)"
+FIT_BASIS = (
+    f"published fit (arXiv 2404.10102; error about {FIT_ERROR:g} nats, other text; a bound from above past "
+    f"{FIT_FLOPS[1]:.0e} FLOPs)".replace("e+", "e")
+)
+FIT_SPAN = (
+    f"{FIT_PARAMETERS[0] / 1e6:.0f}M to {FIT_PARAMETERS[1] / 1e9:.0f}B parameters, "
+    f"{FIT_FLOPS[0]:.0e} to {FIT_FLOPS[1]:.0e} FLOPs".replace("e+", "e")
+)
 REPEAT_BASIS = f"; repeated text counts less (arXiv 2305.16264, {REPEATS:g})"
 
 
@@ -39,22 +48,28 @@ class Public:
     tokens: float
     width: int
     layers: int
+    family: str
 
 
 # Tokens as their cards and papers give them; what they saw is mostly English, and of some it is synthetic.
+TUNABLE = ("phi",)  # families that `hornbook finetune` adapts
 PUBLIC = {
-    "HuggingFaceTB/SmolLM2-135M": Public(0.135e9, 2e12, 576, 30),
-    "HuggingFaceTB/SmolLM2-360M": Public(0.362e9, 4e12, 960, 32),
-    "microsoft/phi-1_5": Public(1.418e9, 150e9, 2048, 24),
-    "HuggingFaceTB/SmolLM2-1.7B": Public(1.711e9, 11e12, 2048, 24),
-    "microsoft/phi-2": Public(2.780e9, 1.4e12, 2560, 32),
-    "meta-llama/Llama-2-7b-hf": Public(6.738e9, 2e12, 4096, 32),
+    "HuggingFaceTB/SmolLM2-135M": Public(0.135e9, 2e12, 576, 30, "llama"),
+    "HuggingFaceTB/SmolLM2-360M": Public(0.362e9, 4e12, 960, 32, "llama"),
+    "microsoft/phi-1_5": Public(1.418e9, 150e9, 2048, 24, "phi"),
+    "HuggingFaceTB/SmolLM2-1.7B": Public(1.711e9, 11e12, 2048, 24, "llama"),
+    "microsoft/phi-2": Public(2.780e9, 1.4e12, 2560, 32, "phi"),
+    "meta-llama/Llama-2-7b-hf": Public(6.738e9, 2e12, 4096, 32, "llama"),
 }
 
 
-def expected_loss(parameters: float, tokens: float) -> float:
-    """Nats per token by `FIT`."""
-    return FIT["floor"] + FIT["a"] / parameters ** FIT["alpha"] + FIT["b"] / tokens ** FIT["beta"]
+def expected_loss(parameters: float, tokens: float) -> float | None:
+    """Nats per token by `FIT`; None below the range of the fit, a bound from above where there are more FLOPs."""
+    flops = 6 * parameters * tokens
+    if not FIT_PARAMETERS[0] <= parameters <= FIT_PARAMETERS[1] or flops < FIT_FLOPS[0]:
+        return None
+    fitted_tokens = min(tokens, FIT_FLOPS[1] / (6 * parameters))
+    return FIT["floor"] + FIT["a"] / parameters ** FIT["alpha"] + FIT["b"] / fitted_tokens ** FIT["beta"]
 
 
 def tokens_for(parameters: float, loss: float) -> float:
@@ -70,20 +85,29 @@ def worth_of(tokens: float, unique: float | None) -> float:
     return unique * (1 + REPEATS * (1 - math.exp(-(tokens / unique - 1) / REPEATS)))
 
 
-def advice(config: Config, card: Mapping[str, Any], unique: int | None = None) -> list[dict[str, Any]]:
-    """Choices for the same hours, best first. `unique`: tokens of text there are, None = unknown. Empty without an
-    end. Fields: choice, kind (fresh, grown, continued, lora), parameters, tokens and expected_loss as ranges,
-    starved, basis.
+def advice(
+    config: Config, bought: Mapping[str, Any], card: Mapping[str, Any], unique: int | None = None
+) -> list[dict[str, Any]]:
+    """Choices for the same hours, best first; those that the fit does not reach, and those that need another tool,
+    last. `bought`: `costs.hours` of the card. `unique`: tokens of text there are, None = unknown. Empty without an
+    end. Fields: choice, kind (fresh, grown, continued, lora), parameters, tokens and expected_loss as ranges (None
+    outside the fit), starved, by_hornbook (whether hornbook can do it), basis.
     """
-    if hours(config, card).get("tokens") is None:
+    if bought.get("tokens") is None:
         return []
-    choices = [_fresh(config, card, share, unique) for share in (1.0, *SHRINK)]
+    choices = [_fresh(config, bought, share, unique) for share in (1.0, *SHRINK)]
     source = source_of(config)
-    choices += [_grown_from(config, card, *source, unique), _continued(config, card, *source, unique)] if source else []
     if source is None:
-        choices.append(_grown_from_own(config, card, unique))
+        choices.append(_grown_from_own(config, bought, unique))
+    else:
+        choices += [_grown_from(config, bought, *source, unique), _continued(config, bought, *source, unique)]
     choices += _lora(config, card)
-    return sorted(choices, key=lambda choice: sum(choice["expected_loss"]))
+    return sorted(choices, key=_rank)
+
+
+def _rank(choice: Mapping[str, Any]) -> tuple[bool, bool, float]:
+    loss = choice["expected_loss"]
+    return not choice["by_hornbook"], loss is None, sum(loss or ())
 
 
 def source_of(config: Config) -> tuple[str, Public] | None:
@@ -94,23 +118,27 @@ def source_of(config: Config) -> tuple[str, Public] | None:
 
 def verdict(config: Config, choices: list[dict[str, Any]]) -> dict[str, Any]:
     """`{pretrain, why, best_trained, not_told_apart}`: whether to spend the hours on pretraining at all, the reason in
-    one sentence, and what to train if so."""
+    one sentence, and what to train if so (None where nothing can be ranked)."""
     if not choices:
         why = "the config sets no end: set budget.max_gpu_hours to compare"
         return {"pretrain": None, "why": why, "best_trained": None, "not_told_apart": []}
     fresh = [c for c in choices if c["kind"] == "fresh"]
-    trained = [c for c in choices if c["kind"] != "lora"]
-    best = trained[0]
-    close = [c["choice"] for c in trained[1:] if c["expected_loss"][0] <= best["expected_loss"][1]]
-    found = {"pretrain": True, "why": None, "best_trained": best["choice"], "not_told_apart": close}
-    rivals = [c for c in choices if c["kind"] == "lora" and c["parameters"] <= 1.25 * config.model.parameters]
-    if all(c["starved"] for c in fresh) and best["kind"] == "fresh":
+    trained = [c for c in choices if c["kind"] != "lora" and c["expected_loss"]]
+    best = trained[0] if trained else None
+    close = [c["choice"] for c in trained[1:] if c["expected_loss"][0] <= trained[0]["expected_loss"][1]]
+    found = {"pretrain": True, "why": None, "best_trained": best and best["choice"], "not_told_apart": close}
+    if all(c["starved"] for c in fresh) and (best is None or best["kind"] == "fresh"):
         why = "do not pretrain for these hours: none of these sizes sees enough text; fine-tune a public model"
         return {**found, "pretrain": False, "why": why}
-    if rivals and rivals[0]["expected_loss"][1] + FIT_ERROR < best["expected_loss"][0]:
-        gap = best["expected_loss"][0] - rivals[0]["expected_loss"][1]
+    if best is None:
+        return {**found, "why": f"these sizes and hours are outside the published fit ({FIT_SPAN}), so no loss is "
+                "expected and nothing is ranked; short runs of each (hornbook study) tell them apart"}  # fmt: skip
+    rivals = [c for c in choices if c["kind"] == "lora" and c["parameters"] <= 1.25 * config.model.parameters]
+    rival = min((c for c in rivals if c["expected_loss"]), key=lambda c: c["expected_loss"][1], default=None)
+    if rival and rival["expected_loss"][1] + FIT_ERROR < best["expected_loss"][0]:
+        gap = best["expected_loss"][0] - rival["expected_loss"][1]
         why = (
-            f"do not pretrain for general text: {rivals[0]['choice']} is no larger and expected {gap:.2f} nats better; "
+            f"do not pretrain for general text: {rival['choice']} is no larger and expected {gap:.2f} nats better; "
             "pretrain for what it cannot give: text, a licence, a tokenizer or a shape of your own"
         )
         return {**found, "pretrain": False, "why": why}
@@ -139,9 +167,9 @@ def growth_advice(path: Path = GROWTH_TABLE) -> dict[str, Any] | None:
     }
 
 
-def _fresh(config: Config, card: Mapping[str, Any], share: float, unique: int | None) -> dict[str, Any]:
+def _fresh(config: Config, bought: Mapping[str, Any], share: float, unique: int | None) -> dict[str, Any]:
     model = _shrunk(config.model, share)
-    tokens = _tokens(config, card, model.flops_per_token(config.train.sequence_length))
+    tokens = _tokens(config, bought, model.flops_per_token(config.train.sequence_length))
     return _choice(
         "this size, fresh weights" if share == 1.0 else f"{share:g} of the size, fresh weights",
         "fresh",
@@ -154,12 +182,12 @@ def _fresh(config: Config, card: Mapping[str, Any], share: float, unique: int | 
 
 
 def _grown_from(
-    config: Config, card: Mapping[str, Any], name: str, public: Public, unique: int | None
+    config: Config, bought: Mapping[str, Any], name: str, public: Public, unique: int | None
 ) -> dict[str, Any]:
     """At best everything that the source knows carries over; at worst its loss is only kept."""
-    size, tokens = config.model.parameters, _tokens(config, card)
+    size, tokens = config.model.parameters, _tokens(config, bought)
     before = expected_loss(public.parameters, public.tokens)
-    head_start = tokens_for(size, before)
+    head_start = tokens_for(size, before) if before else 0.0
     return _choice(
         f"this size, grown from {name}",
         "grown",
@@ -172,10 +200,10 @@ def _grown_from(
 
 
 def _continued(
-    config: Config, card: Mapping[str, Any], name: str, public: Public, unique: int | None
+    config: Config, bought: Mapping[str, Any], name: str, public: Public, unique: int | None
 ) -> dict[str, Any]:
     flops = 6 * public.parameters + 12 * public.layers * config.train.sequence_length * public.width
-    tokens = _tokens(config, card, flops)
+    tokens = _tokens(config, bought, flops)
     before = expected_loss(public.parameters, public.tokens)
     after = expected_loss(public.parameters, public.tokens + worth_of(tokens[1], unique))
     return _choice(
@@ -188,8 +216,8 @@ def _continued(
     )
 
 
-def _grown_from_own(config: Config, card: Mapping[str, Any], unique: int | None) -> dict[str, Any]:
-    tokens = _tokens(config, card)
+def _grown_from_own(config: Config, bought: Mapping[str, Any], unique: int | None) -> dict[str, Any]:
+    tokens = _tokens(config, bought)
     fast, slow = GROWN_AT_EQUAL_FLOPS
     size = config.model.parameters
     worth = [n / share for n, share in zip(tokens, (slow, fast), strict=True)]
@@ -211,22 +239,23 @@ def _lora(config: Config, card: Mapping[str, Any]) -> list[dict[str, Any]]:
     chosen = {n: p for n, p in fitting.items() if p.parameters >= 0.5 * config.model.parameters}
     return [
         _choice(
-            f"LoRA on {name}",
+            f"LoRA on {name}" + ("" if public.family in TUNABLE else ", with another tool (hornbook tunes Phi models)"),
             "lora",
             round(public.parameters),
             None,
             [expected_loss(public.parameters, public.tokens)] * 2,
             f"{FIT_BASIS}, from the {public.tokens:.2g} tokens its makers name; before any adapting, which costs "
             "minutes to hours; its licence and tokenizer come with it",
+            by_hornbook=public.family in TUNABLE,
         )
         for name, public in chosen.items()
     ]
 
 
-def _tokens(config: Config, card: Mapping[str, Any], flops: float | None = None) -> list[int]:
+def _tokens(config: Config, bought: Mapping[str, Any], flops: float | None = None) -> list[int]:
     """What the hours buy, of this size or of one of other FLOPs per token."""
     own = config.model.flops_per_token(config.train.sequence_length)
-    return [round(n * own / (flops or own)) for n in hours(config, card)["tokens"]]
+    return [round(n * own / (flops or own)) for n in bought["tokens"]]
 
 
 def _choice(
@@ -234,18 +263,22 @@ def _choice(
     kind: str,
     parameters: int,
     tokens: list[int] | None,
-    losses: list[float],
+    losses: list[float | None],
     basis: str,
     starved: bool = False,
+    by_hornbook: bool = True,
 ) -> dict[str, Any]:
+    known = [loss for loss in losses if loss is not None]
+    inside = len(known) == len(losses)
     return {
         "choice": choice,
         "kind": kind,
         "parameters": parameters,
         "tokens": tokens,
-        "expected_loss": [round(min(losses), 3), round(max(losses), 3)],
+        "expected_loss": [round(min(known), 3), round(max(known), 3)] if inside else None,
         "starved": starved,
-        "basis": basis,
+        "by_hornbook": by_hornbook,
+        "basis": basis if inside else f"outside the published fit (arXiv 2404.10102), which spans {FIT_SPAN}",
     }
 
 

@@ -31,15 +31,25 @@ def tokens_per_second(config: Config, model: ModelConfig, card: Mapping[str, Any
     return peak * low / flops, peak * high / flops
 
 
-def hours(config: Config, card: Mapping[str, Any], speeds: tuple[float, float] | None = None) -> dict[str, Any]:
-    """What the cap buys: tokens or hours, and the cost, each as [least, most]. `speeds`: measured tokens a second."""
+def hours(
+    config: Config, card: Mapping[str, Any], validation_tokens: int = 0, speeds: tuple[float, float] | None = None
+) -> dict[str, Any]:
+    """What the cap buys: tokens or hours, and the cost, each as [least, most].
+
+    Seconds that are no training (`overhead`) are taken off a cap and added to a number of tokens.
+    `validation_tokens`: of the held-out text. `speeds`: measured tokens a second, instead of the card's.
+    """
     slow, fast = speeds or tokens_per_second(config, config.model, card)
     cap, tokens = config.budget.max_gpu_hours, config.budget.max_tokens
     price, own = card["price_per_hour"], config.budget.gpu_hour_price
     if cap is None and tokens is None:
         return {"tokens_per_second": [round(slow), round(fast)]}
-    spent = [min(cap or math.inf, (tokens or math.inf) / speed / 3600) for speed in (fast, slow)]
-    bought = [min(tokens or math.inf, speed * (cap or math.inf) * 3600) for speed in (slow, fast)]
+    spent, bought = [], []
+    for speed in (fast, slow):
+        lost = sum(_lost_seconds(config, speed, validation_tokens)[0].values())
+        spent.append(min(cap or math.inf, ((tokens or math.inf) / speed + lost) / 3600))
+        bought.append(min(tokens or math.inf, speed * max(0.0, (cap or math.inf) * 3600 - lost)))
+    bought.reverse()
     return {
         "tokens_per_second": [round(slow), round(fast)],
         "gpu_hours": [round(h, 3) for h in spent],
@@ -52,30 +62,20 @@ def hours(config: Config, card: Mapping[str, Any], speeds: tuple[float, float] |
 
 
 def overhead(config: Config, card: Mapping[str, Any], validation_tokens: int) -> dict[str, Any]:
-    """Seconds of the run that are no training step, by kind, and their share of it. Empty without an end."""
-    train, budget = config.train, config.budget
+    """Seconds of the run that are no training step, by kind, and their share of it: at most all of the cap, where
+    nothing of it is left for a step. Empty without an end."""
     slow, _ = tokens_per_second(config, config.model, card)
-    stepping = math.inf if budget.max_tokens is None else budget.max_tokens / slow
-    capped = math.inf if budget.max_gpu_hours is None else 3600 * budget.max_gpu_hours
-    seconds = min(stepping, capped)
-    if seconds == math.inf:
+    stepping, capped = _stepping_seconds(config, slow), _capped_seconds(config)
+    if min(stepping, capped) == math.inf:
         return {}
-    validations = 1 + math.ceil(1 / train.validate_every_share)  # before the first step, and at each share of the run
-    one_save = checkpoint_bytes(config) / SAVE_BYTES_PER_SECOND
-    interval = save_interval_seconds(train.checkpoint_every_seconds, one_save)
-    saves = 2 + math.floor(seconds / interval)  # before the decay, and the last one
-    compiles = train.compile != "false"
-    by_kind = {
-        "start": ASSUMED_SECONDS["start"],
-        "compile": ASSUMED_SECONDS["compile"] if compiles else 0.0,
-        "evaluation": validations * validation_tokens / (3 * slow),  # forward only
-        "saving": saves * one_save + model_bytes(config) / SAVE_BYTES_PER_SECOND,
-    }
-    run = seconds if capped <= stepping else seconds + sum(by_kind.values())
+    by_kind, (validations, saves, one_save) = _lost_seconds(config, slow, validation_tokens)
+    lost = sum(by_kind.values())
+    run = min(capped, stepping + lost)
     return {
         "seconds": {kind: round(value, 1) for kind, value in by_kind.items()},
-        "share": round(sum(by_kind.values()) / run, 4),
-        "share_by_kind": {kind: round(value / run, 4) for kind, value in by_kind.items()},
+        "share": round(min(1.0, lost / run), 4),
+        "share_by_kind": {kind: round(value / max(run, lost), 4) for kind, value in by_kind.items()},
+        "nothing_left": lost >= run,
         "validations": validations,
         "validation_tokens": validation_tokens,
         "saves": saves,
@@ -84,6 +84,33 @@ def overhead(config: Config, card: Mapping[str, Any], validation_tokens: int) ->
         "basis": f"start and compile assumed ({ASSUMED_SECONDS['start']:.0f} and {ASSUMED_SECONDS['compile']:.0f} s), "
         f"evaluation from FLOPs, saving at {SAVE_BYTES_PER_SECOND / 1e6:.0f} MB/s; one process, unmeasured on a card",
     }
+
+
+def _stepping_seconds(config: Config, speed: float) -> float:
+    return math.inf if config.budget.max_tokens is None else config.budget.max_tokens / speed
+
+
+def _capped_seconds(config: Config) -> float:
+    return math.inf if config.budget.max_gpu_hours is None else 3600 * config.budget.max_gpu_hours
+
+
+def _lost_seconds(
+    config: Config, speed: float, validation_tokens: int
+) -> tuple[dict[str, float], tuple[int, int, float]]:
+    """What is no training step, by kind; and validations, saves, seconds of a save."""
+    train = config.train
+    seconds = min(_stepping_seconds(config, speed), _capped_seconds(config))
+    validations = 1 + math.ceil(1 / train.validate_every_share)  # before the first step, and at each share of the run
+    one_save = checkpoint_bytes(config) / SAVE_BYTES_PER_SECOND
+    interval = save_interval_seconds(train.checkpoint_every_seconds, one_save)
+    saves = 2 + math.floor(seconds / interval)  # before the decay, and the last one
+    by_kind = {
+        "start": ASSUMED_SECONDS["start"],
+        "compile": ASSUMED_SECONDS["compile"] if train.compile != "false" else 0.0,
+        "evaluation": validations * validation_tokens / (3 * speed),  # forward only
+        "saving": saves * one_save + model_bytes(config) / SAVE_BYTES_PER_SECOND,
+    }
+    return by_kind, (validations, saves, one_save)
 
 
 def checkpoint_bytes(config: Config) -> float:
@@ -113,11 +140,13 @@ def disk(config: Config, unique_tokens: int | None) -> dict[str, Any]:
     }
 
 
-def cards(config: Config, table: Mapping[str, Mapping[str, Any]], largest: Any) -> list[dict[str, Any]]:
+def cards(
+    config: Config, table: Mapping[str, Mapping[str, Any]], largest: Any, validation_tokens: int
+) -> list[dict[str, Any]]:
     """The config on every card of the table. `largest`: bytes of a card -> what fits there, or None."""
     rows = []
     for name, card in table.items():
         fits = largest(int(card["memory_gb"] * 1e9))
         facts = {"card": name, "memory_gb": card["memory_gb"], "price_per_hour": card["price_per_hour"]}
-        rows.append({**facts, **hours(config, card), "micro_batch": fits.windows if fits else None})
+        rows.append({**facts, **hours(config, card, validation_tokens), "micro_batch": fits.windows if fits else None})
     return rows

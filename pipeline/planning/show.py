@@ -28,8 +28,9 @@ def _memory(plan: Mapping[str, Any]) -> list[str]:
     memory = plan["memory"]
     kinds = ", ".join(f"{kind} {gib:g}" for kind, gib in memory["by_kind_gib"].items())
     lines = [
-        f"  memory    {'fits' if memory['fits'] else 'DOES NOT FIT'}: {memory['needed_gib']:g} GiB at micro-batch "
-        f"{memory['micro_batch']} ({memory['traced_gib']:g} traced: {kinds}; peak in the {memory['peak_in']})",
+        f"  memory    {'fits' if memory['fits'] else 'DOES NOT FIT'}: {memory['needed_gib']:g} GiB of the card's "
+        f"{memory['card_gib']:g} at micro-batch {memory['micro_batch']} "
+        f"({memory['traced_gib']:g} traced: {kinds}; peak in the {memory['peak_in']})",
         "  fastest settings that fit a card of",
     ]
     return lines + [f"    {size:>4} GiB  {_rung(rung)}" for size, rung in plan["savers"].items()]
@@ -64,8 +65,12 @@ def _overhead(overhead: Mapping[str, Any]) -> list[str]:
         f"{kind} {100 * share:.2g}% ({format_seconds(overhead['seconds'][kind])})"
         for kind, share in overhead["share_by_kind"].items()
     )
+    said = f"{100 * overhead['share']:.1f}% of the hours to what is no training"
+    if overhead["nothing_left"]:
+        total = format_seconds(sum(overhead["seconds"].values()))
+        said = f"ALL of the hours: what is no training takes {total}; raise budget.max_gpu_hours"
     return [
-        f"  lost      {100 * overhead['share']:.1f}% of the hours to what is no training: {parts}",
+        f"  lost      {said}: {parts}",
         f"            {overhead['basis']}; data: {overhead['data']}",
     ]
 
@@ -112,18 +117,19 @@ def _advice(choices: list[Mapping[str, Any]], verdict: Mapping[str, Any]) -> lis
     if not choices:
         return [f"  advice    {verdict['why']}"]
     close = f" (not told apart from: {'; '.join(verdict['not_told_apart'])})" if verdict["not_told_apart"] else ""
+    best = f"            best of what these hours can train: {verdict['best_trained']}{close}"
     lines = [
         f"  advice    {verdict['why']}",
-        f"            best of what these hours can train: {verdict['best_trained']}{close}",
+        *([best] if verdict["best_trained"] else []),
         "            expected loss on general text, best first:",
     ]
     notes = list(dict.fromkeys(choice["basis"] for choice in choices))
     for choice in choices:
-        low, high = choice["expected_loss"]
+        loss = "{:.2f} to {:.2f}".format(*choice["expected_loss"]) if choice["expected_loss"] else "unknown     "
         tokens = f", {_span(choice['tokens'])} tokens" if choice["tokens"] else ""
         starved = "; starved: too few tokens for its size" if choice["starved"] else ""
         lines.append(
-            f"    {low:.2f} to {high:.2f}  {choice['choice']} ({format_count(choice['parameters'])}{tokens})"
+            f"    {loss}  {choice['choice']} ({format_count(choice['parameters'])}{tokens})"
             f"{starved} [{notes.index(choice['basis']) + 1}]"
         )
     return [*lines, *(f"    [{number}] {note}" for number, note in enumerate(notes, 1))]

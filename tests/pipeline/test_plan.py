@@ -14,6 +14,7 @@ from pipeline.planning.show import show
 
 ROOT = Path(__file__).resolve().parents[2]
 LLAMA_2_7B, LLAMA_2_70B, PHI_2 = 6.74e9, 68.98e9, 2.78e9
+LIMITS = ["budget.max_tokens=1_000_000", "budget.max_gpu_hours=1"]
 H100 = {"memory_gb": 80, "bf16_dense_tflops": 989, "price_per_hour": 2.7}
 
 
@@ -29,7 +30,7 @@ def test_the_talks_own_table_by_arithmetic():
 
 @pytest.fixture(scope="module")
 def tiny() -> dict:
-    return plan.make_plan(configs.load(ROOT / "configs" / "tiny-source.yaml", ["budget.max_tokens=1_000_000"]), "l4")
+    return plan.make_plan(configs.load(ROOT / "configs" / "tiny-source.yaml", LIMITS), "l4")
 
 
 def test_a_plan_says_memory_by_kind_what_fits_where_and_what_it_costs(tiny):
@@ -43,10 +44,12 @@ def test_a_plan_says_memory_by_kind_what_fits_where_and_what_it_costs(tiny):
     hours = tiny["hours"]
     assert hours["tokens"] == [1_000_000, 1_000_000]
     slow, fast = hours["tokens_per_second"]
-    assert hours["gpu_hours"] == [round(1e6 / fast / 3600, 3), round(1e6 / slow / 3600, 3)]
+    lost = sum(tiny["overhead"]["seconds"].values())
+    assert hours["gpu_hours"] == pytest.approx([(1e6 / fast + lost) / 3600, (1e6 / slow + lost) / 3600], abs=2e-3)
     shown = show(tiny)
     assert "1M tokens" in shown
     assert "DOES NOT FIT" not in shown
+    assert f"{memory['needed_gib']:g} GiB of the card's 22.35" in shown  # 24 GB
 
 
 def test_a_plan_says_what_is_lost_how_often_text_repeats_what_disk_and_every_card_costs(tiny):
@@ -95,11 +98,40 @@ def test_a_step_that_this_machine_cannot_hold_is_one_clear_error():
         measure(configs.load(ROOT / "configs" / "phi2.yaml", ["train.device=cpu", "model.num_hidden_layers=2000"]))
 
 
+def test_lost_hours_are_taken_off_what_a_cap_buys_and_never_exceed_it():
+    day = configs.load(ROOT / "configs" / "day.yaml", ["budget.max_gpu_hours=2"])
+    lost, bought = costs.overhead(day, H100, 10**6), costs.hours(day, H100, 10**6)
+    slow = bought["tokens_per_second"][0]
+    assert bought["tokens"][0] == pytest.approx(slow * (2 * 3600 - sum(lost["seconds"].values())), rel=1e-3)
+    assert not lost["nothing_left"]
+    short = configs.load(ROOT / "configs" / "phi2.yaml", ["budget.max_gpu_hours=0.05"])
+    lost, bought = costs.overhead(short, H100, 10**6), costs.hours(short, H100, 10**6)
+    assert bought["tokens"] == [0, 0]
+    assert lost["nothing_left"]
+    assert lost["share"] == 1.0
+    ranked = advice.advice(short, bought, H100)
+    assert not any(c["expected_loss"] for c in ranked if c["kind"] == "fresh")
+    assert advice.verdict(short, ranked)["pretrain"] is False
+
+
+def test_no_loss_is_expected_outside_the_range_of_the_fit():
+    assert advice.expected_loss(4e6, 1e6) is None  # the formula says 10.5 nats, guessing among 2,048 tokens 7.6
+    assert advice.expected_loss(2.7e9, 1e6) is None
+    assert advice.expected_loss(1e9, 11e12) == advice.expected_loss(1e9, advice.FIT_FLOPS[1] / 6e9)
+    tiny = configs.load(ROOT / "configs" / "tiny.yaml")
+    ranked = advice.advice(tiny, costs.hours(tiny, H100), H100)
+    fresh = [c for c in ranked if c["kind"] in ("fresh", "grown")]
+    assert [c["expected_loss"] for c in fresh] == [None] * len(fresh)
+    assert "44M to 16B parameters" in fresh[0]["basis"]
+
+
 def test_advice_is_sorted_and_starved_sizes_are_named():
     config = configs.load(ROOT / "configs" / "phi2.yaml", ["budget.max_gpu_hours=24"])
-    choices = advice.advice(config, H100)
-    losses = [sum(c["expected_loss"]) for c in choices]
+    choices = advice.advice(config, costs.hours(config, H100), H100)
+    losses = [sum(c["expected_loss"]) for c in choices if c["by_hornbook"] and c["expected_loss"]]
     assert losses == sorted(losses)
+    assert choices[-1]["choice"].endswith("with another tool (hornbook tunes Phi models)")
+    assert choices[0]["by_hornbook"]
     by_name = {c["choice"]: c for c in choices}
     assert by_name["this size, fresh weights"]["starved"]
     assert not by_name["0.25 of the size, fresh weights"]["starved"]
@@ -108,20 +140,25 @@ def test_advice_is_sorted_and_starved_sizes_are_named():
 
 
 def test_a_public_model_no_larger_and_better_is_named_and_so_is_the_best_to_train():
-    found = advice.verdict(config := configs.load(ROOT / "configs" / "day.yaml"), advice.advice(config, H100, 10**10))
+    found = advice.verdict(
+        config := configs.load(ROOT / "configs" / "day.yaml"),
+        advice.advice(config, costs.hours(config, H100), H100, 10**10),
+    )
     assert found["pretrain"] is False
     assert "SmolLM2-360M" in found["why"]
     assert found["best_trained"].startswith("this size, grown")
     assert "this size, fresh weights" in found["not_told_apart"]
     small = configs.load(ROOT / "configs" / "tiny.yaml", ["budget.max_gpu_hours=1"])
-    assert advice.verdict(small, advice.advice(small, H100))["pretrain"] is True  # nothing public is as small
+    assert (
+        advice.verdict(small, advice.advice(small, costs.hours(small, H100), H100))["pretrain"] is True
+    )  # nothing public is as small
 
 
 @pytest.mark.parametrize("source", ["microsoft/phi-1_5", None])
 def test_too_few_hours_end_in_the_advice_not_to_pretrain(source):
     words = ["budget.max_gpu_hours=0.01", f"init.source={source or 'null'}"]
     config = configs.load(ROOT / "configs" / "phi2.yaml", words)
-    hopeless = advice.advice(config, H100)
+    hopeless = advice.advice(config, costs.hours(config, H100), H100)
     assert all(c["starved"] for c in hopeless if c["kind"] == "fresh")
     found = advice.verdict(config, hopeless)
     assert found["pretrain"] is False
@@ -131,7 +168,8 @@ def test_too_few_hours_end_in_the_advice_not_to_pretrain(source):
 def test_a_card_too_small_for_a_public_model_is_not_told_to_adapt_it():
     config = configs.load(ROOT / "configs" / "phi2.yaml", ["budget.max_gpu_hours=24"])
     for gigabytes, models in ((80, 4), (8, 2), (3, 0)):
-        found = [c for c in advice.advice(config, {**H100, "memory_gb": gigabytes}) if c["kind"] == "lora"]
+        card = {**H100, "memory_gb": gigabytes}
+        found = [c for c in advice.advice(config, costs.hours(config, card), card) if c["kind"] == "lora"]
         assert len(found) == models
 
 
