@@ -1,8 +1,10 @@
 """Runs a datatrove pipeline over the fixed shards of a step, a few processes at a time.
 
 In: pipeline steps and the step's folder. Out: whatever the steps wrote, plus datatrove's logs, statistics and
-completion marks under `folder.logs`, so that a killed stage goes on at the first unfinished shard. datatrove resumes
-by shard number alone, which is why its marks live inside the fingerprinted folder and nowhere else.
+completion marks under `folder.logs`, so that a killed stage resumes at the first unfinished shard. datatrove resumes
+by shard number alone, which is why its marks live inside the fingerprinted folder and nowhere else. A step is done
+when every shard has its mark, whatever the executor says: datatrove's Ray executor returns without an error when a
+shard has failed.
 
 Ours instead of `LocalPipelineExecutor.run`: a worker that the kernel killed ends the step with a message (a
 `multiprocessing.Pool` waits for it for ever), no manager process, progress with remaining time.
@@ -17,14 +19,19 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from copy import deepcopy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from loguru import logger
 
 from pipeline import signals
 from pipeline.artifacts import Folder
+from pipeline.errors import Failure
 from pipeline.family import end_with_parent
 from pipeline.progress import progress
+
+
+SHARDS_NAMED, LOG_LINE_CHARACTERS = 10, 300
 
 
 def worker_count(workers: int) -> int:
@@ -43,8 +50,9 @@ class Executor:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, folder: Folder, pipeline: Sequence[Any], *, description: str) -> None:
-        """Runs `pipeline` for the shards that are not finished yet. Raises what a worker raises, after stopping the
-        others; `RuntimeError` where a worker was killed (most often: out of memory) or a job ended early."""
+        """Runs `pipeline` for the shards that are not finished yet. Raises what a local worker raises, after stopping
+        the others; `Failure` where a worker was killed (most often: out of memory), or a shard has no completion mark
+        when the executor returns."""
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes are the parallelism; threads do not survive a fork
         quiet(folder)
         if self.kind == "local":
@@ -53,6 +61,9 @@ class Executor:
             from pipeline.corpus import cluster
 
             cluster.run(self, folder, pipeline, description)
+        left = unfinished_shards(folder.logs, self.tasks)
+        if left:
+            raise Failure(f"{description}: {unfinished_message(folder.logs, left, self.tasks)}")
 
     def _run_local(self, folder: Folder, pipeline: Sequence[Any], description: str) -> None:
         from datatrove.executor import LocalPipelineExecutor
@@ -67,6 +78,27 @@ class Executor:
         with progress(description, self.tasks, "shards") as bar:
             bar.to(self.tasks - len(ranks))
             map_processes(run_rank, ranks, workers=self.workers, done=lambda _: bar.advance())
+
+
+def unfinished_shards(logs: Path, tasks: int) -> list[int]:
+    """The shards without datatrove's completion mark."""
+    return [shard for shard in range(tasks) if not (logs / "completions" / f"{shard:05d}").is_file()]
+
+
+def unfinished_message(logs: Path, left: Sequence[int], tasks: int) -> str:
+    """Which shards did not finish, where their logs are, and the last line of the first log that there is."""
+    named = ", ".join(map(str, left[:SHARDS_NAMED])) + (" and more" if len(left) > SHARDS_NAMED else "")
+    found = [path for shard in left if (path := logs / "logs" / f"task_{shard:05d}.log").is_file()]
+    if found:
+        lines = [line.strip() for line in found[0].read_text(encoding="utf-8", errors="replace").splitlines()]
+        last = next((line for line in reversed(lines) if line), "it is empty")
+        log = f"the log of the first is {found[0]}, which ends with: {last[:LOG_LINE_CHARACTERS]}"
+    else:
+        log = f"they left no log in {logs / 'logs'}"
+    return (
+        f"{len(left)} of {tasks} shards did not finish (shard {named}); {log}. The same command resumes with the "
+        "unfinished shards"
+    )
 
 
 def map_processes(
@@ -92,8 +124,8 @@ def map_processes(
             results[futures[future]] = future.result()
             done(results[futures[future]])
     except BrokenProcessPool:
-        raise RuntimeError(
-            "a worker process of the data stage was killed, most likely for want of memory; the same command goes on "
+        raise Failure(
+            "a worker process of the data stage was killed, most likely for want of memory; the same command resumes "
             "with the unfinished shards, data.workers=1 needs the least memory"
         ) from None
     except BaseException:
