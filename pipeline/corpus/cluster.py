@@ -204,7 +204,7 @@ def _check_silence(logs: Path, executor: "Executor", description: str, silences:
 def _ray_nodes() -> list[dict[str, float]]:
     """The resources of every living node; none where there is no cluster."""
     try:
-        import ray
+        import ray  # type: ignore[import-not-found]
 
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
     except Exception:  # not installed, not connected: there is no node then

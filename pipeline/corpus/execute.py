@@ -30,7 +30,6 @@ from pipeline.errors import Failure
 from pipeline.family import end_with_parent
 from pipeline.progress import progress
 
-
 SHARDS_NAMED, LOG_LINE_CHARACTERS = 10, 300
 
 

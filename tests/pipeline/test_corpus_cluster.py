@@ -4,12 +4,14 @@ The stand-ins behave as datatrove's Ray executor was seen to: it returns without
 waits for ever for a process that was killed and for a task that no node can hold.
 """
 
+import contextlib
 import os
 import signal
 import threading
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from datatrove.data import Document
@@ -46,10 +48,8 @@ class RaySays(PipelineExecutor):
             self.run_rank(rank)
 
     def run_rank(self, rank: int) -> None:
-        try:
+        with contextlib.suppress(ValueError):
             self._run_for_rank(rank)
-        except ValueError:
-            pass
 
 
 class WaitsForEver(RaySays):
@@ -94,7 +94,7 @@ class FiveTexts(PipelineStep):
 @pytest.fixture
 def step(tmp_path, monkeypatch):
     """A step's folder, and the options of an executor whose class is the given one."""
-    folder = SimpleNamespace(path=tmp_path, logs=tmp_path / "logs")
+    folder: Any = SimpleNamespace(path=tmp_path, logs=tmp_path / "logs")
     broken = tmp_path / "broken"
     broken.touch()
 
