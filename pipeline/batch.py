@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.artifacts import Step
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.tokenizer import load_tokenizer
 
 SHOWN_CHARACTERS = 400  # of a piece on the terminal; --json has all
 
@@ -23,8 +24,6 @@ def pieces(config: Config, step: int) -> dict[str, Any]:
     `document`: its row in the source's token set; `score`: quality, 0 to 1. Raises `UserError` where the data stage
     is not finished, the source to grow from is not trained, or the step lies past the end of the text.
     """
-    from tokenizers import Tokenizer
-
     from pipeline.corpus.shards import TokenShards
     from pipeline.training.batches import BEST, TokenBatches
     from pipeline.training.decisions import Decisions
@@ -45,7 +44,7 @@ def pieces(config: Config, step: int) -> dict[str, Any]:
     if batches.order.total is not None and int(indices[-1]) >= batches.order.total:
         last = batches.steps_available(decay)
         raise UserError(f"--step is {step:,}; train.max_epochs ends the text after step {last:,}")
-    tokenizer = Tokenizer.from_file(str(shards.tokenizer_path))
+    tokenizer = load_tokenizer(shards.tokenizer_path)
     source_B, number_B = batches.order.places(indices)
     found = []
     for index, source, number in zip(indices, source_B, number_B, strict=True):

@@ -17,6 +17,7 @@ from pipeline.after.tasks import check_tasks, run_tasks
 from pipeline.artifacts import Folder, Step, hash_files, write_json
 from pipeline.config import Config
 from pipeline.initialize import require_data
+from pipeline.tokenizer import load_tokenizer
 
 VERSION = 2
 
@@ -73,7 +74,6 @@ def _make(config: Config, model: TakenModel, folder: Folder) -> dict[str, Any]:
 def load(config: Config, model: TakenModel) -> Any:
     """The model on the device of `train.device`, in fp32 (bf16 where a card has it)."""
     import torch
-    from tokenizers import Tokenizer
 
     from model.hf import load_network, token_id
     from pipeline.after.language_model import LanguageModel
@@ -83,7 +83,7 @@ def load(config: Config, model: TakenModel) -> Any:
     dtype = torch.bfloat16 if machine.device.type == "cuda" else torch.float32
     network = load_network(model.folder, dtype).to(machine.device).eval()
     end = token_id(model.tokenizer_json, end_of_text_token(model.folder))
-    return LanguageModel(network, Tokenizer.from_file(str(model.tokenizer_json)), end)
+    return LanguageModel(network, load_tokenizer(model.tokenizer_json), end)
 
 
 def _last_lines(manifest: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ from pipeline.experiment import Experiment
 from pipeline.ledger import Ledger
 from pipeline.locks import FolderLock
 from pipeline.progress import format_seconds
+from pipeline.tokenizer import load_tokenizer
 from pipeline.training.cap import Cap
 from pipeline.training.identity import REPORTS, finished_manifest
 
@@ -143,8 +144,6 @@ def _finished(
 
 def make_job(config: Config, tuned: Config, model: TakenModel, sources: Any, step: Step) -> Any:
     """The training as the shared code runs it, the base measured before."""
-    from tokenizers import Tokenizer
-
     from model.hf import load_config, token_id
     from pipeline.after.tuned import Tuning
     from pipeline.training.batches import TokenBatches
@@ -153,7 +152,7 @@ def make_job(config: Config, tuned: Config, model: TakenModel, sources: Any, ste
 
     shape, target = load_config(model.folder), _target(config)
     end = token_id(model.tokenizer_json, end_of_text_token(model.folder))
-    data = _data(config, sources, target, Tokenizer.from_file(str(model.tokenizer_json)), end, shape)
+    data = _data(config, sources, target, load_tokenizer(model.tokenizer_json), end, shape)
     rows = max(1, tuned.train.global_batch_tokens // data.length)
     windows = dataclasses.replace(tuned.train, sequence_length=data.length, global_batch_tokens=rows * data.length)
     tuned = dataclasses.replace(tuned, train=windows)

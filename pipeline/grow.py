@@ -16,6 +16,7 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.hub import MODEL_FILES, TOKENIZER_FILES, local_folder
 from pipeline.initialize import GATE_WINDOWS, HeldOut, SourceFiles, check_method, grow_folder, measure
+from pipeline.tokenizer import load_tokenizer
 
 
 def run(source: str, target: str, overrides: Sequence[str], text_path: str | None) -> None:
@@ -78,15 +79,13 @@ def _windows(config: Config, tokenizer_json: Path, text_path: str | None) -> Hel
         generator = torch.Generator().manual_seed(config.seed)
         ids = torch.randint(0, config.model.vocab_size, (GATE_WINDOWS, length), generator=generator)
         return HeldOut(ids, float("nan"))
-    from tokenizers import Tokenizer
-
     try:
         text = Path(text_path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--text {text_path} is not readable as UTF-8 text: {error}") from None
     if not tokenizer_json.is_file():
         raise UserError(f"--text needs the source's tokenizer.json, and {tokenizer_json} does not exist")
-    ids = Tokenizer.from_file(str(tokenizer_json)).encode(text, add_special_tokens=False).ids[: GATE_WINDOWS * length]
+    ids = load_tokenizer(tokenizer_json).encode(text, add_special_tokens=False).ids[: GATE_WINDOWS * length]
     if len(ids) < length:
         raise UserError(f"--text {text_path} has {len(ids)} tokens; expected at least one window of {length}")
     rows = torch.tensor(ids[: len(ids) // length * length]).view(-1, length)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.after.taken import TakenModel, check_readable, end_of_text_token, refuse_quantized, taken_model
 from pipeline.config import Config
+from pipeline.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from pipeline.training.generation import Writer
@@ -64,14 +65,12 @@ def _answer(writer: "Writer", text: str, max_new_tokens: int) -> str:
 
 
 def _writer(config: Config, model: TakenModel) -> "Writer":
-    from tokenizers import Tokenizer
-
     from model.hf import load_network, token_id
     from pipeline.training.generation import Writer
 
     return Writer(
         load_network(model.folder),
-        Tokenizer.from_file(str(model.tokenizer_json)),
+        load_tokenizer(model.tokenizer_json),
         token_id(model.tokenizer_json, end_of_text_token(model.folder)),
         temperature=config.sample.temperature,
         top_k=config.sample.top_k,

@@ -46,6 +46,21 @@ def test_nobody_imports_a_bare_package_that_a_variable_could_shadow():
                     assert not {a.name for a in node.names} & {"model", "pipeline"}, path
 
 
+def test_one_place_alone_loads_tokenizers():
+    """Whoever else loads one would encode with the truncation, padding or dropout that another program left in it."""
+    loading = {"from_file", "from_str", "from_buffer", "from_pretrained"}
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for package in (*PACKAGES, "tests", "scripts")
+        for path in _files(package)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and node.attr in loading
+        and ast.unparse(node.value).split(".")[-1] == "Tokenizer"
+    }
+    assert found == {"pipeline/tokenizer.py"}
+
+
 def test_every_package_folder_is_listed_for_installation():
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     found = {

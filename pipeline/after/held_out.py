@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.after.scores import ratio
 from pipeline.corpus.shards import TokenShards
+from pipeline.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from pipeline.after.language_model import LanguageModel
@@ -27,9 +28,7 @@ class HeldOutText:
 
     @cached_property
     def documents(self) -> Mapping[str, Sequence[str]]:
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_file(str(self.shards.tokenizer_path))
+        tokenizer = load_tokenizer(self.shards.tokenizer_path)
         found = {}
         for name, tokens in self.shards.val.items():
             rows = [

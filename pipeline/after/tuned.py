@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from model.adapters import is_adapted, peft_state, trainable_share
 from model.optim import trained_parameters
 from pipeline.after.adapting import prepare
@@ -21,6 +19,7 @@ from pipeline.after.tuning_data import TuningData
 from pipeline.artifacts import write_json
 from pipeline.config import Config
 from pipeline.corpus.shards import TokenShards
+from pipeline.tokenizer import load_tokenizer
 from pipeline.training.callbacks import Control
 from pipeline.training.finish import finish
 
@@ -76,7 +75,7 @@ class Tuning:
 
     def _score(self, network: Any) -> dict[str, Any]:
         assert self.target is not None
-        model = LanguageModel(network.eval(), Tokenizer.from_file(str(self.model.tokenizer_json)), self.end_id)
+        model = LanguageModel(network.eval(), load_tokenizer(self.model.tokenizer_json), self.end_id)
         return share(answer(model, self.target.questions()), 1 / len(self.target.labels))
 
     def _memory(self, machine: Any) -> dict[str, int | None]:

@@ -25,9 +25,10 @@ from pipeline.corpus.gallery import Examples, Gallery
 from pipeline.corpus.provenance import Provenance, metadata_of, notices
 from pipeline.corpus.scorer import read_roc
 from pipeline.corpus.scorers import SHIPPED
-from pipeline.corpus.tokenizing import load_tokenizer, open_ids, token_dtype
+from pipeline.corpus.tokenizing import open_ids, token_dtype
 from pipeline.data_card import ATTRIBUTION, CARD, REPORT, attribution, dataset_card
 from pipeline.private import is_private_source
+from pipeline.tokenizer import load_tokenizer
 
 FILES = (REPORT, CARD, ATTRIBUTION)  # for reading only: `Step.reports`
 FROM_LABELS = ("auc", "auc_interval", "auc_docstring_share", "documents", "good", "groups", "labels", "note")

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.tokenizer import load_tokenizer
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -45,8 +47,6 @@ PIECE_CHARACTERS = 500_000  # a longer text is encoded piece by piece
 @lru_cache(maxsize=2)
 def encoder(path: Path, dtype: str) -> "Encoder":
     """The encoder of a `tokenizer.json`; one a process, so that the shards of a worker share what it remembers."""
-    from pipeline.corpus.tokenizing import load_tokenizer
-
     return Encoder(load_tokenizer(path), np.dtype(dtype))
 
 

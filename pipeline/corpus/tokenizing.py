@@ -30,13 +30,14 @@ from pipeline.corpus.duplicates import read_validation
 from pipeline.corpus.encoder import WORD_PATTERN, encoder
 from pipeline.corpus.execute import Executor, map_processes
 from pipeline.errors import UserError
+from pipeline.tokenizer import len_tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _LONG_RUN = re.compile(r"[^\W\d_]{1000,}|(?:[^\w\s]|_){1000,}|\s{1000,}")
 END_OF_TEXT = "<|endoftext|>"
-MAX_TOKENIZER_BYTES = 300_000_000
+PROBE = "Größe 12: \u4e16\U0001f642\u2028\x00\n\t"  # of several scripts; a vocabulary that lacks one of them may fail
 IDS_INDEX = np.dtype([("at", "<u4"), ("offset", "<u8"), ("length", "<u4"), ("bytes", "<u4")])
 
 
@@ -111,35 +112,24 @@ def tokenizer_file(given: Path) -> Path:
     return path
 
 
-def load_tokenizer(path: Path) -> "Tokenizer":
-    from tokenizers import Tokenizer
-
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the Rust side raises plain Exception
-        raise UserError(f"tokenizer.path: {path} is not a tokenizer.json ({error})") from None
-
-
 def check_given_tokenizer(given: Path, vocab_size: int) -> None:
     """`UserError` where a named tokenizer does not fit the model or has no end-of-text."""
     path = tokenizer_file(given)
-    if path.stat().st_size > MAX_TOKENIZER_BYTES:
-        raise UserError(
-            f"tokenizer.path: {path} has {path.stat().st_size:,} bytes; expected at most {MAX_TOKENIZER_BYTES:,}: the "
-            "largest in use have a tenth of that"
-        )
-    size = len_tokenizer(load_tokenizer(path))
+    tokenizer = load_tokenizer(path, "tokenizer.path")
+    size = len_tokenizer(tokenizer)
     if size > vocab_size:
         raise UserError(
             f"tokenizer.path: {path} has {size:,} entries, model.vocab_size is {vocab_size:,}: the model would have no "
             f"row for some tokens; set model.vocab_size to at least {size:,} or name a smaller tokenizer"
         )
-    end_of_text_id(load_tokenizer(path), path)
-
-
-def len_tokenizer(tokenizer: "Tokenizer") -> int:
-    """Rows that ids need: like `len(tokenizer)` of transformers, with added tokens and gaps."""
-    return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    end_of_text_id(tokenizer, path)
+    try:
+        tokenizer.encode(PROBE, add_special_tokens=False)
+    except Exception as error:  # the Rust side raises plain Exception
+        raise UserError(
+            f"tokenizer.path: {path} cannot encode every text ({error}); expected a byte-level one, or one with a "
+            "token for what it does not know; tokenizer.path=null trains one"
+        ) from None
 
 
 def end_of_text_id(tokenizer: "Tokenizer", path: Path) -> int:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 
 from model.adapters import is_adapted, merged
 from model.hf import save_folder
@@ -23,6 +22,7 @@ from pipeline.corpus.shards import TokenShards
 from pipeline.disk import writing
 from pipeline.errors import Stopped
 from pipeline.planning.costs import FLOAT32_MAX_BYTES
+from pipeline.tokenizer import load_tokenizer
 from pipeline.training.best import best_state
 from pipeline.training.callbacks import Control
 from pipeline.training.forecast import time_facts
@@ -83,7 +83,7 @@ def export(control: Control, config: Config, folder: Path, tokens: TokenShards) 
     part, old, final = folder / ".model.part", folder / ".model.old", folder / "model"
     shutil.rmtree(part, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
-    eos_token = Tokenizer.from_file(str(tokens.tokenizer_path)).id_to_token(tokens.eos_token_id) or ""
+    eos_token = load_tokenizer(tokens.tokenizer_path).id_to_token(tokens.eos_token_id) or ""
     try:
         with writing(part, sum(tensor.numel() for tensor in weights.values()) * (4 if dtype == "float32" else 2)):
             part.mkdir(parents=True)
@@ -114,7 +114,7 @@ def write_samples(control: Control, config: Config, tokens: TokenShards) -> list
     """Continues `sample.prompts`, and stops in mid-sentence where the time set aside for it is over."""
     writer = Writer(
         control.module.network,
-        Tokenizer.from_file(str(tokens.tokenizer_path)),
+        load_tokenizer(tokens.tokenizer_path),
         tokens.eos_token_id,
         temperature=config.sample.temperature,
         top_k=config.sample.top_k,

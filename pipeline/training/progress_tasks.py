@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 
 from model.transformer import Transformer
 from pipeline import signals
@@ -25,6 +24,7 @@ from pipeline.after.tasks import TASKS
 from pipeline.artifacts import read_json_lines, write_text
 from pipeline.config import Config
 from pipeline.corpus.shards import TokenShards
+from pipeline.tokenizer import load_tokenizer
 from pipeline.training.cap import Cap
 
 SHARE, LONGEST_SECONDS = 0.01, 60.0  # of the cap, for one round; and where there is none
@@ -55,7 +55,7 @@ class ProgressTasks:
 
     def __init__(self, config: Config, tokens: TokenShards, folder: Path, cap: Cap):
         self.options, self.sample, self.seed, self.folder = config.evaluate, config.sample, config.seed, folder
-        self._tokenizer = Tokenizer.from_file(str(tokens.tokenizer_path))
+        self._tokenizer = load_tokenizer(tokens.tokenizer_path)
         self._text, self._end = HeldOutText(tokens), tokens.eos_token_id
         self.limit_seconds = LONGEST_SECONDS if cap.seconds is None else min(LONGEST_SECONDS, SHARE * cap.seconds)
 

@@ -22,7 +22,8 @@ from pipeline.corpus.documents import Table, read_all_alive
 from pipeline.corpus.gold import fold_by_group, read_labels
 from pipeline.corpus.publishing import Encoded, corpus_scores
 from pipeline.corpus.steps import data_step
-from pipeline.corpus.tokenizing import load_tokenizer, token_dtype
+from pipeline.corpus.tokenizing import token_dtype
+from pipeline.tokenizer import load_tokenizer
 from scripts.bench_rows import ROOT
 from scripts.growth_bench.lab import Lab, Scale, Text
 

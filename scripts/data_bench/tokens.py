@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.corpus.encoder import Encoder
-from pipeline.corpus.tokenizing import END_OF_TEXT, Encode, _train, load_tokenizer, open_ids, token_dtype
+from pipeline.corpus.tokenizing import END_OF_TEXT, Encode, _train, open_ids, token_dtype
+from pipeline.tokenizer import load_tokenizer
 from scripts.bench_rows import at_least, row
 from scripts.data_bench.corpus import Sample, paired, sample
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.corpus.shards import INDEX_DTYPE, TokenSet
+from pipeline.tokenizer import load_tokenizer
 
 VOCAB_SIZE = 8192
 HELD_OUT_SHARE, SEED = 0.05, 0
@@ -49,9 +50,7 @@ def _texts() -> list[str]:
 
 
 def _encode(path: Path, name: str, texts: list[str]) -> TokenSet:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer = load_tokenizer(path)
     ids = [np.array([*encoding.ids, 0]) for encoding in tokenizer.encode_batch(texts)]
     rows, offset = [], 0
     for document, text in zip(ids, texts, strict=True):

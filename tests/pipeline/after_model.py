@@ -56,14 +56,13 @@ def texts() -> dict[str, list[str]]:
 
 
 def make_data(folder) -> dict:
-    from tokenizers import Tokenizer
-
     from pipeline.corpus.shards import write_token_set
     from pipeline.corpus.tokenizing import _train
+    from pipeline.tokenizer import load_tokenizer
 
     documents = texts()
     _train([t for ts in documents.values() for t in ts], 512, folder.path / "tokenizer.json")
-    tokenizer = Tokenizer.from_file(str(folder.path / "tokenizer.json"))
+    tokenizer = load_tokenizer(folder.path / "tokenizer.json")
     end, dtype = tokenizer.token_to_id(END), np.dtype("<u2")
     sources, totals = {}, {"train": 0, "val": 0}
     for name, all_texts in documents.items():

@@ -17,7 +17,8 @@ from pipeline.corpus.exercises import Exercises, verify
 from pipeline.corpus.python_library import PythonLibrary, long_docstrings
 from pipeline.corpus.splitting import held_out
 from pipeline.corpus.templates import TEMPLATES
-from pipeline.corpus.tokenizing import _train, load_tokenizer
+from pipeline.corpus.tokenizing import _train
+from pipeline.tokenizer import load_tokenizer
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,7 @@
 """Words, n-grams and token ids: the fast ways against the plain ones, on texts made to break them."""
 
+import copy
+
 import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -8,6 +10,7 @@ from pipeline.corpus import encoder as encoding
 from pipeline.corpus import tokenizing
 from pipeline.corpus.encoder import Encoder
 from pipeline.corpus.words import WordHashes, ngrams, plain_words, symbols, without_numbers
+from pipeline.tokenizer import load_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -98,13 +101,13 @@ def test_a_long_text_is_encoded_in_pieces_to_the_same_ids(gpt2_like, monkeypatch
 def test_a_run_without_a_break_stops_neither_the_training_nor_the_encoding(tmp_path):
     hostile = ["x" * 900_000, "-" * 300_000, "the cat " * 50]
     tokenizing._train(hostile, 300, tmp_path / "tokenizer.json")
-    tokenizer = tokenizing.load_tokenizer(tmp_path / "tokenizer.json")
+    tokenizer = load_tokenizer(tmp_path / "tokenizer.json")
     found = ids(Encoder(tokenizer, np.dtype("<u2")).encode(hostile[0][:50_000]))
     assert found == tokenizer.encode(hostile[0][:50_000]).ids
 
 
 def test_a_tokenizer_that_cuts_otherwise_goes_through_the_library(gpt2_like):
-    other = Tokenizer.from_str(gpt2_like.to_str())
+    other = copy.deepcopy(gpt2_like)
     other.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(), pre_tokenizers.ByteLevel(False)])
     ours = Encoder(other, np.dtype("<u2"))
     assert not ours.remembers

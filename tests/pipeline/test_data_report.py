@@ -24,6 +24,7 @@ from pipeline.corpus.shards import TokenShards
 from pipeline.data_card import ATTRIBUTION, CARD, REPORT
 from pipeline.data_pictures import roc_chart, score_chart
 from pipeline.data_report import data_section
+from pipeline.tokenizer import load_tokenizer
 
 UNITS = ("documents", "bytes", "tokens")
 SECRET = "zanzibar"
@@ -67,12 +68,10 @@ def test_what_came_in_is_what_is_kept_and_what_was_dropped_in_every_unit(account
 
 
 def test_tokens_of_what_was_never_encoded_are_estimated_near_the_truth(account, finished):
-    from tokenizers import Tokenizer
-
     copy = next(
         drop for step in account["funnel"]["steps"] for drop in step["drops"] if drop["filter"] == "exact_dedup"
     )
-    tokenizer = Tokenizer.from_file(str(finished[0] / "tokenizer.json"))
+    tokenizer = load_tokenizer(finished[0] / "tokenizer.json")
     assert not copy["tokens_measured"]
     ids = tokenizer.encode(prose(3), add_special_tokens=False).ids
     assert copy["tokens"] == len(ids) + 1  # one text, all of it in the sample

@@ -17,6 +17,7 @@ from pipeline.corpus.documents import read_records, shard_name
 from pipeline.corpus.duplicates import read_validation
 from pipeline.corpus.shards import INDEX_DTYPE, TokenShards
 from pipeline.errors import UserError
+from pipeline.tokenizer import load_tokenizer
 
 
 def test_every_document_read_is_kept_dropped_or_unreadable(finished):
@@ -35,10 +36,8 @@ def test_broken_lines_are_counted_by_cause_and_take_no_neighbour_along(finished)
 
 
 def test_ids_are_the_tokenizers_own_and_each_document_ends(finished):
-    from tokenizers import Tokenizer
-
     shards = TokenShards.open(finished[0])
-    tokenizer = Tokenizer.from_file(str(shards.tokenizer_path))
+    tokenizer = load_tokenizer(shards.tokenizer_path)
     seen = 0
     for token_set in [*shards.train.values(), *shards.val.values()]:
         assert token_set.index.dtype == INDEX_DTYPE

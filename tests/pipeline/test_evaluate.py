@@ -20,6 +20,7 @@ from pipeline.artifacts import read_manifest
 from pipeline.corpus.isolated import IsolatedRunner, NotIsolated
 from pipeline.corpus.shards import TokenShards
 from pipeline.errors import UserError
+from pipeline.tokenizer import load_tokenizer
 
 
 @pytest.fixture
@@ -174,9 +175,7 @@ def test_another_tokenizer_is_compared_by_the_byte(pretrained, tmp_path, text):
     taken = taken_model(config, None, "small.yaml", "evaluate.model")
     coarse = evaluate.load(config, taken)
     _train(list(text.documents["code"]), 300, tmp_path / "other.json")
-    from tokenizers import Tokenizer
-
-    fine = LanguageModel(coarse.network, Tokenizer.from_file(str(tmp_path / "other.json")), coarse.eos_token_id)
+    fine = LanguageModel(coarse.network, load_tokenizer(tmp_path / "other.json"), coarse.eos_token_id)
     found = bits_per_byte(fine, text)  # nonsense to the network, but every byte is counted once
     assert found["code"]["score"] > bits_per_byte(coarse, text)["code"]["score"]
 

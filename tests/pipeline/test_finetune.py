@@ -19,6 +19,7 @@ from pipeline.after.targets import TARGETS, make_target
 from pipeline.after.tuning_data import encode, read_sources
 from pipeline.artifacts import read_manifest
 from pipeline.errors import Stopped, UserError
+from pipeline.tokenizer import load_tokenizer
 
 pytest.importorskip("peft")
 SHORT = (
@@ -166,9 +167,7 @@ def test_the_other_methods_train_and_export(pretrained, method):
 
 
 def test_examples_learn_the_completion_alone(tmp_path, pretrained):
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(base_folder(pretrained) / "tokenizer.json"))
+    tokenizer = load_tokenizer(base_folder(pretrained) / "tokenizer.json")
     path = tmp_path / "c.jsonl"
     path.write_text("\n".join(json.dumps({"prompt": f"{i} + 1 =", "completion": f" {i + 1}"}) for i in range(10)))
     sources = read_sources({"sums": {"type": "completion", "path": str(path)}})

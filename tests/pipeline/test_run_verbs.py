@@ -15,6 +15,7 @@ from pipeline.artifacts import read_manifest
 from pipeline.corpus.shards import TokenShards
 from pipeline.errors import UserError
 from pipeline.locks import FolderLock
+from pipeline.tokenizer import load_tokenizer
 from pipeline.training.batches import TokenBatches
 from pipeline.training.identity import pretrain_step
 
@@ -133,9 +134,7 @@ def test_batch_shows_the_tokens_that_the_step_trains_on(trained: Small, packing)
     facts = batch.pieces(config, 7)
     shards = TokenShards.open(pretrain_step(config).inputs["data"].path)  # type: ignore[union-attr]
     inputs = TokenBatches(shards.train, config).batch(6).input_ids_BT
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(shards.tokenizer_path))
+    tokenizer = load_tokenizer(shards.tokenizer_path)
     for sequence in {piece["sequence"] for piece in facts["pieces"]}:
         own = [piece for piece in facts["pieces"] if piece["sequence"] == sequence]
         row = inputs[sequence - 6 * 8][: sum(piece["tokens"] for piece in own)]

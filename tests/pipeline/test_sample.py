@@ -4,11 +4,11 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
 
 from pipeline import config as configs
 from pipeline import sample
 from pipeline.errors import UserError
+from pipeline.tokenizer import load_tokenizer
 from pipeline.training.generation import Writer
 
 _spec = importlib.util.spec_from_file_location("pretrain_driver", Path(__file__).with_name("pretrain_driver.py"))
@@ -36,7 +36,7 @@ def init_folder(config: configs.Config) -> Path:
 def test_pieces_never_end_inside_a_character_and_add_up_to_the_text(config: configs.Config) -> None:
     from model.hf import load_network
 
-    tokenizer = Tokenizer.from_file(str(init_folder(config) / "tokenizer.json"))
+    tokenizer = load_tokenizer(init_folder(config) / "tokenizer.json")
     writer = Writer(load_network(init_folder(config)), tokenizer, 0)
     text = "naïve 世界 🙂 = λx"
     pieces = list(writer._decode(iter(tokenizer.encode(text).ids)))

@@ -1,0 +1,59 @@
+"""The one place that loads a `tokenizer.json`, so that the same text has the same ids in every stage.
+
+In: a file that any program may have written last. Out: a tokenizer without what such a program left in it. transformers
+and others store truncation and padding in the file when they encode a batch, and training code leaves dropout there;
+each would silently cut, lengthen or shuffle ids. The file itself is never changed. Imports no torch.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+MAX_TOKENIZER_BYTES = 300_000_000
+
+
+def load_tokenizer(path: Path, key: str = "") -> "Tokenizer":
+    """The tokenizer of a file, in the state in which text is encoded: no truncation, no padding, nothing random.
+
+    `key`: of the config, for the message. Raises `UserError` where there is no tokenizer that can be read.
+    """
+    from tokenizers import Tokenizer
+
+    start = f"{key}: " if key else ""
+    if not path.is_file():
+        raise UserError(f"{start}there is no file {path}; expected a tokenizer.json")
+    if path.stat().st_size > MAX_TOKENIZER_BYTES:
+        raise UserError(
+            f"{start}{path} has {path.stat().st_size:,} bytes; expected at most {MAX_TOKENIZER_BYTES:,}: the largest "
+            "in use have a tenth of that"
+        )
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except BaseException as error:  # the Rust side raises plain Exception, and a BaseException where it panics
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(
+            f"{start}{path} is no tokenizer.json that can be read ({error}); save or download it again"
+        ) from None
+    if not tokenizer.get_vocab_size(with_added_tokens=True):
+        raise UserError(f"{start}{path} has an empty vocabulary; save or download it again")
+    return _cleared(tokenizer)
+
+
+def _cleared(tokenizer: "Tokenizer") -> "Tokenizer":
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = False
+    for sampling in ("dropout", "alpha"):  # of BPE, of Unigram
+        if getattr(tokenizer.model, sampling, None) is not None:
+            setattr(tokenizer.model, sampling, None)
+    return tokenizer
+
+
+def len_tokenizer(tokenizer: "Tokenizer") -> int:
+    """Rows that ids need: like `len(tokenizer)` of transformers, with added tokens and gaps."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
