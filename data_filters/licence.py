@@ -27,9 +27,9 @@ _JOINTS = (
 _EXCEPTION = re.compile(r"[A-Za-z0-9.+-]+-exception(?:-[0-9.]+)?|Linux-syscall-note", re.IGNORECASE)
 _SAYS_NOTHING = {"osi approved", "dfsg approved", "dual license", "dual licence", "freely distributable"}
 _PAGE = re.compile(
-    r"https?://(?:www\.)?(?:opensource\.org/licenses?|spdx\.org/licenses|choosealicense\.com/licenses"
-    r"|apache\.org/licenses|gnu\.org/licenses|mozilla\.org/(?:[\w-]+/)?(?=mpl)|(?=unlicense\.org|mit-license\.org))"
-    r"/?([^?#]*?)(?:-license)?(?:\.php|\.html?|\.txt)?/?",
+    r"https?://(?:www\.)?(?:opensource\.org/licenses?|spdx\.org/licenses|api\.github\.com/licenses"
+    r"|choosealicense\.com/licenses|apache\.org/licenses|gnu\.org/licenses|mozilla\.org/(?:[\w-]+/)?(?=mpl)|(?=unlicense\.org|mit-license\.org))"
+    r"/?([^?#]*?)(?:-license)?(?:\.[a-z]{2}(?=\.html))?(?:\.php|\.html?|\.txt)?/?",
     re.IGNORECASE,
 )
 _CREATIVE_COMMONS_PAGE = re.compile(

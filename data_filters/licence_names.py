@@ -37,13 +37,20 @@ IDENTIFIERS = {name.lower(): name for name in (*PERMISSIVE, *OTHERS, *CREATIVE_C
 # SPDX identifier -> spellings in lower case. "BSD" without a number is the three-clause text in every package looked
 # at; a family without a version is its usual latest.
 _SPELLINGS: dict[str, tuple[str, ...]] = {
-    "0BSD": ("zero-clause bsd (0bsd)",),
-    "AFL-3.0": ("academic free license (afl)",),
+    "0BSD": (
+        "bsd zero clause license",
+        "zero-clause bsd (0bsd)",
+    ),
+    "AFL-3.0": (
+        "academic free license (afl)",
+        "academic free license v3.0",
+    ),
     "AGPL-3.0-only": (
         "agpl-3.0",
         "agplv3",
         "gnu affero general public license v3",
         "gnu affero general public license v3 (agplv3)",
+        "gnu affero general public license v3.0",
     ),
     "AGPL-3.0-or-later": ("agpl", "agplv3+", "gnu affero general public license v3 or later (agplv3+)"),
     "Apache-2.0": (
@@ -78,6 +85,7 @@ _SPELLINGS: dict[str, tuple[str, ...]] = {
         "2-clause bsd license",
         "bsd 2 clause",
         "bsd 2-clause",
+        'bsd 2-clause "simplified" license',
         "bsd 2-clause license",
         "bsd two-clause",
         "bsd-2",
@@ -92,6 +100,7 @@ _SPELLINGS: dict[str, tuple[str, ...]] = {
         "bsd 3",
         "bsd 3 clause",
         "bsd 3-clause",
+        'bsd 3-clause "new" or "revised" license',
         "bsd 3-clause license",
         "bsd license",
         "bsd style",
@@ -131,16 +140,42 @@ _SPELLINGS: dict[str, tuple[str, ...]] = {
     "CDDL-1.0": ("cddl", "common development and distribution license 1.0 (cddl-1.0)"),
     "CNRI-Python": ("python license (cnri python license)",),
     "ECL-2.0": ("educational community license, version 2.0 (ecl-2.0)",),
-    "EPL-1.0": ("eclipse public license 1.0 (epl-1.0)",),
-    "EPL-2.0": ("eclipse public license 2.0 (epl-2.0)", "epl"),
+    "EPL-1.0": (
+        "eclipse public license 1.0",
+        "eclipse public license 1.0 (epl-1.0)",
+    ),
+    "EPL-2.0": (
+        "eclipse public license 2.0",
+        "eclipse public license 2.0 (epl-2.0)",
+        "epl",
+    ),
     "etalab-2.0": ("etalab open license 2.0",),
     "EUPL-1.0": ("european union public licence 1.0 (eupl 1.0)",),
-    "EUPL-1.1": ("european union public licence 1.1 (eupl 1.1)",),
-    "EUPL-1.2": ("eupl", "european union public licence 1.2", "european union public licence 1.2 (eupl 1.2)"),
+    "EUPL-1.1": (
+        "european union public licence 1.1 (eupl 1.1)",
+        "european union public license 1.1",
+    ),
+    "EUPL-1.2": (
+        "eupl",
+        "european union public licence 1.2",
+        "european union public licence 1.2 (eupl 1.2)",
+        "european union public license 1.2",
+    ),
     "GFDL-1.3-or-later": ("gfdl", "gnu free documentation license (fdl)"),
-    "GPL-2.0-only": ("gnu general public license v2 (gplv2)", "gpl v2", "gplv2"),
+    "GPL-2.0-only": (
+        "gnu general public license v2 (gplv2)",
+        "gnu general public license v2.0",
+        "gpl v2",
+        "gplv2",
+    ),
     "GPL-2.0-or-later": ("gnu general public license v2 or later (gplv2+)", "gplv2+"),
-    "GPL-3.0-only": ("gnu general public license v3 (gplv3)", "gnu gpl v3", "gpl v3", "gplv3"),
+    "GPL-3.0-only": (
+        "gnu general public license v3 (gplv3)",
+        "gnu general public license v3.0",
+        "gnu gpl v3",
+        "gpl v3",
+        "gplv3",
+    ),
     "GPL-3.0-or-later": (
         "gnu general public license",
         "gnu general public license (gpl)",
@@ -152,7 +187,10 @@ _SPELLINGS: dict[str, tuple[str, ...]] = {
     "HPND": ("historical permission notice and disclaimer (hpnd)",),
     "ISC": ("isc license", "isc license (iscl)", "iscl"),
     "LGPL-2.0-only": ("gnu lesser general public license v2 (lgplv2)",),
-    "LGPL-2.1-only": ("lgplv2.1",),
+    "LGPL-2.1-only": (
+        "gnu lesser general public license v2.1",
+        "lgplv2.1",
+    ),
     "LGPL-2.1-or-later": (
         "gnu lesser general public license",
         "gnu lesser general public license v2 or later (lgplv2+)",
@@ -161,7 +199,11 @@ _SPELLINGS: dict[str, tuple[str, ...]] = {
         "lgpl",
         "lgplv2+",
     ),
-    "LGPL-3.0-only": ("gnu lesser general public license v3 (lgplv3)", "lgplv3"),
+    "LGPL-3.0-only": (
+        "gnu lesser general public license v3 (lgplv3)",
+        "gnu lesser general public license v3.0",
+        "lgplv3",
+    ),
     "LGPL-3.0-or-later": ("gnu lesser general public license v3 or later (lgplv3+)", "lgplv3+"),
     "MIT": (
         "expat",
@@ -172,7 +214,7 @@ _SPELLINGS: dict[str, tuple[str, ...]] = {
         "the mit license",
         "the mit license (mit)",
     ),
-    "MIT-0": ("mit no attribution license (mit-0)",),
+    "MIT-0": ("mit no attribution", "mit no attribution license (mit-0)"),
     "MIT-CMU": ("cmu license (mit-cmu)", "mit-cmu license"),
     "MPL-1.1": ("mozilla public license 1.1 (mpl 1.1)",),
     "MPL-2.0": (

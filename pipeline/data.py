@@ -136,8 +136,10 @@ def summary(step: Step, manifest: dict[str, Any]) -> list[str]:
     ]
     for name, source in manifest["sources"].items():
         train, val = source["train"]["tokens"], source["val"]["tokens"]
+        outside = f"; {source['excluded']:,} outside where" if source["excluded"] else ""
         lines.append(
             f"    {name:<18} {source['documents']:>9,} documents {train:>13,} train tokens {val:>11,} validation"
+            + outside
         )
     lines += [f"  WARNING: {warning}" for warning in warnings(manifest)]
     lines += [

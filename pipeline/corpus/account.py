@@ -132,7 +132,7 @@ def _funnel(
     aside = sum(drop["documents"] for drop in drops["read"])
     read = {
         "documents": len(table) + aside,
-        "bytes": int(table.rows["bytes"].sum(dtype=np.int64)),
+        "bytes": int(table.rows["bytes"].sum(dtype=np.int64)) + sum(drop["bytes"] for drop in drops["read"]),
         "tokens": kept["tokens"] + sum(drop["tokens"] for drop in dropped),
     }
     left, steps = dict(read), []

@@ -28,6 +28,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from data_filters.rule import KINDS, Drop
 
+WHERE = "where"  # the filter by which records outside a source's `where` are counted
 MAX_TEXT_BYTES = 32_000_000  # a longer text or line is set aside unread: it would take a worker's whole memory
 
 # `group`: hash of source and group; `digest`: of the lower-case words, the same for exact duplicates.
@@ -47,12 +48,14 @@ class Names:
 @dataclass(frozen=True)
 class SetAside:
     """An input that never became a document. `filter` None: it could not be read (counted as unreadable by
-    `cause`); else it was made and refused by that filter (an exercise whose tests fail)."""
+    `cause`); else it was made and refused by that filter (an exercise whose tests fail, a record outside `where`).
+    `bytes`: of its text, where that is known."""
 
     path: str
     cause: str
     sample: str = ""
     filter: str | None = None
+    bytes: int = 0
 
 
 class DocumentReader(PipelineStep):

@@ -90,10 +90,12 @@ def survey(candidates: Candidates, lengths: np.ndarray) -> Survey:
         start = int(table.starts[shard])
         for c in candidates.of_shard(shard):
             count = found.counts.setdefault((c.step, *c.reason), [0, 0, 0])
-            count[0] += 1
             _push(lowest.setdefault(c.reason, []), -c.lot, PER_REASON)
             if c.at is None:
+                count[0] += c.record["documents"]
+                count[1] += c.record["bytes"]
                 continue
+            count[0] += 1
             count[1] += int(table.rows["bytes"][start + c.at])
             count[2] += int(lengths[start + c.at])
             if c.margin is not None:

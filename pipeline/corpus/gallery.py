@@ -94,6 +94,7 @@ class Gallery:
         if self._drawn(c) or self.keep == "all":
             if self.keep != "none":
                 self._files.dropped(c.reason, c.record)
+            self.examples.sampled.setdefault(c.reason, []).append(c.record["text"])
             self._show(self.examples.drawn, c.reason, c.record, c.record["text"])
 
     def _drawn(self, c: Candidate) -> bool:

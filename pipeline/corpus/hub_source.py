@@ -66,9 +66,7 @@ class HuggingFace(Source):
                 if not by_part and (part if broken else number + part) % tasks != task:
                     continue
                 place = f"{Path(self.dataset).name}/{part}:{number + 1}"
-                item = set_aside(place, record) if isinstance(record, Unreadable) else self.reader.read(record, place)
-                if item is not None:
-                    yield item
+                yield set_aside(place, record) if isinstance(record, Unreadable) else self.reader.read(record, place)
 
     def _records(self, stream: Any, part: int) -> Iterator[tuple[int, Any]]:
         number = 0

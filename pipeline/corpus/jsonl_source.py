@@ -17,8 +17,8 @@ ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".ndjson.gz", ".ndjso
 class Jsonl(Source):
     """JSON lines, plain, `.gz` or `.zst`: one record a line, the text under `text_key`. `path`: file, glob or folder.
     `group_key`: field whose documents are held out together (default: each its own). `metadata_keys`: fields that
-    are kept with the document. `license`: of records without a `license` field; `own` for private text. `where`:
-    which records are wanted, such as `int_score >= 3 and language == "en"`. `limit_tokens`: at 4 bytes a token.
+    are kept with the document. `license`: of records that state none; `own` for private text. `where`: which records
+    are wanted, such as `int_score >= 3 and language == 'en'` (docs/data/README.md). `limit_tokens`: at 4 bytes a token.
     """
 
     version = 2

@@ -52,9 +52,7 @@ class Parquet(Source):
                 for number, record in self._rows(file, mine.start, step):
                     place = f"{file.name}:{number + 1}"
                     item = set_aside(place, record) if isinstance(record, Unreadable) else None
-                    item = item or self.reader.read(record, place)
-                    if item is not None:
-                        yield item
+                    yield item or self.reader.read(record, place)
             except Unreadable as problem:
                 if by_file or i % tasks == task:  # said once
                     yield set_aside(file.name, problem)
@@ -100,8 +98,9 @@ class Parquet(Source):
 
 
 def _tops(key: str) -> set[str]:
-    """The columns that can hold `key`: one of that name, or the struct that its first part names."""
-    return {key, key.partition(".")[0]}
+    """The columns that can hold `key`: one of that name, or a struct that its first parts name."""
+    parts = key.split(".")
+    return {".".join(parts[: n + 1]) for n in range(len(parts))}
 
 
 def _holds_text(kind: "pa.DataType") -> bool:

@@ -19,7 +19,7 @@ from data_filters.quality import Quality
 from data_filters.rule import Drop
 from pipeline.artifacts import Folder, read_manifest
 from pipeline.corpus.account import Outcome, write_account
-from pipeline.corpus.documents import Table, draw, read_all_alive, step_facts, sum_mappings, write_decisions
+from pipeline.corpus.documents import WHERE, Table, draw, read_all_alive, step_facts, sum_mappings, write_decisions
 from pipeline.corpus.duplicates import read_validation
 from pipeline.corpus.scoring import read_scores
 from pipeline.corpus.shards import TEXTBOOK, TOKENS_FOLDER, write_token_set
@@ -258,6 +258,7 @@ def facts(
                 **_licence_facts(licences.get(name, Counter())),
                 "private": m["config"]["options"].get("license") == OWN or OWN in licences.get(name, ()),
                 "read": read[name],
+                "excluded": m["dropped"].get(WHERE, 0),
                 "unreadable": sum(m["unreadable"].values()),
                 "unreadable_causes": m["unreadable"],
             }

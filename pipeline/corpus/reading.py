@@ -20,6 +20,7 @@ from data_filters.repair import mend_surrogates, repair
 from data_filters.rule import EXERCISE, KINDS, Drop, Rule
 from pipeline.artifacts import Folder, write_json
 from pipeline.corpus.documents import (
+    WHERE,
     DocumentReader,
     Names,
     RecordWriter,
@@ -41,6 +42,7 @@ from pipeline.corpus.source import Source
 from pipeline.errors import UserError
 
 GROUPS_LOOKED_AT = 1_000
+EXCLUDED_SHOWN = 3  # of a shard's records outside `where`, which may be nearly all of a crawl, these are written
 
 
 def read_source(folder: Folder, name: str, source: Source, max_unreadable: float, executor: Executor) -> dict[str, Any]:
@@ -60,10 +62,12 @@ def read_source(folder: Folder, name: str, source: Source, max_unreadable: float
                 unreadable[record["cause"]] += 1
                 example = example or f"{record['path']}: {record['cause']} {record['sample'][:100]}".strip()
             else:
-                reasons[record["filter"]][record["cause"]] += 1
+                reasons[record["filter"]][record["cause"]] += record["documents"]
     dropped = Counter({name: causes.total() for name, causes in reasons.items()})
     n_documents = sum(1 for shard in range(tasks) for _ in read_lines(documents / shard_name(shard)))
     found = f"the first is {example}; all lie in {aside}"
+    if not n_documents and dropped[WHERE]:
+        raise UserError(f"data.sources.{name}.where holds for none of {dropped[WHERE]:,} records; {found}")
     _check(name, n_documents + dropped.total(), unreadable, max_unreadable, found)
     _check_groups(name, source, documents, tasks)
     return {
@@ -121,16 +125,29 @@ class SourceReader(PipelineStep):
         self.source, self.aside = source, aside
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # type: ignore[override]
+        excluded: list[dict[str, Any]] = []
         with RecordWriter(self.aside / shard_name(rank)) as refused:
             for item in self.source.documents(rank, world_size):
-                if isinstance(item, SetAside):
-                    record = {"path": item.path, "cause": item.cause, "sample": item.sample, "filter": item.filter}
-                    refused.add({"source": self.name, **_mend(record)})
-                    continue
-                # Files between steps are UTF-8, so halves of surrogate pairs are mended before the first write.
-                item.text, item.id = mend_surrogates(item.text), mend_surrogates(f"{self.name}/{item.id}")
-                item.metadata = {**_mend(item.metadata), "source": self.name}
-                yield item
+                if not isinstance(item, SetAside):
+                    # Files between steps are UTF-8, so halves of surrogate pairs are mended before the first write.
+                    item.text, item.id = mend_surrogates(item.text), mend_surrogates(f"{self.name}/{item.id}")
+                    item.metadata = {**_mend(item.metadata), "source": self.name}
+                    yield item
+                elif item.filter == WHERE and len(excluded) == EXCLUDED_SHOWN:
+                    excluded[0]["documents"] += 1
+                    excluded[0]["bytes"] += item.bytes
+                elif item.filter == WHERE:
+                    excluded.append(self._record(item))
+                else:
+                    refused.add(self._record(item))
+            for record in excluded:
+                refused.add(record)
+
+    def _record(self, item: SetAside) -> dict[str, Any]:
+        """`documents`: for how many the record stands. Of what `where` excludes, the cause is the source's name."""
+        cause = self.name if item.filter == WHERE else item.cause
+        record = {"path": item.path, "cause": cause, "sample": item.sample, "filter": item.filter}
+        return {"source": self.name, **_mend(record), "documents": 1, "bytes": item.bytes}
 
 
 def _mend(value: Any) -> Any:

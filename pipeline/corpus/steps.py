@@ -43,7 +43,7 @@ from pipeline.experiment import Experiment
 from pipeline.hub import TOKENIZER_FILES, content_of_model, is_hub_name, local_folder
 
 VERSIONS = {
-    "read": 3, "repair": 3, "rules": 2, "exact_dedup": 2, "split": 2, "near_dedup": 3, "contamination": 2,
+    "read": 4, "repair": 3, "rules": 3, "exact_dedup": 2, "split": 2, "near_dedup": 3, "contamination": 2,
     "tokenizer": 3, "encode": 2, "score": 3, "cut": 3, "data": 3,
 }  # fmt: skip
 OF_EVERY_SOURCE = ("type", "weight", "filters", "replay")  # read here and at pretraining, not by the source's class

@@ -226,6 +226,7 @@ def empty_corpus(dropped: dict[str, int]) -> UserError:
         "near_dedup": "raise data.near_dedup_similarity",
         "exact_dedup": "the sources repeat each other, add another under data.sources",
         "licence": "set `license` of the source (`own` for private text), or widen data.filters.licence.allow",
+        "where": "loosen `where` of the sources",
         "empty": "the documents are empty, see data.sources",
     }
     mend = keys.get(worst, f"loosen data.filters.{worst}, or take it out with data.filters.{worst}=null")
