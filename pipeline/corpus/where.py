@@ -45,6 +45,7 @@ _HINTS = (
     (r"&&?", "write `and`"),
     (r"\|\|?", "write `or`"),
     (r"<>|=!", "write `!=`"),
+    (r"[<>]", "write one comparison, such as < or >="),
     (r"===", "write `==`"),
     (r"!==", "write `!=`"),
     (r"=<", "write `<=`"),
