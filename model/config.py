@@ -168,8 +168,9 @@ class ModelConfig:
             )
 
     def to_hf(
-        self, bos_token_id: int | None = None, eos_token_id: int | None = None, dtype: str = "float32"
-    ) -> dict[str, Any]:
+        self, bos_token_id: int | None = None, eos_token_id: int | list[int] | None = None, dtype: str = "float32",
+        pad_token_id: int | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
         """The content of a `config.json` for `PhiForCausalLM`; `dtype` as in "float32", "bfloat16"."""
         rope = {"rope_type": "default", "rope_theta": self.rope_theta}
         content: dict[str, Any] = {"architectures": ["PhiForCausalLM"], "model_type": "phi"}
@@ -178,8 +179,10 @@ class ModelConfig:
         if self.head_dim is None:
             del content["head_dim"]  # transformers' Phi takes a null for a head size and fails
         content["rope_parameters"] = rope | {"partial_rotary_factor": self.partial_rotary_factor}
-        # No pad_token_id: transformers would freeze that embedding row, and the pad is a real token here.
         content |= {"bos_token_id": bos_token_id, "eos_token_id": eos_token_id, "use_cache": True}
+        real = eos_token_id if isinstance(eos_token_id, list) else [eos_token_id]
+        if pad_token_id not in (None, bos_token_id, *real):  # transformers would freeze the row of a real token
+            content["pad_token_id"] = pad_token_id
         content |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attention_dropout": 0.0}
         return content | {"dtype": dtype, "torch_dtype": dtype}  # new name, and the one that transformers 4 reads
 

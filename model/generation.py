@@ -4,7 +4,7 @@ In: a network and the ids of a prompt. Out: an iterator of new ids, so that a ca
 Letters: B batch (1 here), G key-value heads, T new tokens, S cached tokens, K head size, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,16 +44,17 @@ def generate(
     max_new_tokens: int,
     temperature: float = 1.0,
     top_k: int | None = None,
-    eos_token_id: int | None = None,
+    eos_token_id: int | Collection[int] | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[int]:
     """Yields up to `max_new_tokens` ids that continue `input_ids` (1-D, or one row).
 
-    Stops before `eos_token_id` (not yielded) and when the context of max_position_embeddings tokens is full.
-    `temperature=0` takes the likeliest token. `generator` must live on the network's device. Raises ValueError for an
-    empty prompt and for one that fills the context.
+    Stops before (any of) `eos_token_id`, which is not yielded, and when the context of max_position_embeddings tokens
+    is full. `temperature=0` takes the likeliest token. `generator` must live on the network's device. Raises ValueError
+    for an empty prompt and for one that fills the context.
     """
     config, head = network.config, network.lm_head.weight
+    stops = (eos_token_id,) if isinstance(eos_token_id, int) else eos_token_id or ()
     ids_1T = input_ids.reshape(1, -1).to(head.device)
     room = config.max_position_embeddings - ids_1T.shape[1]
     if not ids_1T.shape[1] or room < 1:
@@ -66,7 +67,7 @@ def generate(
     for _ in range(new_tokens):
         logits_V = network.lm_head(network.hidden(ids_1T, cache)[0, -1])
         token = _sample(logits_V.float(), temperature, top_k, generator)
-        if token == eos_token_id:
+        if token in stops:
             return
         yield token
         ids_1T = torch.full((1, 1), token, device=head.device)

@@ -25,6 +25,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.special_tokens import SpecialTokens, token_id
 from model.transformer import Transformer
 
 WEIGHTS = "model.safetensors"
@@ -44,25 +45,28 @@ def save_folder(
     state_dict: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]],
     config: ModelConfig,
     tokenizer_json: Path | None,
-    eos_token: str,
+    special: SpecialTokens | str,
     dtype: str = "float32",
 ) -> None:
     """Writes the folder, except for its README. `dtype` is one of `DTYPES`.
 
     An iterator must yield the tensors of `config.tensor_shapes()` in that order, whole or in pieces of rows (see
-    `write_safetensors`; `growth.rules.stream` makes such). `eos_token` must be in the tokenizer;
-    it also serves as beginning of text, as in Phi. Raises ValueError for tensors that do not fit the config.
+    `write_safetensors`; `growth.rules.stream` makes such). `special`: what the model's files are to say
+    (`read_special_tokens` of its source), or the one token for every purpose, which must be in the tokenizer. Raises
+    ValueError for tensors that do not fit the config, and for a special token that the model has no row for.
     """
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    eos = token_id(tokenizer_json, eos_token) if tokenizer_json else None
-    if eos is not None and eos >= config.vocab_size:
-        raise ValueError(f"{eos_token!r} has id {eos}, outside model.vocab_size={config.vocab_size}; raise that size.")
-    _write_json(path / "config.json", config.to_hf(bos_token_id=eos, eos_token_id=eos, dtype=dtype))
-    ids = {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos}
-    _write_json(path / "generation_config.json", ids)
-    if tokenizer_json:
-        _save_tokenizer(path, tokenizer_json, eos_token, config.max_position_embeddings)
+    if isinstance(special, str):
+        special = SpecialTokens.only(special, token_id(tokenizer_json, special) if tokenizer_json else None)
+    if (largest := max(special.ids, default=0)) >= config.vocab_size:
+        raise ValueError(
+            f"a special token has id {largest}, outside model.vocab_size={config.vocab_size}; raise that size."
+        )
+    _write_json(path / "config.json", config.to_hf(**special.model_ids(), dtype=dtype))
+    if tokenizer_json and Path(tokenizer_json).resolve() != (path / "tokenizer.json").resolve():
+        shutil.copyfile(tokenizer_json, path / "tokenizer.json")
+    special.write(path, config.max_position_embeddings)
     tensors = _in_order(state_dict, config) if isinstance(state_dict, Mapping) else state_dict
     write_safetensors(path / WEIGHTS, tensors, config.tensor_shapes(), dtype)
 
@@ -118,25 +122,6 @@ def _in_order(state_dict: Mapping[Any, Tensor], config: ModelConfig) -> Iterator
     shapes = config.tensor_shapes()
     _check_names(set(state_dict), shapes, "the state dict")
     return ((name, state_dict[name]) for name in shapes)
-
-
-def _save_tokenizer(path: Path, tokenizer_json: Path, eos_token: str, max_length: int) -> None:
-    if Path(tokenizer_json).resolve() != (path / "tokenizer.json").resolve():
-        shutil.copyfile(tokenizer_json, path / "tokenizer.json")
-    # Not transformers 5's own "TokenizersBackend", which transformers 4 and llama.cpp's converter cannot load.
-    content = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_length}
-    content |= {"bos_token": eos_token, "eos_token": eos_token, "pad_token": eos_token, "unk_token": eos_token}
-    _write_json(path / "tokenizer_config.json", content | {"clean_up_tokenization_spaces": False})
-
-
-def token_id(tokenizer_json: Path, token: str) -> int:
-    """The id of `token` in a tokenizer.json. Raises ValueError if it has none."""
-    content = json.loads(Path(tokenizer_json).read_text(encoding="utf-8"))
-    added = {entry["content"]: entry["id"] for entry in content.get("added_tokens", [])}
-    found = added.get(token, content.get("model", {}).get("vocab", {}).get(token))
-    if found is None:
-        raise ValueError(f"{tokenizer_json} has no token {token!r}; name the tokenizer's own end-of-text token.")
-    return int(found)
 
 
 def load_config(folder: Path) -> ModelConfig:

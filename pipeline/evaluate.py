@@ -12,7 +12,7 @@ from pipeline import data
 from pipeline.after.choice_sets import check_sets, score_sets
 from pipeline.after.held_out import HeldOutText
 from pipeline.after.stage import run_step
-from pipeline.after.taken import TakenModel, check_readable, end_of_text_token, refuse_quantized, taken_model
+from pipeline.after.taken import TakenModel, check_readable, refuse_quantized, taken_model
 from pipeline.after.tasks import check_tasks, run_tasks
 from pipeline.artifacts import Folder, Step, hash_files, write_json
 from pipeline.config import Config
@@ -75,15 +75,16 @@ def load(config: Config, model: TakenModel) -> Any:
     """The model on the device of `train.device`, in fp32 (bf16 where a card has it)."""
     import torch
 
-    from model.hf import load_network, token_id
+    from model.hf import load_network
     from pipeline.after.language_model import LanguageModel
     from pipeline.training import devices
 
     machine = devices.choose(config.train)
     dtype = torch.bfloat16 if machine.device.type == "cuda" else torch.float32
     network = load_network(model.folder, dtype).to(machine.device).eval()
-    end = token_id(model.tokenizer_json, end_of_text_token(model.folder))
-    return LanguageModel(network, load_tokenizer(model.tokenizer_json), end)
+    special = model.special_tokens()
+    assert special.eos_token_id is not None
+    return LanguageModel(network, load_tokenizer(model.tokenizer_json), special.eos_token_id, stop_ids=special.stop_ids)
 
 
 def _last_lines(manifest: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline import config as configs
 from pipeline.after.cards import Lineage, model_card
 from pipeline.after.stage import run_step
-from pipeline.after.taken import TakenModel, check_readable, end_of_text_token, refuse_quantized, taken_model
+from pipeline.after.taken import TakenModel, check_readable, refuse_quantized, taken_model
 from pipeline.artifacts import MANIFEST, Folder, Step, read_manifest, root
 from pipeline.config import Config
 from pipeline.data_card import ATTRIBUTION, CARD, REPORT
@@ -98,13 +98,8 @@ def copy_model(model: TakenModel, target: Path, dtype: str) -> None:
 
     shape, state = open_model(model.folder)
     stored = str(state["model.embed_tokens.weight"].dtype).removeprefix("torch.")
-    end = end_of_text_token(model.folder)
-    save_folder(target, state, shape, model.tokenizer_json, end, stored if dtype == "as_stored" else dtype)
-    template = json.loads((model.folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
-    if isinstance(template, str):
-        from pipeline.after.chat import add_template
-
-        add_template(target, template)
+    stored = stored if dtype == "as_stored" else dtype
+    save_folder(target, state, shape, model.tokenizer_json, model.special_tokens(), stored)
 
 
 def lineage_of(config: Config, model: TakenModel) -> Lineage:

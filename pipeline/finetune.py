@@ -15,7 +15,7 @@ from typing import Any
 from pipeline import config as configs
 from pipeline import report, signals
 from pipeline.after.adapting import check_packages
-from pipeline.after.taken import TakenModel, check_readable, end_of_text_token, refuse_quantized, taken_model
+from pipeline.after.taken import TakenModel, check_readable, refuse_quantized, taken_model
 from pipeline.after.tuning_data import TuningData, encode, read_sources
 from pipeline.artifacts import Step, hash_file, hash_json, write_manifest
 from pipeline.config import Config
@@ -144,14 +144,15 @@ def _finished(
 
 def make_job(config: Config, tuned: Config, model: TakenModel, sources: Any, step: Step) -> Any:
     """The training as the shared code runs it, the base measured before."""
-    from model.hf import load_config, token_id
+    from model.hf import load_config
     from pipeline.after.tuned import Tuning
     from pipeline.training.batches import TokenBatches
     from pipeline.training.lives import Job
     from pipeline.training.validation import Validation
 
     shape, target = load_config(model.folder), _target(config)
-    end = token_id(model.tokenizer_json, end_of_text_token(model.folder))
+    end = model.special_tokens().eos_token_id
+    assert end is not None
     data = _data(config, sources, target, load_tokenizer(model.tokenizer_json), end, shape)
     rows = max(1, tuned.train.global_batch_tokens // data.length)
     windows = dataclasses.replace(tuned.train, sequence_length=data.length, global_batch_tokens=rows * data.length)

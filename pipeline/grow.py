@@ -32,7 +32,7 @@ def run(source: str, target: str, overrides: Sequence[str], text_path: str | Non
     _remove_orphans(target_folder)
     part = target_folder.with_name(f".{target_folder.name}.{os.getpid()}.part")
     try:
-        facts = grow_folder(config, open_model(source_folder), part, tokenizer if tokenizer.is_file() else None)
+        facts = grow_folder(config, open_model(source_folder), part, tokenizer)
         facts |= measure(
             config, SourceFiles(source_folder, source_folder), part, _windows(config, tokenizer, text_path)
         )

@@ -3,11 +3,12 @@ nothing that could be executed. HF_HUB_OFFLINE and HF_HOME are obeyed by hugging
 
 from pathlib import Path
 
+from model import special_tokens
 from pipeline.artifacts import hash_files
 from pipeline.errors import UserError
 
 MODEL_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"]
-TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json"]
+TOKENIZER_FILES = ["tokenizer.json", *special_tokens.FILES]
 
 
 def is_hub_name(name: str) -> bool:
@@ -44,5 +45,5 @@ def content_of_model(name: str) -> str:
     if is_hub_name(name):
         return f"hub:{name}"
     folder = Path(name).expanduser()
-    files = [p for pattern in MODEL_FILES + TOKENIZER_FILES for p in sorted(folder.glob(pattern))]
-    return hash_files(files, folder)
+    patterns = dict.fromkeys(MODEL_FILES + TOKENIZER_FILES)
+    return hash_files([p for pattern in patterns for p in sorted(folder.glob(pattern))], folder)

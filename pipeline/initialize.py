@@ -24,6 +24,7 @@ from pipeline.family import start as start_child
 from pipeline.hub import MODEL_FILES, content_of_model, is_hub_name, local_folder
 from pipeline.locks import FolderLock
 from pipeline.progress import format_seconds
+from pipeline.tokenizer import special_tokens
 from pipeline.training.decisions import Decisions
 from pipeline.training.identity import (
     INDEX,
@@ -243,11 +244,12 @@ def _make(config: Config, folder: Folder) -> dict[str, Any]:
     return {**facts, **measure(config, files, folder.path, windows), **_source_facts(config)}
 
 
-def grow_folder(config: Config, source: Any, target: Path, tokenizer_json: Path | None) -> dict[str, Any]:
+def grow_folder(config: Config, source: Any, target: Path, tokenizer_json: Path) -> dict[str, Any]:
     """Applies the method's rules and writes the grown model as a Hugging Face folder in fp32.
 
-    `source`: (ModelConfig, state by name), or None for a method that needs none. Raises `UserError` for what the
-    method cannot do, with the method's own reason.
+    `source`: (ModelConfig, state by name), or None for a method that needs none. `tokenizer_json`: goes with the model,
+    with what the files beside it say; where it does not exist, what they say of ids alone. Raises `UserError` for what
+    the method cannot do, with the method's own reason.
     """
     from model.growth import GROWTH
     from model.growth.blocks import block_origins
@@ -263,8 +265,8 @@ def grow_folder(config: Config, source: Any, target: Path, tokenizer_json: Path 
     for caution in cautions(source_config_, config.model) if source_config_ else []:
         print(f"note: {caution}", flush=True)
     grown = stream(rules, state, seed=config.seed)
-    eos = end_of_text(tokenizer_json) if tokenizer_json else "<|endoftext|>"
-    save_folder(target, grown, config.model, tokenizer_json=tokenizer_json, eos_token=eos, dtype="float32")
+    special = special_tokens(tokenizer_json, need_end=False)
+    save_folder(target, grown, config.model, tokenizer_json if tokenizer_json.is_file() else None, special, "float32")
     return {
         "method": config.init.method,
         "source": config.init.source,
@@ -468,13 +470,6 @@ def _check_vocabulary(config: Config, data: Path, source: Any) -> None:
             f"model.vocab_size is {config.model.vocab_size}, the source's is {source.vocab_size}; growth keeps the "
             f"vocabulary: set model.vocab_size={source.vocab_size}"
         )
-
-
-def end_of_text(tokenizer_json: Path) -> str:
-    """The text of the tokenizer's end-of-text token."""
-    added = json.loads(tokenizer_json.read_text(encoding="utf-8")).get("added_tokens", [])
-    names = [token["content"] for token in added if token.get("special")]
-    return next((n for n in names if "endoftext" in n), names[0] if names else "<|endoftext|>")
 
 
 def _last_lines(manifest: dict[str, Any], path: Path, fresh: bool, command: str) -> str:

@@ -15,7 +15,7 @@ from pipeline import config as configs
 from pipeline import data
 from pipeline.after.held_out import HeldOutText
 from pipeline.after.stage import run_step
-from pipeline.after.taken import TakenModel, check_readable, end_of_text_token, refuse_quantized, taken_model
+from pipeline.after.taken import TakenModel, check_readable, refuse_quantized, taken_model
 from pipeline.after.tasks import check_tasks, run_tasks
 from pipeline.artifacts import Folder, Step, write_json
 from pipeline.config import Config, nearest
@@ -191,9 +191,9 @@ def _copy_frame(model: TakenModel, target: Path, network: Any) -> Path:
     """Config and tokenizer beside the weights that follow."""
     from model.hf import open_model, save_folder
 
-    end, dtype = end_of_text_token(model.folder), str(network.lm_head.weight.dtype).removeprefix("torch.")
+    dtype = str(network.lm_head.weight.dtype).removeprefix("torch.")
     shape, state = open_model(model.folder)
-    save_folder(target, state, shape, model.tokenizer_json, end, dtype)
+    save_folder(target, state, shape, model.tokenizer_json, model.special_tokens(), dtype)
     return target
 
 

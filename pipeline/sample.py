@@ -7,7 +7,7 @@ text on standard output.
 import sys
 from typing import TYPE_CHECKING
 
-from pipeline.after.taken import TakenModel, check_readable, end_of_text_token, refuse_quantized, taken_model
+from pipeline.after.taken import TakenModel, check_readable, refuse_quantized, taken_model
 from pipeline.config import Config
 from pipeline.tokenizer import load_tokenizer
 
@@ -34,15 +34,15 @@ def _talk(config: Config, model: TakenModel, prompt: str | None) -> None:
     from pipeline.after.chat import render, require_our_template
 
     require_our_template(model.folder)
-    writer, end = _writer(config, model), end_of_text_token(model.folder)
+    writer, end = _writer(config, model), model.special_tokens().eos_token or ""
     if prompt is not None:
         text = render([{"role": "user", "content": prompt}], end, answer=True)
-        _answer(writer, text, config.sample.max_new_tokens)
+        _answer(writer, text, config.sample.max_new_tokens, chat=True)
         return
     messages: list[dict[str, str]] = []
     while (line := _line()) is not None:
         messages.append({"role": "user", "content": line})
-        said = _answer(writer, render(messages, end, answer=True), config.sample.max_new_tokens)
+        said = _answer(writer, render(messages, end, answer=True), config.sample.max_new_tokens, chat=True)
         messages.append({"role": "assistant", "content": said})
 
 
@@ -54,10 +54,10 @@ def _line() -> str | None:
     return line.rstrip("\n") if line else None
 
 
-def _answer(writer: "Writer", text: str, max_new_tokens: int) -> str:
-    """Streams what follows `text` and returns it."""
+def _answer(writer: "Writer", text: str, max_new_tokens: int, chat: bool = False) -> str:
+    """Streams what follows `text` and returns it. `chat`: as it was tuned, with nothing put before the text."""
     said = ""
-    for piece in writer.stream(text, max_new_tokens):
+    for piece in writer.stream(text, max_new_tokens, add_special_tokens=not chat):
         said += piece
         print(piece, end="", flush=True)
     print(flush=True)
@@ -65,13 +65,15 @@ def _answer(writer: "Writer", text: str, max_new_tokens: int) -> str:
 
 
 def _writer(config: Config, model: TakenModel) -> "Writer":
-    from model.hf import load_network, token_id
+    from model.hf import load_network
     from pipeline.training.generation import Writer
 
+    special = model.special_tokens()
     return Writer(
         load_network(model.folder),
         load_tokenizer(model.tokenizer_json),
-        token_id(model.tokenizer_json, end_of_text_token(model.folder)),
+        special.eos_token_id,
+        stop_ids=special.stop_ids,
         temperature=config.sample.temperature,
         top_k=config.sample.top_k,
         seed=config.seed,

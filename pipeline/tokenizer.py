@@ -8,6 +8,7 @@ each would silently cut, lengthen or shuffle ids. The file itself is never chang
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model.special_tokens import FILES, KNOWN_ENDS, SpecialTokens, UnreadableTokenizer, read_special_tokens
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,3 +58,28 @@ def _cleared(tokenizer: "Tokenizer") -> "Tokenizer":
 def len_tokenizer(tokenizer: "Tokenizer") -> int:
     """Rows that ids need: like `len(tokenizer)` of transformers, with added tokens and gaps."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+
+def tokenizer_files(tokenizer_json: Path) -> list[Path]:
+    """The file and those beside it that say which of its tokens are special."""
+    return [tokenizer_json, *(path for pattern in FILES for path in sorted(tokenizer_json.parent.glob(pattern)))]
+
+
+def special_tokens(tokenizer_json: Path, key: str = "", need_end: bool = True) -> SpecialTokens:
+    """What the files beside a `tokenizer.json` say (model/special_tokens.py).
+
+    `key`: of the config, for the message. Raises `UserError` where a file is not readable and, with `need_end`, where
+    there is no end of text.
+    """
+    start = f"{key}: " if key else ""
+    try:
+        found = read_special_tokens(tokenizer_json)
+    except UnreadableTokenizer as error:
+        raise UserError(f"{start}{error}") from None
+    if need_end and (found.eos_token_id is None or found.eos_token is None):
+        raise UserError(
+            f"{start}{tokenizer_json} has none of {', '.join(KNOWN_ENDS)}, and no tokenizer_config.json or "
+            "generation_config.json beside it names an eos_token that it has; documents could not be told apart. Name "
+            "one there"
+        )
+    return found

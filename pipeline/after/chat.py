@@ -1,15 +1,16 @@
 """The one chat form that hornbook tunes on and talks in.
 
 In: messages `{role, content}`. Out: text, and where in it an answer begins and ends. The same form stands as a Jinja
-template in `tokenizer_config.json`, for transformers and llama.cpp; here it is rendered by this module and never by a
+template in the model folder, for transformers and llama.cpp; here it is rendered by this module and never by a
 template that came with a model folder, because a template is a program.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from model.special_tokens import DEFAULT, write_chat_templates
 from pipeline.errors import UserError
+from pipeline.tokenizer import special_tokens
 
 ROLES = ("system", "user", "assistant")
 TEMPLATE = (
@@ -38,19 +39,16 @@ def pieces(messages: Sequence[Mapping[str, str]], end_of_text: str) -> list[tupl
 
 
 def add_template(folder: Path, template: str = TEMPLATE) -> None:
-    """Writes the template into the folder's tokenizer_config.json."""
-    path = folder / "tokenizer_config.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**content, "chat_template": template}, indent=2) + "\n", encoding="utf-8")
+    """Puts the template in place of whatever chat templates the model folder has."""
+    write_chat_templates(folder, {DEFAULT: template})
 
 
 def require_our_template(folder: Path) -> None:
     """Raises `UserError` unless the model was tuned on the form above."""
-    path = folder / "tokenizer_config.json"
-    template = json.loads(path.read_text(encoding="utf-8")).get("chat_template") if path.is_file() else None
-    if template == TEMPLATE:
+    templates = special_tokens(folder / "tokenizer.json").chat_templates
+    if templates.get(DEFAULT, "").strip() == TEMPLATE:
         return
-    found = "has no chat template: it is a base model" if template is None else "has a chat template that is not ours"
+    found = "has a chat template that is not ours" if templates else "has no chat template: it is a base model"
     raise UserError(
         f"{folder} {found}; expected a model that `hornbook finetune` tuned on chat examples (templates of a model "
         "folder are programs, and hornbook runs none); leave --chat out to continue plain text"

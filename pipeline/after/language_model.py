@@ -5,8 +5,8 @@ continuation are encoded apart, so that a continuation's tokens do not depend on
 Letters: B texts, T tokens, D hidden, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from tokenizers import Tokenizer
@@ -19,11 +19,12 @@ FORWARD_TOKENS = 8192  # of a batch, padding included
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """`eos_token_id` stands before a text that has no prompt, and ends a continuation."""
+    """`eos_token_id` stands before a text that has no prompt, and ends a continuation, as any of `stop_ids` does."""
 
     network: Transformer
     tokenizer: Tokenizer
     eos_token_id: int
+    stop_ids: Collection[int] = field(default=(), kw_only=True)
 
     @property
     def device(self) -> torch.device:
@@ -73,9 +74,8 @@ class LanguageModel:
         room = self.network.config.max_position_embeddings - 1
         ids = (self.encode(prompt) or [self.eos_token_id])[-room:]
         new: list[int] = []
-        for token in self.network.generate(
-            torch.tensor(ids), max_new_tokens, temperature=0, eos_token_id=self.eos_token_id
-        ):
+        stops = {self.eos_token_id, *self.stop_ids}
+        for token in self.network.generate(torch.tensor(ids), max_new_tokens, temperature=0, eos_token_id=stops):
             new.append(token)
             text = self.tokenizer.decode(new)
             ends = [at for word in stop if (at := text.find(word)) >= 0]

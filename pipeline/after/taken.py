@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.special_tokens import SpecialTokens
 from pipeline import config as configs
 from pipeline.artifacts import MANIFEST, Step, read_manifest
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.hub import MODEL_FILES, TOKENIZER_FILES, content_of_model, is_hub_name, local_folder
+from pipeline.tokenizer import special_tokens
 
 QUANTIZED = "quantization_config"  # of config.json: written by transformers, torchao and us
 
@@ -31,6 +33,10 @@ class TakenModel:
     @property
     def tokenizer_json(self) -> Path:
         return self.folder / "tokenizer.json"
+
+    def special_tokens(self) -> SpecialTokens:
+        """What the folder says. Raises `UserError` where that names no end of text."""
+        return special_tokens(self.tokenizer_json)
 
     @property
     def quantized(self) -> bool:
@@ -97,17 +103,3 @@ def refuse_quantized(model: TakenModel, key: str, what: str) -> None:
             f"{key}: {model.folder} holds a quantized model, and {what} needs the weights that it was made from: name "
             "that folder"
         )
-
-
-def end_of_text_token(folder: Path) -> str:
-    """The text of the model's end-of-text token. Raises `UserError` where its tokenizer_config.json names none."""
-    path = folder / "tokenizer_config.json"
-    try:
-        token = json.loads(path.read_text(encoding="utf-8")).get("eos_token") if path.is_file() else None
-    except ValueError as error:
-        raise UserError(f"{path} is not readable as JSON ({error})") from None
-    if isinstance(token, dict):  # older exports write the token with its flags
-        token = token.get("content")
-    if not isinstance(token, str):
-        raise UserError(f"{path} names no eos_token; expected the tokenizer's end-of-text token")
-    return token

@@ -75,7 +75,8 @@ class Tuning:
 
     def _score(self, network: Any) -> dict[str, Any]:
         assert self.target is not None
-        model = LanguageModel(network.eval(), load_tokenizer(self.model.tokenizer_json), self.end_id)
+        stop_ids = self.model.special_tokens().stop_ids
+        model = LanguageModel(network.eval(), load_tokenizer(self.model.tokenizer_json), self.end_id, stop_ids=stop_ids)
         return share(answer(model, self.target.questions()), 1 / len(self.target.labels))
 
     def _memory(self, machine: Any) -> dict[str, int | None]:

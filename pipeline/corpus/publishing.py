@@ -25,6 +25,7 @@ from pipeline.corpus.scoring import read_scores
 from pipeline.corpus.shards import TEXTBOOK, TOKENS_FOLDER, write_token_set
 from pipeline.corpus.tokenizing import empty_corpus, open_ids, read_index, token_dtype
 from pipeline.private import OWN
+from pipeline.tokenizer import tokenizer_files
 
 # The steps that drop documents, in order; decontamination only where there are items to compare with.
 DECIDING = ("repair", "rules", "exact_dedup", "near_dedup", "contamination", "cut")
@@ -127,7 +128,10 @@ def publish(
         raise empty_corpus(dropped)
     dtype = token_dtype(manifests["tokenizer"]["vocab_size"])
     _clear(folder.path)
-    shutil.copyfile(folder.input("tokenizer") / "tokenizer.json", folder.path / "tokenizer.json")
+    for file in tokenizer_files(folder.input("tokenizer") / "tokenizer.json"):
+        target = folder.path / file.relative_to(folder.input("tokenizer"))
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, target)
     if (folder.input("score") / "scorer").is_dir():
         shutil.copytree(folder.input("score") / "scorer", folder.path / "scorer")
     encoded = Encoded(folder.input("encode"), table, dtype)

@@ -41,10 +41,11 @@ from pipeline.corpus.tokenizing import (
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
 from pipeline.hub import TOKENIZER_FILES, content_of_model, is_hub_name, local_folder
+from pipeline.tokenizer import tokenizer_files
 
 VERSIONS = {
     "read": 4, "repair": 3, "rules": 3, "exact_dedup": 2, "split": 2, "near_dedup": 3, "contamination": 2,
-    "tokenizer": 3, "encode": 2, "score": 3, "cut": 3, "data": 3,
+    "tokenizer": 4, "encode": 2, "score": 3, "cut": 3, "data": 3,
 }  # fmt: skip
 OF_EVERY_SOURCE = ("type", "weight", "filters", "replay")  # read here and at pretraining, not by the source's class
 
@@ -184,8 +185,7 @@ def tokenizer_step(config: Config, builder: Builder, before: str, so_far: Mappin
     if given is not None:
         check_given_tokenizer(Path(given), config.model.vocab_size)
         path = tokenizer_file(Path(given))
-        files = [p for p in (path, path.with_name("tokenizer_config.json")) if p.is_file()]
-        content = {"content": hash_files(files, path.parent)}
+        content = {"content": hash_files(tokenizer_files(path), path.parent)}
         return builder.step("tokenizer", lambda folder: copy_tokenizer(folder, path), {}, content, "tokenizers")
     train_bytes, seed = config.data.tokenizer_train_bytes, config.seed
 

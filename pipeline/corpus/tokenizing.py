@@ -5,7 +5,6 @@ neither tokenizer nor yardstick. Every digit is its own token: a small vocabular
 arbitrary places, and arithmetic on them could not be learned. White space runs stay together: indentation is cheap.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from model.special_tokens import KNOWN_ENDS
 from pipeline.artifacts import Folder, read_manifest
 from pipeline.corpus.documents import (
     DocumentReader,
@@ -30,13 +30,13 @@ from pipeline.corpus.duplicates import read_validation
 from pipeline.corpus.encoder import WORD_PATTERN, encoder
 from pipeline.corpus.execute import Executor, map_processes
 from pipeline.errors import UserError
-from pipeline.tokenizer import len_tokenizer, load_tokenizer
+from pipeline.tokenizer import len_tokenizer, load_tokenizer, special_tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _LONG_RUN = re.compile(r"[^\W\d_]{1000,}|(?:[^\w\s]|_){1000,}|\s{1000,}")
-END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT = KNOWN_ENDS[0]
 PROBE = "Größe 12: \u4e16\U0001f642\u2028\x00\n\t"  # of several scripts; a vocabulary that lacks one of them may fail
 IDS_INDEX = np.dtype([("at", "<u4"), ("offset", "<u8"), ("length", "<u4"), ("bytes", "<u4")])
 
@@ -97,6 +97,7 @@ def copy_tokenizer(folder: Folder, given: Path) -> dict[str, Any]:
     """Takes over the `tokenizer.json` that the config names."""
     path = tokenizer_file(given)
     (folder.path / "tokenizer.json").write_bytes(path.read_bytes())
+    special_tokens(path).write(folder.path)
     return _facts(load_tokenizer(path), path)
 
 
@@ -122,7 +123,7 @@ def check_given_tokenizer(given: Path, vocab_size: int) -> None:
             f"tokenizer.path: {path} has {size:,} entries, model.vocab_size is {vocab_size:,}: the model would have no "
             f"row for some tokens; set model.vocab_size to at least {size:,} or name a smaller tokenizer"
         )
-    end_of_text_id(tokenizer, path)
+    special_tokens(path, "tokenizer.path")
     try:
         tokenizer.encode(PROBE, add_special_tokens=False)
     except Exception as error:  # the Rust side raises plain Exception
@@ -132,25 +133,8 @@ def check_given_tokenizer(given: Path, vocab_size: int) -> None:
         ) from None
 
 
-def end_of_text_id(tokenizer: "Tokenizer", path: Path) -> int:
-    """The id that ends a document: `<|endoftext|>`, else `eos_token` of the tokenizer_config.json beside it."""
-    config = path.with_name("tokenizer_config.json")
-    named = None
-    if config.is_file():
-        named = json.loads(config.read_text(encoding="utf-8")).get("eos_token")
-        named = named.get("content") if isinstance(named, dict) else named
-    for token in (END_OF_TEXT, named):
-        found = tokenizer.token_to_id(token) if token else None
-        if found is not None:
-            return found
-    raise UserError(
-        f"tokenizer.path: {path} has no {END_OF_TEXT} and no eos_token in {config.name} beside it; documents could "
-        "not be told apart. Add one to the tokenizer, or tokenizer.path=null trains one"
-    )
-
-
 def _facts(tokenizer: "Tokenizer", path: Path) -> dict[str, Any]:
-    return {"vocab_size": len_tokenizer(tokenizer), "eos_token_id": end_of_text_id(tokenizer, path)}
+    return {"vocab_size": len_tokenizer(tokenizer), "eos_token_id": special_tokens(path).eos_token_id}
 
 
 def token_dtype(vocab_size: int) -> np.dtype:

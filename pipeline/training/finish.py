@@ -22,7 +22,7 @@ from pipeline.corpus.shards import TokenShards
 from pipeline.disk import writing
 from pipeline.errors import Stopped
 from pipeline.planning.costs import FLOAT32_MAX_BYTES
-from pipeline.tokenizer import load_tokenizer
+from pipeline.tokenizer import load_tokenizer, special_tokens
 from pipeline.training.best import best_state
 from pipeline.training.callbacks import Control
 from pipeline.training.forecast import time_facts
@@ -83,11 +83,11 @@ def export(control: Control, config: Config, folder: Path, tokens: TokenShards) 
     part, old, final = folder / ".model.part", folder / ".model.old", folder / "model"
     shutil.rmtree(part, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
-    eos_token = load_tokenizer(tokens.tokenizer_path).id_to_token(tokens.eos_token_id) or ""
+    special = special_tokens(tokens.tokenizer_path)
     try:
         with writing(part, sum(tensor.numel() for tensor in weights.values()) * (4 if dtype == "float32" else 2)):
             part.mkdir(parents=True)
-            save_folder(part, weights, shape, tokens.tokenizer_path, eos_token, dtype=dtype)
+            save_folder(part, weights, shape, tokens.tokenizer_path, special, dtype=dtype)
             for path in [*part.iterdir(), part]:
                 descriptor = os.open(path, os.O_RDONLY)
                 os.fsync(descriptor)
@@ -116,6 +116,7 @@ def write_samples(control: Control, config: Config, tokens: TokenShards) -> list
         control.module.network,
         load_tokenizer(tokens.tokenizer_path),
         tokens.eos_token_id,
+        stop_ids=special_tokens(tokens.tokenizer_path).stop_ids,
         temperature=config.sample.temperature,
         top_k=config.sample.top_k,
         seed=config.seed,

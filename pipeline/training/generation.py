@@ -4,7 +4,7 @@ In: a network, a byte-level BPE tokenizer, a prompt. Out: pieces of text. A char
 over several tokens; printing each token alone would print broken characters.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -27,17 +27,20 @@ class Writer:
     temperature: float = 0.7
     top_k: int = 50
     seed: int = 0
+    stop_ids: Collection[int] = ()
 
-    def stream(self, prompt: str, max_new_tokens: int) -> Iterator[str]:
-        """Pieces that continue `prompt`. Raises `UserError` where the prompt leaves no room in the context."""
-        ids = self.tokenizer.encode(prompt).ids or ([self.eos_token_id] if self.eos_token_id is not None else [])
+    def stream(self, prompt: str, max_new_tokens: int, add_special_tokens: bool = True) -> Iterator[str]:
+        """Pieces that continue `prompt`, up to an end of text or another of `stop_ids`. `add_special_tokens`: those
+        that the tokenizer puts before a text. Raises `UserError` where the prompt leaves no room in the context."""
+        ends = [] if self.eos_token_id is None else [self.eos_token_id]
+        ids = self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens).ids or ends
         device = self.network.lm_head.weight.device
         new_ids = self.network.generate(
             torch.tensor(ids, dtype=torch.int64),
             max_new_tokens,
             temperature=self.temperature,
             top_k=self.top_k or None,
-            eos_token_id=self.eos_token_id,
+            eos_token_id={*ends, *self.stop_ids},
             generator=torch.Generator(device).manual_seed(self.seed),
         )
         try:

@@ -24,7 +24,7 @@ from pipeline.after.tasks import TASKS
 from pipeline.artifacts import read_json_lines, write_text
 from pipeline.config import Config
 from pipeline.corpus.shards import TokenShards
-from pipeline.tokenizer import load_tokenizer
+from pipeline.tokenizer import load_tokenizer, special_tokens
 from pipeline.training.cap import Cap
 
 SHARE, LONGEST_SECONDS = 0.01, 60.0  # of the cap, for one round; and where there is none
@@ -57,6 +57,7 @@ class ProgressTasks:
         self.options, self.sample, self.seed, self.folder = config.evaluate, config.sample, config.seed, folder
         self._tokenizer = load_tokenizer(tokens.tokenizer_path)
         self._text, self._end = HeldOutText(tokens), tokens.eos_token_id
+        self._stop_ids = special_tokens(tokens.tokenizer_path).stop_ids
         self.limit_seconds = LONGEST_SECONDS if cap.seconds is None else min(LONGEST_SECONDS, SHARE * cap.seconds)
 
     def due(self, tokens_before: int, tokens_now: int) -> bool:
@@ -71,7 +72,7 @@ class ProgressTasks:
             if signals.stop_requested() or time.monotonic() - started > self.limit_seconds:
                 raise _Over
 
-        model = _Watched(network, self._tokenizer, self._end, check)
+        model = _Watched(network, self._tokenizer, self._end, check, stop_ids=self._stop_ids)
         with _plain(network):
             try:
                 for name, score in self._scores(model):
