@@ -53,15 +53,17 @@ def save_folder(
     An iterator must yield the tensors of `config.tensor_shapes()` in that order, whole or in pieces of rows (see
     `write_safetensors`; `growth.rules.stream` makes such). `special`: what the model's files are to say
     (`read_special_tokens` of its source), or the one token for every purpose, which must be in the tokenizer. Raises
-    ValueError for tensors that do not fit the config, and for a special token that the model has no row for.
+    ValueError for tensors that do not fit the config, and for an end of text that the model has no row for.
     """
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     if isinstance(special, str):
         special = SpecialTokens.only(special, token_id(tokenizer_json, special) if tokenizer_json else None)
-    if (largest := max(special.ids, default=0)) >= config.vocab_size:
-        raise ValueError(
-            f"a special token has id {largest}, outside model.vocab_size={config.vocab_size}; raise that size."
+    special = special.within(config.vocab_size)
+    if special.eos_token_id is not None and special.eos_token_id >= config.vocab_size:
+        raise UnreadableModel(
+            f"{special.eos_token!r} has id {special.eos_token_id}, outside model.vocab_size={config.vocab_size}; raise "
+            "that size."
         )
     _write_json(path / "config.json", config.to_hf(**special.model_ids(), dtype=dtype))
     if tokenizer_json and Path(tokenizer_json).resolve() != (path / "tokenizer.json").resolve():

@@ -9,6 +9,7 @@ Templates are programs: they are carried as text and never run. Imports no torch
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,8 @@ FILES = (
     f"{TEMPLATE_FOLDER}/*.jinja",
 )  # fmt: skip
 KNOWN_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>")  # where no file names one, in this order
-MAX_BYTES = 64_000_000  # of one JSON file that is no tokenizer.json
+MAX_TOKENIZER_BYTES, MAX_BYTES = 300_000_000, 64_000_000  # of a tokenizer.json, and of a file beside it
+_TEMPLATE_NAME, _NO_TEXT = re.compile(r"\w[\w .-]{0,99}"), re.compile("[\ud800-\udfff]")
 
 
 class UnreadableTokenizer(ValueError):
@@ -48,10 +50,13 @@ class SpecialTokens:
         """One token for every purpose, as in Phi."""
         return cls(token, id_, () if id_ is None else (id_,), token, id_, token, id_, token)
 
-    @property
-    def ids(self) -> set[int]:
-        """All of them."""
-        return {*self.stop_ids, *(i for i in (self.bos_token_id, self.pad_token_id) if i is not None)}
+    def within(self, rows: int) -> "SpecialTokens":
+        """Without those that a model of so many rows could never read or say; its end of text pads in their place."""
+        bos = (self.bos_token, self.bos_token_id) if (self.bos_token_id or 0) < rows else (None, None)
+        fits = (self.pad_token_id or 0) < rows
+        pad = (self.pad_token, self.pad_token_id) if fits else (self.eos_token, self.eos_token_id)
+        stop = tuple(i for i in self.stop_ids if i < rows)
+        return SpecialTokens(self.eos_token, self.eos_token_id, stop, *bos, *pad, self.unk_token, self.chat_templates)
 
     def model_ids(self) -> dict[str, Any]:
         """The entries of `generation_config.json`. One stop id is a number, several are a list."""
@@ -102,16 +107,17 @@ def read_special_tokens(tokenizer_json: Path) -> SpecialTokens:
     folder, has_tokenizer = tokenizer_json.parent, tokenizer_json.is_file()
     ids = token_ids(tokenizer_json) if has_tokenizer else {}
     texts = {id_: token for token, id_ in ids.items()}
-    named, has_config = _named_tokens(folder)
+    named = _named_tokens(folder)
     configs = [_read_json(folder / name) for name in ("generation_config.json", "config.json")]
     declared = {kind: _declared(configs, f"{kind}_token_id", folder) for kind in ("eos", "bos", "pad")}
+    nothing_named = not named and not declared["bos"]
     if has_tokenizer:
         declared = {kind: tuple(i for i in found if i in texts) for kind, found in declared.items()}
         named = {kind: token for kind, token in named.items() if token in ids}
     known = next((name for name in KNOWN_ENDS if name in ids), None)
     eos = named.get("eos") or next((texts[i] for i in declared["eos"] if i in texts), known)
-    if has_tokenizer and eos is not None and not has_config and not declared["bos"]:
-        named = {"bos": eos, "unk": eos, **named}  # as in Phi
+    if nothing_named and has_tokenizer and eos is not None:
+        named = {"bos": eos, "unk": eos}  # as in Phi
 
     def chosen(kind: str, token: str | None) -> int | None:
         return ids[token] if token in ids else next(iter(declared[kind]), None)
@@ -127,15 +133,15 @@ def read_special_tokens(tokenizer_json: Path) -> SpecialTokens:
 
 def token_ids(tokenizer_json: Path) -> dict[str, int]:
     """The id of every token, the added ones included."""
-    content = _read_json(tokenizer_json, limit=None)
+    content = _read_json(tokenizer_json, MAX_TOKENIZER_BYTES)
     model, added = content.get("model"), content.get("added_tokens") or []
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    if isinstance(vocabulary, list):  # of Unigram: (token, score) by id
-        vocabulary = {entry[0]: i for i, entry in enumerate(vocabulary) if isinstance(entry, list) and entry}
     try:
+        if isinstance(vocabulary, list):  # of Unigram: (token, score) by id
+            vocabulary = {entry[0]: i for i, entry in enumerate(vocabulary)}
         found = {**(vocabulary or {}), **{entry["content"]: entry["id"] for entry in added}}
         return {token: id_ for token, id_ in found.items() if isinstance(token, str) and _is_id(id_)}
-    except (TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, IndexError) as error:
         raise UnreadableTokenizer(f"{tokenizer_json} is no tokenizer.json ({error!r}); save it again.") from None
 
 
@@ -149,8 +155,8 @@ def token_id(tokenizer_json: Path, token: str) -> int:
     return found
 
 
-def _named_tokens(folder: Path) -> tuple[dict[str, str], bool]:
-    """Texts by kind, and whether a file names them: one that leaves a kind out says that there is none."""
+def _named_tokens(folder: Path) -> dict[str, str]:
+    """Texts by kind. Where some are named, the others are not there."""
     config, legacy = (_read_json(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json"))
     merged = config if "added_tokens_decoder" in config else {**config, **legacy}
     found = {}
@@ -163,7 +169,7 @@ def _named_tokens(folder: Path) -> tuple[dict[str, str], bool]:
                 "that has it as 'content'."
             )
         found |= {kind: text} if text else {}
-    return found, bool(config or legacy)
+    return found
 
 
 def _declared(configs: list[dict[str, Any]], key: str, folder: Path) -> tuple[int, ...]:
@@ -195,7 +201,8 @@ def _chat_templates(folder: Path) -> dict[str, str]:
     if isinstance(value, str):
         found = {DEFAULT: value}
     elif isinstance(value, list):
-        found = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
+        entries = [entry if isinstance(entry, dict) else {} for entry in value]
+        found = {str(entry.get("name", "")): entry.get("template") for entry in entries}
     if not isinstance(found, dict) or not all(_is_template(name, text) for name, text in found.items()):
         raise UnreadableTokenizer(
             f"{path}: chat_template is {value!r:.80}; expected a text, or a list of objects with 'name' and 'template'."
@@ -205,10 +212,15 @@ def _chat_templates(folder: Path) -> dict[str, str]:
 
 def _is_template(name: Any, text: Any) -> bool:
     """Names become names of files."""
-    return isinstance(text, str) and isinstance(name, str) and name == Path(name).name and not name.startswith(".")
+    return (
+        isinstance(text, str)
+        and isinstance(name, str)
+        and not _NO_TEXT.search(text)
+        and bool(_TEMPLATE_NAME.fullmatch(name))
+    )
 
 
-def _read_json(path: Path, limit: int | None = MAX_BYTES) -> dict[str, Any]:
+def _read_json(path: Path, limit: int = MAX_BYTES) -> dict[str, Any]:
     """The object in a file; nothing where there is no file."""
     if not path.is_file():
         return {}
@@ -223,9 +235,9 @@ def _read_json(path: Path, limit: int | None = MAX_BYTES) -> dict[str, Any]:
     return content
 
 
-def _read_text(path: Path, limit: int | None) -> str:
+def _read_text(path: Path, limit: int) -> str:
     try:
-        if limit is not None and path.stat().st_size > limit:
+        if path.stat().st_size > limit:
             raise UnreadableTokenizer(f"{path} has {path.stat().st_size:,} bytes; expected at most {limit:,}.")
         return path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -8,13 +8,18 @@ each would silently cut, lengthen or shuffle ids. The file itself is never chang
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.special_tokens import FILES, KNOWN_ENDS, SpecialTokens, UnreadableTokenizer, read_special_tokens
+from model.special_tokens import (
+    FILES,
+    KNOWN_ENDS,
+    MAX_TOKENIZER_BYTES,
+    SpecialTokens,
+    UnreadableTokenizer,
+    read_special_tokens,
+)
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-MAX_TOKENIZER_BYTES = 300_000_000
 
 
 def load_tokenizer(path: Path, key: str = "") -> "Tokenizer":

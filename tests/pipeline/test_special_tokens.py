@@ -1,6 +1,7 @@
 """One rule for end of text, stop ids, pad, bos and chat template: read as transformers does, and carried everywhere."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import shutil
@@ -13,7 +14,7 @@ from data_corpus import made, make_config, write_corpus
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from model.config import ModelConfig
-from model.hf import save_folder
+from model.hf import UnreadableModel, save_folder
 from model.special_tokens import SpecialTokens, UnreadableTokenizer, read_special_tokens
 from model.transformer import Transformer
 from pipeline import data, evaluate, export, finetune, grow, initialize, pretrain, quantize, sample, signals
@@ -161,6 +162,41 @@ def test_what_is_not_declared_is_not_invented(chat):
     assert (found.pad_token, found.pad_token_id) == ("<|im_end|>", 500)
 
 
+def test_a_config_that_names_no_token_is_read_as_phis(chat):
+    (chat / "tokenizer_config.json").write_text('{"tokenizer_class": "CodeGenTokenizer", "model_max_length": 2048}')
+    for name in ("config.json", "generation_config.json"):
+        change(chat / name, bos_token_id=None, eos_token_id=None, pad_token_id=None)
+    found = read_special_tokens(chat / "tokenizer.json")
+    assert found == dataclasses.replace(SpecialTokens.only("<|endoftext|>", 0), chat_templates={"default": CHATML})
+
+
+def test_tokens_that_the_model_has_no_row_for_are_not_written(tmp_path):
+    save_chat_tokenizer(tmp_path)
+    special = read_special_tokens(tmp_path / "tokenizer.json")
+    special = dataclasses.replace(special, stop_ids=(0, 500, 501), bos_token_id=600, pad_token_id=601)
+    assert special.within(601) == dataclasses.replace(special, pad_token="<|im_end|>", pad_token_id=500)
+    found = special.within(501)
+    assert (found.stop_ids, found.bos_token, found.pad_token_id) == ((0, 500), None, 500)
+    shape = ModelConfig(**{**SHAPE, "vocab_size": 500})
+    with pytest.raises(UnreadableModel, match=r"'<\|im_end\|>' has id 500, outside model.vocab_size=500"):
+        save_folder(tmp_path / "m", {}, shape, tmp_path / "tokenizer.json", special)
+
+
+def test_any_types_in_the_files_are_one_message_or_read(chat):
+    """Every value of every file replaced by a value of every type."""
+    values = [None, True, -1, 7, 1e300, "", "\ud83d", "x", [], [None], [[1]], {}, {"content": []}, {"name": 3}]
+    for name in ("tokenizer_config.json", "generation_config.json", "config.json", "tokenizer.json"):
+        content = json.loads((chat / name).read_text())
+        for key in (*content, "chat_template", "special"):
+            for value in values:
+                (chat / name).write_text(json.dumps({**content, key: value}))
+                with contextlib.suppress(UnreadableTokenizer):
+                    found = read_special_tokens(chat / "tokenizer.json")
+                    found.write(chat.parent)
+                    assert all(isinstance(i, int) for i in found.stop_ids)
+        (chat / name).write_text(json.dumps(content))
+
+
 @pytest.mark.parametrize("name", ["<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>"])
 def test_a_tokenizer_alone_is_known_by_the_usual_names(name, tmp_path):
     from chat_checkpoint import tokenizer_with
@@ -181,6 +217,7 @@ def test_without_an_end_of_text_there_is_one_message(tmp_path):
 WRONG = {
     "tokenizer_config.json": [b"", b"[]", b"{", b"\xff", b'{"eos_token": 3}', b'{"pad_token": {"content": 1}}',
                               b'{"chat_template": 5}', b'{"chat_template": [{"name": "../x", "template": "y"}]}',
+                              b'{"chat_template": "\\ud83d"}', b'{"chat_template": ["x"]}',
                               b"[" * 100_000],
     "generation_config.json": [b"{", b'{"eos_token_id": "0"}', b'{"eos_token_id": [500, null]}',
                                b'{"pad_token_id": {}}'],
