@@ -35,7 +35,8 @@ class HeldOutText:
                 np.asarray(tokens.tokens[start : start + length]).tolist()
                 for start, length in zip(tokens.index["offset"].tolist(), tokens.index["length"].tolist(), strict=True)
             ]
-            found[name] = tokenizer.decode_batch(rows, skip_special_tokens=True)
+            texts = [row[:-1] if row[-1:] == [self.shards.eos_token_id] else row for row in rows]
+            found[name] = tokenizer.decode_batch(texts, skip_special_tokens=False)  # the text itself may hold some
         return found
 
 

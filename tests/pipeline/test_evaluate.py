@@ -18,7 +18,7 @@ from pipeline.after.scores import ratio, share
 from pipeline.after.taken import taken_model
 from pipeline.artifacts import read_manifest
 from pipeline.corpus.isolated import IsolatedRunner, NotIsolated
-from pipeline.corpus.shards import TokenShards
+from pipeline.corpus.shards import TokenSet, TokenShards, write_token_set
 from pipeline.errors import UserError
 from pipeline.tokenizer import load_tokenizer
 
@@ -166,6 +166,24 @@ def test_the_stage_writes_scores_with_errors_and_is_done_the_second_time(pretrai
     found, page = report_of("small")
     assert found["evaluate"]["scores"] == scores
     assert all(f"<td>{name}<td" in page for name in scores)
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_held_out_text_is_what_was_read_whatever_its_special_tokens_are(tmp_path, special):
+    import numpy as np
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    vocabulary = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    (tokenizer.add_special_tokens if special else tokenizer.add_tokens)([AddedToken("</s>"), AddedToken("<|im_end|>")])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    documents, end = ["a text", "says </s> or <|im_end|>", ""], tokenizer.token_to_id("</s>")
+    rows = [(np.array([*tokenizer.encode(text).ids, end]), len(text.encode()), 0.5) for text in documents]
+    write_token_set(tmp_path / "val", rows, np.dtype("<u2"))
+    index = np.load(tmp_path / "val" / "index.npy")
+    tokens = TokenSet("own", np.fromfile(tmp_path / "val" / "tokens.bin", "<u2"), index)
+    assert HeldOutText(TokenShards(tmp_path, {}, {"own": tokens}, 258, end)).documents["own"] == documents
 
 
 def test_another_tokenizer_is_compared_by_the_byte(pretrained, tmp_path, text):
