@@ -47,17 +47,18 @@ def load_tokenizer(path: Path, key: str = "") -> "Tokenizer":
         ) from None
     if not tokenizer.get_vocab_size(with_added_tokens=True):
         raise UserError(f"{start}{path} has an empty vocabulary; save or download it again")
-    return _cleared(tokenizer)
+    clear_state(tokenizer)
+    return tokenizer
 
 
-def _cleared(tokenizer: "Tokenizer") -> "Tokenizer":
+def clear_state(tokenizer: "Tokenizer") -> None:
+    """Takes out what other programs left: for `load_tokenizer`, and for tokenizers that transformers has loaded."""
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = False
     for sampling in ("dropout", "alpha"):  # of BPE, of Unigram
         if getattr(tokenizer.model, sampling, None) is not None:
             setattr(tokenizer.model, sampling, None)
-    return tokenizer
 
 
 def len_tokenizer(tokenizer: "Tokenizer") -> int:

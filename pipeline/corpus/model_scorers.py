@@ -15,6 +15,7 @@ from pipeline.corpus.fasttext import LABEL_PREFIX, FastTextModel, read_fasttext
 from pipeline.corpus.scorers import KEY, DocumentScorer
 from pipeline.errors import UserError
 from pipeline.hub import MODEL_FILES, content_of_model, local_folder
+from pipeline.tokenizer import clear_state
 
 CLASSIFIER_FILES = [*MODEL_FILES, "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model"]
 _UNKNOWN = "no rated documents of these sources: how well it ranks them is unknown"
@@ -123,5 +124,7 @@ class Classifier(DocumentScorer):
                 raise UserError(
                     f"{KEY}.path: {folder} is no sequence classifier that transformers can load: {error}"
                 ) from None
+            if tokenizer.is_fast:
+                clear_state(tokenizer.backend_tokenizer)
             self._loaded = tokenizer, model.eval().to(self.device)
         return self._loaded

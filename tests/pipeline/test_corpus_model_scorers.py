@@ -139,6 +139,18 @@ def test_a_sequence_classifiers_number_is_scaled_and_does_not_depend_on_the_batc
     assert scores.dtype == np.float32
 
 
+def test_dropout_that_training_left_in_a_classifiers_tokenizer_changes_no_score(folder, tmp_path):
+    import shutil
+
+    from tokenizers import Tokenizer, models
+
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    merged = models.BPE({"[PAD]": 0, "g": 1, "o": 2, "go": 3, "goo": 4}, [("g", "o"), ("go", "o")], dropout=0.9)
+    Tokenizer(merged).save(str(tmp_path / "tokenizer.json"))
+    documents = [Document(text="goo" * 4, id=str(i)) for i in range(12)]
+    assert np.ptp(Classifier(str(tmp_path)).scores(documents)) == 0
+
+
 def test_a_wrong_classifier_is_one_clear_message(folder, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"data.scorer.path is 'nowhere'; expected a folder or a hub name"):
         Classifier("nowhere").content()
