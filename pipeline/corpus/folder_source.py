@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from data_filters.rule import CODE, PROSE
-from pipeline.corpus.compressed import Unreadable, decode_utf8, read_whole
+from pipeline.corpus.compressed import Unreadable, read_whole
 from pipeline.corpus.input_files import InputFile, hash_inputs, in_folder, matching
 from pipeline.corpus.office_text import docx_text, pdf_text
-from pipeline.corpus.page_text import decode_page, main_text
+from pipeline.corpus.page_text import decode_code, decode_page, decode_text, main_text
 from pipeline.corpus.source import Item, Source, TextOptions, document, missing, set_aside
 
 PLAIN_ENDINGS = {".txt": PROSE, ".md": PROSE, ".rst": PROSE, ".py": CODE}
@@ -25,7 +25,7 @@ class TextFolder(Source):
     the folder are not followed. `limit_tokens`: at 4 bytes a token.
     """
 
-    version = 2
+    version = 3
     options = TextOptions
 
     def __init__(self, path: str, endings: Sequence[str] | None = None, **common: Any):
@@ -79,7 +79,8 @@ def _text(file: InputFile) -> str:
         return pdf_text(read_whole(file.path))
     if file.ending == ".docx":
         return docx_text(read_whole(file.path))
-    return decode_utf8(read_whole(file.path), "utf-8-sig")
+    data = read_whole(file.path)
+    return decode_code(data) if file.ending == ".py" else decode_text(data)
 
 
 def _checked(endings: Sequence[str] | None) -> tuple[str, ...]:

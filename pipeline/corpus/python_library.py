@@ -6,15 +6,12 @@ every machine: Phi-1's own domain, no download.
 """
 
 import ast
-import contextlib
 import csv
 import inspect
-import io
 import os
 import platform
 import re
 import sysconfig
-import tokenize
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +24,8 @@ from datatrove.data import Document
 
 from data_filters.rule import CODE, PROSE
 from pipeline.artifacts import hash_files, hash_json
-from pipeline.corpus.compressed import Unreadable, decode_utf8, read_whole
+from pipeline.corpus.compressed import Unreadable, read_whole
+from pipeline.corpus.page_text import decode_code, decode_text
 from pipeline.corpus.source import Item, Limits, Source, document, missing, set_aside
 
 CODE_ENDINGS, PROSE_ENDINGS = (".py",), (".rst", ".md", ".txt")
@@ -59,6 +57,8 @@ class PythonLibrary(Source):
     manual pages and long docstrings. Held out together: a distribution; of the standard library, a top-level module.
     `limit_tokens`: at 4 bytes a token.
     """
+
+    version = 2
 
     def __init__(self, distributions: Sequence[str], standard_library: bool = True, **common: Any):
         if isinstance(distributions, str):
@@ -145,12 +145,13 @@ def declared_license(fields: metadata.PackageMetadata) -> str:
 
 
 def _read(file: LibraryFile) -> Iterator[Item]:
+    is_code = file.name.endswith(CODE_ENDINGS)
     try:
-        text = _decode(file.path)
+        data = read_whole(Path(file.path))
+        text = decode_code(data) if is_code else decode_text(data)
     except Unreadable as problem:
         yield set_aside(file.name, problem)
         return
-    is_code = file.name.endswith(CODE_ENDINGS)
     if file.name.endswith("/METADATA"):
         text = text.replace("\r\n", "\n").partition("\n\n")[2]  # the description; the fields above it are no writing
     yield _document(file, text, file.name, CODE if is_code else PROSE)
@@ -197,19 +198,6 @@ def _topics(task: int, tasks: int) -> Iterator[Item]:
 def _document(file: LibraryFile, text: str, path: str, kind: str) -> Item:
     shared = {"group": file.group, "license": file.license, "version": file.version, "package": file.package}
     return document(text, path=path, kind=kind, **shared)
-
-
-def _decode(path: str) -> str:
-    """UTF-8, else the encoding that a Python file declares in its first lines (PEP 263). Raises `Unreadable`."""
-    data = read_whole(Path(path))
-    try:
-        return decode_utf8(data)
-    except Unreadable:
-        if not path.endswith(CODE_ENDINGS):
-            raise
-        with contextlib.suppress(SyntaxError, UnicodeDecodeError, LookupError):
-            return data.decode(tokenize.detect_encoding(io.BytesIO(data).readline)[0])
-        raise
 
 
 def _wanted(relative: str) -> bool:

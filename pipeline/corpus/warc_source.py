@@ -28,6 +28,7 @@ class Warc(Source):
     date are kept with the document. Answers other than 200 and other types are not looked at. Limits as for `jsonl`.
     """
 
+    version = 2
     options = TextOptions
 
     def __init__(self, path: str, **common: Any):

@@ -102,6 +102,72 @@ def test_bad_records_are_counted_and_the_others_kept(folder):
     assert causes == ["no_main_text", "not_utf8", "too_large", "wrong_encoding"]
 
 
+def declared(words: str, charset: str) -> str:
+    return page(words).replace("<head>", f'<head><meta charset="{charset}">')
+
+
+GERMAN, JAPANESE, RUSSIAN, CHINESE = "Grüße aus Köln", "日本語の文章", "Привет из Москвы", "中文网页的内容"
+LATIN, UTF8 = "text/html; charset=ISO-8859-1", "text/html; charset=utf-8"
+DECODED = {
+    "default and meta UTF-8": (GERMAN, declared(GERMAN, "utf-8").encode(), LATIN),
+    "default and meta Shift_JIS": (JAPANESE, declared(JAPANESE, "Shift_JIS").encode("cp932"), LATIN),
+    "default and meta x-sjis": (JAPANESE, declared(JAPANESE, "x-sjis").encode("cp932"), LATIN),
+    "default and meta Cyrillic": (RUSSIAN, declared(RUSSIAN, "windows-1251").encode("cp1251"), LATIN),
+    "default and meta Chinese": (CHINESE, declared(CHINESE, "gb2312").encode("gb18030"), LATIN),
+    "default and no meta": (GERMAN, page(GERMAN).encode(), LATIN),
+    "default that is right": (GERMAN, page(GERMAN).encode("cp1252"), LATIN),
+    "default that is right, meta wrong": (GERMAN, declared(GERMAN, "utf-8").encode("cp1252"), LATIN),
+    "quotes of Windows": ("“quoted” €", page("“quoted” €").encode("cp1252"), LATIN),
+    "header UTF-8 and meta wrong": (GERMAN, declared(GERMAN, "big5").encode(), UTF8),
+    "header wrong and meta right": (JAPANESE, declared(JAPANESE, "euc-jp").encode("euc_jp"), UTF8),
+    "meta of another page": (GERMAN, declared(GERMAN, "Shift_JIS").encode(), "text/html"),
+    "seven bits": (JAPANESE, declared(JAPANESE, "iso-2022-jp").encode("iso2022_jp"), "text/html"),
+    "prolog": (RUSSIAN, b'<?xml version="1.0" encoding="koi8-r"?>' + page(RUSSIAN).encode("koi8_r"), "text/html"),
+    "UTF-16 of the header": (GERMAN, page(GERMAN).encode("utf-16-le"), "text/html; charset=utf-16"),
+    "mark against the header": (GERMAN, page(GERMAN).encode("utf-16"), LATIN),
+    "UTF-8 mark": (GERMAN, b"\xef\xbb\xbf" + page(GERMAN).encode(), LATIN),
+}  # fmt: skip
+
+
+def test_a_page_is_decoded_by_the_declaration_that_fits(folder):
+    answers = [
+        (f"http://a.org/{i}", body, {"Content-Type": kind}) for i, (_, body, kind) in enumerate(DECODED.values())
+    ]
+    (folder / "a.warc.gz").write_bytes(archive(*answers))
+    documents, causes = items(Warc(str(folder)), 1)
+    assert causes == []
+    for name, (words, _, _), document in zip(DECODED, DECODED.values(), documents, strict=True):
+        assert document.text.startswith(f"This page is about {words},"), name
+        assert "\ufffd" not in document.text, name
+
+
+@pytest.mark.parametrize(("encoding", "header"), [("utf-8", LATIN), ("utf-8", "text/html"), ("cp932", LATIN)])
+def test_one_bad_byte_in_a_page_costs_one_character(folder, encoding, header):
+    words = JAPANESE if encoding == "cp932" else GERMAN
+    body = declared(words, {"cp932": "Shift_JIS"}.get(encoding, encoding)).encode(encoding)
+    body = body.replace(b"and goes on", b"and \xff goes on", 1)
+    (folder / "a.warc").write_bytes(archive(("http://a.org/", body, {"Content-Type": header}), gz=False))
+    (folder / "a.html").write_bytes(body)
+    for source in (Warc(str(folder)), TextFolder(str(folder), endings=[".html"])):
+        (document,), causes = items(source, 1)
+        assert causes == []
+        assert document.text.count("\ufffd") == (encoding == "utf-8")  # 0xff is a character of private use in cp932
+        assert document.text.count(words) == 8
+
+
+def test_one_bad_byte_in_a_text_costs_one_character_and_marks_and_cookies_are_obeyed(folder):
+    (folder / "bad.txt").write_bytes("Grüße aus ".encode() + b"\xff" + "Köln".encode())
+    (folder / "wide.txt").write_bytes("Grüße aus Köln".encode("utf-16"))
+    (folder / "wider.md").write_bytes("Grüße aus Köln".encode("utf-32"))
+    (folder / "cookie.py").write_bytes("# -*- coding: latin-1 -*-\nx = 'Grüße'\n".encode("latin-1"))
+    (folder / "latin.txt").write_bytes("Grüße aus Köln, lang genug für einen Satz".encode("latin-1"))
+    documents, causes = items(TextFolder(str(folder)), 1)
+    found = {d.id: d.text for d in documents}
+    assert found.pop("cookie.py").endswith("x = 'Grüße'\n")
+    assert found == {"bad.txt": "Grüße aus \ufffdKöln", "wide.txt": "Grüße aus Köln", "wider.md": "Grüße aus Köln"}
+    assert causes == ["not_utf8"]  # several bad bytes in a short text, and nothing declares what they are
+
+
 def test_a_damaged_archive_keeps_what_came_before_and_the_next_file_goes_on(folder):
     three = [gzip.compress(archive((f"http://a.org/{i}", page("x").encode(), {}), gz=False)) for i in range(3)]
     (folder / "three.warc.gz").write_bytes(three[0] + three[1] + three[2][:-30])
