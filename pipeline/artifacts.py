@@ -196,7 +196,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """One value a line; nothing where there is no file. A line that a kill tore is passed over: what was never fully
     written is written again by whoever goes on."""
     lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []:
         with contextlib.suppress(ValueError):
             lines.append(json.loads(line))
     return lines

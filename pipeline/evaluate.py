@@ -25,7 +25,7 @@ VERSION = 2
 def run(config: Config, command: str, as_json: bool = False) -> None:
     """Scores the model and prints a table. Raises `UserError` for an unknown task or a model that cannot be read."""
     check_tasks(config.evaluate.tasks, "evaluate.tasks")
-    check_sets(config.evaluate.sets)
+    check_sets(config.evaluate.sets, config.data.max_unreadable)
     require_data(config, command)
     model = taken_model(config, config.evaluate.model, command, "evaluate.model")
     check_readable(model, "evaluate.model")

@@ -38,7 +38,7 @@ def run(config: Config, command: str, as_json: bool = False) -> None:
     options = config.finetune
     model = taken_model(config, options.model, command, "finetune.model")
     tuned = tuning_config(config)
-    sources = read_sources(options.sources)
+    sources = read_sources(options.sources, config.data.max_unreadable)
     step = finetune_step(config, command)
     manifest = finished_manifest(step, options.budget)
     if manifest is None:

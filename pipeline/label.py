@@ -22,12 +22,15 @@ from data_filters.rule import EXERCISE
 from pipeline.artifacts import Step, build
 from pipeline.config import Config
 from pipeline.corpus.asking import MOST_FAILURES
+from pipeline.corpus.compressed import Unreadable
 from pipeline.corpus.documents import DocumentReader, Table, draw, read_all_alive, write_masks
 from pipeline.corpus.duplicates import read_validation
 from pipeline.corpus.endpoint import ChatEndpoint, CostCapReached, EndpointError
-from pipeline.corpus.gold import content_hash
+from pipeline.corpus.gold import MOST, content_hash
+from pipeline.corpus.json_lines import read_files
 from pipeline.corpus.learning import learn
 from pipeline.corpus.rating import Model, Person, Rating, StopRating
+from pipeline.corpus.records import shown
 from pipeline.corpus.scorers import SHIPPED
 from pipeline.corpus.steps import data_step
 from pipeline.errors import UserError
@@ -142,17 +145,20 @@ def _record(document: Document, rating: Rating, rater: str) -> dict[str, Any]:
 
 
 def read_ratings(path: Path) -> dict[str, dict[str, Any]]:
-    """`{content hash: record}`; the last rating of a text counts. A line that a kill cut off is passed over."""
-    found: dict[str, dict[str, Any]] = {}
-    if not path.is_file():
-        return found
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-            found[record["sha256"]] = {**record, "score": int(record["score"])}
-        except (ValueError, KeyError, TypeError):
-            continue
-    return found
+    """`{content hash: record}`; the last rating of a text counts. What is no rating is passed over, with a warning."""
+    if not path.is_file() or not path.stat().st_size:
+        return {}
+    return {record["sha256"]: record for record in read_files([path], _rating, "label").check(1.0).made}
+
+
+def _rating(record: Any, _: str) -> dict[str, Any]:
+    try:
+        named = all(isinstance(record[name], str) for name in ("sha256", "source", "group", "path", "rater"))
+        if named and not isinstance(record["score"], bool) and record["score"] in range(MOST + 1):
+            return {**record, "score": int(record["score"])}
+    except (KeyError, TypeError):
+        pass
+    raise Unreadable("no_rating", f"is no rating: {shown(record, 100)}")
 
 
 def _train(documents: Sequence[Document], rated: dict[str, dict[str, Any]], folder: Path, command: str) -> None:

@@ -57,7 +57,7 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
         from pipeline.after.tasks import check_tasks
 
         check_tasks(config.evaluate.during, "evaluate.during")
-        check_sets(config.evaluate.sets)
+        check_sets(config.evaluate.sets, config.data.max_unreadable)
     cap = pretrain_cap(config, step)
     check_cap("pretrain", config, step, cap)
     step.path.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,12 @@
 """What a model is tuned on: text, prompts with completions, conversations, or a ready task.
 
 In: `finetune.sources`, a tokenizer. Out: training and held-out sets for the batches that pretraining uses. Every line
-is looked at before anything is loaded: a missing field is named with its file and line.
+is looked at before anything is loaded: one that is no example is set aside, and the first is named with its place.
 """
 
 import glob
-import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,15 @@ from tokenizers import Tokenizer
 
 from pipeline.after.chat import ROLES, pieces
 from pipeline.config_keys import nearest
+from pipeline.corpus.compressed import Unreadable, decode_utf8
+from pipeline.corpus.json_lines import MAX_UNREADABLE, Found, plain_ending, read_bytes, read_files
+from pipeline.corpus.records import shown
 from pipeline.corpus.shards import INDEX_DTYPE, TokenSet
 from pipeline.errors import UserError
 from pipeline.training.examples import Examples
 
 TYPES = ("text", "completion", "chat")
+RECORD_ENDINGS = (".jsonl", ".ndjson", ".json")
 ROUND_TO = 8  # windows are as long as the longest example, rounded up to this
 Pieces = list[tuple[str, bool]]  # text, and whether it is learnt
 
@@ -36,9 +39,10 @@ class TuningData:
     cut: int  # examples that were longer than a window
 
 
-def read_sources(sources: Mapping[str, Any]) -> dict[str, list[Pieces]]:
-    """Examples by source, an end of text as None where the tokenizer's own is to stand. Raises `UserError` for an
-    unknown type, a missing file, a line that is no JSON, a missing or empty field."""
+def read_sources(sources: Mapping[str, Any], max_unreadable: float = MAX_UNREADABLE) -> dict[str, list[Pieces]]:
+    """Examples by source, an end of text as None where the tokenizer's own is to stand. A line that is no example is
+    set aside. Raises `UserError` for an unknown type, a missing file, too few examples, and where more than the share
+    `max_unreadable` of a source is set aside."""
     found = {}
     for name, options in sources.items():
         key = f"finetune.sources.{name}"
@@ -47,56 +51,58 @@ def read_sources(sources: Mapping[str, Any]) -> dict[str, list[Pieces]]:
         kind = options.get("type", "completion")
         if kind not in TYPES:
             raise UserError(f"{key}.type is '{kind}'{nearest(str(kind), TYPES)}; expected of {', '.join(TYPES)}")
-        paths = sorted(glob.glob(str(Path(options["path"]).expanduser()), recursive=True))
+        paths = [Path(p) for p in sorted(glob.glob(str(Path(options["path"]).expanduser()), recursive=True))]
         if not paths:
             raise UserError(f"{key}.path: no file matches '{options['path']}'")
-        found[name] = [example for path in paths for example in _read(Path(path), kind, key)]
+        found[name] = _read(paths, kind, key).check(max_unreadable).made
         if len(found[name]) < 2:
             raise UserError(f"{key}: {len(found[name])} examples; expected at least 2 (one is held out)")
     return found
 
 
-def _read(path: Path, kind: str, key: str) -> Iterator[Pieces]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{key}: {path} is not readable as UTF-8 text ({error})") from None
-    if kind == "text" and path.suffix not in (".jsonl", ".json"):
-        yield [(text, True)]
-        return
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            yield _example(line, kind, f"{key}: {path}, line {number}")
+def _read(paths: Sequence[Path], kind: str, key: str) -> Found[Pieces]:
+    whole = [path for path in paths if kind == "text" and plain_ending(path) not in RECORD_ENDINGS]
+    found = read_files([path for path in paths if path not in whole], lambda record, _: _example(record, kind), key)
+    for path in whole:
+        found.total_bytes += path.stat().st_size
+        found.add(path, "", path, lambda path, _: [(_clean(decode_utf8(read_bytes(path))), True)])
+    return found
 
 
-def _example(line: str, kind: str, where: str) -> Pieces:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where} is not JSON ({error})") from None
+def _example(record: Any, kind: str) -> Pieces:
+    """Raises `Unreadable` for a record that is no example of this kind."""
     if not isinstance(record, dict):
-        raise UserError(f"{where} is {type(record).__name__}; expected an object with fields")
+        raise Unreadable("not_a_record", f"is {type(record).__name__}; expected an object with fields")
     if kind == "text":
-        return [(_field(record, "text", where), True)]
+        return [(_field(record, "text"), True)]
     if kind == "completion":
-        return [(_field(record, "prompt", where), False), (_field(record, "completion", where), True), ("", True)]
+        return [(_field(record, "prompt"), False), (_field(record, "completion"), True), ("", True)]
     messages = record.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise UserError(f"{where} has no 'messages' with entries; it has {', '.join(record) or 'no fields'}")
+        raise Unreadable("no_messages", f"has no 'messages' with entries; it has {_names(record)}")
     for message in messages:
         if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise UserError(f"{where}: a message's role must be of {', '.join(ROLES)}, found {message!r:.80}")
-        _field(message, "content", where)
+            raise Unreadable("no_role", f"has a message whose role must be of {', '.join(ROLES)}: {shown(message, 80)}")
+    said = [{**message, "content": _field(message, "content")} for message in messages]
     if not any(message["role"] == "assistant" for message in messages):
-        raise UserError(f"{where} has no message of the assistant: there is nothing to learn in it")
-    return pieces(messages, "\0")
+        raise Unreadable("no_answer", "has no message of the assistant: there is nothing to learn in it")
+    return pieces(said, "\0")
 
 
-def _field(record: Mapping[str, Any], name: str, where: str) -> str:
+def _field(record: Mapping[str, Any], name: str) -> str:
     value = record.get(name)
-    if not isinstance(value, str) or not value:
-        raise UserError(f"{where} has no text in '{name}'; it has {', '.join(record) or 'no fields'}")
-    return value
+    if not isinstance(value, str) or not _clean(value):
+        raise Unreadable("no_text", f"has no text in '{name}'; it has {_names(record)}")
+    return _clean(value)
+
+
+def _clean(text: str) -> str:
+    """Without NUL, which stands for the end of text here."""
+    return text.replace("\0", "")
+
+
+def _names(record: Mapping[str, Any]) -> str:
+    return ", ".join(record)[:200] or "no fields"
 
 
 def encode(

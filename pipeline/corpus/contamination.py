@@ -7,9 +7,9 @@ of arithmetic differ by nothing else), and an item shorter than n words is looke
 """
 
 import glob
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from datatrove.pipeline.base import PipelineStep
 from data_filters.repair import mend_surrogates
 from data_filters.rule import Drop
 from pipeline.artifacts import Folder
+from pipeline.corpus.compressed import Unreadable, decode_utf8
 from pipeline.corpus.documents import (
-    MAX_TEXT_BYTES,
     DocumentReader,
     ShardDecisions,
     Table,
@@ -29,10 +29,12 @@ from pipeline.corpus.documents import (
     step_facts,
 )
 from pipeline.corpus.execute import Executor
+from pipeline.corpus.json_lines import MAX_UNREADABLE, Found, plain_ending, read_bytes, records
 from pipeline.corpus.words import WordHashes, ngrams, plain_words
 from pipeline.errors import UserError
 
 KEY = "data.decontamination.files"
+RECORD_ENDINGS = (".jsonl", ".ndjson", ".json")
 SPAN_CHARACTERS = 400
 _BLOOM_BITS = 22  # a table of 4 MB answers most look-ups without a search
 
@@ -120,40 +122,44 @@ def item_files(patterns: Sequence[str]) -> list[Path]:
     return sorted(found)
 
 
-def read_items(paths: Sequence[Path], keys: Sequence[str] | None) -> list[Item]:
-    """Every text of every item. `UserError` for a file that is not what its ending says, or gives nothing."""
-    items: list[Item] = []
+def read_items(paths: Sequence[Path], keys: Sequence[str] | None) -> Found[list[Item]]:
+    """Every text of every item, by record; records that cannot be read are counted. `UserError` for a file that gives
+    nothing though it can be read."""
+    found: Found[list[Item]] = Found(KEY)
     for path in paths:
-        if path.stat().st_size > 64 * MAX_TEXT_BYTES:
-            raise UserError(f"{KEY}: {path} has {path.stat().st_size:,} bytes; expected a file of evaluation items")
-        try:
-            before = len(items)
-            file = mend_surrogates(path.name)
-            items += [Item(f"{file}:{name}", tuple(plain_words(t))) for name, t in _texts(path, keys)]
-        except (ValueError, RecursionError, OSError) as error:
-            raise UserError(f"{KEY}: {path} cannot be read ({error}); expected UTF-8 {path.suffix or 'text'}") from None
-        if len(items) == before:
+        found.total_bytes += path.stat().st_size
+        before, lost = sum(map(len, found.made)), found.causes.total()
+        name = mend_surrogates(path.name)
+        parts = records(path) if plain_ending(path) in RECORD_ENDINGS else _paragraphs(path)
+        make = partial(_items, keys, name)
+        for place, value in parts:
+            found.add(path, place, value, make)
+        if sum(map(len, found.made)) == before and found.causes.total() == lost:
             what = f" under {', '.join(keys)}" if keys else ""
             raise UserError(f"{KEY}: {path} holds no text{what}; expected evaluation items, see data.decontamination")
-    return items
+    return found
 
 
-def _texts(path: Path, keys: Sequence[str] | None) -> Iterator[tuple[str, str]]:
-    text = path.read_text(encoding="utf-8-sig")
-    if path.suffix == ".jsonl":
-        for number, line in enumerate(text.splitlines()):
-            if line.strip():
-                for string in _strings(json.loads(line), keys):
-                    yield str(number + 1), string
-    elif path.suffix == ".json":
-        records = json.loads(text)
-        for number, record in enumerate(records if isinstance(records, list) else [records]):
-            for string in _strings(record, keys):
-                yield str(number + 1), string
-    else:
-        for number, paragraph in enumerate(text.split("\n\n")):
-            if paragraph.strip():
-                yield str(number + 1), paragraph
+def _items(keys: Sequence[str] | None, file: str, value: Any, place: str) -> list[Item]:
+    name = f"{file}:{place.split()[-1]}"
+    try:
+        return [Item(name, tuple(plain_words(text))) for text in _strings(value, keys)]
+    except RecursionError:
+        raise Unreadable("broken_json", "nested too deep") from None
+
+
+def _paragraphs(path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        data = read_bytes(path)
+    except Unreadable as problem:
+        yield "", problem
+        return
+    for number, part in enumerate(data.replace(b"\r\n", b"\n").split(b"\n\n"), 1):
+        if part.strip():
+            try:
+                yield f"item {number}", decode_utf8(part)
+            except Unreadable as problem:
+                yield f"item {number}", problem
 
 
 def _strings(value: Any, keys: Sequence[str] | None) -> Iterator[str]:
@@ -171,10 +177,12 @@ def _strings(value: Any, keys: Sequence[str] | None) -> Iterator[str]:
 
 def drop_contaminated(
     folder: Folder, before: str, files: Sequence[Path], keys: Sequence[str] | None, ngram_words: int, min_words: int,
-    executor: Executor,
+    executor: Executor, max_unreadable: float = MAX_UNREADABLE,
 ) -> dict[str, Any]:  # fmt: skip
-    """Drops train documents that share a run of words with an item. Validation stays: nothing is trained on it."""
-    items = read_items(files, keys)
+    """Drops train documents that share a run of words with an item. Validation stays: nothing is trained on it. Raises
+    `UserError` where more than the share `max_unreadable` of the items' records cannot be read."""
+    found = read_items(files, keys).check(max_unreadable)
+    items = [item for of_record in found.made for item in of_record]
     index = Index(items, ngram_words, min_words)
     repaired, previous = folder.input("repair"), folder.input(before)
     match = MatchItems(index, folder.path, previous, folder.input("split"))
@@ -183,6 +191,7 @@ def drop_contaminated(
         **step_facts(folder.path, Table.load(repaired)),
         "items": len(items),
         "items_too_short": index.too_short,
+        "items_unreadable": found.causes.total(),
         "ngram_words": ngram_words,
     }
 

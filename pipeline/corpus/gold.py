@@ -53,7 +53,7 @@ class Label:
 def read_labels(path: Path = LABELS) -> list[Label]:
     """The labels of a file, in its order. Raises `UserError` naming the line that is none."""
     labels = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
         try:
             label = Label(**json.loads(line))
         except (ValueError, TypeError) as error:

@@ -1,13 +1,11 @@
 """JSON lines: one record a line. A broken line is set aside by name of its cause and takes no neighbour along."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
-import orjson
-
-from pipeline.corpus.compressed import MAX_SAMPLE, Unreadable, decode_utf8, numbered_lines
+from pipeline.corpus.compressed import Unreadable, numbered_lines
 from pipeline.corpus.input_files import InputFile, hash_inputs, matching
+from pipeline.corpus.json_lines import parse
 from pipeline.corpus.records import RecordReader
 from pipeline.corpus.source import Item, RecordOptions, Source, set_aside
 
@@ -58,19 +56,6 @@ class Jsonl(Source):
         except Unreadable as problem:
             return set_aside(place, problem)
         return self.reader.read(record, place)
-
-
-def parse(line: bytes) -> Any:
-    """The value of a line of JSON. Raises `Unreadable`: `not_utf8`, `broken_json`."""
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError:
-        text = decode_utf8(line)
-    # orjson refuses lone surrogates (`"\ud800"`) and NaN; the standard library reads them and repair mends them.
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise Unreadable("broken_json", text[:MAX_SAMPLE]) from None
 
 
 def _lines(file: InputFile) -> Iterator[tuple[int, bytes | Unreadable]]:

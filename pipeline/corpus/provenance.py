@@ -5,6 +5,7 @@ of the packages that are installed here in the very version that was read.
 """
 
 import csv
+import io
 import re
 import sys
 import sysconfig
@@ -105,7 +106,7 @@ def _legal_files(package: str, version: str) -> list[tuple[str, Path]]:
         return []
     if distribution.version != version:
         return []
-    names = [row[0] for row in csv.reader((distribution.read_text("RECORD") or "").splitlines()) if row]
+    names = [row[0] for row in csv.reader(io.StringIO(distribution.read_text("RECORD") or "")) if row]
     return [
         (name, Path(str(distribution.locate_file(name))))
         for name in names

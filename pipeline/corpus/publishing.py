@@ -284,6 +284,7 @@ def facts(
             "items": contamination["items"],
             "items_too_short": contamination["items_too_short"],
             "ngram_words": contamination["ngram_words"],
+            **({"items_unreadable": n} if (n := contamination["items_unreadable"]) else {}),
         },
         "near_duplicates": {k: manifests["near_dedup"][k] for k in ("clusters", "cluster_sizes", "largest_clusters")},
         "funnel": _funnel(sum(read.values()), manifests, _totals(table, lengths, kept)),

@@ -127,7 +127,7 @@ def _distribution(name: str) -> list[LibraryFile]:
     root, package = str(distribution.locate_file("")), _canonical(name)
     shared = package, distribution.version, declared_license(distribution.metadata), package
     found = []
-    for row in csv.reader(record.splitlines()):
+    for row in csv.reader(io.StringIO(record)):
         inside = ".dist-info/" in row[0]
         wanted = row[0].endswith(".dist-info/METADATA") if inside else _wanted(row[0])
         if wanted and not row[0].startswith(("..", "/")):
@@ -141,7 +141,8 @@ def declared_license(fields: metadata.PackageMetadata) -> str:
         return str(fields["License-Expression"])
     classifiers = [c.split("::")[-1].strip() for c in fields.get_all("Classifier") or [] if c.startswith("License ::")]
     named = [c for c in classifiers if c not in ("OSI Approved", "DFSG approved")]
-    return "; ".join(named) or (str(fields["License"] or "unknown").strip().splitlines() or ["unknown"])[0][:120]
+    first = str(fields["License"] or "").strip().partition("\n")[0].strip()
+    return "; ".join(named) or first[:2_000] or "unknown"
 
 
 def _read(file: LibraryFile) -> Iterator[Item]:

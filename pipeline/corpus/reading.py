@@ -38,6 +38,7 @@ from pipeline.corpus.documents import (
     sum_mappings,
 )
 from pipeline.corpus.execute import Executor
+from pipeline.corpus.json_lines import mended
 from pipeline.corpus.source import Source
 from pipeline.errors import UserError
 
@@ -131,7 +132,7 @@ class SourceReader(PipelineStep):
                 if not isinstance(item, SetAside):
                     # Files between steps are UTF-8, so halves of surrogate pairs are mended before the first write.
                     item.text, item.id = mend_surrogates(item.text), mend_surrogates(f"{self.name}/{item.id}")
-                    item.metadata = {**_mend(item.metadata), "source": self.name}
+                    item.metadata = {**mended(item.metadata), "source": self.name}
                     yield item
                 elif item.filter == WHERE and len(excluded) == EXCLUDED_SHOWN:
                     excluded[0]["documents"] += 1
@@ -147,15 +148,7 @@ class SourceReader(PipelineStep):
         """`documents`: for how many the record stands. Of what `where` excludes, the cause is the source's name."""
         cause = self.name if item.filter == WHERE else item.cause
         record = {"path": item.path, "cause": cause, "sample": item.sample, "filter": item.filter}
-        return {"source": self.name, **_mend(record), "documents": 1, "bytes": item.bytes}
-
-
-def _mend(value: Any) -> Any:
-    if isinstance(value, str):
-        return mend_surrogates(value)
-    if isinstance(value, dict):
-        return {_mend(k): _mend(v) for k, v in value.items()}
-    return [_mend(v) for v in value] if isinstance(value, list) else value
+        return {"source": self.name, **mended(record), "documents": 1, "bytes": item.bytes}
 
 
 def repair_documents(folder: Folder, sources: Sequence[str], mask_personal: bool, executor: Executor) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from pipeline.hub import TOKENIZER_FILES, content_of_model, is_hub_name, local_f
 from pipeline.tokenizer import tokenizer_files
 
 VERSIONS = {
-    "read": 4, "repair": 3, "rules": 3, "exact_dedup": 2, "split": 2, "near_dedup": 3, "contamination": 2,
+    "read": 4, "repair": 3, "rules": 3, "exact_dedup": 2, "split": 2, "near_dedup": 3, "contamination": 3,
     "tokenizer": 4, "encode": 2, "score": 3, "cut": 3, "data": 3,
 }  # fmt: skip
 OF_EVERY_SOURCE = ("type", "weight", "filters", "replay")  # read here and at pretraining, not by the source's class
@@ -296,8 +296,9 @@ def _contamination_step(config: Config, builder: Builder, so_far: Mapping[str, S
 
     def drop(folder: Folder) -> dict[str, Any]:
         return drop_contaminated(
-            folder, "near_dedup", files, keys, wanted.ngram_words, wanted.min_words, builder.executor
-        )
+            folder, "near_dedup", files, keys, wanted.ngram_words, wanted.min_words, builder.executor,
+            config.data.max_unreadable,
+        )  # fmt: skip
 
     return builder.step("contamination", drop, settings, {**so_far, **names})
 

@@ -123,7 +123,7 @@ def test_changed_items_redo_what_follows_and_missing_ones_are_an_error(root):
     with pytest.raises(UserError, match=r"decontamination.files: nothing matches no\*.json"):
         data.data_step(make_config(corpus, data__decontamination={"files": ["no*.json"]}))
     (root / "bad.jsonl").write_text("{broken")
-    with pytest.raises(UserError, match=r"bad.jsonl cannot be read"):
+    with pytest.raises(UserError, match=r"bad.jsonl, line 1 is not JSON"):
         made(make_config(corpus, data__decontamination={"files": [str(root / "bad.jsonl")]}))
 
 

@@ -94,10 +94,10 @@ def test_every_form_is_read_and_scored(pretrained, public):
     ("text", "expected"),
     [
         (None, "expected a .jsonl or .parquet file"),
-        ("{no json", "line 1 .* is no JSON"),
-        ('{"prompt": "a", "options": ["b"]}', "item 1 .* has prompt, options; expected"),
-        ('{"prompt": "a", "options": ["b", "c"], "right": 7}', "item 1 .* expected"),
-        ("[1, 2]", "item 1 .* has list; expected"),
+        ("{no json", "line 1 is not JSON"),
+        ('{"prompt": "a", "options": ["b"]}', "line 1 has prompt, options; expected"),
+        ('{"prompt": "a", "options": ["b", "c"], "right": 7}', "line 1 .* expected"),
+        ("[1, 2]", "line 1 has list; expected"),
     ],
 )
 def test_a_set_that_is_none_is_named(tmp_path, text, expected):
