@@ -7,6 +7,7 @@ every machine: Phi-1's own domain, no download.
 
 import ast
 import csv
+import io
 import inspect
 import os
 import platform
