@@ -7,8 +7,8 @@ every machine: Phi-1's own domain, no download.
 
 import ast
 import csv
-import io
 import inspect
+import io
 import os
 import platform
 import re
