@@ -73,6 +73,18 @@ class Lab:
         pretrain.run(config, str(self.config))
         return read_manifest(pretrain.pretrain_step(config).path)
 
+    def prepare_here(self, *words: str) -> None:
+        """Data and init in this process."""
+        from pipeline import config as configs
+        from pipeline.artifacts import Step, build
+        from pipeline.training.identity import input_steps
+
+        os.environ["HORNBOOK_ROOT"] = str(self.folder)
+        config = configs.load(self.config, words)
+        for step in input_steps(config).values():
+            if isinstance(step, Step):
+                build(step, experiment=config.name)
+
     def prepare(self, *words: str) -> None:
         for stage in ("data", "init"):
             self._finish(stage, *words)

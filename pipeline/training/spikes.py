@@ -1,17 +1,24 @@
 """Which steps are not taken: those whose loss or gradient is not finite, and spikes.
 
 In: loss and gradient norm of each step, as tensors on the device. Out: a verdict on the device, so that the host never
-waits for it. A spike lies more than `sigmas` standard deviations above the mean of the last steps, as in OLMo-core's
-skip-step optimizer. The rule looks at nothing but the losses and norms of the run itself, which a checkpoint keeps: a
-run that goes on, or is replayed, skips the same steps.
+waits for it. A spike is a loss far above the highest of the last steps. How far is measured robustly, because losses of
+small batches have long tails: an unusual document raises the loss by a nat and the norm to eight times the usual, and
+clipping handles both (scripts/bench_spikes.py). A norm alone is a spike only where it is many times the usual.
+The rule looks at nothing but the losses and norms of the run itself, which a checkpoint keeps: a resumed or replayed
+run skips the same steps. OLMo-core's skip-step optimizer compares with mean and standard deviation instead.
 """
 
 import torch
 from torch import Tensor
 
 WINDOW_STEPS = 128
-LEAST_STEPS = 64  # before that nothing is a spike
-LEAST_SIGMA = 1e-3  # of the mean: losses that hardly vary spike by no rounding error
+LEAST_STEPS = 32  # before that nothing is a spike
+HIGHEST = 4  # of the window: a spike lies above the fourth highest, so that up to three earlier ones hide none
+LARGEST_CHANGES, LARGEST_SIGMAS = 8, 1.86  # that many of 128 changes of normal noise are larger than so many sigmas
+LEAST_SIGMA_2 = (0.02, 0.05)  # nats; and of the norm's logarithm: what hardly varies spikes by no rounding error
+TAIL_2 = (1.15, 5.0)  # in 40,000 steps of 49 tiny runs losses lay up to 5.5 sigmas above the fourth highest, norms 22
+REMEMBERED = 4.0  # times the distance of the limit: so much of a spike is remembered
+LEAST_NORM = 1e-30  # a norm of zero has no logarithm
 FINE, NOT_FINITE, SPIKE = 0, 1, 2
 REASONS = {NOT_FINITE: "the loss or the gradient norm is not finite", SPIKE: "a spike of the loss or the gradient norm"}
 
@@ -22,29 +29,54 @@ class Spikes:
     def __init__(self, sigmas: float, device: torch.device):
         self.sigmas = sigmas
         self.seen_2W = torch.full((2, WINDOW_STEPS), torch.nan, device=device)
+        self._least_2 = torch.tensor(LEAST_SIGMA_2, device=device)
+        self._tail_2 = torch.tensor(TAIL_2, device=device)
 
     @torch.no_grad()
     def judge(self, step: int, loss: Tensor, norm: Tensor) -> Tensor:
-        """FINE, NOT_FINITE or SPIKE for the 0-based `step`, as a tensor; what is finite is remembered, spikes too:
-        a change that lasts is no spike for long."""
-        new_2 = torch.stack([loss.float(), norm.float()])
-        finite = torch.isfinite(new_2).all()
+        """FINE, NOT_FINITE or SPIKE for the 0-based `step`, as a tensor. What is finite is remembered, a spike within
+        bounds: a change that lasts is no spike for long, and a few spikes hide no other."""
+        new_2 = torch.stack([loss.float(), norm.float().clamp(min=LEAST_NORM).log()])
+        finite = torch.isfinite(loss) & torch.isfinite(norm)
         verdict = torch.where(finite, FINE, NOT_FINITE)
         if self.sigmas:
-            known_2W = torch.isfinite(self.seen_2W)
-            count_2 = known_2W.sum(dim=1)
-            seen_2W = torch.where(known_2W, self.seen_2W, 0.0)
-            mean_2 = seen_2W.sum(dim=1) / count_2.clamp(min=1)
-            deviations_2W = torch.where(known_2W, seen_2W - mean_2[:, None], 0.0)
-            sigma_2 = (deviations_2W.square().sum(dim=1) / count_2.clamp(min=1)).sqrt()
-            sigma_2 = torch.maximum(sigma_2, LEAST_SIGMA * mean_2.abs())
-            high = ((new_2 > mean_2 + self.sigmas * sigma_2) & (count_2 >= LEAST_STEPS)).any()
-            verdict = torch.where(finite & high, SPIKE, verdict)
-        self.seen_2W[:, step % WINDOW_STEPS] = torch.where(finite, new_2, torch.nan)
+            high_2, room_2 = self._usual(step)
+            verdict = torch.where(finite & (new_2 > high_2 + room_2).any(), SPIKE, verdict)
+            new_2 = torch.minimum(new_2, high_2 + REMEMBERED * room_2)
+        raw_2 = torch.stack([new_2[0], new_2[1].exp()])
+        self.seen_2W[:, step % WINDOW_STEPS] = torch.where(finite, raw_2, torch.nan)
         return verdict
+
+    def loss_limit(self, step: int) -> Tensor:
+        """Above it a loss at `step` is a spike."""
+        high_2, room_2 = self._usual(step)
+        return (high_2 + room_2)[0]
+
+    def _usual(self, step: int) -> tuple[Tensor, Tensor]:
+        """Of the loss and of the norm's logarithm: the fourth highest of the window, and how far above it a spike
+        begins (infinite while too few steps are known)."""
+        values_2W = torch.stack([self.seen_2W[0], self.seen_2W[1].clamp(min=LEAST_NORM).log()])
+        known_2W = torch.isfinite(values_2W)
+        count_2 = known_2W.sum(dim=1)
+        high_2 = _largest(values_2W, HIGHEST * count_2 // WINDOW_STEPS)
+        # From step to step, so that the fall of the loss is no part of its noise. The newest and the oldest are not
+        # neighbours, though they lie side by side.
+        changes_2W = (values_2W - values_2W.roll(1, dims=1)).abs()
+        changes_2W[:, step % WINDOW_STEPS] = torch.nan
+        noise_2 = changes_2W.nanmedian(dim=1).values * 1.4826
+        tail_2 = _largest(changes_2W, LARGEST_CHANGES * count_2 // WINDOW_STEPS) / LARGEST_SIGMAS
+        sigma_2 = torch.maximum(torch.maximum(noise_2, tail_2) / 2**0.5, self._least_2)
+        enough = count_2 >= LEAST_STEPS
+        return torch.where(enough, high_2, 0.0), torch.where(enough, self.sigmas * self._tail_2 * sigma_2, torch.inf)
 
     def state(self) -> Tensor:
         return self.seen_2W.cpu().clone()
 
     def load(self, state: Tensor) -> None:
         self.seen_2W.copy_(state)
+
+
+def _largest(values_2W: Tensor, place_2: Tensor) -> Tensor:
+    """Of each row the value that is `place`-th from the top, the highest being the first; NaN are left out."""
+    ordered_2W = values_2W.nan_to_num(nan=-torch.inf).sort(dim=1, descending=True).values
+    return ordered_2W.gather(1, (place_2 - 1).clamp(min=0)[:, None])[:, 0]
