@@ -132,7 +132,7 @@ class TrainConfig:
         0, "this many validations in a row above the best: decay, then stop; the best is exported; 0 = never"
     )
     spike_sigmas: float = _key(
-        6.0, "a step whose loss or gradient norm is this far above the last 128 is skipped; 0 = never"
+        6.0, "a step whose loss is this many sigmas above the highest of the last 128 is skipped; 0 = none is"
     )
     z_loss: float = _key(0.0, "adds this times log(Z)^2 of each token's softmax to the loss, 1e-4 where used; 0 = off")
 

@@ -153,7 +153,7 @@ def _looking() -> Iterator[list[tuple[int, float, float]]]:
             other = _corrupt(batch, module.network.config.vocab_size)
             with torch.no_grad():
                 loss = module.network.loss(other.input_ids_BT, other.labels_BT)[0] / other.predicted
-            seen.append((module.step, float(loss), float(module.spikes.loss_limit(module.step))))
+            seen.append((module.step, float(loss), float(module.spikes.limits(module.step)[0])))
         return plain(module, batch)
 
     with _patched(passes):

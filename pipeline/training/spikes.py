@@ -13,11 +13,10 @@ from torch import Tensor
 
 WINDOW_STEPS = 128
 LEAST_STEPS = 32  # before that nothing is a spike
-HIGHEST = 4  # of the window: a spike lies above the fourth highest, so that up to three earlier ones hide none
-LARGEST_CHANGES, LARGEST_SIGMAS = 8, 1.86  # that many of 128 changes of normal noise are larger than so many sigmas
-LEAST_SIGMA_2 = (0.02, 0.05)  # nats; and of the norm's logarithm: what hardly varies spikes by no rounding error
-TAIL_2 = (1.15, 5.0)  # in 40,000 steps of 49 tiny runs losses lay up to 5.5 sigmas above the fourth highest, norms 22
-REMEMBERED = 4.0  # times the distance of the limit: so much of a spike is remembered
+HIGHEST = 8  # of the window: a spike lies above the eighth highest, so that up to seven earlier ones hide none
+LARGEST_CHANGES, LARGEST_SIGMAS = 16, 1.53  # that many of 128 changes of normal noise are larger than so many sigmas
+LEAST_SIGMA_2 = (0.02, 0.04)  # nats; and of the norm's logarithm: what hardly varies spikes by no rounding error
+TAIL_2 = (1.25, 6.0)  # in 40,000 steps of 49 tiny runs losses lay up to 5.7 sigmas above the eighth highest, norms 24
 LEAST_NORM = 1e-30  # a norm of zero has no logarithm
 FINE, NOT_FINITE, SPIKE = 0, 1, 2
 REASONS = {NOT_FINITE: "the loss or the gradient norm is not finite", SPIKE: "a spike of the loss or the gradient norm"}
@@ -34,27 +33,18 @@ class Spikes:
 
     @torch.no_grad()
     def judge(self, step: int, loss: Tensor, norm: Tensor) -> Tensor:
-        """FINE, NOT_FINITE or SPIKE for the 0-based `step`, as a tensor. What is finite is remembered, a spike within
-        bounds: a change that lasts is no spike for long, and a few spikes hide no other."""
-        new_2 = torch.stack([loss.float(), norm.float().clamp(min=LEAST_NORM).log()])
-        finite = torch.isfinite(loss) & torch.isfinite(norm)
+        """FINE, NOT_FINITE or SPIKE for the 0-based `step`, as a tensor. What is finite is remembered, spikes
+        too: a change that lasts is no spike for long, and a few spikes hide no other."""
+        new_2 = torch.stack([loss.float(), norm.float()])
+        finite = torch.isfinite(new_2).all()
         verdict = torch.where(finite, FINE, NOT_FINITE)
         if self.sigmas:
-            high_2, room_2 = self._usual(step)
-            verdict = torch.where(finite & (new_2 > high_2 + room_2).any(), SPIKE, verdict)
-            new_2 = torch.minimum(new_2, high_2 + REMEMBERED * room_2)
-        raw_2 = torch.stack([new_2[0], new_2[1].exp()])
-        self.seen_2W[:, step % WINDOW_STEPS] = torch.where(finite, raw_2, torch.nan)
+            verdict = torch.where(finite & (new_2 > self.limits(step)).any(), SPIKE, verdict)
+        self.seen_2W[:, step % WINDOW_STEPS] = torch.where(finite, new_2, torch.nan)
         return verdict
 
-    def loss_limit(self, step: int) -> Tensor:
-        """Above it a loss at `step` is a spike."""
-        high_2, room_2 = self._usual(step)
-        return (high_2 + room_2)[0]
-
-    def _usual(self, step: int) -> tuple[Tensor, Tensor]:
-        """Of the loss and of the norm's logarithm: the fourth highest of the window, and how far above it a spike
-        begins (infinite while too few steps are known)."""
+    def limits(self, step: int) -> Tensor:
+        """The highest loss and norm at `step` that are no spikes; infinite while too few steps are known."""
         values_2W = torch.stack([self.seen_2W[0], self.seen_2W[1].clamp(min=LEAST_NORM).log()])
         known_2W = torch.isfinite(values_2W)
         count_2 = known_2W.sum(dim=1)
@@ -66,8 +56,9 @@ class Spikes:
         noise_2 = changes_2W.nanmedian(dim=1).values * 1.4826
         tail_2 = _largest(changes_2W, LARGEST_CHANGES * count_2 // WINDOW_STEPS) / LARGEST_SIGMAS
         sigma_2 = torch.maximum(torch.maximum(noise_2, tail_2) / 2**0.5, self._least_2)
-        enough = count_2 >= LEAST_STEPS
-        return torch.where(enough, high_2, 0.0), torch.where(enough, self.sigmas * self._tail_2 * sigma_2, torch.inf)
+        limit_2 = high_2 + self.sigmas * self._tail_2 * sigma_2
+        limit_2 = torch.stack([limit_2[0], limit_2[1].exp()])
+        return torch.where(count_2 >= LEAST_STEPS, limit_2, torch.inf)
 
     def state(self) -> Tensor:
         return self.seen_2W.cpu().clone()

@@ -1,11 +1,16 @@
 """Steps that must not be taken: a rule over the run's own losses and norms, the same in every life."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from pipeline.training.spikes import FINE, LEAST_STEPS, NOT_FINITE, SPIKE, WINDOW_STEPS, Spikes
+
+# (loss, gradient norm) of steps of real tiny runs: around the highest losses and norms of 48 runs of ordinary text.
+RECORDED = json.loads(Path(__file__).with_name("recorded_losses.json").read_text(encoding="utf-8"))
 
 
 def losses(count: int, seed: int = 0) -> torch.Tensor:
@@ -63,3 +68,41 @@ def test_a_run_that_goes_on_skips_the_same_steps() -> None:
     verdicts = judged(first, values[:149])
     second.load(first.state())
     assert verdicts + judged(second, values[149:], first=149) == expected
+
+
+def verdicts_of(pairs: list[list[float]]) -> list[int]:
+    spikes = Spikes(6.0, torch.device("cpu"))
+    return [int(spikes.judge(i, *map(torch.tensor, pair))) for i, pair in enumerate(pairs)]
+
+
+@pytest.mark.parametrize("run", RECORDED)
+def test_small_batches_have_long_tails_that_are_no_spikes(run: str) -> None:
+    """Losses up to 1.5 nats and norms up to 7.9 times above the usual, in ordinary text."""
+    assert verdicts_of(RECORDED[run]) == [FINE] * len(RECORDED[run])
+
+
+@pytest.mark.parametrize("run", RECORDED)
+@pytest.mark.parametrize("kind", ["ten times the loss", "corrupt batch", "gradient alone"])
+def test_every_planted_spike_is_caught_and_hides_no_other(run: str, kind: str) -> None:
+    """Five in a window of real losses. A corrupt batch costs more than uniform guessing over the vocabulary."""
+    pairs, planted = [list(pair) for pair in RECORDED[run]], [110, 122, 134, 146, 158]
+    for step in planted:
+        loss, norm = pairs[step]
+        pairs[step] = {
+            "ten times the loss": [10 * loss, 10 * norm],
+            "corrupt batch": [math.log(1024) + 1.8, 3 * norm],
+            "gradient alone": [loss, 1000 * norm],
+        }[kind]
+    assert [i for i, verdict in enumerate(verdicts_of(pairs)) if verdict == SPIKE] == planted
+
+
+@pytest.mark.parametrize("rise", [1.0, 2.0, 8.0])
+def test_a_lasting_rise_never_ends_a_run(rise: float) -> None:
+    """Ten skipped in a row would: other text, at which the loss stays higher, is taken before that."""
+    spikes = Spikes(6.0, torch.device("cpu"))
+    judged(spikes, losses(WINDOW_STEPS))
+    assert judged(spikes, losses(40, seed=2) + rise, first=WINDOW_STEPS)[8:] == [FINE] * 32
+
+
+def test_a_norm_of_zero_and_constant_values_are_no_spikes() -> None:
+    assert verdicts_of([[3.0, 0.0]] * 80 + [[3.05, 0.0]] * 3) == [FINE] * 83
