@@ -1,13 +1,14 @@
 """A chat model as transformers 5 saves it, and a Llama-3-like tokenizer: both small, neither with our conventions."""
 
 from pathlib import Path
+from typing import Any
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 TOOLS = "{# tools #}" + CHATML
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
     "max_position_embeddings": 128,
 }  # fmt: skip
@@ -30,7 +31,7 @@ def tokenizer_with(added: list[str], size: int, first: list[str]):
     return tokenizer
 
 
-def save_chat_tokenizer(folder: Path, chat_template=CHATML, **names: str) -> None:
+def save_chat_tokenizer(folder: Path, chat_template: Any = CHATML, **names: str) -> None:
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = tokenizer_with(["<|im_start|>", "<|pad|>", "<|im_end|>", "<|tool_end|>"], 498, ["<|endoftext|>"])

@@ -303,9 +303,13 @@ def test_documents_of_a_llama_3_like_tokenizer_end_as_the_init_folder_says(eos, 
 
 
 def test_export_and_gguf_carry_them(pretrained, chat):
-    config = pretrained(f"export.model={chat}")
+    config = pretrained(f"export.model={chat}", "export.gguf=[f16]")
     export.run(config, "small.yaml")
-    assert facts(export.export_step(config, "small.yaml").path / "model") == facts(chat)
+    folder = export.export_step(config, "small.yaml").path
+    assert facts(folder / "model") == facts(chat)
+    found = gguf_facts(folder / "gguf" / "small-f16.gguf")
+    ids = [found[f"{kind}_token_id"] for kind in ("eos", "eot", "bos", "padding")]
+    assert (ids, found["chat_template"]) == ([500, 0, 498, 499], CHATML)
 
 
 def small(folder: Path, **special) -> Path:
