@@ -142,7 +142,7 @@ def token_ids(tokenizer_json: Path) -> dict[str, int]:
         found = {**(vocabulary or {}), **{entry["content"]: entry["id"] for entry in added}}
         return {token: id_ for token, id_ in found.items() if isinstance(token, str) and _is_id(id_)}
     except (TypeError, KeyError, IndexError) as error:
-        raise UnreadableTokenizer(f"{tokenizer_json} is no tokenizer.json ({error!r}); save it again.") from None
+        raise UnreadableTokenizer(f"{tokenizer_json} is no tokenizer.json ({error!r:.200}); save it again.") from None
 
 
 def token_id(tokenizer_json: Path, token: str) -> int:
@@ -229,7 +229,8 @@ def _read_json(path: Path, limit: int = MAX_BYTES) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, UnreadableTokenizer):
             raise
-        raise UnreadableTokenizer(f"{path} is not readable as JSON ({error}); save or download it again.") from None
+        why = str(error)[:200]
+        raise UnreadableTokenizer(f"{path} is not readable as JSON ({why}); save or download it again.") from None
     if not isinstance(content, dict):
         raise UnreadableTokenizer(f"{path} holds no JSON object; save or download it again.")
     return content

@@ -163,6 +163,7 @@ BROKEN = {
     "empty vocabulary": b'{"version":"1.0","model":{"type":"BPE","vocab":{},"merges":[]}}',
     "impossible dropout": b'{"version":"1.0","model":{"type":"BPE","vocab":{"a":0},"merges":[],"dropout":7}}',
     "deep": b"[" * 100_000,
+    "a long value": b'{"version":"' + b"x" * 10_000 + b'"}',
 }
 
 
