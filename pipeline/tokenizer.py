@@ -43,7 +43,7 @@ def load_tokenizer(path: Path, key: str = "") -> "Tokenizer":
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise UserError(
-            f"{start}{path} is no tokenizer.json that can be read ({str(error):.200}); save or download it again"
+            f"{start}{path} is no tokenizer.json that can be read ({error!s:.200}); save or download it again"
         ) from None
     if not tokenizer.get_vocab_size(with_added_tokens=True):
         raise UserError(f"{start}{path} has an empty vocabulary; save or download it again")

@@ -128,7 +128,7 @@ def check_given_tokenizer(given: Path, vocab_size: int) -> None:
         tokenizer.encode(PROBE, add_special_tokens=False)
     except Exception as error:  # the Rust side raises plain Exception
         raise UserError(
-            f"tokenizer.path: {path} cannot encode every text ({str(error):.200}); expected a byte-level one, or one "
+            f"tokenizer.path: {path} cannot encode every text ({error!s:.200}); expected a byte-level one, or one "
             "with a token for what it does not know; tokenizer.path=null trains one"
         ) from None
 
