@@ -8,8 +8,10 @@ older flat fields that transformers 4 and llama.cpp read).
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import Field, dataclass, fields
+from typing import Any, get_args
+
+from model.json_file import WORDS, is_of, read_field, shown
 
 ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh")  # two names of the same function: the tanh approximation
 
@@ -120,18 +122,21 @@ class ModelConfig:
         return self
 
     def _check_sizes(self) -> None:
-        whole = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
-        whole += ["num_key_value_heads", "head_dim", "max_position_embeddings"]
-        for name in [*whole, "rope_theta", "layer_norm_eps"]:
-            value = getattr(self, name)
-            if value is None:
+        for field in fields(self):
+            value, kind = getattr(self, field.name), _kind(field)
+            if not is_of(value, kind) and not (value is None and field.default is None):
+                raise ImpossibleShape(f"model.{field.name} is {shown(value)}; it must be {WORDS[kind]}.")
+            if kind not in (int, float) or value is None or field.name == "initializer_range":
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float if name not in whole else int):
-                raise ImpossibleShape(f"model.{name} is {value!r:.100}; it must be a number.")
-            if not 0 < value <= (MOST_LAYERS if name == "num_hidden_layers" else MOST):
-                raise ImpossibleShape(f"model.{name} is {value}; it must be greater than 0 and of a size that exists.")
-        if not self.initializer_range >= 0:
-            raise ImpossibleShape(f"model.initializer_range is {self.initializer_range}; it must not be negative.")
+            if not 0 < value <= (MOST_LAYERS if field.name == "num_hidden_layers" else MOST):
+                raise ImpossibleShape(
+                    f"model.{field.name} is {shown(value)}; it must be greater than 0 and of a size that exists."
+                )
+        if not 0 <= self.initializer_range <= MOST:
+            raise ImpossibleShape(
+                f"model.initializer_range is {shown(self.initializer_range)}; it must be at least 0 and of a size that "
+                "exists."
+            )
 
     def _check_heads(self) -> None:
         d, heads = self.hidden_size, self.num_attention_heads
@@ -195,13 +200,10 @@ class ModelConfig:
         family = content.get("model_type")
         if family != "phi":
             raise ImpossibleShape(
-                f"this is a model of the family {family!r}, and hornbook reads 'phi' (microsoft/phi-1, "
+                f"this is a model of the family {shown(family)}, and hornbook reads 'phi' (microsoft/phi-1, "
                 f"microsoft/phi-1_5, microsoft/phi-2, and its own exports); choose such a source."
             )
-        rope = content.get("rope_parameters") or content.get("rope_scaling") or {}
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind != "default":
-            raise ImpossibleShape(f"the rotary embedding is of type {kind!r}; only unscaled ('default') ones are read.")
+        rope = _rotary(content)
         known = {field.name for field in fields(cls)} & set(content)
         values = {name: content[name] for name in known}
         values |= {name: rope[name] for name in ("rope_theta", "partial_rotary_factor") if name in rope}
@@ -216,6 +218,26 @@ PHI_DEFAULTS: dict[str, Any] = {
     "num_hidden_layers": 24,
     "num_attention_heads": 32,
 }
+
+
+def _kind(field: Field) -> type:
+    """The JSON type of a field, its null aside."""
+    kinds: tuple[Any, ...] = get_args(field.type) or (field.type,)
+    return next(kind for kind in kinds if kind is not type(None))
+
+
+def _rotary(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The rotary settings of a `config.json`, empty where it is silent. Raises `ImpossibleShape` for scaled ones."""
+    where = "config.json"
+    rope = read_field(content, "rope_parameters", dict, where) or read_field(content, "rope_scaling", dict, where) or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise ImpossibleShape(
+            f"the rotary embedding is of type {shown(kind)}; only unscaled ('default') ones are read."
+        )
+    if nested := next((name for name, value in rope.items() if isinstance(value, dict)), None):
+        raise ImpossibleShape(f"the rotary embedding has settings for {nested!r} alone; only one for all is read.")
+    return rope
 
 
 def _linear_or_norm(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:

@@ -25,6 +25,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.json_file import UnreadableModel, read_field, read_object
 from model.special_tokens import SpecialTokens, token_id
 from model.transformer import Transformer
 
@@ -34,10 +35,6 @@ DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF1
 IGNORED_TENSORS = ("rotary_emb.inv_freq",)  # derived from the config; old exports stored it
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 COMPARED_ROWS = 4096  # of two matrices at once
-
-
-class UnreadableModel(ValueError):
-    """A folder does not hold a model that hornbook can read; the message says why and what to do."""
 
 
 def save_folder(
@@ -134,8 +131,10 @@ def load_config(folder: Path) -> ModelConfig:
     """
     file = Path(folder) / "config.json"
     if not file.is_file():
-        raise UnreadableModel(f"{folder} has no config.json, so it is no model folder; check the path.")
-    config = ModelConfig.from_hf(_read_json(file))
+        adapter = (Path(folder) / "adapter_config.json").is_file()
+        why = "it holds an adapter; merge it into its model first" if adapter else "so it is no model folder"
+        raise UnreadableModel(f"{folder} has no config.json, {why}; check the path.")
+    config = ModelConfig.from_hf(read_object(file))
     if config.tie_word_embeddings and _has_own_head(Path(folder)):
         _warn_of_own_head(Path(folder))
         return dataclasses.replace(config, tie_word_embeddings=False)
@@ -166,17 +165,6 @@ def _warn_of_own_head(folder: Path) -> None:
     )
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    """The object in a file. Raises `UnreadableModel` where there is none, whatever a stranger wrote instead."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise UnreadableModel(f"{file} is not readable as JSON ({error}); write or download it again.") from error
-    if not isinstance(content, dict):
-        raise UnreadableModel(f"{file} holds no JSON object; write or download it again.")
-    return content
-
-
 class SafetensorsState(Mapping[str, Tensor]):
     """Tensor names to tensors, memory-mapped: reading a name costs its pages, and nothing is kept."""
 
@@ -186,10 +174,18 @@ class SafetensorsState(Mapping[str, Tensor]):
         self._open: dict[Path, Any] = {}
 
     def __getitem__(self, name: str) -> Tensor:
+        return self._opened(name).get_tensor(self._stored_names.get(name, name))
+
+    def header(self, name: str) -> tuple[tuple[int, ...], str]:
+        """(shape, safetensors' name of the dtype) of a tensor that is not read."""
+        part = self._opened(name).get_slice(self._stored_names.get(name, name))
+        return tuple(part.get_shape()), str(part.get_dtype())
+
+    def _opened(self, name: str) -> Any:
         file = self._files[name]
         if file not in self._open:
             self._open[file] = safe_open(file, framework="pt", device="cpu")
-        return self._open[file].get_tensor(self._stored_names.get(name, name))
+        return self._open[file]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -235,8 +231,8 @@ def _names_in(file: Path) -> list[str]:
 
 
 def _indexed(folder: Path) -> dict[str, Path]:
-    index = _read_json(folder / INDEX).get("weight_map")
-    if not isinstance(index, dict) or not all(isinstance(s, str) and Path(s).name == s for s in index.values()):
+    index = read_field(read_object(folder / INDEX), "weight_map", dict, folder / INDEX)
+    if index is None or not all(isinstance(s, str) and Path(s).name == s for s in index.values()):
         raise UnreadableModel(f"{folder / INDEX} is no index of shards that lie beside it; download it again.")
     missing = sorted({shard for shard in index.values() if not (folder / shard).is_file()})
     if missing:
@@ -271,8 +267,12 @@ def open_model(folder: Path, weights: Path | None = None) -> tuple[ModelConfig, 
     shapes = config.tensor_shapes()
     _check_names(set(state), shapes, str(folder))
     for name, shape in shapes.items():
-        if (found := tuple(state[name].shape)) != shape:
+        found, dtype = state.header(name)
+        if found != shape:
             raise UnreadableModel(f"{folder}: {name} has shape {found}, but its config says {shape}.")
+        if dtype not in DTYPES.values():
+            kinds = ", ".join(DTYPES)
+            raise UnreadableModel(f"{folder}: {name} is stored as {dtype}; expected weights in full, one of {kinds}.")
     return config, state
 
 

@@ -93,8 +93,10 @@ def _guarded(arguments: argparse.Namespace) -> int:
         traceback.print_exc()
         return FAILED
     except Exception as error:
-        hf = sys.modules.get("model.hf")  # not loaded: the error is none of its
-        if hf is not None and isinstance(error, hf.UnreadableModel):
+        from model.config import ImpossibleShape
+        from model.json_file import UnreadableModel
+
+        if isinstance(error, ImpossibleShape | UnreadableModel):
             print(f"hornbook: {error}", file=sys.stderr)
             return WRONG_INPUT
         traceback.print_exc()

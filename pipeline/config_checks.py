@@ -13,6 +13,8 @@ from pipeline.config_keys import STAGES, nearest
 if TYPE_CHECKING:
     from pipeline.config import Config, TrainConfig
 
+BYTES_AND_END = 257  # entries that every tokenizer trained here has
+
 
 def problems(config: "Config") -> Iterable[str]:
     train, budget, data = config.train, config.budget, config.data
@@ -76,7 +78,19 @@ def problems(config: "Config") -> Iterable[str]:
         yield f"data.keep_dropped is '{data.keep_dropped}'; expected sample, all or none"
     if config.tracking.to not in ("wandb", "tensorboard", "none"):
         yield f"tracking.to is '{config.tracking.to}'; expected wandb, tensorboard or none"
+    yield from _vocabulary_problems(config)
+
+
+def _vocabulary_problems(config: "Config") -> Iterable[str]:
     vocab_size = config.tokenizer.vocab_size
+    least = BYTES_AND_END
+    if vocab_size is not None and vocab_size < least:
+        yield f"tokenizer.vocab_size is {vocab_size}; expected at least {least} (every byte and the end of text)"
+    if config.tokenizer.path is None and vocab_size is None and config.model.vocab_size < least:
+        yield (
+            f"model.vocab_size is {config.model.vocab_size}; expected at least {least} (every byte and the end of "
+            "text), as a tokenizer is trained for it; tokenizer.path names one that is smaller"
+        )
     if vocab_size is not None and vocab_size > config.model.vocab_size:
         yield (
             f"tokenizer.vocab_size ({vocab_size}) is larger than model.vocab_size ({config.model.vocab_size}): "
@@ -176,7 +190,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.validation.share": (1e-6, 0.5),
     "data.validation.max_bytes": (1, 1e12),
     "data.validation.textbook_min_score": (0, 1),
-    "model.vocab_size": (257, 1e7),  # every byte and the end of text
+    "model.vocab_size": (1, 1e7),
     "init.tolerance": (0, 1),
     "train.micro_batch": (0, 1e6),
     "train.learning_rate": (1e-12, 1e3),
@@ -215,6 +229,3 @@ def _out_of_range(config: "Config") -> Iterable[str]:
     every = config.train.checkpoint_every_seconds
     if every is not None and not 1e-3 <= every <= 1e9:
         yield f"train.checkpoint_every_seconds is {every}; expected 0.001 to 1e+09, or null"
-    size = config.tokenizer.vocab_size
-    if size is not None and size < 257:
-        yield f"tokenizer.vocab_size is {size}; expected at least 257 (every byte and the end of text)"

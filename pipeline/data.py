@@ -16,6 +16,7 @@ from pipeline.config import Config
 from pipeline.corpus import steps
 from pipeline.corpus.reading import in_words
 from pipeline.experiment import Experiment
+from pipeline.growth_source import check_source
 from pipeline.progress import format_seconds
 
 CUT_FILES = ("damaged_file", "bomb", "cannot_open", "too_large")  # of which more than one document may be missing
@@ -31,6 +32,7 @@ def data_step(config: Config) -> Step:
 
 def run(config: Config, command: str) -> None:
     """Builds whatever of the stage is not there yet and says what happened. `command`: what the user typed."""
+    check_source(config)  # hours before the stage that reads it
     final = data_step(config)
     experiment = Experiment(config)
     experiment.record()

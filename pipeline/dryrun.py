@@ -3,10 +3,13 @@
 import importlib
 from typing import Any
 
+from pipeline import config as configs
 from pipeline.artifacts import Step
 from pipeline.config import Config
 from pipeline.data import data_step
 from pipeline.errors import UserError
+from pipeline.growth_source import check_source
+from pipeline.hub import is_hub_name
 
 PRETRAINING = ("data", "init", "pretrain")
 
@@ -30,6 +33,7 @@ def describe(config: Config, stage: str, command: str = "<config>") -> dict[str,
     """Facts of one config and the state of every stage up to `stage`, as plain JSON values. A stage after pretraining
     that takes another model needs none of this experiment's stages."""
     tensors: list[str] = []
+    _check_model(config, stage, command)
     if stage in ("init", "pretrain"):
         from pipeline.initialize import check_method, tensor_map
 
@@ -58,6 +62,22 @@ def describe(config: Config, stage: str, command: str = "<config>") -> dict[str,
         "stages": [_state(config, name, command) for name in needed],
         "tensors": tensors,
     }
+
+
+def _check_model(config: Config, stage: str, command: str) -> None:
+    """The model that the stage starts from, as far as it is here. Raises `UserError` where the stage refuses it."""
+    wanted = None if stage in PRETRAINING else getattr(config, stage).model
+    if wanted is None:
+        check_source(config)
+    elif wanted.endswith((".yaml", ".yml")):
+        configs.load(wanted)
+    elif not is_hub_name(wanted):
+        from pipeline.after.taken import check_readable, refuse_quantized, taken_model
+
+        key = f"{stage}.model"
+        model = taken_model(config, wanted, command, key)
+        check_readable(model, key)
+        refuse_quantized(model, key, f"hornbook {stage}")
 
 
 def _state(config: Config, stage: str, command: str) -> dict[str, Any]:

@@ -37,13 +37,33 @@ def local_folder(name: str, key: str, patterns: list[str]) -> Path:
         ) from None
 
 
-def content_of_model(name: str) -> str:
-    """What a fingerprint needs: a folder's content, or a hub name as it is written.
+def check_model(name: str, key: str) -> None:
+    """Family, shape, and the header of every tensor of a model folder; imports torch. What a hub name holds is not
+    known before it is fetched. Raises `UserError` naming `key`, with the reason."""
+    if is_hub_name(name):
+        return
+    from model.hf import open_model
+
+    try:
+        open_model(local_folder(name, key, MODEL_FILES))
+    except ValueError as error:  # UnreadableModel and ImpossibleShape are ValueErrors
+        raise UserError(f"{key}: {error}") from None
+
+
+def content_of_model(name: str, key: str = "model") -> str:
+    """What a fingerprint needs: a folder's content, or a hub name as it is written. Raises `UserError` naming `key`
+    where there is no such folder.
 
     A name without `@revision` is taken at its word: pin one where the hub's model may change.
     """
     if is_hub_name(name):
         return f"hub:{name}"
+<<<<<<< HEAD
     folder = Path(name).expanduser()
     patterns = dict.fromkeys(MODEL_FILES + TOKENIZER_FILES)
     return hash_files([p for pattern in patterns for p in sorted(folder.glob(pattern))], folder)
+=======
+    folder = local_folder(name, key, [])
+    files = [p for pattern in MODEL_FILES + TOKENIZER_FILES for p in sorted(folder.glob(pattern))]
+    return hash_files(files, folder)
+>>>>>>> 70f676d (Refuse a model folder that cannot be read in one sentence, from every verb and in dry runs)

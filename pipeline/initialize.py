@@ -21,6 +21,7 @@ from pipeline.data import data_step
 from pipeline.errors import STOPPED, WRONG_INPUT, Failure, Stopped, UserError
 from pipeline.experiment import Experiment
 from pipeline.family import start as start_child
+from pipeline.growth_source import check_source, source_config, source_is_experiment
 from pipeline.hub import MODEL_FILES, content_of_model, is_hub_name, local_folder
 from pipeline.locks import FolderLock
 from pipeline.progress import format_seconds
@@ -29,7 +30,6 @@ from pipeline.training.decisions import Decisions
 from pipeline.training.identity import (
     INDEX,
     WEIGHTS,
-    at_stated_budget,
     checkpoint_name,
     finished_manifest,
     pretrain_step,
@@ -68,6 +68,7 @@ def init_identity(config: Config) -> dict[str, Any]:
 def run(config: Config, command: str) -> None:
     """Trains the source where that is allowed and needed, then grows, measures and says what came out."""
     check_method(config)
+    check_source(config)
     data = require_data(config, command)
     experiment = Experiment(config)
     experiment.record()
@@ -130,31 +131,10 @@ def require_data(config: Config, command: str) -> Step:
     return step
 
 
-def source_is_experiment(config: Config) -> bool:
-    return config.init.source is not None and config.init.source.endswith((".yaml", ".yml"))
-
-
-def source_config(config: Config) -> Config:
-    """The source experiment: its own file, with data, tokenizer and seed of the experiment that asks for it.
-
-    It has the hours that its config states. Another experiment may train the same shape for longer, and a run can be
-    extended; neither changes what this one grows from.
-    """
-    path = Path(config.init.source or "")
-    values = configs.merge(configs.read_with_base(path), config.init.source_overrides)
-    configs.resolve_source_path(values, path)
-    if (values.get("init") or {}).get("source") == config.init.source:
-        raise UserError(f"{path}: init.source names the file itself; name a smaller experiment, or set it to null")
-    asker = configs.to_values(config)
-    for key in ("data", "tokenizer", "seed"):
-        values[key] = asker[key]
-    return at_stated_budget(configs.from_values(values, where=str(path)))
-
-
 def _source_content(config: Config) -> str:
     """What the fingerprint holds of the source: the content of its weights, not its name or its hours."""
     if not source_is_experiment(config):
-        return content_of_model(config.init.source or "")
+        return content_of_model(config.init.source or "", "init.source")
     source = source_config(config)
     if config.init.source_checkpoint == "before_decay" and pretrain_step(source).finished:
         return before_decay(pretrain_step(source)).sha256

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.growth_source import check_source
 from pipeline.planning.advice import advice, growth_advice, verdict
 from pipeline.planning.costs import MFU_BASIS, cards, disk, hours, overhead
 from pipeline.planning.text import epochs_of, text_of, unique_tokens
@@ -56,6 +57,7 @@ def training_seconds(tokens: float, flops_per_token: float, peak_flops: float, m
 def make_plan(config: Config, card_name: str | None, measured: bool = False) -> dict[str, Any]:
     """The answers as plain JSON values. Raises `UserError` for a card that the table does not have, and where
     `measured` asks for steps that this machine cannot hold."""
+    check_source(config)
     name, card, table = _card(card_name)
     own, rungs = _traces(config)
     text = text_of(config)

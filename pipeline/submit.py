@@ -21,6 +21,7 @@ from pipeline.artifacts import code_state, hash_json, root, write_json, write_te
 from pipeline.config import Config
 from pipeline.data import data_step
 from pipeline.errors import UserError
+from pipeline.growth_source import check_source
 from pipeline.hub import content_of_model
 from pipeline.initialize import (
     check_method,
@@ -103,6 +104,7 @@ def run_array(
 def tasks(config: Config, until: str = LAST) -> list[Task]:
     """Every stage that the experiment needs, in order, up to `until`. Raises `UserError` for a config that is wrong."""
     check_method(config)
+    check_source(config)
     if config.budget.max_gpu_hours is None and config.budget.max_tokens is None and config.train.max_epochs is None:
         raise UserError("the config sets no end: set budget.max_gpu_hours (or budget.max_tokens)")
     step = data_step(config)
@@ -114,7 +116,7 @@ def tasks(config: Config, until: str = LAST) -> list[Task]:
         source = tuple(task for task in tasks(source_config(config), "pretrain") if task.stage != "data")
         ready, content = is_trained(source_config(config)), source[-1].key
     elif config.init.source is not None:
-        content = content_of_model(config.init.source)
+        content = content_of_model(config.init.source, "init.source")
     init_key = hash_json([init_identity(config), data.key, content])[:12]
     init = Task(config, "init", init_key, ready and init_step(config).finished, (data, *source[-1:]))
     pretrain_key = hash_json([pretrain_identity(config), init.key])[:12]

@@ -4,11 +4,11 @@ In: the stage's `model` key. Out: a folder that was looked at (family, every ten
 known of how it was made. Files are read, never run: weights from safetensors only, no code and no template of a folder.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.json_file import read_object
 from model.special_tokens import SpecialTokens
 from pipeline import config as configs
 from pipeline.artifacts import MANIFEST, Step, read_manifest
@@ -40,7 +40,7 @@ class TakenModel:
 
     @property
     def quantized(self) -> bool:
-        return QUANTIZED in json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        return QUANTIZED in read_object(self.folder / "config.json")
 
 
 def taken_model(config: Config, wanted: str | None, command: str, key: str) -> TakenModel:
@@ -57,7 +57,7 @@ def taken_model(config: Config, wanted: str | None, command: str, key: str) -> T
     _check_files(folder, mend)
     made = folder.parent / MANIFEST
     manifest = read_manifest(folder.parent) if made.is_file() else None
-    return TakenModel(folder, content_of_model(wanted), manifest)
+    return TakenModel(folder, content_of_model(wanted, key), manifest)
 
 
 def _of_experiment(config: Config, command: str) -> TakenModel:

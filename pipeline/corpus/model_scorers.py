@@ -81,7 +81,7 @@ class Classifier(DocumentScorer):
     def content(self) -> str:
         if not Path(self.path).expanduser().exists() and "/" not in self.path:
             raise UserError(f"{KEY}.path is '{self.path}'; expected a folder or a hub name such as org/model@revision")
-        return content_of_model(self.path)
+        return content_of_model(self.path, f"{KEY}.path")
 
     def facts(self) -> dict[str, Any]:
         return {"auc": None, "note": f"output of {Path(self.path).name}; {_UNKNOWN}"}

@@ -178,7 +178,7 @@ def tokenizer_step(config: Config, builder: Builder, before: str, so_far: Mappin
     """The tokenizer that the config names, or the training of one. `UserError` where it does not fit the model."""
     given, vocab_size = config.tokenizer.path, config.tokenizer.vocab_size or config.model.vocab_size
     if given is not None and is_hub_name(given):
-        content = {"content": content_of_model(given)}
+        content = {"content": content_of_model(given, "tokenizer.path")}
         return builder.step(
             "tokenizer", lambda folder: _fetch_tokenizer(folder, given, config), {}, content, "tokenizers"
         )

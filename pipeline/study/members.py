@@ -17,7 +17,8 @@ from pipeline.config import Config
 from pipeline.config_keys import RUNTIME
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
-from pipeline.initialize import check_method, source_config, source_is_experiment
+from pipeline.growth_source import check_source, source_config, source_is_experiment
+from pipeline.initialize import check_method
 from pipeline.study.design import Cell
 from pipeline.study.measures import tasks_of
 from pipeline.study.reading import AS_STORED, FORM, SPEND, Study, nested
@@ -140,6 +141,7 @@ def _experiment(study: Study, cell: Cell, seed: int, overrides: dict[str, Any], 
     for section, prefix in ((config.budget, "train."), (config.finetune.budget, "finetune.train.")):
         section.apart = ", ".join(filter(None, [section.apart, *_runtime_keys(overrides, prefix)])) or None
     check_method(config)
+    check_source(config)
     if spend.get("finetune") and config.finetune.task is not None:
         from pipeline.after.targets import make_target
 

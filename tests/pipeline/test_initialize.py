@@ -109,7 +109,7 @@ def test_another_source_content_is_another_folder(source, data):
     ("init", "shape", "words"),
     [
         ({"method": "exact"}, LARGE, "init.source"),
-        ({"method": "exakt", "source": "x"}, LARGE, "did you mean 'exact'"),
+        ({"method": "exakt"}, LARGE, "did you mean 'exact'"),
         ({"method": "exact", "source": "./nowhere"}, LARGE, "neither a folder"),
         ({"method": "exact", "options": {"noize": 1}}, LARGE, "noize"),
     ],
