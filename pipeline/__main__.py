@@ -24,6 +24,7 @@ from pipeline.errors import DONE, FAILED, STOPPED, WRONG_INPUT, Failure, Stopped
 SMALL_WRITE_BYTES = 1 << 20  # of links, reports, logs: whatever does not say itself what it needs
 AFTER = ("evaluate", "export", "quantize", "finetune")  # what comes after pretraining
 STAGES = ("data", "init", "pretrain", *AFTER)
+RUN = "one YAML file = one experiment, such as configs/tiny.yaml; or its name under runs/, such as tiny"
 TABLES = ("filters", "sources", "scorers", "growth", "optimizers", "decays", "tasks", "kinds", "keys")
 
 
@@ -145,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     score = verbs.add_parser(
         "score", help="quality scores of your own texts, by the scorer of a data stage", description=_SCORE
     )
-    score.add_argument("config", help="experiment whose data stage is finished, such as configs/tiny.yaml")
+    score.add_argument("config", help=f"experiment whose data stage is finished: {RUN}")
     score.add_argument("words", nargs="+", metavar="file", help="files or folders of text; key=value overrides")
     score.add_argument("--out", help="file for the JSON lines; default: standard output")
     score.add_argument("--text-key", help="field that holds the text of a record; default: text")
@@ -203,15 +204,14 @@ def _add_run_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]")
         if name != "sync":
             added[name].add_argument("--json", action="store_true", help="as JSON")
         added[name].set_defaults(run=run)
-    run_help = "name of an experiment under runs/, or its config"
     added["clean"].add_argument(
         "names", nargs="*", metavar="run", help="experiments to forget with all their own folders"
     )
     added["clean"].add_argument("--yes", action="store_true", help="remove; without it nothing is touched")
-    added["compare"].add_argument("first", metavar="A", help=run_help)
-    added["compare"].add_argument("second", metavar="B", help=run_help)
-    added["batch"].add_argument("name", metavar="run", help=run_help)
-    added["sync"].add_argument("name", metavar="run", help=run_help)
+    added["compare"].add_argument("first", metavar="A", help=RUN)
+    added["compare"].add_argument("second", metavar="B", help=RUN)
+    added["batch"].add_argument("name", metavar="run", help=RUN)
+    added["sync"].add_argument("name", metavar="run", help=RUN)
     added["sync"].add_argument("--to", help="wandb or tensorboard; default: the config's tracking.to")
     added["batch"].add_argument("--step", type=int, required=True, metavar="N", help="1 = the first")
 
@@ -280,14 +280,15 @@ def _add_verb(
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="one YAML file = one experiment, such as configs/tiny.yaml")
+    parser.add_argument("config", help=RUN)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="laid over the file")
 
 
 def _stage(arguments: argparse.Namespace) -> None:
     from pipeline import config as configs
+    from pipeline import runs
 
-    config = configs.load(arguments.config, arguments.overrides)
+    config = runs.load(arguments.config, arguments.overrides)
     if getattr(arguments, "limit", None) is not None:
         config = configs.preview(config, arguments.limit)
     if getattr(arguments, "branch", None) is not None:
@@ -327,11 +328,11 @@ def _run_stage(arguments: argparse.Namespace, config: Any, command: str) -> None
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    from pipeline import config as configs
+    from pipeline import runs
     from pipeline.plan import make_plan
     from pipeline.planning.show import show
 
-    made = make_plan(configs.load(arguments.config, arguments.overrides), arguments.card, arguments.measure)
+    made = make_plan(runs.load(arguments.config, arguments.overrides), arguments.card, arguments.measure)
     print(json.dumps(made, indent=1) if arguments.json else show(made))
 
 
@@ -339,6 +340,8 @@ def _study(arguments: argparse.Namespace) -> None:
     from pipeline.study import verb
 
     if arguments.slurm:
+        if arguments.at_once is not None and arguments.at_once < 1:
+            raise UserError(f"study: --at-once is {arguments.at_once}; expected at least 1 member")
         verb.submit(arguments.config, _slurm_options(arguments), arguments.at_once, dry_run=arguments.dry_run)
     else:
         verb.run(arguments.config, dry_run=arguments.dry_run, only_report=arguments.report, as_json=arguments.json)
@@ -353,50 +356,52 @@ def _slurm_options(arguments: argparse.Namespace) -> Any:
 
 
 def _submit(arguments: argparse.Namespace) -> None:
-    from pipeline import config as configs
-    from pipeline import submit
+    from pipeline import runs, submit
 
     options = _slurm_options(arguments)
-    config = configs.load(arguments.config, arguments.overrides)
+    config = runs.load(arguments.config, arguments.overrides)
     submit.run(config, _typed(arguments), options, until=arguments.until, dry_run=arguments.dry_run)
 
 
 def _sample(arguments: argparse.Namespace) -> None:
     from pipeline import config as configs
-    from pipeline import sample
+    from pipeline import runs, sample
 
-    config = configs.load(arguments.config, arguments.overrides)
+    config = runs.load(arguments.config, arguments.overrides)
     for key in ("max_new_tokens", "temperature"):
         if getattr(arguments, key) is not None:
             setattr(config.sample, key, getattr(arguments, key))
+    configs.validate(config, "sample")
     sample.run(config, _typed(arguments), prompt=arguments.prompt, chat=arguments.chat)
 
 
 def _score(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from pipeline import config as configs
-    from pipeline import score
+    from pipeline import runs, score
 
     names = [word for word in arguments.words if "=" not in word or Path(word).exists()]
     overrides = [word for word in arguments.words if word not in names]
     if not names:
         raise UserError("score: no file or folder was named; expected hornbook score <config> <file or folder> ...")
-    config = configs.load(arguments.config, overrides)
+    config = runs.load(arguments.config, overrides)
     command = shlex.join([arguments.config, *overrides])
     score.run(config, command, names, out=arguments.out, text_key=arguments.text_key, kind=arguments.kind)
 
 
 def _label(arguments: argparse.Namespace) -> None:
-    from pipeline import config as configs
-    from pipeline import label
+    from pipeline import label, runs
     from pipeline.corpus.endpoint import ChatEndpoint, Price
     from pipeline.experiment import Experiment
 
-    config = configs.load(arguments.config, arguments.overrides)
+    config = runs.load(arguments.config, arguments.overrides)
     endpoint = None
     if (arguments.endpoint is None) != (arguments.model is None):
         raise UserError("label: --endpoint and --model go together; without both, you rate at the terminal")
+    for option in ("max_dollars", "price_in", "price_out"):
+        if not 0 <= (getattr(arguments, option) or 0) < float("inf"):
+            value = getattr(arguments, option)
+            raise UserError(f"label: --{option.replace('_', '-')} is {value}; expected a number of at least 0")
     if arguments.max_dollars is not None and not (arguments.price_in > 0 or arguments.price_out > 0):
         raise UserError("label: --max-dollars needs the model's prices: --price-in and --price-out")
     if arguments.endpoint is not None:
@@ -413,17 +418,16 @@ def _typed(arguments: argparse.Namespace) -> str:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from pipeline import config as configs
-    from pipeline import report
+    from pipeline import report, runs
 
-    print(report.write(configs.load(arguments.config, arguments.overrides)))
+    print(report.write(runs.load(arguments.config, arguments.overrides)))
 
 
 def _where(arguments: argparse.Namespace) -> None:
-    from pipeline import config as configs
+    from pipeline import runs
     from pipeline.dryrun import step_of
 
-    config = configs.load(arguments.config, arguments.overrides)
+    config = runs.load(arguments.config, arguments.overrides)
     print(step_of(config, arguments.stage, _typed(arguments)).path)
 
 

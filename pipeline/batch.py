@@ -14,7 +14,10 @@ from pipeline.artifacts import Step
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.tokenizer import load_tokenizer
+from pipeline.training.identity import finished_manifest
+from pipeline.training.step_sizes import StepSizes
 
+MOST_STEPS = 10**9
 SHOWN_CHARACTERS = 400  # of a piece on the terminal; --json has all
 
 
@@ -30,9 +33,8 @@ def pieces(config: Config, step: int) -> dict[str, Any]:
     from pipeline.training.examples import Examples
     from pipeline.training.identity import pretrain_step
 
-    if step < 1:
-        raise UserError(f"--step is {step}; the first step is 1")
     run = pretrain_step(config)
+    _check_step(config, run, step)
     data = run.inputs["data"]
     assert isinstance(data, Step)
     shards = TokenShards.open(data.path)
@@ -69,6 +71,20 @@ def pieces(config: Config, step: int) -> dict[str, Any]:
             )
     in_decay = decay is not None and step > decay
     return {"step": step, "tokens": len(indices) * batches.sequence_length, "decay": in_decay, "pieces": found}
+
+
+def _check_step(config: Config, run: Step, step: int) -> None:
+    """Raises `UserError` for a step that the run does not have, as far as its length is known."""
+    if step < 1:
+        raise UserError(f"--step is {step}; the first step is 1")
+    last, why = MOST_STEPS, "no run is longer"
+    if manifest := finished_manifest(run, config.budget):
+        last, why = manifest["steps"], f"the run '{config.name}' ended then"
+    elif config.budget.max_tokens is not None:
+        windows = config.budget.max_tokens // config.train.sequence_length
+        last, why = max(1, StepSizes(config.train).whole_steps(windows)), "budget.max_tokens ends the run then"
+    if step > last:
+        raise UserError(f"--step is {step:,}; expected 1 to {last:,} ({why})")
 
 
 def show(facts: dict[str, Any]) -> str:

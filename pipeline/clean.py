@@ -102,6 +102,8 @@ def _needed(names: Iterable[str]) -> set[Path]:
     for name in names:
         for folder in runs.links(name).values():
             _add(folder, needed)
+            if not (folder / MANIFEST).is_file():  # begun anew: what the name last had whole stays until it is done
+                _add_last_finished(name, folder.parent, needed)
         with contextlib.suppress(UserError):  # a config of an older version: its links say what it has
             config = runs.load(name)
             if config.budget.branch_of:
@@ -109,6 +111,14 @@ def _needed(names: Iterable[str]) -> set[Path]:
             for step in _steps(config):
                 _add(step.path, needed)
     return needed
+
+
+def _add_last_finished(name: str, stage: Path, needed: set[Path]) -> None:
+    """The newest finished folder of an experiment among those of one stage."""
+    made = {path.parent: read_manifest(path.parent) for path in stage.glob(f"*/{MANIFEST}")}
+    own = [folder for folder, manifest in made.items() if manifest["name"] == name]
+    if own:
+        _add(max(own, key=lambda folder: made[folder]["finished"]), needed)
 
 
 def _steps(config: Config) -> list[Step]:

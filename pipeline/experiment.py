@@ -2,12 +2,13 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
 from pipeline import pushing
-from pipeline.artifacts import root, write_text
+from pipeline.artifacts import MANIFEST, root, write_text
 from pipeline.config import Config
 from pipeline.ledger import LEDGER, Ledger
 
@@ -40,6 +41,22 @@ class Experiment:
         temporary.symlink_to(os.path.relpath(target.resolve(), self.folder.resolve()))
         temporary.replace(link)
         return link
+
+    @contextlib.contextmanager
+    def linked(self, stage: str, target: Path) -> Iterator[None]:
+        """The link while the body trains in `target`. Where the body fails before anything of the training is saved,
+        the link leads where it led before: to a folder that may be finished."""
+        before = self.stage_folder(stage)
+        link = self.link(stage, target)
+        try:
+            yield
+        except BaseException:
+            if not any((target / "checkpoints").glob("step-*")) and not (target / MANIFEST).is_file():
+                if before is not None:
+                    self.link(stage, before)
+                else:
+                    link.unlink(missing_ok=True)
+            raise
 
     def stage_folder(self, stage: str) -> Path | None:
         """Where `runs/<name>/<stage>` leads, or None."""

@@ -122,8 +122,8 @@ def _tune(config: Config, tuned: Config, model: TakenModel, sources: Any, step: 
     with (
         FolderLock(step.path, wait=False),
         experiment.ledger("finetune", step.fingerprint, options.train.device, folder=step.path) as ledger,
+        experiment.linked("finetune", step.path),
     ):
-        experiment.link("finetune", step.path)
         started = time.time()
         job = make_job(config, tuned, model, sources, step)
         facts, device = train(job, experiment, ledger)

@@ -58,12 +58,6 @@ def content_of_model(name: str, key: str = "model") -> str:
     """
     if is_hub_name(name):
         return f"hub:{name}"
-<<<<<<< HEAD
-    folder = Path(name).expanduser()
+    folder = local_folder(name, key, [])
     patterns = dict.fromkeys(MODEL_FILES + TOKENIZER_FILES)
     return hash_files([p for pattern in patterns for p in sorted(folder.glob(pattern))], folder)
-=======
-    folder = local_folder(name, key, [])
-    files = [p for pattern in MODEL_FILES + TOKENIZER_FILES for p in sorted(folder.glob(pattern))]
-    return hash_files(files, folder)
->>>>>>> 70f676d (Refuse a model folder that cannot be read in one sentence, from every verb and in dry runs)

@@ -71,13 +71,13 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
             waited_seconds=lock.waited_seconds,
         ) as ledger,
         pushing.pushed(lambda: _seconds_for_copies(cap, ledger), ledger.write),
+        experiment.linked("pretrain", step.path),
     ):
         # Loads torch, so not before: a second trainer is gone by now, and what a kill costs from here on is on record.
         check_method(config)
         experiment.record()
         for name in step.inputs:
             experiment.link(name, _input(step, name))
-        experiment.link("pretrain", step.path)
         report_seconds = _write_first_report(config)
         started, began = time.time(), time.monotonic()
         signals.defer(is_last_life(cap, step, ledger))

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ def names() -> list[str]:
     return sorted(folder.relative_to(top).as_posix() for folder in found if folder != top)
 
 
-def load(word: str) -> Config:
-    """The config behind what a person typed: a YAML file, or the name of an experiment under `runs/`.
+def load(word: str, overrides: Sequence[str] = ()) -> Config:
+    """The config behind what a person typed: a YAML file, or the name of an experiment under `runs/`; with `overrides`
+    laid over it.
 
     Raises `UserError` where it is neither, with the names there are.
     """
-    if word.endswith((".yaml", ".yml")):
-        return configs.load(word)
+    if word.endswith((".yaml", ".yml")) or Path(word).is_file():
+        return configs.load(word, overrides)
     recorded = root() / "runs" / word / CONFIG
     if not recorded.is_file():
         known = names()
@@ -42,7 +44,7 @@ def load(word: str) -> Config:
             f"there is no experiment '{word}' under {root() / 'runs'}{configs.nearest(word, known)}; expected a "
             f"config file or one of: {', '.join(known) or 'none yet'}"
         )
-    return configs.load(recorded)
+    return configs.load(recorded, overrides)
 
 
 def links(name: str) -> dict[str, Path]:

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import config as configs
 from pipeline import pulling
 from pipeline.artifacts import root
 from pipeline.config import Config
@@ -41,7 +42,9 @@ def branch(config: Config, budget: str) -> Config:
         branches=[],
         branch_of=f"{pretrain_step(config).fingerprint}@{budget}",
     )
-    return dataclasses.replace(config, name=f"{config.name}/branch-{budget}", budget=limits)
+    branched = dataclasses.replace(config, name=f"{config.name}/branch-{budget}", budget=limits)
+    configs.validate(branched, "--branch")
+    return branched
 
 
 def planned(config: Config) -> dict[str, tuple[float | None, int | None]]:

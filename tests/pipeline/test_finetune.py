@@ -299,3 +299,15 @@ def test_memory_of_a_step_is_measured_for_the_method_and_for_full_tuning(pretrai
     found = read_manifest(finetune.finetune_step(config, "small.yaml").path)["memory_bytes"]
     assert set(found) == {"lora", "full"}
     assert all(value and math.isfinite(value) and value > 0 for value in found.values())
+
+
+def test_a_tuning_that_fails_on_its_input_leaves_the_link_where_it_was(pretrained, tmp_path):
+    done = pretrained(*SHORT, "finetune.budget.max_tokens=3000", "finetune.measure_memory=false")
+    finetune.run(done, "small.yaml")
+    folder = finetune.finetune_step(done, "small.yaml").path.resolve()
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"prompt": "a", "completion": "b"}\n')  # one example: none is left to train on
+    own = f"finetune.sources.own={{type: completion, path: {path}}}"
+    with pytest.raises(UserError):
+        finetune.run(pretrained(*SHORT, own), "small.yaml")
+    assert (tmp_path / "runs" / "small" / "finetune").resolve() == folder

@@ -10,15 +10,20 @@ import numpy as np
 import pytest
 from test_pretrain import Small, small_inputs  # noqa: F401 - fixtures
 
-from pipeline import batch, clean, compare, doctor, remote, runs, sync
-from pipeline.artifacts import read_manifest
+from pipeline import __main__ as command
+from pipeline import batch, clean, compare, doctor, remote, runs, signals, sync
+from pipeline.artifacts import read_manifest, write_json
+from pipeline.config import from_values
 from pipeline.corpus.shards import TokenShards
-from pipeline.errors import UserError
+from pipeline.errors import WRONG_INPUT, UserError
+from pipeline.experiment import Experiment
 from pipeline.locks import FolderLock
 from pipeline.tokenizer import load_tokenizer
 from pipeline.training.batches import TokenBatches
 from pipeline.training.identity import pretrain_step
 
+SHAPE = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+         "num_attention_heads": 2}  # fmt: skip
 SHORT = ("budget.max_tokens=10_240", "train.precision=32-true")
 
 
@@ -202,3 +207,90 @@ def test_sync_writes_the_mirror_anew_from_the_record(trained: Small, to):
     config.tracking.to = "none"
     with pytest.raises(UserError, match="nothing to write"):
         sync.run(config)
+
+
+def test_batch_refuses_a_step_that_the_run_does_not_have(trained: Small):
+    run = trained.config(*SHORT)
+    last = read_manifest(pretrain_step(run).path)["steps"]
+    assert batch.pieces(run, last)["pieces"]
+    for step in (last + 1, 99_999, 10**30):
+        with pytest.raises(UserError, match=rf"expected 1 to {last:,} \(the run 'small' ended then\)"):
+            batch.pieces(run, step)
+    with pytest.raises(UserError, match=r"expected 1 to 30 \(budget\.max_tokens ends the run then\)"):
+        batch.pieces(trained.config("budget.max_tokens=15_360"), 31)
+    with pytest.raises(UserError, match="no run is longer"):
+        batch.pieces(trained.config("budget.max_tokens=null", "budget.max_gpu_hours=1"), 10**30)
+
+
+NUMBERS = [
+    ["sample", "small", "--max-new-tokens=0"],
+    ["sample", "small", "--max-new-tokens=-5"],
+    ["sample", "small", "--temperature=-1"],
+    ["sample", "small", "--temperature=nan"],
+    ["batch", "small", "--step=-3"],
+    ["batch", "small", "--step=99999"],
+    ["pretrain", "small", "--branch=0h"],
+    ["pretrain", "small", "--branch=-5h"],
+    ["pretrain", "small", "--branch=0.00001K"],
+    ["pretrain", "small", f"--branch={'9' * 400}h"],
+    ["data", "small", "--limit=0"],
+    ["data", "small", "--limit=-1"],
+    ["label", "small", "--documents=0"],
+    ["label", "small", "--concurrency=-1"],
+    ["label", "small", "--max-dollars=-1", "--price-in=1"],
+    ["label", "small", "--max-dollars=nan", "--price-in=1"],
+    ["label", "small", "--price-in=-1"],
+    ["submit", "small", "--cpus-per-task=0", "--dry-run"],
+    ["submit", "small", "--notice=-1", "--dry-run"],
+    ["study", "small", "--slurm", "--at-once=0"],
+]
+
+
+@pytest.mark.parametrize("words", NUMBERS, ids=" ".join)
+def test_a_number_out_of_range_is_refused(trained: Small, words, capsys, monkeypatch):
+    monkeypatch.setattr(signals, "install", lambda: None)
+    assert command._guarded(command._parse(words)) == WRONG_INPUT
+    error = capsys.readouterr().err
+    assert error.startswith("hornbook: ")
+    assert error.count("\n") == 1
+    assert len(error) < 1000
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["report"], ["sample", "--max-new-tokens=2"], ["batch", "--step=1"], ["where", "pretrain"], ["pretrain"],
+     ["sync", "--to=tensorboard"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_every_verb_takes_the_name_of_a_run(trained: Small, words, capsys, monkeypatch):
+    monkeypatch.setattr(signals, "install", lambda: None)
+    verb, *more = words
+    line = [verb, *more, "small"] if verb == "where" else [verb, "small", *more]
+    code = command._guarded(command._parse(line))
+    assert code == 0, capsys.readouterr().err
+
+
+def test_a_name_that_no_run_has_names_those_there_are(trained: Small):
+    with pytest.raises(UserError, match=r"no experiment 'smal'.*did you mean 'small'"):
+        runs.load("smal")
+
+
+def test_a_link_leads_where_it_led_until_something_is_saved(root):
+    experiment = Experiment(from_values({"name": "x", "model": SHAPE}, "test"))
+    done, begun = root / "artifacts" / "finetune" / "done", root / "artifacts" / "finetune" / "begun"
+    for folder in (done, begun):
+        folder.mkdir(parents=True)
+    write_json(done / "manifest.json", {"name": "x", "inputs": {}, "config": {}, "finished": "2026"})
+    with pytest.raises(UserError, match="bad input"), experiment.linked("finetune", begun):
+        raise UserError("bad input")
+    assert experiment.stage_folder("finetune") is None  # it led nowhere before
+    experiment.link("finetune", done)
+    with pytest.raises(UserError, match="bad input"), experiment.linked("finetune", begun):
+        raise UserError("bad input")
+    assert experiment.stage_folder("finetune") == done.resolve()
+    (begun / "checkpoints" / "step-00000004").mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt), experiment.linked("finetune", begun):
+        raise KeyboardInterrupt
+    assert experiment.stage_folder("finetune") == begun.resolve()
+    experiment.record()
+    assert clean.plan()["folders"] == []  # neither what was begun nor what was whole before it
