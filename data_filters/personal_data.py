@@ -2,8 +2,10 @@
 
 In: a text. Out: `mask`'s text with addresses reserved for documentation (RFC 2606, 5737, 3849) and `<key>` in their
 place, with counts; `find`'s counts alone. Forms with a fixed beginning only: a key that looks like any other word is
-not found. Nothing is touched that could be a program: `x@w.sum()`, version numbers, `a[1::2]`, `12:30:45`, `std::`.
-Each search is led by characters that clean text lacks.
+not found. Nothing is touched that could be a program: `x@w.sum()`, `git@github.com:acme/tool.git`, `a[1::2]`,
+`12:30:45`, `std::`. Four numbers with dots are an address, a version or a section by what stands around them: the
+nearest word before them decides; where no word does, four small numbers are no address. Each search is led by
+characters that clean text lacks.
 """
 
 import ipaddress
@@ -28,16 +30,37 @@ _DOMAIN = re.compile(
     r"|kr|in|au|nz|ca|br|us|eu)\b(?!\()"
 )
 _LOCAL_PART = re.compile(r"\b[A-Za-z0-9][A-Za-z0-9._%+-]*\Z")
+# What names an account on a machine, not a mailbox: `git@host`, a path after `host:`, a part of an URL.
+_REMOTE_USERS = ("git", "hg", "svn")
+_REMOTE_PATH = re.compile(r":(?:\d+/|/|~|[\w.-]+/|[\w.-]+\.git\b)")
+_IN_URL = re.compile(r"://[^\s/\"'<>]*\Z")
 LOCAL_PART_CHARACTERS = 64  # RFC 5321
 
 _MAY_BE_IP4 = re.compile(r"\.\d{1,3}\.\d{1,3}\.\d")
-_IP4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])")
-# Groups of hex digits around colons; `ipaddress` decides, and only global unicast addresses (2000::/3) count.
+_IP4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\w)")
+WORD_BEFORE_CHARACTERS = 40
+VERSION_BELOW = 64  # one of 256 addresses has four numbers below it, and hardly a version has one that is not
+_RESOLVERS = {"1.0.0.1", "1.1.1.1", "4.2.2.1", "4.2.2.2", "8.8.4.4", "8.8.8.8", "9.9.9.9"}  # the small ones in use
+_SAYS_VERSION = re.compile(
+    r"(?<![a-z])(?:versions?|ver|v|releases?|released|rev|revision|builds?|upgraded?|firmware|parse|parse_version"
+    r"|looseversion|strictversion|requires?|section|sections|sect|sec|chapter|clause|paragraph|para|article|figure|fig"
+    r"|table|appendix|annex|example|exercise|theorem|lemma|definition|equation|eq|step|item|rule|level|heading|oid"
+    r"|identifier)(?![a-z])|\u00a7|(?<!\s)(?=\s*[=<>~!]=\s?\Z)|(?<![\w./:])[a-z][\w.+]*[/-]\Z",
+    re.IGNORECASE,
+)
+_SAYS_ADDRESS = re.compile(
+    r"(?<![a-z])(?:ips?|ipv4|ip4|inet|addr|addrs|address|addresses|hosts?|hostname|nameservers?|dns|ping|ssh|scp|telnet"
+    r"|curl|wget|gateway|subnet|netmask|network|proxy|peer|router?|listen|bind|connect|connected|connecting|connection"
+    r"|clients?|visitor|login|banned|blocked|port|a record)(?![a-z])|ip4/\Z|://\Z",
+    re.IGNORECASE,
+)
+_PORT_OR_LOG = re.compile(r":\d{2,5}\b|/(?:[89]|[12]\d|3[0-2])\b|\s+-\s+\S+\s+\[")  # :8080, /24, a server's log
 # From the first colon on: groups of hex digits; `ipaddress` decides, and only global unicast (2000::/3) counts.
 _IP6_TAIL = re.compile(
     r":(?<=[23][0-9A-Fa-f]{3}:)(?<![\w:.][23][0-9A-Fa-f]{3}:)"
     r"(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![\w:.])"
 )
+_SAYS = (_SAYS_VERSION, _SAYS_ADDRESS)
 
 # Lengths and alphabets as the makers of the keys document them. A gate is what any of its keys must hold.
 _GATED_KEYS: tuple[tuple[re.Pattern[str], tuple[re.Pattern[str], ...]], ...] = (
@@ -142,10 +165,20 @@ def _mask_emails(text: str) -> tuple[str, int]:
     for domain in _DOMAIN.finditer(text):
         at = domain.start()
         local = _LOCAL_PART.search(text, max(end, at - LOCAL_PART_CHARACTERS), at)
-        if local:
+        if local and not _is_remote(text, local, domain):
             end = domain.end()
             spans.append((local.start(), end))
     return _replace_spans(text, spans, MASKED_EMAIL)
+
+
+def _is_remote(text: str, local: re.Match[str], domain: re.Match[str]) -> bool:
+    """Whether `user@host` is where a program logs in, as in `git@github.com:acme/tool.git` and `ssh://me@host.org/`."""
+    before = text[max(0, local.start() - LOCAL_PART_CHARACTERS) : local.start()]
+    return (
+        local.group(0) in _REMOTE_USERS
+        or _REMOTE_PATH.match(text, domain.end()) is not None
+        or _IN_URL.search(before) is not None
+    )
 
 
 def _mask_ip6(text: str) -> tuple[str, int]:
@@ -171,9 +204,22 @@ def _replace_spans(text: str, spans: list[tuple[int, int]], new: str) -> tuple[s
 
 def _mask_ip4(match: re.Match[str]) -> str | None:
     try:
-        return MASKED_IP if ipaddress.IPv4Address(match.group(0)).is_global else None
+        address = ipaddress.IPv4Address(match.group(0))
     except ValueError:  # 1.2.300.4 and version numbers of four parts with leading zeros
         return None
+    public = address.is_global and not address.is_multicast
+    return MASKED_IP if public and not _is_version(match) else None
+
+
+def _is_version(match: re.Match[str]) -> bool:
+    """Whether four numbers with dots are no address but a version or the number of a section."""
+    before = match.string[max(0, match.start() - WORD_BEFORE_CHARACTERS) : match.start()].rpartition("\n")[2]
+    version, address = (max((found.end() for found in p.finditer(before)), default=-1) for p in _SAYS)
+    if version != address:
+        return version > address
+    if match.group(0) in _RESOLVERS or _PORT_OR_LOG.match(match.string, match.end()):
+        return False
+    return all(int(number) < VERSION_BELOW for number in match.group(0).split("."))
 
 
 def _mask_pem(match: re.Match[str]) -> str | None:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model.json_file import UnreadableModel
+
 TEMPLATE_FILE, TEMPLATE_FOLDER, DEFAULT = "chat_template.jinja", "additional_chat_templates", "default"
 FILES = (
     "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "config.json", TEMPLATE_FILE,
@@ -25,7 +27,7 @@ MAX_TOKENIZER_BYTES, MAX_BYTES = 300_000_000, 64_000_000  # of a tokenizer.json,
 _TEMPLATE_NAME, _NO_TEXT = re.compile(r"\w[\w .-]{0,99}"), re.compile("[\ud800-\udfff]")
 
 
-class UnreadableTokenizer(ValueError):
+class UnreadableTokenizer(UnreadableModel):
     """Files of a tokenizer that say nothing usable; the message says which one and what was expected."""
 
 

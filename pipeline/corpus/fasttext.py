@@ -6,6 +6,7 @@ those of fastText 0.9 (Joulin et al. 2016, arXiv 1607.01759): words and hashed w
 a mean of rows, softmax or one-against-all.
 """
 
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ MAGIC, VERSION = 793712314, 12
 SUPERVISED = 3
 HIERARCHICAL, NEGATIVE_SAMPLING, SOFTMAX, ONE_AGAINST_ALL = 1, 2, 3, 4
 LABEL_PREFIX, END_OF_LINE = "__label__", "</s>"
+_WHITE_SPACE = re.compile("[ \\t\\n\\v\\f\\r\\0]+")
 _NGRAM_FACTOR = 116049371
 _MASK = (1 << 64) - 1
 
@@ -50,7 +52,7 @@ class FastTextModel:
         return float(1 / (1 + np.exp(-logits[at])))
 
     def _ids(self, text: str) -> list[int]:
-        tokens = [token for token in text.split() if not token.startswith(LABEL_PREFIX)] + [END_OF_LINE]
+        tokens = _tokens(text)
         ids: list[int] = []
         for token in tokens:
             known = self.words.get(token)
@@ -69,12 +71,21 @@ class FastTextModel:
     def _character_ngrams(self, word: str) -> list[int]:
         found = []
         for start in range(len(word)):
-            for length in range(self.min_characters, self.max_characters + 1):
+            for length in range(max(1, self.min_characters), self.max_characters + 1):
                 piece = word[start : start + length]
                 at_an_end = start == 0 or start + length == len(word)
                 if len(piece) == length and not (length == 1 and at_an_end):
                     found.append(len(self.words) + hash_bytes(piece.encode("utf-8", "replace")) % self.buckets)
         return found
+
+
+def _tokens(text: str) -> list[str]:
+    """Words as fastText's `readWord` cuts them: at ASCII white space and NUL, never at the spaces of Unicode. An end of
+    line that is written out ends the text; a word that begins like a label is none."""
+    words = list(filter(None, _WHITE_SPACE.split(text)))
+    if END_OF_LINE in words:
+        del words[words.index(END_OF_LINE) :]
+    return [word for word in words if not word.startswith(LABEL_PREFIX)] + [END_OF_LINE]
 
 
 def hash_bytes(word: bytes) -> int:

@@ -44,8 +44,8 @@ from pipeline.hub import TOKENIZER_FILES, content_of_model, is_hub_name, local_f
 from pipeline.tokenizer import tokenizer_files
 
 VERSIONS = {
-    "read": 4, "repair": 3, "rules": 3, "exact_dedup": 2, "split": 2, "near_dedup": 3, "contamination": 3,
-    "tokenizer": 4, "encode": 2, "score": 3, "cut": 3, "data": 3,
+    "read": 4, "repair": 4, "rules": 3, "exact_dedup": 2, "split": 2, "near_dedup": 3, "contamination": 3,
+    "tokenizer": 4, "encode": 2, "score": 4, "cut": 3, "data": 3,
 }  # fmt: skip
 OF_EVERY_SOURCE = ("type", "weight", "filters", "replay")  # read here and at pretraining, not by the source's class
 

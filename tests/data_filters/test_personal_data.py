@@ -89,3 +89,51 @@ def test_the_rule_counts_against_its_limits():
     assert (drop.reason, drop.value, drop.threshold) == ("email", 2, 1)
     with pytest.raises(ValueError, match="max_ips is -1; expected 0 or more or null"):
         PersonalData(max_ips=-1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'assert parse("1.2.3.4") < parse("1.2.3.10")', '__version__ = "4.11.0.1"', "VERSION = '4.11.0.201'",
+        "Version 2.0.0.100 of the firmware", "see section 4.3.2.1 for more", "§ 4.3.2.100", "Sec. 12.1.100.4",
+        "4.3.2.1 Introduction", "package==1.2.3.100", "package>=1.2.3.4,<2", "tool@1.2.3.4", "tool-1.2.3.100.zip",
+        "Chrome/99.0.100.12 Safari", "upgraded to 3.2.1.100", "OID 1.3.6.1", "iso.3.6.1.2.1.1", "1.3.6.1.4.1.311",
+        "LooseVersion('10.2.100.1')", "Figure 1.2.3.4", "release 5.0.0.200", "192.168.1.1:8080", "198.51.100.7",
+        "203.0.113.9/24", "169.254.1.1", "0.0.0.0", "255.255.255.255", "224.0.0.1:5353",
+        "git clone git@github.com:acme/tool.git", "git@gitlab.com:group/sub/tool.git", "deploy@web.acme.io:/var/www",
+        "ssh://me@host.acme.io/tool", "git+ssh://git@github.com/acme/tool.git@main", "me@host.acme.io:tool.git",
+        "https://token@github.com/acme/tool", "npm install left-pad@1.3.0", "actions/checkout@v4", "@app.get('/me')",
+        "@dataclass\nclass A:", "ns::a::b 2001::x::y", "12:30:45.123", "uses: acme/tool@main",
+    ],
+)  # fmt: skip
+def test_versions_sections_and_remotes_are_left_alone(text):
+    assert mask(text)[0] == text
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("write to jane@acme.org: she answers", f"write to {MASKED_EMAIL}: she answers"),
+        ("mailto:jane.roe@acme.org?subject=x", f"mailto:{MASKED_EMAIL}?subject=x"),
+        ("<jane@acme.org>", f"<{MASKED_EMAIL}>"),
+        ("from github@acme.org", f"from {MASKED_EMAIL}"),
+        ("my address is 24.16.33.7.", f"my address is {MASKED_IP}."),
+        ('client_ip = "24.16.33.7"', f'client_ip = "{MASKED_IP}"'),
+        ("http://24.16.33.7/index.html", f"http://{MASKED_IP}/index.html"),
+        ("24.16.33.7:8080 and 24.16.33.0/24", f"{MASKED_IP}:8080 and {MASKED_IP}/24"),
+        ('24.16.33.7 - - [10/Oct/2000:13:55:36] "GET /"', f'{MASKED_IP} - - [10/Oct/2000:13:55:36] "GET /"'),
+        ("ssh root@24.16.33.7", f"ssh root@{MASKED_IP}"),
+        ("93.184.216.34", MASKED_IP),
+        ('servers = ["93.184.216.34", "151.101.1.69"]', f'servers = ["{MASKED_IP}", "{MASKED_IP}"]'),
+        ("<ip>93.184.216.34</ip>", f"<ip>{MASKED_IP}</ip>"),
+        ("host=24.16.33.7", f"host={MASKED_IP}"),
+        ("ip.addr == 93.184.216.34", f"ip.addr == {MASKED_IP}"),
+        ("ping 8.8.8.8", f"ping {MASKED_IP}"),
+        ("version 1.2.3.4 runs on host 93.184.216.34", f"version 1.2.3.4 runs on host {MASKED_IP}"),
+        ("/ip4/104.131.131.82/tcp/4001", f"/ip4/{MASKED_IP}/tcp/4001"),
+        ("see section 4.3.2.1\n93.184.216.34", f"see section 4.3.2.1\n{MASKED_IP}"),
+    ],
+)
+def test_true_addresses_are_masked_whatever_stands_around_them(text, masked):
+    assert mask(text)[0] == masked
+    assert mask(masked)[0] == masked
