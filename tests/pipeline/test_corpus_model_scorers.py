@@ -49,6 +49,25 @@ def test_fasttext_words_and_pairs_give_the_probability_worked_out_by_hand(tmp_pa
     assert model.probability("good\nunseen", "__label__lq") == pytest.approx(expected[1], rel=1e-6)
 
 
+@pytest.mark.parametrize("space", ["\u00a0", "\u3000", "\u001f", "\u001c", "\u0085", "\u2028", "\u2003"])
+def test_fasttext_cuts_words_at_ascii_white_space_alone(tmp_path, space):
+    rows, output = write_fasttext(tmp_path / "m.bin")
+    word = f"good{space}bad"  # one word, which the model does not know
+    first, end = (int(np.int32(np.uint32(hash_bytes(w.encode())))) for w in (word, "</s>"))
+    pair = ((first * 116049371 + end) % (1 << 64)) % BUCKETS
+    expected = softmax(output @ rows[[2, len(WORDS) + pair]].mean(axis=0))[0]
+    assert read_fasttext(tmp_path / "m.bin").probability(word, "__label__hq") == pytest.approx(expected, rel=1e-6)
+
+
+def test_fasttext_cuts_at_every_ascii_white_space_and_ends_at_its_mark(tmp_path):
+    write_fasttext(tmp_path / "m.bin")
+    model = read_fasttext(tmp_path / "m.bin")
+    expected = model.probability("good bad", "__label__hq")
+    for text in ("good\tbad", "good\vbad\f", "\rgood\0bad", " good\n\nbad ", "good bad </s> good good"):
+        assert model.probability(text, "__label__hq") == expected
+    assert model.probability("good bad</s> good", "__label__hq") != expected
+
+
 def test_fasttexts_hash_takes_bytes_as_signed():
     assert hash_bytes(b"") == 2166136261
     assert hash_bytes(b"a") == 0xE40C292C  # FNV-1a, from its authors' table
