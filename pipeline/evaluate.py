@@ -66,7 +66,7 @@ def _make(config: Config, model: TakenModel, folder: Folder) -> dict[str, Any]:
     if options.lm_eval:
         from pipeline.after.harness import run_harness
 
-        scores |= run_harness(model.folder, options.lm_eval, options.lm_eval_path, options.items)
+        scores |= run_harness(model.folder, model.context_tokens, options.lm_eval, options.lm_eval_path, options.items)
     write_json(folder.path / "scores.json", scores)
     return {"scores": scores}
 
@@ -82,9 +82,9 @@ def load(config: Config, model: TakenModel) -> Any:
     machine = devices.choose(config.train)
     dtype = torch.bfloat16 if machine.device.type == "cuda" else torch.float32
     network = load_network(model.folder, dtype).to(machine.device).eval()
-    special = model.special_tokens()
+    special, tokenizer = model.special_tokens(), load_tokenizer(model.tokenizer_json)
     assert special.eos_token_id is not None
-    return LanguageModel(network, load_tokenizer(model.tokenizer_json), special.eos_token_id, stop_ids=special.stop_ids)
+    return LanguageModel(network, tokenizer, special.eos_token_id, model.context_tokens, stop_ids=special.stop_ids)
 
 
 def _last_lines(manifest: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from pipeline.data_card import ATTRIBUTION, CARD, REPORT
 from pipeline.experiment import Experiment
 from pipeline.ledger import spent_hours
 
-VERSION = 3
+VERSION = 4
 
 
 def run(config: Config, command: str, as_json: bool = False) -> None:
@@ -72,7 +72,13 @@ def _make(config: Config, model: TakenModel, folder: Folder) -> dict[str, Any]:
     lineage = lineage_of(config, model)
     (folder.path / "model" / "README.md").write_text(model_card(lineage, files), encoding="utf-8")
     _copy_data_card(lineage, folder.path)
-    return {"model": "model", "parameters": lineage.parameters, "gguf": files, "lineage": _fingerprints(lineage)}
+    return {
+        "model": "model",
+        "context_tokens": model.context_tokens,
+        "parameters": lineage.parameters,
+        "gguf": files,
+        "lineage": _fingerprints(lineage),
+    }
 
 
 def _copy_data_card(lineage: Lineage, target: Path) -> None:
@@ -121,7 +127,7 @@ def lineage_of(config: Config, model: TakenModel) -> Lineage:
     return Lineage(
         name=config.name,
         parameters=shape.parameters,
-        context_tokens=shape.max_position_embeddings,
+        context_tokens=model.context_tokens,
         data=data,
         account=_account(data),
         init=init,

@@ -28,7 +28,7 @@ from pipeline.tokenizer import load_tokenizer
 from pipeline.training.cap import Cap
 from pipeline.training.identity import REPORTS, finished_manifest
 
-VERSION = 2
+VERSION = 3
 
 
 def run(config: Config, command: str, as_json: bool = False) -> None:

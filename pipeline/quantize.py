@@ -22,7 +22,7 @@ from pipeline.config import Config, nearest
 from pipeline.errors import UserError
 from pipeline.initialize import require_data
 
-VERSION = 3
+VERSION = 4
 OPTIONAL = ("torchao", "gguf", "llama-cpp-python")  # one more of them: more kinds, or more measured
 BASE = "as stored"
 SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS, SPEED_TRIALS = 32, 48, 3
@@ -88,7 +88,7 @@ def _make(config: Config, model: TakenModel, folder: Folder) -> dict[str, Any]:
     report = {"rows": rows, "price_per_hour": price, "price_source": price_source, "device": str(base.device)}
     write_json(folder.path / "quantize.report.json", report)
     (folder.path / "report.md").write_text(markdown(report), encoding="utf-8")
-    return {**report, "on_device": str(base.device)}
+    return {**report, "on_device": str(base.device), "context_tokens": model.context_tokens}
 
 
 def _one_kind(config: Config, model: TakenModel, name: str, target: Path, text: HeldOutText) -> dict[str, Any]:

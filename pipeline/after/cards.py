@@ -59,7 +59,7 @@ def model_card(lineage: Lineage, files: Sequence[Mapping[str, Any]] = ()) -> str
             }
         ),
         f"# {lineage.name}\n\nA Phi-architecture language model of {lineage.parameters:,} parameters and "
-        f"{lineage.context_tokens:,} tokens of context{origin}{tuned}.",
+        f"{lineage.context_tokens:,} tokens of trained context{origin}{tuned}.",
         _use(),
         "## How it was made\n\n" + "\n".join(_steps(lineage)),
         _losses(lineage),

@@ -23,11 +23,14 @@ def check_harness(tasks: list[str], path: str | None) -> None:
             )
 
 
-def run_harness(folder: Path, tasks: list[str], path: str | None, limit: int) -> dict[str, dict[str, Any]]:
+def run_harness(
+    folder: Path, context_tokens: int, tasks: list[str], path: str | None, limit: int
+) -> dict[str, dict[str, Any]]:
     """`{"lm_eval/<task>/<metric>": {score, standard_error, items}}` on at most `limit` items of each task."""
     import lm_eval  # pyright: ignore[reportMissingImports]
 
     arguments = {"pretrained": str(folder), "trust_remote_code": False, "dtype": "float32", "device": _device()}
+    arguments["max_length"] = context_tokens
     results = lm_eval.simple_evaluate(
         model="hf",
         model_args=arguments,

@@ -57,7 +57,7 @@ def bits_per_byte(model: "LanguageModel", text: HeldOutText) -> dict[str, dict[s
 
 def _nats(model: "LanguageModel", documents: Sequence[str]) -> list[float]:
     """Of each document, over all its tokens and the end of text after none of them."""
-    length = model.network.config.max_position_embeddings
+    length = model.context_tokens
     pieces = []
     for number, document in enumerate(documents):
         ids = [model.eos_token_id, *model.encode(document)]

@@ -19,11 +19,14 @@ FORWARD_TOKENS = 8192  # of a batch, padding included
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """`eos_token_id` stands before a text that has no prompt, and ends a continuation, as any of `stop_ids` does."""
+    """`eos_token_id` stands before a text that has no prompt, and ends a continuation, as any of `stop_ids` does.
+    `context_tokens`: the length of the windows that the network was trained on; it may have more positions, which it
+    never saw."""
 
     network: Transformer
     tokenizer: Tokenizer
     eos_token_id: int
+    context_tokens: int
     stop_ids: Collection[int] = field(default=(), kw_only=True)
 
     @property
@@ -32,7 +35,7 @@ class LanguageModel:
 
     def nats(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """-ln p(continuation | prompt) of each (prompt, continuation), summed over its tokens."""
-        room, rows = self.network.config.max_position_embeddings, []
+        room, rows = self.context_tokens, []
         for i, (prompt, continuation) in enumerate(pairs):
             before, after = self.encode(prompt) or [self.eos_token_id], self.encode(continuation)
             rows.append((i, (before + after)[-(room + 1) :], min(len(after), room)))
@@ -71,7 +74,7 @@ class LanguageModel:
 
     def complete(self, prompt: str, max_new_tokens: int, stop: Sequence[str] = ()) -> str:
         """The likeliest continuation, up to the first of the `stop` texts (not in it)."""
-        room = self.network.config.max_position_embeddings - 1
+        room = self.context_tokens - 1
         ids = (self.encode(prompt) or [self.eos_token_id])[-room:]
         new: list[int] = []
         stops = {self.eos_token_id, *self.stop_ids}

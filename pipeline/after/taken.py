@@ -39,6 +39,13 @@ class TakenModel:
         return special_tokens(self.tokenizer_json)
 
     @property
+    def context_tokens(self) -> int:
+        """The length of the windows it was trained on where a stage of ours says so, else all its positions."""
+        if known := (self.manifest or {}).get("context_tokens"):
+            return known
+        return json.loads((self.folder / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
+
+    @property
     def quantized(self) -> bool:
         return QUANTIZED in read_object(self.folder / "config.json")
 

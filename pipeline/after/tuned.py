@@ -75,8 +75,8 @@ class Tuning:
 
     def _score(self, network: Any) -> dict[str, Any]:
         assert self.target is not None
-        stop_ids = self.model.special_tokens().stop_ids
-        model = LanguageModel(network.eval(), load_tokenizer(self.model.tokenizer_json), self.end_id, stop_ids=stop_ids)
+        tokenizer, stop_ids = load_tokenizer(self.model.tokenizer_json), self.model.special_tokens().stop_ids
+        model = LanguageModel(network.eval(), tokenizer, self.end_id, self.model.context_tokens, stop_ids=stop_ids)
         return share(answer(model, self.target.questions()), 1 / len(self.target.labels))
 
     def _memory(self, machine: Any) -> dict[str, int | None]:
@@ -107,6 +107,7 @@ class Tuning:
         base = json.loads((self.folder / BASE).read_text(encoding="utf-8"))
         return {
             **facts,
+            "context_tokens": self.model.context_tokens,
             "method": options.method,
             "rank": options.rank if adapter else None,
             "targets": options.targets if adapter else None,

@@ -147,6 +147,7 @@ def make_facts(
         "epochs": {k: round(v, 4) for k, v in parts.batches.epochs(parts.batches.sizes.first_sequence(step)).items()},
         "packing": {"kind": parts.batches.packing, "padding_share": round(parts.batches.padding_share(), 6)},
         "mix": _mix(control),
+        "context_tokens": config.train.sequence_length,
         "max_gpu_hours": budget.plan.max_gpu_hours,
         "max_tokens": budget.plan.max_tokens,
         "stopped_by": budget.stopped_by(step),

@@ -58,6 +58,7 @@ class ProgressTasks:
         self._tokenizer = load_tokenizer(tokens.tokenizer_path)
         self._text, self._end = HeldOutText(tokens), tokens.eos_token_id
         self._stop_ids = special_tokens(tokens.tokenizer_path).stop_ids
+        self._context_tokens = config.train.sequence_length
         self.limit_seconds = LONGEST_SECONDS if cap.seconds is None else min(LONGEST_SECONDS, SHARE * cap.seconds)
 
     def due(self, tokens_before: int, tokens_now: int) -> bool:
@@ -72,7 +73,8 @@ class ProgressTasks:
             if signals.stop_requested() or time.monotonic() - started > self.limit_seconds:
                 raise _Over
 
-        model = _Watched(network, self._tokenizer, self._end, check, stop_ids=self._stop_ids)
+        context_tokens, stop_ids = self._context_tokens, self._stop_ids
+        model = _Watched(network, self._tokenizer, self._end, context_tokens, check, stop_ids=stop_ids)
         with _plain(network):
             try:
                 for name, score in self._scores(model):

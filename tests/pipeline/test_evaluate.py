@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,12 +37,20 @@ def text(pretrained) -> HeldOutText:
     return HeldOutText(TokenShards.open(input_steps(pretrained())["data"].path))
 
 
+def test_a_model_is_scored_in_windows_of_the_length_it_was_trained_on(pretrained, model):
+    """It has 256 positions and saw 128 of them: with more text before it, it would be worse."""
+    assert (model.context_tokens, model.network.config.max_position_embeddings) == (128, 256)
+    taken = taken_model(pretrained(), None, "small.yaml", "evaluate.model")
+    assert taken_model(pretrained(), str(taken.folder), "small.yaml", "evaluate.model").context_tokens == 128
+    assert replace(taken, manifest=None).context_tokens == 256
+
+
 @torch.no_grad()
 def test_nats_are_those_of_the_full_logits(model):
     pairs = [("def add(a, b):", "\n    return a + b"), ("", "import json"), ("x" * 900, " = 1")]
     for (prompt, continuation), found in zip(pairs, model.nats(pairs), strict=True):
         before, after = model.encode(prompt) or [model.eos_token_id], model.encode(continuation)
-        ids = torch.tensor((before + after)[-257:])
+        ids = torch.tensor((before + after)[-129:])
         logits = model.network(ids[None, :-1])[0].log_softmax(-1)
         expected = -logits[range(len(ids) - 1 - len(after), len(ids) - 1), ids[-len(after) :]].sum()
         assert found == pytest.approx(float(expected), rel=1e-4)
@@ -55,8 +64,8 @@ def test_bits_per_byte_are_by_byte_whatever_the_batch_and_the_documents_length(m
     nats = 0.0
     for document in documents:
         ids = [model.eos_token_id, *model.encode(document)]
-        for start in range(0, len(ids) - 1, 256):
-            piece = torch.tensor([ids[start : start + 257]])
+        for start in range(0, len(ids) - 1, 128):
+            piece = torch.tensor([ids[start : start + 129]])
             nats += float(model.network.loss(piece[:, :-1], piece[:, 1:])[0])
     size = sum(len(d.encode()) for d in documents)
     assert found["code"]["score"] == pytest.approx(nats / math.log(2) / size, rel=1e-4)
@@ -193,7 +202,7 @@ def test_another_tokenizer_is_compared_by_the_byte(pretrained, tmp_path, text):
     taken = taken_model(config, None, "small.yaml", "evaluate.model")
     coarse = evaluate.load(config, taken)
     _train(list(text.documents["code"]), 300, tmp_path / "other.json")
-    fine = LanguageModel(coarse.network, load_tokenizer(tmp_path / "other.json"), coarse.eos_token_id)
+    fine = replace(coarse, tokenizer=load_tokenizer(tmp_path / "other.json"))
     found = bits_per_byte(fine, text)  # nonsense to the network, but every byte is counted once
     assert found["code"]["score"] > bits_per_byte(coarse, text)["code"]["score"]
 
