@@ -43,7 +43,9 @@ class TakenModel:
         """The length of the windows it was trained on where a stage of ours says so, else all its positions."""
         if known := (self.manifest or {}).get("context_tokens"):
             return known
-        return json.loads((self.folder / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
+        from model.hf import load_config
+
+        return load_config(self.folder).max_position_embeddings
 
     @property
     def quantized(self) -> bool:
