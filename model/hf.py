@@ -92,7 +92,7 @@ def write_safetensors(
                 if name != expected or tuple(piece.shape[1:]) != wanted[1:] or rows > wanted[0]:
                     found = (rows, *piece.shape[1:])
                     raise ValueError(f"cannot write {path.name}: expected {expected!r} {wanted}, got {name!r} {found}.")
-                _write_tensor(file, piece.detach().to("cpu", torch_dtype))
+                _write_tensor(file, _cast(piece.detach().cpu(), torch_dtype, name))
             if rows < wanted[0]:
                 raise ValueError(f"cannot write {path.name}: {name!r} ended after {rows} of {wanted[0]} rows.")
         if (missing := next(names, None)) is not None:
@@ -100,6 +100,17 @@ def write_safetensors(
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """Raises `UnreadableModel` where float16 has no such number: it would store infinity."""
+    cast = tensor.to(dtype)
+    if dtype == torch.float16 and tensor.dtype != dtype and bool((cast.isinf() & ~tensor.isinf()).any()):
+        largest = float(tensor.abs().max())
+        raise UnreadableModel(
+            f"{name} has a value of {largest:g}, and float16 ends at 65504; take bfloat16 or float32."
+        )
+    return cast
 
 
 def _write_tensor(file: Any, tensor: Tensor) -> None:

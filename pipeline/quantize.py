@@ -105,7 +105,10 @@ def _one_kind(config: Config, model: TakenModel, name: str, target: Path, text: 
         return {"unavailable": reason}
     row: dict[str, Any]
     if kind.gguf is not None:
-        row = _gguf_kind(config, model, kind.gguf, target / name, subject)
+        try:
+            row = _gguf_kind(config, model, kind.gguf, target / name, subject)
+        except UserError as error:  # what the format cannot say of this model
+            return {"unavailable": str(error)}
     else:
         if kind.dtype is not None:
             subject.network.to(kind.dtype)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from model.special_tokens import DEFAULT, token_ids
-from pipeline.corpus.encoder import WORD_PATTERN
+from pipeline.after.gguf_limits import check_shape, check_tokenizer, check_values
 from pipeline.errors import UserError
 from pipeline.tokenizer import load_tokenizer, special_tokens
 
@@ -45,29 +45,21 @@ def require_gguf() -> Any:
     return gguf
 
 
-def check_fits(shape: Any, key: str) -> None:
-    """llama.cpp's phi2 knows no normalized queries and no attention wider or narrower than the stream."""
-    if shape.qk_layernorm or shape.num_attention_heads * shape.head_size != shape.hidden_size:
-        raise UserError(
-            f"{key}: llama.cpp's phi2 has no qk_layernorm and needs heads x head size = hidden_size; this model has "
-            f"qk_layernorm={shape.qk_layernorm}, {shape.num_attention_heads} x {shape.head_size}, hidden_size "
-            f"{shape.hidden_size}; leave GGUF out"
-        )
-
-
 def write_gguf(folder: Path, target: Path, kind: str, name: str) -> dict[str, Any]:
     """Writes `target`, through a temporary name. Returns `{bytes, quantized_share}`: the share of the parameters that
-    are in the kind's own blocks. `kind`: one of `KINDS`. Raises `UserError` for a shape that llama.cpp cannot hold."""
+    are in the kind's own blocks. `kind`: one of `KINDS`. Raises `UserError` for what the
+    format cannot say (pipeline/after/gguf_limits.py)."""
     gguf = require_gguf()
     from model.hf import open_model
 
     shape, state = open_model(folder)
-    check_fits(shape, "gguf")
+    check_shape(shape, "gguf")
+    cutting = check_tokenizer(folder / "tokenizer.json", shape.vocab_size, "gguf")
     part = target.with_name(f".{target.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(part, "phi2")
     _add_shape(writer, shape, name, gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
-    _add_vocabulary(writer, folder, shape.vocab_size)
+    _add_vocabulary(writer, folder, shape.vocab_size, cutting)
     shapes, quantized = shape.tensor_shapes(), 0
     planned = [(stored, own, _type_of(gguf, stored, shapes[own], kind)) for stored, own in _tensors(shape)]
     for stored, own, type_ in planned:
@@ -76,11 +68,16 @@ def write_gguf(folder: Path, target: Path, kind: str, name: str) -> dict[str, An
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for _, own, type_ in planned:
-        values = state[own].float().numpy()
-        writer.write_tensor_data(gguf.quants.quantize(values, type_))
-    writer.close()
-    part.replace(target)
+    try:
+        for _, own, type_ in planned:
+            values = state[own].float().numpy()
+            check_values(values, type_.name, own)
+            writer.write_tensor_data(gguf.quants.quantize(values, type_))
+        writer.close()
+        part.replace(target)
+    finally:
+        writer.close()
+        part.unlink(missing_ok=True)
     total = sum(_size(shapes[own]) for _, own, _ in planned)
     return {"bytes": target.stat().st_size, "quantized_share": round(quantized / total, 4)}
 
@@ -143,14 +140,12 @@ def _add_shape(writer: Any, shape: Any, name: str, file_type: Any) -> None:
     writer.add_quantization_version(2)
 
 
-def _add_vocabulary(writer: Any, folder: Path, vocab_size: int) -> None:
+def _add_vocabulary(writer: Any, folder: Path, vocab_size: int, cutting: str) -> None:
     """Tokens by id; rows of the embedding that no token has are filled with names that nothing is encoded to."""
     import gguf
 
     content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     model = content["model"]
-    if model.get("type") != "BPE" or "merges" not in model:
-        raise UserError(f"{folder / 'tokenizer.json'}: GGUF is written for byte-level BPE, found {model.get('type')!r}")
     tokens = [f"[PAD{i}]" for i in range(vocab_size)]
     types = [gguf.TokenType.UNUSED] * vocab_size
     for token, id_ in model["vocab"].items():
@@ -159,23 +154,11 @@ def _add_vocabulary(writer: Any, folder: Path, vocab_size: int) -> None:
         kind = gguf.TokenType.CONTROL if added.get("special") else gguf.TokenType.USER_DEFINED
         tokens[added["id"]], types[added["id"]] = added["content"], kind
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_cutting(content, folder / "tokenizer.json"))
+    writer.add_tokenizer_pre(cutting)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
     _add_special(writer, folder)
-
-
-def _cutting(content: dict[str, Any], path: Path) -> str:
-    """llama.cpp's name for the way this tokenizer cuts words. "starcoder" isolates digits as ours does; the two differ
-    only where several spaces stand before a digit. Raises `UserError` for a way that has no name there."""
-    cutting = content.get("pre_tokenizer") or {}
-    parts = cutting.get("pretokenizers", [cutting])
-    if any(part.get("pattern") == {"Regex": WORD_PATTERN} for part in parts):
-        return "starcoder"
-    if len(parts) == 1 and parts[0].get("type") == "ByteLevel" and parts[0].get("use_regex", True):
-        return "gpt-2"
-    raise UserError(f"{path} cuts words in a way that GGUF has no name for here; expected GPT-2's way or hornbook's")
 
 
 def _add_special(writer: Any, folder: Path) -> None:

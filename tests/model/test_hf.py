@@ -253,3 +253,12 @@ def test_an_end_of_text_that_the_tokenizer_lacks_is_refused(tmp_path: Path, toke
     assert token_id(tokenizer_json, END) == 0
     with pytest.raises(ValueError, match=r"no token '</s>'"):
         save_folder(tmp_path / "m", network_of(CONFIG).state_dict(), CONFIG, tokenizer_json, "</s>", "float32")
+
+
+def test_a_value_past_the_end_of_float16_is_refused_and_not_stored_as_infinity(tmp_path: Path, network_of) -> None:
+    state = dict(network_of(CONFIG).state_dict())
+    state["lm_head.bias"] = torch.full_like(state["lm_head.bias"], 70_000.0)
+    with pytest.raises(UnreadableModel, match=r"lm_head.bias has a value of 70000, and float16 ends at 65504"):
+        save_folder(tmp_path / "m", state, CONFIG, None, "", dtype="float16")
+    save_folder(tmp_path / "n", state, CONFIG, None, "", dtype="bfloat16")
+    assert open_state(tmp_path / "n")["lm_head.bias"].isfinite().all()
