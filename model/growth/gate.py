@@ -2,22 +2,30 @@
 
 In: source, grown network, token windows. Out: how far logits are apart in fp32, in fp64 where the networks are small,
 and in bf16 beside the source's own rounding; both losses. Where a method promised equality and broke it, `walk.py`
-finds the block. Windows go through one at a time, so memory holds the logits of one window per network.
-Letters: B windows, T tokens, V vocabulary.
+finds the block. The networks are run from their files, block by block (`stored.py`); what is kept are the hidden states
+of all windows and the logits of some tokens. `affordable` chooses the windows.
+Letters: B windows, T tokens, N tokens at once, D hidden, V vocabulary.
 """
 
-import copy
-from dataclasses import asdict, dataclass
+import functools
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.growth.stored import Advance, StoredNetwork, stored
 from model.transformer import Transformer
 
+Network = StoredNetwork | Transformer
+
 SMALL_PARAMETERS = 20_000_000  # fp64 on a CPU takes seconds up to here
-LARGE_PARAMETERS = 1_000_000_000  # above it the bf16 copies of both networks may not fit beside the fp32 ones
+LARGE_PARAMETERS = 1_000_000_000  # above it bf16 is left out: it says little that a smaller pair does not
+MAX_FLOPS = 2e12  # of all passes: 20 to 30 seconds of one core, at phi-1.5 and phi-2 two windows of 126 tokens
+MIN_WINDOWS, MIN_TOKENS = 2, 16
+LOGITS = 1 << 25  # of one network at once, 128 MiB in fp32
 
 
 @dataclass(frozen=True)
@@ -77,55 +85,119 @@ class GateReport:
         return facts
 
 
-def examine(source: Transformer, grown: Transformer, input_ids_BT: Tensor) -> GateReport:
-    """Every comparison that the size allows. Both networks in fp32 (or wider), at least 2 tokens a window."""
-    parameters = grown.config.parameters
+def examine(source: Network, grown: Network, input_ids_BT: Tensor, advance: Advance = lambda flops: None) -> GateReport:
+    """Every comparison that the size allows, on all windows (at least 2 tokens each); `advance` hears of all work."""
+    parameters = stored(grown).config.parameters
+    exact, rounded = parameters <= SMALL_PARAMETERS, parameters <= LARGE_PARAMETERS
+    source_run, grown_run = (_Run(stored(network), input_ids_BT, torch.float32, advance) for network in (source, grown))
     return GateReport(
-        compare(source, grown, input_ids_BT),
-        compare(source, grown, input_ids_BT, torch.float64) if parameters <= SMALL_PARAMETERS else None,
-        compare_rounded(source, grown, input_ids_BT) if parameters <= LARGE_PARAMETERS else None,
+        _compare(source_run, grown_run),
+        _compare(source_run.in_dtype(torch.float64), grown_run.in_dtype(torch.float64)) if exact else None,
+        _compare_rounded(source_run, *(run.in_dtype(torch.bfloat16) for run in (source_run, grown_run)))
+        if rounded
+        else None,
     )
 
 
-@torch.no_grad()
-def compare(
-    source: Transformer, grown: Transformer, input_ids_BT: Tensor, dtype: torch.dtype = torch.float32
-) -> GateResult:
+def cost(source: Network | None, grown: Network, windows: int, tokens: int) -> float:
+    """FLOPs of all passes of `examine` (of `mean_loss` without a source); one in fp64 counts twice."""
+    parameters = stored(grown).config.parameters
+    passes = 1 + 2 * (parameters <= SMALL_PARAMETERS) + (parameters <= LARGE_PARAMETERS) if source else 1
+    return passes * sum(stored(network).flops(windows, tokens) for network in (source, grown) if network)
+
+
+def affordable(source: Network | None, grown: Network, input_ids_BT: Tensor, max_flops: float = MAX_FLOPS) -> Tensor:
+    """As many of the first windows as `max_flops` allows, at least `MIN_WINDOWS` where there are as many: where these
+    cost more, their first tokens, at least `MIN_TOKENS`."""
+    tokens = input_ids_BT.shape[1]
+    fit = max_flops / cost(source, grown, 1, tokens)
+    if fit >= MIN_WINDOWS:
+        return input_ids_BT[: int(fit)]
+    return input_ids_BT[:MIN_WINDOWS, : max(MIN_TOKENS, int(tokens * fit / MIN_WINDOWS))]
+
+
+def mean_loss(network: Network, input_ids_BT: Tensor, advance: Advance = lambda flops: None) -> float:
+    """Nats per token of one network in fp32, every window by itself."""
+    losses = [
+        _loss_sum(piece[0], labels)
+        for labels, *piece in _logits(_Run(stored(network), input_ids_BT, torch.float32, advance))
+    ]
+    return sum(losses) / input_ids_BT[:, 1:].numel()
+
+
+def compare(source: Network, grown: Network, input_ids_BT: Tensor, dtype: torch.dtype = torch.float32) -> GateResult:
     """Runs both networks in `dtype` on all windows (at least 2 tokens each). The networks themselves stay as they are.
 
     Not-a-number logits make the differences NaN, which no tolerance admits.
     """
-    source, grown = _in_dtype(source, dtype), _in_dtype(grown, dtype)
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    difference = largest = torch.zeros((), dtype=wide, device=source.lm_head.weight.device)
+    return _compare(*(_Run(stored(network), input_ids_BT, dtype) for network in (source, grown)))
+
+
+def compare_rounded(
+    source: Network, grown: Network, input_ids_BT: Tensor, dtype: torch.dtype = torch.bfloat16
+) -> Rounding:
+    """Both networks in `dtype` against the source in fp32."""
+    reference = _Run(stored(source), input_ids_BT, torch.float32)
+    return _compare_rounded(reference, *(_Run(stored(n), input_ids_BT, dtype) for n in (source, grown)))
+
+
+@dataclass
+class _Run:
+    """One network in one dtype on the windows."""
+
+    network: StoredNetwork
+    input_ids_BT: Tensor
+    dtype: torch.dtype
+    advance: Advance = field(default=lambda flops: None)
+
+    def in_dtype(self, dtype: torch.dtype) -> "_Run":
+        return _Run(self.network, self.input_ids_BT, dtype, self.advance)
+
+    @functools.cached_property
+    def hidden_BTD(self) -> Tensor:
+        return self.network.hidden(self.input_ids_BT, self.dtype, self.advance)
+
+    def logits(self, window: int, tokens: slice) -> Tensor:
+        """logits_NV in fp32, or in fp64 where that is the dtype of the run."""
+        logits_NV = self.network.logits(self.hidden_BTD[window, tokens])
+        return logits_NV if self.dtype == torch.float64 else logits_NV.float()
+
+
+def _logits(*runs: _Run) -> Iterator[tuple[Tensor, ...]]:
+    """Pieces of windows: (the tokens that follow, one fewer at a window's end; logits_NV of each run)."""
+    ids_BT = runs[0].input_ids_BT.to(runs[0].hidden_BTD.device)
+    most = max(1, LOGITS // runs[0].network.config.vocab_size)
+    for window, ids_T in enumerate(ids_BT):
+        for start in range(0, len(ids_T), most):
+            tokens = slice(start, start + most)
+            yield ids_T[start + 1 : start + 1 + most], *(run.logits(window, tokens) for run in runs)
+        for run in runs:
+            run.advance(run.network.flops(1, len(ids_T)) / (run.network.config.num_hidden_layers + 1))
+
+
+def _compare(source: _Run, grown: _Run) -> GateResult:
+    wide = torch.float64 if source.dtype == torch.float64 else torch.float32
+    difference = largest = torch.zeros((), dtype=wide, device=source.hidden_BTD.device)
     losses = torch.zeros(2, dtype=torch.float64)
-    for ids_1T in input_ids_BT.to(difference.device).split(1):
-        logits_TV, grown_TV = source(ids_1T)[0].to(wide), grown(ids_1T)[0].to(wide)
-        losses += torch.tensor([_loss_sum(logits, ids_1T) for logits in (logits_TV, grown_TV)])
-        difference = torch.maximum(difference, grown_TV.sub_(logits_TV).abs_().max())
-        largest = torch.maximum(largest, logits_TV.abs_().max())
-    source_loss, grown_loss = (losses / input_ids_BT[:, 1:].numel()).tolist()
+    for labels_N, logits_NV, grown_NV in _logits(source, grown):
+        losses += torch.tensor([_loss_sum(logits, labels_N) for logits in (logits_NV, grown_NV)])
+        difference = torch.maximum(difference, grown_NV.sub_(logits_NV).abs_().max())
+        largest = torch.maximum(largest, logits_NV.abs_().max())
+    source_loss, grown_loss = (losses / source.input_ids_BT[:, 1:].numel()).tolist()
     return GateResult(difference.item(), (difference / largest).item(), source_loss, grown_loss)
 
 
-@torch.no_grad()
-def compare_rounded(
-    source: Transformer, grown: Transformer, input_ids_BT: Tensor, dtype: torch.dtype = torch.bfloat16
-) -> Rounding:
-    """Both networks in `dtype` against the source in fp32."""
-    reference = _in_dtype(source, torch.float32)
-    rounded = [_in_dtype(source, dtype), _in_dtype(grown, dtype)]
+def _compare_rounded(reference: _Run, source: _Run, grown: _Run) -> Rounding:
     errors, squares, losses = torch.zeros(2), torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
-    for ids_1T in input_ids_BT.to(reference.lm_head.weight.device).split(1):
-        exact_TV = reference(ids_1T)[0]
-        logits = [network(ids_1T)[0].float() for network in rounded]
-        losses += torch.tensor([_loss_sum(exact_TV, ids_1T), _loss_sum(logits[1], ids_1T)])
-        errors_TV = [one.sub_(exact_TV) for one in logits]
-        errors = torch.maximum(errors, torch.stack([error.abs().max().cpu() for error in errors_TV]))
-        squares += torch.tensor([error.square().mean(dtype=torch.float64).item() for error in errors_TV])
-    exact_loss, grown_loss = (losses / input_ids_BT[:, 1:].numel()).tolist()
+    for labels_N, exact_NV, *logits in _logits(reference, source, grown):
+        losses += torch.tensor([_loss_sum(exact_NV, labels_N), _loss_sum(logits[1], labels_N)])
+        errors_NV = [one.sub_(exact_NV) for one in logits]
+        errors = torch.maximum(errors, torch.stack([error.abs().max().cpu() for error in errors_NV]))
+        squares += torch.tensor([error.square().sum(dtype=torch.float64).item() for error in errors_NV])
+    exact_loss, grown_loss = (losses / reference.input_ids_BT[:, 1:].numel()).tolist()
     source_error, grown_error = errors.tolist()
-    source_rms, grown_rms = (squares / len(input_ids_BT)).sqrt().tolist()
+    count = reference.input_ids_BT.numel() * reference.network.config.vocab_size
+    source_rms, grown_rms = (squares / count).sqrt().tolist()
     return Rounding(source_error, grown_error, source_rms, grown_rms, abs(grown_loss - exact_loss))
 
 
@@ -133,9 +205,5 @@ def _ratio(grown: float, source: float) -> float:
     return grown / source if source else float(grown > 0)
 
 
-def _loss_sum(logits_TV: Tensor, ids_1T: Tensor) -> float:
-    return F.cross_entropy(logits_TV[:-1], ids_1T[0, 1:], reduction="sum").item()
-
-
-def _in_dtype(network: Transformer, dtype: torch.dtype) -> Transformer:
-    return network if network.lm_head.weight.dtype == dtype else copy.deepcopy(network).to(dtype)
+def _loss_sum(logits_NV: Tensor, labels_N: Tensor) -> float:
+    return F.cross_entropy(logits_NV[: len(labels_N)], labels_N, reduction="sum").item()

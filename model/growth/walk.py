@@ -3,20 +3,19 @@
 In: both networks, the rules that connect their blocks, one window of tokens. Out: the first place that differs.
 The streams have other widths, orders and scales, so they are compared by what every exact growth keeps: the inner
 products of the normalized stream's tokens. Inside a block: every head's scores, every value and every neuron of the
-source must exist somewhere in the grown block. fp64, one pair of blocks at a time.
+source must exist somewhere in the grown block. fp64, one pair of blocks in memory at a time.
 Letters: T tokens, D hidden, U units (neurons, value coordinates, heads), H heads, G key-value heads, K head size.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from model.growth.blocks import block_origins
 from model.growth.rules import Rule
+from model.growth.stored import StoredNetwork, stored
 from model.rotary import rotary_tables, rotate
 from model.transformer import Attention, Block, Rotary, Transformer
 
@@ -33,15 +32,19 @@ class Parting:
 
 @torch.no_grad()
 def first_difference(
-    source: Transformer, grown: Transformer, rules: Sequence[Rule], input_ids_BT: Tensor, tolerance: float = 1e-4
+    source: Transformer | StoredNetwork,
+    grown: Transformer | StoredNetwork,
+    rules: Sequence[Rule],
+    input_ids_BT: Tensor,
+    tolerance: float = 1e-4,
 ) -> Parting | None:
     """The first place that is off by more than `tolerance`; None where no single place is (rounding that adds up).
 
     `rules` made `grown` from `source` by a method that claims to preserve: blocks in the source's order, inserted ones
     silent. The default tolerance is above what weights stored in fp32 leave after many blocks.
     """
-    ids_T = input_ids_BT[0, :TOKENS].cpu()
-    small_TD, large_TD = (_double(network.model.embed_tokens)(ids_T) for network in (source, grown))
+    networks = source, grown = stored(source), stored(grown)
+    small_TD, large_TD = (network.embedded(input_ids_BT[0, :TOKENS], torch.float64) for network in networks)
     eps = source.config.layer_norm_eps, grown.config.layer_norm_eps
 
     def apart(first_TD: Tensor, second_TD: Tensor) -> float:
@@ -58,12 +61,8 @@ def first_difference(
             if (found := apart(wanted_TD, pair.large_TD + large_part)) > tolerance:
                 return Parting(f"model.layers.{index}.{pair.culprit(part, silent, tolerance)}", found)
             small_TD, large_TD = small_TD if silent else small_TD + small_part, large_TD + large_part
-    logits = [
-        nn.functional.linear(_double(network.model.final_layernorm)(x), network.lm_head.weight.cpu().double())
-        + network.lm_head.bias.cpu().double()
-        for network, x in ((source, small_TD), (grown, large_TD))
-    ]
-    found = _difference(*logits)
+    streams = zip(networks, (small_TD, large_TD), strict=True)
+    found = _difference(*(network.logits(network.final_norm(torch.float64)(x_TD)) for network, x_TD in streams))
     return Parting("model.final_layernorm or lm_head", found) if found > tolerance else None
 
 
@@ -71,10 +70,10 @@ class _Pair:
     """A target block and the source block that it comes from, on the streams that reach them."""
 
     def __init__(
-        self, source: Transformer, grown: Transformer, origin: int, index: int, small_TD: Tensor, large_TD: Tensor
+        self, source: StoredNetwork, grown: StoredNetwork, origin: int, index: int, small_TD: Tensor, large_TD: Tensor
     ) -> None:
         self.large_TD = large_TD
-        self.blocks: list[Block] = [_double(source.model.layers[origin]), _double(grown.model.layers[index])]
+        self.blocks: list[Block] = [source.block(origin, torch.float64), grown.block(index, torch.float64)]
         streams = (small_TD, large_TD)
         self.normalized = [block.input_layernorm(x) for block, x in zip(self.blocks, streams, strict=True)]
         tokens = len(small_TD)
@@ -139,7 +138,3 @@ def _products(x_TD: Tensor, eps: float) -> Tensor:
 def _difference(wanted: Tensor, found: Tensor) -> float:
     difference = ((found - wanted).abs().max() / wanted.abs().max()).item()
     return difference if difference == difference else float("inf")  # not a number differs from everything
-
-
-def _double(module: Any) -> Any:
-    return copy.deepcopy(module).cpu().double()
