@@ -14,8 +14,9 @@ from pathlib import Path
 from pipeline import config as configs
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.growth_gate import GATE_WINDOWS, HeldOut, SourceFiles, measure
 from pipeline.hub import MODEL_FILES, TOKENIZER_FILES, local_folder
-from pipeline.initialize import GATE_WINDOWS, HeldOut, SourceFiles, check_method, grow_folder, measure
+from pipeline.initialize import check_method, grow_folder
 from pipeline.tokenizer import load_tokenizer
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from pipeline.data import data_step
 from pipeline.errors import STOPPED, WRONG_INPUT, Failure, Stopped, UserError
 from pipeline.experiment import Experiment
 from pipeline.family import start as start_child
+from pipeline.growth_gate import GATE_WINDOWS, HeldOut, SourceFiles, measure
 from pipeline.growth_source import check_source, source_config, source_is_experiment
 from pipeline.hub import MODEL_FILES, content_of_model, is_hub_name, local_folder
 from pipeline.locks import FolderLock
-from pipeline.progress import format_seconds
+from pipeline.progress import Progress, format_seconds, progress
 from pipeline.tokenizer import special_tokens
 from pipeline.training.decisions import Decisions
 from pipeline.training.identity import (
@@ -34,8 +36,6 @@ from pipeline.training.identity import (
     finished_manifest,
     pretrain_step,
 )
-
-GATE_WINDOWS = 32
 
 
 def init_step(config: Config) -> Step:
@@ -244,9 +244,12 @@ def grow_folder(config: Config, source: Any, target: Path, tokenizer_json: Path)
         raise UserError(str(error)) from None
     for caution in cautions(source_config_, config.model) if source_config_ else []:
         print(f"note: {caution}", flush=True)
-    grown = stream(rules, state, seed=config.seed)
     special = special_tokens(tokenizer_json, need_end=False)
-    save_folder(target, grown, config.model, tokenizer_json if tokenizer_json.is_file() else None, special, "float32")
+    with progress("growing", config.model.parameters, "parameters") as bar:
+        pieces = _counted(stream(rules, state, seed=config.seed), bar)
+        save_folder(
+            target, pieces, config.model, tokenizer_json if tokenizer_json.is_file() else None, special, "float32"
+        )
     return {
         "method": config.init.method,
         "source": config.init.source,
@@ -259,54 +262,10 @@ def grow_folder(config: Config, source: Any, target: Path, tokenizer_json: Path)
     }
 
 
-def measure(config: Config, files: "SourceFiles | None", grown_folder: Path, windows: "HeldOut") -> dict[str, Any]:
-    """The gate: logits and loss of source and grown model on held-out windows, in fp32 (fp64 and bf16 beside it).
-
-    Raises `UserError` where a method that claims exactness moves a logit by more than `init.tolerance` of the
-    largest one; it names the tensor where the two part first.
-    """
-    import torch
-
-    from model.growth import GROWTH
-    from model.growth.gate import examine
-    from model.growth.walk import first_difference
-    from model.hf import load_network
-
-    grown = load_network(grown_folder, torch.float32)
-    method = GROWTH[config.init.method]
-    claims = method.claims_exact(**config.init.options)
-    if files is None:
-        with torch.no_grad():
-            loss_sum, count = grown.loss(windows.input_ids[:, :-1], windows.input_ids[:, 1:])
-        return {
-            "function_preserving": False,
-            "max_abs_logit_diff": None,
-            "max_rel_logit_diff": None,
-            "source_bits_per_byte": None,
-            "grown_bits_per_byte": windows.bits_per_byte(float(loss_sum / count)),
-            "gate": None,
-        }
-    source = load_network(files.folder, torch.float32, files.weights)
-    report = examine(source, grown, windows.input_ids)
-    result = report.fp32
-    if claims and not result.max_rel_logit_diff <= config.init.tolerance:
-        rules = method(source.config, config.model, **config.init.options)
-        parting = first_difference(source, grown, rules, windows.input_ids)
-        where = f"they part first at {parting.place}" if parting else "no single tensor stands out"
-        raise UserError(
-            f"init.method '{config.init.method}' claims to keep the function, but logits moved by "
-            f"{result.max_rel_logit_diff:.1e} of the largest one (init.tolerance is {config.init.tolerance:.0e}); "
-            f"{where}; the grown model is not used. If the source is fine, this is a defect of the method: "
-            "please report it"
-        )
-    return {
-        "function_preserving": claims,
-        "max_abs_logit_diff": result.max_abs_logit_diff,
-        "max_rel_logit_diff": result.max_rel_logit_diff,
-        "source_bits_per_byte": windows.bits_per_byte(result.source_loss),
-        "grown_bits_per_byte": windows.bits_per_byte(result.grown_loss),
-        "gate": report.facts(),
-    }
+def _counted(pieces: Iterable[tuple[str, Any]], bar: Progress) -> Iterator[tuple[str, Any]]:
+    for name, piece in pieces:
+        yield name, piece
+        bar.advance(piece.numel())
 
 
 def tensor_map(config: Config) -> list[str]:
@@ -331,17 +290,6 @@ def tensor_map(config: Config) -> list[str]:
         raise UserError(str(error)) from None
 
 
-@dataclasses.dataclass(frozen=True)
-class HeldOut:
-    """Windows of held-out text: `input_ids` [B, T] (int64), and the bytes of one predicted token on average."""
-
-    input_ids: Any
-    bytes_per_token: float
-
-    def bits_per_byte(self, nats_per_token: float) -> float:
-        return nats_per_token / 0.6931471805599453 / self.bytes_per_token
-
-
 def _held_out_windows(config: Config, data: Path) -> HeldOut:
     """The first windows of every validation source in turn, so that all kinds of text are in."""
     import numpy as np
@@ -364,14 +312,6 @@ def _held_out_windows(config: Config, data: Path) -> HeldOut:
         )
     byte_count = sum(s.n_bytes for s in general) / max(1, sum(s.n_tokens for s in general))
     return HeldOut(torch.from_numpy(np.stack(rows)), byte_count)
-
-
-@dataclasses.dataclass(frozen=True)
-class SourceFiles:
-    """Where a source lies: `folder` has its config.json, `weights` its safetensors (mostly the same folder)."""
-
-    folder: Path
-    weights: Path
 
 
 @dataclasses.dataclass(frozen=True)

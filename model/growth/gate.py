@@ -106,14 +106,15 @@ def cost(source: Network | None, grown: Network, windows: int, tokens: int) -> f
     return passes * sum(stored(network).flops(windows, tokens) for network in (source, grown) if network)
 
 
-def affordable(source: Network | None, grown: Network, input_ids_BT: Tensor, max_flops: float = MAX_FLOPS) -> Tensor:
-    """As many of the first windows as `max_flops` allows, at least `MIN_WINDOWS` where there are as many: where these
+def affordable(source: Network | None, grown: Network, input_ids_BT: Tensor) -> Tensor:
+    """As many of the first windows as `MAX_FLOPS` allows, at least `MIN_WINDOWS` where there are as many: where these
     cost more, their first tokens, at least `MIN_TOKENS`."""
-    tokens = input_ids_BT.shape[1]
-    fit = max_flops / cost(source, grown, 1, tokens)
-    if fit >= MIN_WINDOWS:
+    windows, tokens = input_ids_BT.shape
+    least = min(windows, MIN_WINDOWS)
+    fit = MAX_FLOPS / cost(source, grown, 1, tokens)
+    if fit >= least:
         return input_ids_BT[: int(fit)]
-    return input_ids_BT[:MIN_WINDOWS, : max(MIN_TOKENS, int(tokens * fit / MIN_WINDOWS))]
+    return input_ids_BT[:least, : max(MIN_TOKENS, int(tokens * fit / least))]
 
 
 def mean_loss(network: Network, input_ids_BT: Tensor, advance: Advance = lambda flops: None) -> float:
@@ -153,9 +154,12 @@ class _Run:
     def in_dtype(self, dtype: torch.dtype) -> "_Run":
         return _Run(self.network, self.input_ids_BT, dtype, self.advance)
 
+    def done(self, flops: float) -> None:
+        self.advance(flops * (2 if self.dtype == torch.float64 else 1))
+
     @functools.cached_property
     def hidden_BTD(self) -> Tensor:
-        return self.network.hidden(self.input_ids_BT, self.dtype, self.advance)
+        return self.network.hidden(self.input_ids_BT, self.dtype, self.done)
 
     def logits(self, window: int, tokens: slice) -> Tensor:
         """logits_NV in fp32, or in fp64 where that is the dtype of the run."""
@@ -172,7 +176,7 @@ def _logits(*runs: _Run) -> Iterator[tuple[Tensor, ...]]:
             tokens = slice(start, start + most)
             yield ids_T[start + 1 : start + 1 + most], *(run.logits(window, tokens) for run in runs)
         for run in runs:
-            run.advance(run.network.flops(1, len(ids_T)) / (run.network.config.num_hidden_layers + 1))
+            run.done(run.network.flops(1, len(ids_T)) / (run.network.config.num_hidden_layers + 1))
 
 
 def _compare(source: _Run, grown: _Run) -> GateResult:

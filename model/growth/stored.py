@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.hf import EMBEDDING, HEAD
 from model.rotary import rotary_tables
-from model.transformer import Block, Transformer
+from model.transformer import Block, Rotary, Transformer
 
 HEAD_ELEMENTS = 1 << 25  # of the head in the dtype of the arithmetic at once, 128 MiB in fp32
 
@@ -71,9 +71,7 @@ class StoredNetwork:
         x_BTD = self.embedded(ids_BT, dtype)
         rotary = rotary_tables(self.config, 0, ids_BT.shape[1], like=x_BTD)
         for index in range(self.config.num_hidden_layers):
-            block = self.block(index, dtype)
-            for window in range(len(x_BTD)):  # one at a time: the MLP's inner states are the largest tensors of all
-                x_BTD[window] = block.forward(x_BTD[window : window + 1], rotary, "auto")[0]
+            _run(self.block(index, dtype), x_BTD, rotary)
             advance(self.flops(*ids_BT.shape) / (self.config.num_hidden_layers + 1))
         return self.final_norm(dtype)(x_BTD)
 
@@ -86,6 +84,12 @@ class StoredNetwork:
             piece = slice(start, start + rows)
             logits_NV[:, piece] = F.linear(h_ND, self.head[piece].to(h_ND.dtype), bias_V[piece])
         return logits_NV
+
+
+def _run(block: Block, x_BTD: Tensor, rotary: Rotary) -> None:
+    """In place, and one window at a time: the MLP's inner states are the largest tensors of all."""
+    for window in range(len(x_BTD)):
+        x_BTD[window] = block.forward(x_BTD[window : window + 1], rotary, "auto")[0]
 
 
 def stored(network: "Transformer | StoredNetwork") -> StoredNetwork:

@@ -1,14 +1,18 @@
 """The gate measures what growth changed, and the walk names the tensor where a broken promise begins."""
 
 import dataclasses
+import weakref
 
 import pytest
 import torch
 
 from model.config import ModelConfig
 from model.growth import GROWTH
-from model.growth.gate import compare, compare_rounded, examine
+from model.growth.gate import MAX_FLOPS, MIN_TOKENS, affordable, compare, compare_rounded, cost, examine, mean_loss
+from model.growth.stored import StoredNetwork
 from model.growth.walk import first_difference
+from model.hf import open_state, save_folder
+from model.transformer import Block
 
 SOURCE = ModelConfig(97, 48, 192, 3, 6, max_position_embeddings=64)
 TARGET = dataclasses.replace(
@@ -67,6 +71,84 @@ def test_small_networks_are_examined_in_fp64_too_and_facts_are_plain_values(netw
     facts = examine(source, grown, windows()).facts()
     assert facts["fp64"] is None
     assert facts["bf16"] is None
+
+
+def test_networks_from_their_files_are_measured_as_in_memory(network_of, grow, tmp_path) -> None:
+    source = network_of(SOURCE, dtype=torch.float32)
+    grown = grow(source, TARGET)
+    files = []
+    for name, network in (("source", source), ("grown", grown)):
+        save_folder(tmp_path / name, network.state_dict(), network.config, None, "")
+        files.append(StoredNetwork(network.config, open_state(tmp_path / name)))
+    heard: list[float] = []
+    report = examine(*files, windows(), heard.append)
+    assert report == examine(source, grown, windows())
+    assert sum(heard) == pytest.approx(cost(source, grown, *windows().shape), rel=0.15)  # one head is run twice
+    assert mean_loss(files[1], windows()) == pytest.approx(report.fp32.grown_loss, rel=1e-6)
+    assert first_difference(*files, GROWTH["exact"](SOURCE, TARGET), windows()) is None
+
+
+def test_vocabularies_and_windows_in_pieces_give_the_same_facts(network_of, grow, monkeypatch) -> None:
+    source = network_of(SOURCE, dtype=torch.float32)
+    grown = grow(source, TARGET, "rescale")
+    whole = examine(source, grown, windows()).facts()
+    monkeypatch.setattr("model.growth.gate.LOGITS", 7 * SOURCE.vocab_size)  # 40 tokens: the last piece has 5
+    monkeypatch.setattr("model.growth.stored.HEAD_ELEMENTS", 10 * SOURCE.hidden_size)
+    pieces = examine(source, grown, windows()).facts()
+    for kind, facts in whole.items():
+        assert pieces[kind] == pytest.approx(facts, rel=1e-2 if kind == "bf16" else 1e-5)
+
+
+def test_the_gate_takes_the_head_that_lies_in_the_file_whatever_the_config_says(network_of) -> None:
+    """What `hf` makes of such a folder is its own affair: with the same rule in both, a fault in it would not show."""
+    network = network_of(SOURCE, dtype=torch.float32)
+    called_tied = StoredNetwork(TIED, network.state_dict())
+    assert compare(network, called_tied, windows()).max_abs_logit_diff == 0
+    tied = network_of(TIED, dtype=torch.float32)
+    state = dict(tied.state_dict())
+    alone = {**state, "lm_head.weight": state.pop("model.embed_tokens.weight")}
+    del alone["model.embed_tokens.weight"]
+    assert compare(tied, StoredNetwork(TIED, alone), windows()).max_abs_logit_diff == 0
+
+
+PHI_1_5 = ModelConfig(51200, 2048, 8192, 24, 32)
+PHI_2 = ModelConfig(51200, 2560, 10240, 32, 32, partial_rotary_factor=0.4)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "rows", "tokens", "expected"),
+    [
+        (SOURCE, TARGET, 32, 64, (32, 64)),
+        (PHI_1_5, PHI_2, 32, 256, (2, 126)),
+        (PHI_1_5, PHI_2, 32, 2048, (2, 112)),
+        (PHI_1_5, PHI_2, 32, 20, (12, 20)),
+        (PHI_1_5, PHI_2, 1, 2048, (1, 224)),
+        (None, PHI_2, 32, 2048, (2, 167)),
+        (PHI_2, ModelConfig(256000, 16384, 65536, 100, 128), 32, 2048, (2, 16)),
+    ],
+)
+def test_windows_are_as_many_as_the_cost_limit_allows_and_at_least_two(source, target, rows, tokens, expected) -> None:
+    pair = [StoredNetwork(config, {}) if config else None for config in (source, target)]
+    ids = affordable(*pair, torch.zeros(rows, tokens, dtype=torch.long))
+    assert ids.shape[0] == expected[0]
+    assert ids.shape[1] == pytest.approx(expected[1], abs=2)
+    if ids.shape[1] > MIN_TOKENS:
+        assert cost(*pair, *ids.shape) <= MAX_FLOPS
+
+
+def test_memory_holds_one_block_at_a_time(network_of, monkeypatch) -> None:
+    alive, seen = weakref.WeakSet(), []
+
+    class Counted(Block):
+        def __init__(self, config: ModelConfig) -> None:
+            super().__init__(config)
+            alive.add(self)
+            seen.append(len(alive))
+
+    monkeypatch.setattr("model.growth.stored.Block", Counted)
+    networks = [network_of(config, dtype=torch.float32) for config in (SOURCE, TARGET)]
+    compare(*networks, windows())
+    assert seen == [1] * (SOURCE.num_hidden_layers + TARGET.num_hidden_layers)
 
 
 @pytest.mark.parametrize(

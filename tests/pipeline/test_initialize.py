@@ -251,6 +251,36 @@ def test_grow_keeps_an_own_head_of_a_source_that_calls_itself_tied(source, tmp_p
     assert (after - before).abs().max() <= 1e-5 * before.abs().max()
 
 
+@pytest.mark.parametrize("flag", [True, False])
+def test_the_gate_notices_a_loader_that_throws_an_own_head_away(flag, source, tmp_path, monkeypatch):
+    """The fault that the gate once reported as 0.0, because it compared two equally wrong networks."""
+    import json
+
+    monkeypatch.setattr("model.hf._has_own_head", lambda folder: False)
+    content = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(content | {"tie_word_embeddings": flag}))
+    words = [f"model.{k}={v}" for k, v in LARGE.items()]
+    if flag:
+        with pytest.raises(UserError, match=r"they part first at model\.final_layernorm or lm_head"):
+            grow.run(str(source), str(tmp_path / "grown"), words, text_path=None)
+        assert not list(tmp_path.glob("*grown*"))
+    else:
+        grow.run(str(source), str(tmp_path / "grown"), words, text_path=None)
+
+
+def test_the_gate_prints_its_cost_and_takes_no_more_text_than_that_allows(source, tmp_path, monkeypatch, capsys):
+    words = [f"model.{k}={v}" for k, v in LARGE.items()]
+    grow.run(str(source), str(tmp_path / "grown"), words, text_path=None)
+    assert "gate: 32 windows of 64 tokens: 0.00" in capsys.readouterr().out
+    monkeypatch.setattr("model.growth.gate.MAX_FLOPS", 1e6)
+    monkeypatch.setattr("pipeline.progress.LINE_EVERY_SECONDS", 0.0)
+    grow.run(str(source), str(tmp_path / "again"), words, text_path=None)
+    printed = capsys.readouterr().out
+    assert "gate: 2 windows of 16 tokens (of 32 of 64): " in printed
+    assert "of at most 1e-06 TFLOP" in printed
+    assert "  gate: 100%, 0 s left" in printed
+
+
 def test_grow_that_is_refused_leaves_nothing_behind(source, tmp_path):
     with pytest.raises(UserError):
         grow.run(str(source), str(tmp_path / "grown"), ["model.num_hidden_layers=1"], text_path=None)
