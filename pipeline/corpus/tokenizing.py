@@ -98,7 +98,15 @@ def copy_tokenizer(folder: Folder, given: Path) -> dict[str, Any]:
     path = tokenizer_file(given)
     (folder.path / "tokenizer.json").write_bytes(path.read_bytes())
     special_tokens(path).write(folder.path)
-    return _facts(load_tokenizer(path), path)
+    tokenizer = load_tokenizer(path)
+    lost = [c for c in PROBE if c.isprintable() and not tokenizer.encode(c, add_special_tokens=False).ids]
+    if lost:
+        print(
+            f"  WARNING: {path} has no token for characters outside its vocabulary (such as {' '.join(lost[:3])}): "
+            "they are dropped from the text, and bits per byte come out too low",
+            flush=True,
+        )
+    return _facts(tokenizer, path)
 
 
 def tokenizer_file(given: Path) -> Path:

@@ -15,10 +15,10 @@ from pipeline import data, evaluate, finetune, grow, sample
 from pipeline.after.held_out import HeldOutText
 from pipeline.after.taken import taken_model
 from pipeline.after.tuning_data import encode, read_sources
-from pipeline.artifacts import read_manifest
+from pipeline.artifacts import Folder, read_manifest
 from pipeline.corpus.encoder import Encoder
 from pipeline.corpus.shards import TokenShards
-from pipeline.corpus.tokenizing import _train
+from pipeline.corpus.tokenizing import _train, copy_tokenizer
 from pipeline.errors import UserError
 from pipeline.tokenizer import load_tokenizer
 
@@ -186,6 +186,15 @@ def test_a_tokenizer_that_cannot_encode_every_text_is_refused_before_any_work(ro
     config = make_config(write_corpus(root / "in"), tokenizer__path=str(words))
     with pytest.raises(UserError, match="cannot encode every text"):
         data.data_step(config)
+
+
+def test_a_tokenizer_that_drops_characters_is_taken_with_a_warning(plain, tmp_path, capsys):
+    letters = {letter: i for i, letter in enumerate("abcdefghijklmnopqrstuvwxyz .,0123456789\n")}
+    Tokenizer(models.BPE({**letters, "<|endoftext|>": len(letters)}, [])).save(str(tmp_path / "tokenizer.json"))
+    for path, warned in ((tmp_path / "tokenizer.json", True), (plain, False)):
+        (target := tmp_path / f"out{warned}").mkdir()
+        copy_tokenizer(Folder(target, {}), path)
+        assert ("WARNING" in capsys.readouterr().out) == warned
 
 
 def test_a_model_folder_with_a_broken_tokenizer_is_one_message_and_exit_code_2(model, tmp_path):
