@@ -38,8 +38,8 @@ PREVIEW = "/preview"  # what `hornbook data --limit` adds to an experiment's nam
 
 @dataclass
 class ValidationConfig:
-    share: float = _key(0.02, "share of the text held out, in whole groups (packages, domains)")
-    max_bytes: int = _key(2_000_000, "validation text per set is cut here, so that one evaluation stays cheap")
+    share: float = _key(0.02, "at most this share of each source is held out, in whole groups (packages, domains)")
+    max_bytes: int = _key(2_000_000, "validation reads at most this much text per set; the rest is train text")
     textbook_min_score: float = _key(0.7, "documents at or above this score form the second validation set")
 
 

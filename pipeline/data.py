@@ -116,6 +116,7 @@ def warnings(manifest: Mapping[str, Any]) -> list[str]:
                 f"data.sources.{name}: {in_words(lost)}: such a file counts once, however many documents it held; "
                 "what came before the damage is kept"
             )
+    found += manifest["held_out"]["warnings"]
     classifier = manifest["classifier"]
     if classifier["threshold"] is not None and not classifier["sources"]:
         found.append(f"data.filters.quality cut nothing, for want of a scorer: {classifier['note']}")

@@ -6,7 +6,7 @@ shard and its position there (`at`); `tasks` fixed shards make the order the sam
 
 Files of a step: `documents/00003.jsonl` (read, repair: texts), `table/00003.bin` and `table/00003.jsonl` (repair: one
 fixed-size row and the names of each text), `decisions/00003.jsonl` (every deciding step: what it dropped and why) and
-`alive/00003.npy` (every deciding step: who is left after it). Whole-corpus steps work on the rows and masks alone, 35
+`alive/00003.npy` (every deciding step: who is left after it). Whole-corpus steps work on the rows and masks alone, 43
 bytes a document, so that ten million documents fit in a small machine.
 """
 
@@ -31,8 +31,11 @@ from data_filters.rule import KINDS, Drop
 WHERE = "where"  # the filter by which records outside a source's `where` are counted
 MAX_TEXT_BYTES = 32_000_000  # a longer text or line is set aside unread: it would take a worker's whole memory
 
-# `group`: hash of source and group; `digest`: of the lower-case words, the same for exact duplicates.
-ROW = np.dtype([("source", "<u2"), ("kind", "u1"), ("bytes", "<u4"), ("group", "<u8"), ("digest", "<u8", (2,))])
+# `group`: hash of source and group; `origin`: of the document too, the same for what was made of it in other sources;
+# `digest`: of the lower-case words, the same for exact duplicates.
+ROW = np.dtype(
+    [("source", "<u2"), ("kind", "u1"), ("bytes", "<u4"), ("group", "<u8"), ("origin", "<u8"), ("digest", "<u8", (2,))]
+)
 ROWS_PER_WRITE = 4_096
 
 

@@ -7,7 +7,7 @@ dropped + unreadable, to the document.
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,34 +22,30 @@ from pipeline.corpus.account import Outcome, write_account
 from pipeline.corpus.documents import WHERE, Table, draw, read_all_alive, step_facts, sum_mappings, write_decisions
 from pipeline.corpus.duplicates import read_validation
 from pipeline.corpus.scoring import read_scores
-from pipeline.corpus.shards import TEXTBOOK, TOKENS_FOLDER, write_token_set
-from pipeline.corpus.tokenizing import empty_corpus, open_ids, read_index, token_dtype
+from pipeline.corpus.shards import HEAD_TOKENS, TEXTBOOK, TOKENS_FOLDER, head_bytes, write_token_set
+from pipeline.corpus.tokenizing import empty_corpus, load_tokenizer, open_ids, read_index, token_dtype
 from pipeline.private import OWN
 from pipeline.tokenizer import tokenizer_files
 
 # The steps that drop documents, in order; decontamination only where there are items to compare with.
 DECIDING = ("repair", "rules", "exact_dedup", "near_dedup", "contamination", "cut")
+NONE = np.zeros(0, dtype=np.int64)
+CUT_CHARACTER = "\ufffd"  # what a decoder makes of the bytes of half a character
 
 
 @dataclass
 class Sets:
-    """Documents (positions in the corpus) by the token set they go to, in order. Validation text beyond the limit of
-    its source is in the textbook set where it is that good, else in `over_limit`."""
+    """Documents (positions in the corpus) by the token set they go to, in order. The textbook set's are in the sets of
+    their sources too."""
 
     train: dict[str, np.ndarray] = field(default_factory=dict)
     val: dict[str, np.ndarray] = field(default_factory=dict)
-    over_limit: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
-    @property
-    def held_out(self) -> list[np.ndarray]:
-        """Validation documents of the sources' sets."""
-        return [documents for name, documents in self.val.items() if name != TEXTBOOK]
+    def all_train(self) -> np.ndarray:
+        return np.concatenate([*self.train.values(), NONE])
 
-    @property
-    def textbook_only(self) -> np.ndarray:
-        """What the textbook set has beyond the sources' sets."""
-        none = np.zeros(0, dtype=np.int64)
-        return np.setdiff1d(self.val.get(TEXTBOOK, none), np.concatenate([*self.held_out, none]))
+    def all_held_out(self) -> np.ndarray:
+        return np.concatenate([*(documents for name, documents in self.val.items() if name != TEXTBOOK), NONE])
 
 
 def cut_by_score(folder: Folder, before: str, qualities: Mapping[str, Quality], tasks: int) -> dict[str, Any]:
@@ -121,9 +117,10 @@ def publish(
     held_out = read_validation(folder.input("split"), tasks)
     scores = corpus_scores(folder, table)
     manifests = {name: read_manifest(path) for name, path in folder.inputs.items()}
-    scored = manifests["score"]["classifier"]["sources"] or table.sources
-    sets = arrange(table, alive, held_out, scores, max_bytes, textbook_min_score, scored, seed)
-    dropped = count_dropped(manifests, len(sets.over_limit))
+    sets = arrange(
+        table, alive, held_out, scores, manifests["score"]["classifier"]["sources"], max_bytes, textbook_min_score, seed
+    )
+    dropped = count_dropped(manifests)
     if not sets.train:
         raise empty_corpus(dropped)
     dtype = token_dtype(manifests["tokenizer"]["vocab_size"])
@@ -135,29 +132,30 @@ def publish(
     if (folder.input("score") / "scorer").is_dir():
         shutil.copytree(folder.input("score") / "scorer", folder.path / "scorer")
     encoded = Encoded(folder.input("encode"), table, dtype)
-    for split, by_name in (("train", sets.train), ("val", sets.val)):
-        for name, documents in by_name.items():
-            contents = encoded.documents(documents, scores)
-            write_token_set(folder.path / TOKENS_FOLDER / f"{split}-{name}", contents, dtype)
-    over_limit = {int(i): ("validation_limit", Drop("over_max_bytes", max_bytes, max_bytes)) for i in sets.over_limit}
-    result = facts(table, sets, encoded.lengths, dropped, manifests, str(dtype))
-    none = np.zeros(0, dtype=np.int64)
-    train, val = np.concatenate([*sets.train.values(), none]), np.concatenate([*sets.held_out, none])
-    kept = np.concatenate([train, val, sets.textbook_only])
-    outcome = Outcome(train, val, kept, over_limit, encoded.lengths, scores)
+    for name, documents in sets.train.items():
+        contents = encoded.documents(documents, scores)
+        write_token_set(folder.path / TOKENS_FOLDER / f"train-{name}", contents, dtype)
+    eos_token_id, scored = manifests["tokenizer"]["eos_token_id"], {}
+    head = Head(folder.path / "tokenizer.json", eos_token_id, head_bytes(max_bytes))
+    for name, documents in sets.val.items():
+        contents = map(head.of, encoded.documents(documents, scores))
+        counts = write_token_set(folder.path / TOKENS_FOLDER / f"val-{name}", contents, dtype)
+        scored[name] = dict(zip(("documents", "tokens", "bytes"), counts, strict=True))
+    result = facts(table, sets, scored, encoded.lengths, dropped, manifests, str(dtype))
+    train, val = sets.all_train(), sets.all_held_out()
+    outcome = Outcome(train, val, np.concatenate([train, val]), {}, encoded.lengths, scores)
     deciding = [name for name in DECIDING if name in folder.inputs]
     write_account(folder, table, outcome, result, deciding, seed=seed, keep_dropped=keep_dropped)
     return result
 
 
 def arrange(
-    table: Table, alive: np.ndarray, held_out: np.ndarray, scores: np.ndarray, max_bytes: int,
-    textbook_min_score: float, scored: Sequence[str], seed: int,
+    table: Table, alive: np.ndarray, held_out: np.ndarray, scores: np.ndarray, scored: Sequence[str], max_bytes: int,
+    textbook_min_score: float, seed: int,
 ) -> Sets:  # fmt: skip
-    """Each document in its set, in a seeded order in which neighbours are unrelated. Textbook-grade validation text is
-    of the sources `scored` (where no score was given, a 1 says nothing), out of all that was held out: what fits the
-    limit of a source may be a handful of documents, none of them that good."""
-    sets, over_limit, textbook = Sets(), [], []
+    """Each document in its set, in a seeded order in which neighbours are unrelated. The textbook set is of the
+    held-out text of the sources `scored`: where no score was given, a 1 says nothing."""
+    sets, textbook = Sets(), [NONE]
     for number, source in enumerate(table.sources):
         own = np.flatnonzero(alive & (table.rows["source"] == number))
         own = own[np.argsort(draw(table.rows["digest"][own, 0], seed, "order", source), kind="stable")]
@@ -165,29 +163,42 @@ def arrange(
         if len(train):
             sets.train[source] = train
         if len(val):
-            fits = _first_bytes(table.rows["bytes"][val], max_bytes)
-            sets.val[source] = val[fits]
-            over_limit.append(val[~fits])
-            if source in scored:
-                textbook.append(val[scores[val] >= np.float32(textbook_min_score)])
-    good = np.concatenate(textbook or [np.zeros(0, dtype=np.int64)])
+            sets.val[source] = val
+        if source in scored:
+            textbook.append(val[scores[val] >= np.float32(textbook_min_score)])
+    good = np.concatenate(textbook)
+    good = good[np.argsort(draw(table.rows["digest"][good, 0], seed, "textbook"), kind="stable")]
+    good = good[np.cumsum(np.minimum(table.rows["bytes"][good], head_bytes(max_bytes)), dtype=np.int64) <= max_bytes]
     if len(good):
-        good = good[np.argsort(table.rows["bytes"][good] > max_bytes // 4, kind="stable")]  # not all of it one book
-        sets.val[TEXTBOOK] = good[_first_bytes(table.rows["bytes"][good], max_bytes)]
-    if over_limit:
-        sets.over_limit = np.setdiff1d(np.concatenate(over_limit), sets.textbook_only)
+        sets.val[TEXTBOOK] = good
     return sets
 
 
-def _first_bytes(n_bytes: np.ndarray, limit: int) -> np.ndarray:
-    """Which documents, taken in order, fit under the limit together; where none does alone, the smallest."""
-    fits, used = np.zeros(len(n_bytes), dtype=bool), 0
-    for i, size in enumerate(n_bytes.tolist()):
-        if used + size <= limit:
-            fits[i], used = True, used + size
-    if not fits.any():
-        fits[np.argmin(n_bytes)] = True
-    return fits
+class Head:
+    """`of(document)`: what of a held-out document is validated on, ended by end-of-text. It ends with a whole
+    character, and `bytes` are those of its text."""
+
+    def __init__(self, tokenizer: Path, eos_token_id: int, most_bytes: int):
+        self._tokenizer, self._eos, self._most_bytes = load_tokenizer(tokenizer), eos_token_id, most_bytes
+
+    def of(self, document: tuple[np.ndarray, int, float]) -> tuple[np.ndarray, int, float]:
+        ids, n_bytes, score = document
+        if len(ids) <= HEAD_TOKENS and n_bytes <= self._most_bytes:
+            return document
+        head = np.asarray(ids[: min(len(ids), HEAD_TOKENS) - 1])
+        text = self._text(head)
+        while len(head) > 1 and len(text.encode()) > self._most_bytes:
+            fits = int(len(head) * self._most_bytes / len(text.encode()))
+            head = head[: max(1, min(len(head) - 1, fits))]
+            text = self._text(head)
+        for _ in range(3):  # a character has at most four bytes, and a token may be one of them
+            if len(head) > 1 and text.endswith(CUT_CHARACTER):
+                head = head[:-1]
+                text = self._text(head)
+        return np.append(head, head.dtype.type(self._eos)), len(text.encode()), score
+
+    def _text(self, ids: np.ndarray) -> str:
+        return self._tokenizer.decode(ids.tolist(), skip_special_tokens=False)
 
 
 class Encoded:
@@ -213,11 +224,9 @@ class Encoded:
             yield ids, size, round(float(scores[index]), 4)
 
 
-def count_dropped(manifests: Mapping[str, Any], over_limit: int) -> dict[str, int]:
+def count_dropped(manifests: Mapping[str, Any]) -> dict[str, int]:
     """`{filter: documents}` over the whole stage."""
-    counts = sum_mappings(
-        [m["dropped"] for m in manifests.values() if "dropped" in m] + [{"validation_limit": over_limit}]
-    )
+    counts = sum_mappings([m["dropped"] for m in manifests.values() if "dropped" in m])
     return {name: n for name, n in counts.items() if n}
 
 
@@ -231,13 +240,13 @@ def _reasons(manifests: Mapping[str, Any]) -> dict[str, dict[str, int]]:
 
 
 def facts(
-    table: Table, sets: Sets, lengths: np.ndarray, dropped: dict[str, int], manifests: Mapping[str, Any], dtype: str
-) -> dict[str, Any]:
-    """The manifest's numbers. `contamination` is null where nothing was compared with evaluation items."""
-    none = np.zeros(0, dtype=np.int64)
-    train, val = np.concatenate([*sets.train.values(), none]), np.concatenate([*sets.held_out, none])
-    kept = np.concatenate([train, val, sets.textbook_only])
-    both = {"train": _totals(table, lengths, train), "val": _totals(table, lengths, val)}
+    table: Table, sets: Sets, scored: Mapping[str, dict[str, int]], lengths: np.ndarray, dropped: dict[str, int],
+    manifests: Mapping[str, Any], dtype: str,
+) -> dict[str, Any]:  # fmt: skip
+    """The manifest's numbers. `scored`: documents, tokens and bytes of each validation set, beginnings of documents.
+    `contamination` is null where nothing was compared with evaluation items."""
+    kept = np.concatenate([sets.all_train(), sets.all_held_out()])
+    both = {"train": _totals(table, lengths, sets.all_train()), "val": _scored(scored, set(scored) - {TEXTBOOK})}
     tokens, n_bytes = ({split: t[key] for split, t in both.items()} for key in ("tokens", "bytes"))
     reads = {name.removeprefix("read-"): m for name, m in manifests.items() if name.startswith("read-")}
     read = {n: m["documents"] + sum(m["unreadable"].values()) + sum(m["dropped"].values()) for n, m in reads.items()}
@@ -258,7 +267,7 @@ def facts(
         "bytes": n_bytes,
         "sources": {
             name: {
-                **_source_facts(table, lengths, name, sets),
+                **_source_facts(table, lengths, name, sets, scored),
                 **_licence_facts(licences.get(name, Counter())),
                 "private": m["config"]["options"].get("license") == OWN or OWN in licences.get(name, ()),
                 "read": read[name],
@@ -268,7 +277,8 @@ def facts(
             }
             for name, m in sorted(reads.items())
         },
-        "textbook": _totals(table, lengths, sets.val.get(TEXTBOOK, none)),
+        "textbook": {**_scored(scored, {TEXTBOOK}), "groups": _groups(table, sets.val.get(TEXTBOOK, NONE))},
+        "held_out": _held_out(table, lengths, sets, scored, manifests["split"]),
         "vocab_size": tokenizer["vocab_size"],
         "eos_token_id": tokenizer["eos_token_id"],
         "token_dtype": dtype,
@@ -311,14 +321,50 @@ def _licence_facts(declared: Counter[str]) -> dict[str, Any]:
     }
 
 
-def _source_facts(table: Table, lengths: np.ndarray, name: str, sets: Sets) -> dict[str, Any]:
-    none = np.zeros(0, dtype=np.int64)
-    train, val, more = sets.train.get(name, none), sets.val.get(name, none), sets.textbook_only
-    more = more[table.rows["source"][more] == table.sources.index(name)]
+def _source_facts(
+    table: Table, lengths: np.ndarray, name: str, sets: Sets, scored: Mapping[str, dict[str, int]]
+) -> dict[str, Any]:
+    train, val = sets.train.get(name, NONE), sets.val.get(name, NONE)
     return {
-        **_totals(table, lengths, np.concatenate([train, val, more])),
+        **_totals(table, lengths, np.concatenate([train, val])),
         "train": _totals(table, lengths, train),
-        "val": _totals(table, lengths, val),
+        "val": {**_scored(scored, {name}), "groups": _groups(table, val)},
+    }
+
+
+def _scored(scored: Mapping[str, dict[str, int]], names: Set[str]) -> dict[str, int]:
+    empty = {"documents": 0, "tokens": 0, "bytes": 0}
+    return {**empty, **sum_mappings([scored[name] for name in names if name in scored])}
+
+
+def _groups(table: Table, documents: np.ndarray) -> int:
+    return len(np.unique(table.rows["group"][documents]))
+
+
+def _held_out(
+    table: Table, lengths: np.ndarray, sets: Sets, scored: Mapping[str, dict[str, int]], split: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Whole documents, in all and by source; `scored`: their beginnings, which validation reads; `unscored`: the rest
+    of the long ones, which nothing reads; `returned`: what `share` would have held out and validation does not need,
+    as it was at the split: it is train text, and what later steps dropped of it is among their drops."""
+
+    def of(documents: np.ndarray, names: Set[str], returned: Mapping[str, int]) -> dict[str, Any]:
+        totals, read = _totals(table, lengths, documents), _scored(scored, names)
+        long = (lengths[documents] > HEAD_TOKENS) | (table.rows["bytes"][documents] > most_bytes)
+        rest = {unit: totals[unit] - read[unit] for unit in ("tokens", "bytes")}
+        back = {unit: returned.get(unit, 0) for unit in ("documents", "bytes")}
+        return {**totals, "groups": _groups(table, documents), "scored": read,
+                "unscored": {"documents": int(long.sum()), **rest}, "returned": back}  # fmt: skip
+
+    most_bytes, names = head_bytes(split["config"]["max_bytes"]), sets.val.keys() - {TEXTBOOK}
+    return {
+        **of(sets.all_held_out(), names, split["returned"]),
+        "by_document": split["by_document"],
+        "warnings": split["warnings"],
+        "sources": {
+            name: of(sets.val.get(name, NONE), {name}, split["returned"]["sources"].get(name, {}))
+            for name in table.sources
+        },
     }
 
 

@@ -186,8 +186,9 @@ class Repair(PipelineStep):
                     if not text.strip():
                         decisions.drop(at, "empty", Drop("empty", 0, 1))
                     group = metadata["group"]
-                    together = hash_key(metadata.get("group_source") or name, group)
-                    row = (number, KINDS.index(kind), len(text.encode()), together, digest(text))
+                    of = (metadata.get("group_source") or name, group)
+                    origin = hash_key(*of, metadata.get("synthetic", {}).get("document") or metadata["path"])
+                    row = (number, KINDS.index(kind), len(text.encode()), hash_key(*of), origin, digest(text))
                     table.add(row, Names(metadata["path"], group, metadata["license"]))
                     yield Document(text=text, id=record["id"], metadata=metadata)
         write_json(self.folder / "masked" / f"{rank:05d}.json", masked)

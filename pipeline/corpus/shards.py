@@ -16,6 +16,9 @@ from pipeline.errors import UserError
 
 TEXTBOOK = "textbook"  # name of the second validation set
 TOKENS_FOLDER = "tokens"
+# Of a held-out document only the beginning counts, or a few long ones would be all of a set: at most so many tokens,
+# end-of-text included, and `head_bytes`, which are known before there is a tokenizer.
+HEAD_TOKENS = 2_048
 
 INDEX_DTYPE = np.dtype(
     [
@@ -25,6 +28,12 @@ INDEX_DTYPE = np.dtype(
         ("score", "<f4"),  # quality, 0 to 1
     ]
 )
+
+
+def head_bytes(max_bytes: int) -> int:
+    """How much of a held-out document counts at most where a set has `max_bytes`: a 64th, so that it spans as many
+    documents, within 1,024 bytes (a window or two) and 8,192 (2,048 tokens at four bytes)."""
+    return min(max(max_bytes // 64, 1_024), 8_192)
 
 
 @dataclass(frozen=True)

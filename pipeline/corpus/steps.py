@@ -44,8 +44,8 @@ from pipeline.hub import TOKENIZER_FILES, content_of_model, is_hub_name, local_f
 from pipeline.tokenizer import tokenizer_files
 
 VERSIONS = {
-    "read": 4, "repair": 4, "rules": 3, "exact_dedup": 2, "split": 2, "near_dedup": 3, "contamination": 3,
-    "tokenizer": 4, "encode": 2, "score": 4, "cut": 3, "data": 3,
+    "read": 4, "repair": 5, "rules": 3, "exact_dedup": 2, "split": 3, "near_dedup": 3, "contamination": 3,
+    "tokenizer": 4, "encode": 2, "score": 4, "cut": 3, "data": 4,
 }  # fmt: skip
 OF_EVERY_SOURCE = ("type", "weight", "filters", "replay")  # read here and at pretraining, not by the source's class
 
@@ -232,11 +232,11 @@ def data_step(config: Config) -> Step:
         "rules": step("rules", lambda f: apply_rules(f, rules, executor), settings, {"repair": repair}, *libraries),
     }
     so_far["exact_dedup"] = step("exact_dedup", lambda f: drop_exact_duplicates(f, "rules"), {}, dict(so_far))
-    share = data.validation.share
+    share, max_bytes = data.validation.share, data.validation.max_bytes
     so_far["split"] = step(
         "split",
-        lambda f: split_groups(f, "exact_dedup", share, seed),
-        {"share": share, "seed": seed},
+        lambda f: split_groups(f, "exact_dedup", share, max_bytes, seed),
+        {"share": share, "max_bytes": max_bytes, "seed": seed},
         dict(so_far),
     )
     similarity = data.near_dedup_similarity

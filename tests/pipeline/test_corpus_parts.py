@@ -15,7 +15,6 @@ from pipeline.corpus.exercise import Exercise
 from pipeline.corpus.exercise_styles import program_of
 from pipeline.corpus.exercises import Exercises, verify
 from pipeline.corpus.python_library import PythonLibrary, long_docstrings
-from pipeline.corpus.splitting import held_out
 from pipeline.corpus.templates import TEMPLATES
 from pipeline.corpus.tokenizing import _train
 from pipeline.tokenizer import load_tokenizer
@@ -158,23 +157,6 @@ def test_exercises_that_differ_in_numbers_are_not_duplicates():
     documents = [d for d in Exercises(count=150).documents(0, 1) if isinstance(d, Document)]
     roots = near([d.text for d in documents], "exercise")
     assert len(set(roots)) >= 0.97 * len(documents)
-
-
-def groups(sizes: dict[str, int], seed: int = 0) -> set[str]:
-    """Names of the groups that are held out at a share of 2%."""
-    keys = np.array([hash_key(name) for name in sizes], dtype=np.uint64)
-    chosen = held_out(keys, np.array(list(sizes.values())), 0.02, seed)
-    return {name for name, held in zip(sizes, chosen, strict=True) if held}
-
-
-def test_at_least_one_group_is_held_out_and_never_all():
-    assert len(groups({"a": 10, "b": 10})) == 1
-    assert groups({"a": 10}) == set()
-    many = groups({f"g{i}": 10 for i in range(200)})
-    assert len(many) == 4
-    assert many == groups({f"g{i}": 10 for i in reversed(range(200))})
-    giant = {"giant": 1000, **{f"g{i}": 1 for i in range(50)}}
-    assert all("giant" not in groups(giant, seed) for seed in range(20))
 
 
 @pytest.fixture(scope="module")

@@ -287,7 +287,7 @@ def test_a_trained_scorer_is_part_of_the_fingerprint_by_content(root):
     assert BUCKETS == 1 << 14
 
 
-def test_textbook_grade_text_is_drawn_from_all_that_is_held_out():
+def test_the_textbook_set_is_held_out_text_of_the_sources_that_were_scored():
     rows = np.zeros(60, dtype=[("source", "u1"), ("digest", "<u8", (2,)), ("bytes", "<u4")])
     rows["digest"][:, 0], rows["bytes"] = np.arange(60) * 7919, 100
     rows["source"][40:] = 1
@@ -295,9 +295,11 @@ def test_textbook_grade_text_is_drawn_from_all_that_is_held_out():
     scores = np.where(np.arange(60) % 10 == 0, 0.9, 0.2).astype(np.float32)
     scores[40:] = 1
     table = SimpleNamespace(sources=("library", "web"), rows=rows)
-    sets = arrange(table, np.ones(60, dtype=bool), held_out, scores, 400, 0.7, ["library"], 1)  # type: ignore[arg-type]
-    assert sorted(sets.val["textbook"]) == [0, 10, 20, 30]
-    assert [len(sets.val[name]) for name in table.sources] == [4, 4]
-    general = np.concatenate(sets.held_out)
-    everywhere = np.concatenate([*sets.train.values(), general, sets.textbook_only, sets.over_limit])
-    assert sorted(everywhere) == list(range(60))
+    for scored, limit, textbook in ((["library"], 400, 4), (["library"], 300, 3), (["library", "web"], 9_999, 14)):
+        sets = arrange(table, np.ones(60, dtype=bool), held_out, scores, scored, limit, 0.7, 1)  # type: ignore[arg-type]
+        assert set(sets.val["textbook"]) <= {0, 10, 20, 30, *range(40, 60, 2)}
+        assert len(sets.val["textbook"]) == textbook
+        assert [len(sets.val[name]) for name in table.sources] == [20, 10]
+        assert sorted([*sets.all_train(), *sets.all_held_out()]) == list(range(60))
+    sets = arrange(table, np.ones(60, dtype=bool), held_out, scores, [], 400, 0.7, 1)  # type: ignore[arg-type]
+    assert "textbook" not in sets.val
