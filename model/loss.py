@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from model import cpu_kernels
 
@@ -44,6 +45,25 @@ def chunked_cross_entropy(
         h_ND, weight_VD, bias_V, labels_N, chunk_tokens, torch.is_grad_enabled(), z_loss
     )
     return loss_sum, (labels_N != IGNORE_INDEX).sum()  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def token_cross_entropy(h_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, labels_N: Tensor) -> Tensor:
+    """The loss of each label in nats, fp32 (fp64 for fp64 inputs), 0 where the label is -100: without gradients, in
+    chunks like the sum."""
+    on_cpu, fused = h_ND.device.type == "cpu", cpu_kernels.usable(h_ND)
+    chunk = _cpu_chunk(h_ND.dtype, weight_VD.shape[0]) if on_cpu else GPU_CHUNK_TOKENS
+    losses = []
+    for start in range(0, h_ND.shape[0], chunk):
+        part = slice(start, start + chunk)
+        logits_CV = torch.addmm(bias_V, h_ND[part], weight_VD.t())
+        if fused:
+            losses.append(cpu_kernels.cross_entropy_(logits_CV, None, labels_N[part], False, 0.0))
+        else:
+            wide_CV = logits_CV if logits_CV.dtype == torch.float64 else logits_CV.float()
+            loss_C = functional.cross_entropy(wide_CV, labels_N[part], reduction="none", ignore_index=IGNORE_INDEX)
+            losses.append(loss_C)
+    return torch.cat(losses) if losses else h_ND.new_zeros(0)
 
 
 def _cpu_chunk(dtype: torch.dtype, vocab_size: int) -> int:

@@ -21,7 +21,7 @@ from model.attention import Documents, causal_attention, decode_attention
 from model.config import ModelConfig
 from model.generation import KeyValueCache, generate
 from model.initialization import initial_tensor
-from model.loss import chunked_cross_entropy
+from model.loss import chunked_cross_entropy, token_cross_entropy
 from model.rotary import rotary_tables, rotate
 
 ACTIVATION_CHECKPOINTING = ("none", "selective", "full")
@@ -89,6 +89,13 @@ class Transformer(nn.Module):
         Labels are already shifted: labels[b, t] is the token that follows input_ids[b, t]; -100 is not counted.
         """
         return self.head_loss(self.hidden(input_ids_BT).flatten(0, 1), labels_BT, chunk_tokens)
+
+    @torch.no_grad()
+    def token_nats(self, input_ids_BT: Tensor, labels_BT: Tensor) -> Tensor:
+        """nats_BT: the cross entropy of each label, 0 where it is -100. Without gradients."""
+        head = self.lm_head
+        h_ND = self.hidden(input_ids_BT).flatten(0, 1)
+        return token_cross_entropy(h_ND, head.weight, head.bias, labels_BT.flatten()).view(labels_BT.shape)
 
     def head_loss(self, h_ND: Tensor, labels_BT: Tensor, chunk_tokens: int | None = None) -> tuple[Tensor, Tensor]:
         """`loss` from the hidden states on."""

@@ -21,6 +21,7 @@ from pipeline.artifacts import Step, hash_file, hash_json, write_manifest
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
+from pipeline.intervals import beside
 from pipeline.ledger import Ledger
 from pipeline.locks import FolderLock
 from pipeline.progress import format_seconds
@@ -164,7 +165,7 @@ def make_job(config: Config, tuned: Config, model: TakenModel, sources: Any, ste
         step,
         batches=lambda machine: TokenBatches(data.train, tuned, machine.device),
         network=lambda machine: tuning.begin(machine),
-        validation=lambda: Validation(data.val, data.length),
+        validation=lambda: Validation(data.val, data.length, end),
         finish=tuning.finish,
         cap=Cap(tuned.budget.max_gpu_hours),
     )
@@ -190,7 +191,10 @@ def _last_lines(manifest: dict[str, Any], path: Path) -> str:
         f"  {manifest['method']}: {manifest['trainable_parameters']:,} of {manifest['parameters']:,} parameters "
         f"trained ({100 * manifest['trainable_share']:.2f}%)"
     ]
-    lines += [f"  bits per byte learnt, {n}: {before.get(n, float('nan')):.4f} -> {v:.4f}" for n, v in after.items()]
+    lines += [
+        f"  bits per byte learnt, {n}: {before.get(n, float('nan')):.4f} -> {v:.4f} ({beside(manifest, n)})"
+        for n, v in after.items()
+    ]
     if target := manifest["target"]:
         lines.append(
             f"  {target['name']}: {100 * target['before']:.1f}% -> {100 * target['after']:.1f}% "

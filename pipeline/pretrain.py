@@ -17,6 +17,7 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
 from pipeline.initialize import check_method
+from pipeline.intervals import beside
 from pipeline.ledger import Ledger
 from pipeline.locks import FolderLock
 from pipeline.progress import format_seconds
@@ -146,7 +147,7 @@ def _train(
         step,
         batches=lambda machine: TokenBatches(tokens.train, config, machine.device),
         network=network,
-        validation=lambda: Validation(tokens.val, config.train.sequence_length),
+        validation=lambda: Validation(tokens.val, config.train.sequence_length, tokens.eos_token_id),
         finish=lambda control: finish(control, config, step.path, tokens),
         cap=cap,
         report_seconds=report_seconds,
@@ -187,8 +188,11 @@ def _last_lines(manifest: dict[str, Any], path: Path, command: str) -> str:
     part = "" if share == 1 else f"   (on {100 * share:.0f}% of the held-out text: the cap left no time for more)"
     if trunk := manifest.get("trunk"):
         used += f", {trunk['gpu_hours']:.4f} of them the trunk's ({trunk['steps']:,} steps)"
-    lines = [f"  bits per byte   before    after{part}"]
-    lines += [f"    {name:<13} {before.get(name, math.nan):7.4f}  {value:7.4f}" for name, value in after.items()]
+    lines = [f"  bits per byte   before    after  95% interval over documents{part}"]
+    lines += [
+        f"    {name:<13} {before.get(name, math.nan):7.4f}  {value:7.4f}  {beside(manifest, name)}"
+        for name, value in after.items()
+    ]
     lines += [f"  {line}" for line in replay_lines(manifest)]
     skipped = f", {manifest['skipped_steps']} of them skipped" if manifest.get("skipped_steps") else ""
     lines += [

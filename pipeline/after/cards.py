@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.data_card import licence_words
 from pipeline.hub import is_hub_name
+from pipeline.intervals import beside
 from pipeline.markdown import front_matter, table
 from pipeline.private import public_names
 
@@ -134,11 +135,12 @@ def _losses(lineage: Lineage) -> str:
         before = pretrain.get("initial_bits_per_byte") or {}
         names = _public(lineage)
         rows = [
-            (str(names.get(name, name)), f"{before[name]:.4f}" if name in before else "", f"{value:.4f}")
+            (str(names.get(name, name)), f"{before[name]:.4f}" if name in before else "", f"{value:.4f}",
+             beside(pretrain, name))
             for name, value in pretrain["bits_per_byte"].items()
-        ]
+        ]  # fmt: skip
         text = "## Losses\n\nBits per byte of held-out text, before and after pretraining.\n\n"
-        text += table(("set", "before", "after"), rows)
+        text += table(("set", "before", "after", "95% interval over documents"), rows)
     if finetune and finetune.get("target"):
         target = finetune["target"]
         text += ("\n\n" if text else "## Losses\n\n") + (

@@ -1,12 +1,14 @@
 """Scores with their standard errors.
 
 A share of right answers: sqrt(p (1 - p) / (n - 1)), the error of a mean over items. Bits per byte: a ratio of two sums
-over documents, so its error is that of a ratio estimator (Cochran, Sampling Techniques, 1977, section 2.11).
+over documents (pipeline/intervals.py).
 """
 
 import math
 from collections.abc import Sequence
 from typing import Any
+
+from pipeline.intervals import interval, ratio_of_sums
 
 
 def share(right: Sequence[bool], chance: float = 0.0) -> dict[str, Any]:
@@ -18,9 +20,7 @@ def share(right: Sequence[bool], chance: float = 0.0) -> dict[str, Any]:
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, Any]:
-    """`{score, standard_error, items}` of sum(numerators) / sum(denominators)."""
-    n, total = len(numerators), sum(denominators)
-    value = sum(numerators) / total
-    squares = sum((a - value * b) ** 2 for a, b in zip(numerators, denominators, strict=True))
-    error = round(math.sqrt(n / (n - 1) * squares) / total, 6) if n > 1 else None
-    return {"score": round(value, 6), "standard_error": error, "items": n}
+    """`{score, standard_error, interval, items}` of sum(numerators) / sum(denominators); the interval is of 95%."""
+    n, (value, error) = len(numerators), ratio_of_sums(numerators, denominators)
+    found = {"score": round(value, 6), "standard_error": None if error is None else round(error, 6)}
+    return {**found, "interval": interval(value, error, n), "items": n}

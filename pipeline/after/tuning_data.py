@@ -122,12 +122,12 @@ def encode(
         order = random.Random(f"{seed}/{name}").sample(range(len(examples)), len(examples))
         for target, chosen in ((val, order[:held_out]), (train, order[held_out:])):
             part = [rows[name][i] for i in chosen]
-            size = sum(len(text.encode()) for i in chosen for text, learnt in examples[i] if learnt)
+            sizes = [sum(len(text.encode()) for text, learnt in examples[i] if learnt) for i in chosen]
             if name in text_sources:
-                target[name] = _stream(name, [ids for ids, _ in part], size)
+                target[name] = _stream(name, [ids for ids, _ in part], sizes)
             else:
                 cut += sum(len(ids) > length + 1 for ids, _ in part)
-                target[name] = Examples.of(name, part, length, size)
+                target[name] = Examples.of(name, part, length, sum(sizes))
     return TuningData(train, val, length, cut)
 
 
@@ -142,10 +142,10 @@ def _ids(example: Pieces, tokenizer: Tokenizer, end_id: int) -> tuple[list[int],
     return ids, learnt
 
 
-def _stream(name: str, documents: Sequence[list[int]], n_bytes: int) -> TokenSet:
+def _stream(name: str, documents: Sequence[list[int]], sizes: Sequence[int]) -> TokenSet:
     tokens = np.array([i for ids in documents for i in ids], np.uint32)
     index = np.zeros(len(documents), INDEX_DTYPE)
     index["length"] = [len(ids) for ids in documents]
     index["offset"] = np.cumsum(index["length"]) - index["length"]
-    index["bytes"][0] = n_bytes
+    index["bytes"] = sizes
     return TokenSet(name, tokens, index)

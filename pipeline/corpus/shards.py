@@ -6,7 +6,7 @@ files, because a trainer that starts a hundred times must not decompress or pars
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -60,13 +60,15 @@ class TokenSet:
 
 @dataclass(frozen=True)
 class TokenShards:
-    """All token sets of a data folder. Keys: source names; `val` also has "textbook" where any text is that good."""
+    """All token sets of a data folder. Keys: source names; `val` also has "textbook" where any text is that good.
+    `groups`: of how many groups (packages, domains) the documents of each validation set are."""
 
     folder: Path
     train: dict[str, TokenSet]
     val: dict[str, TokenSet]
     vocab_size: int
     eos_token_id: int
+    groups: dict[str, int] = field(default_factory=dict)
 
     @property
     def tokenizer_path(self) -> Path:
@@ -87,7 +89,9 @@ class TokenShards:
             if top == TOKENS_FOLDER and rest.endswith("/tokens.bin"):
                 split, _, name = rest.removesuffix("/tokens.bin").partition("-")
                 sets[split][name] = _open_set(name, folder / path, dtype)
-        return cls(folder, sets["train"], sets["val"], manifest["vocab_size"], manifest["eos_token_id"])
+        facts = {name: source["val"] for name, source in manifest["sources"].items()} | {TEXTBOOK: manifest["textbook"]}
+        groups = {name: facts[name]["groups"] for name in sets["val"]}
+        return cls(folder, sets["train"], sets["val"], manifest["vocab_size"], manifest["eos_token_id"], groups)
 
 
 def write_token_set(

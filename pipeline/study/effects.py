@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-CONFIDENCE = 0.95
+from pipeline.intervals import t_quantile
 
 
 @dataclass(frozen=True)
@@ -77,24 +77,6 @@ def estimate(by_seed: Mapping[int, Sequence[float]]) -> Estimate | None:
         return Estimate(centre, None, None, len(means), count)
     half = t_quantile(len(means) - 1) * stdev(means) / math.sqrt(len(means))
     return Estimate(centre, centre - half, centre + half, len(means), count)
-
-
-def t_quantile(freedom: int, confidence: float = CONFIDENCE) -> float:
-    """The two-sided quantile of Student's t (12.706, 4.303, 3.182 for 1, 2, 3 degrees), by bisection."""
-    low, high = 0.0, 1e4
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _inside(middle, freedom) < confidence else (low, middle)
-    return (low + high) / 2
-
-
-def _inside(t: float, freedom: int) -> float:
-    """P(|T| < t): with x = sqrt(n) tan(a), the density is a power of the cosine; Simpson's rule over the angle."""
-    end, pieces = math.atan(t / math.sqrt(freedom)), 400
-    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
-    values = [math.cos(end * i / pieces) ** (freedom - 1) for i in range(pieces + 1)]
-    total = values[0] + values[-1] + 4 * sum(values[1:-1:2]) + 2 * sum(values[2:-1:2])
-    return 2 * scale * total * end / pieces / 3
 
 
 def _by_place(points: Sequence[Point]) -> dict[tuple, float]:

@@ -70,6 +70,8 @@ class Control(Callback):
         self.skipped = 0
         self.last_bits_per_byte: dict[str, float] = {}
         self.initial_bits_per_byte: dict[str, float] = {}
+        self.last_intervals: dict[str, Any] = {}
+        self.initial_intervals: dict[str, Any] = {}
         self.validated_at = -1
         self.final_row: dict[str, Any] = {}  # of the last step; `finish` adds its validation and writes it
         self._skipped_in_a_row = 0
@@ -147,18 +149,18 @@ class Control(Callback):
     # ---- acts, each timed for the budget
 
     def validate(
-        self, give_up: Callable[[], bool] = lambda: False, limit_seconds: float = math.inf
+        self, limit_seconds: float = math.inf, check_seconds: Callable[[float], None] = lambda seconds: None
     ) -> dict[str, float]:
-        """Bits per byte of every set under their metric names; empty where a signal came or `give_up` became true."""
+        """Bits per byte of every set under their metric names; empty where a signal came. See `Validation.run`."""
         self._review_threads()
-        result = self.parts.validation.run(
-            self.module.network, lambda: signals.stop_requested() or give_up(), limit_seconds
-        )
+        validation = self.parts.validation
+        result = validation.run(self.module.network, signals.stop_requested, limit_seconds, check_seconds)
         if result is None:
             return {}
-        self._spent_on("validation", self.parts.validation.seconds)
+        self._spent_on("validation", validation.seconds)
         self.last_bits_per_byte, self.validated_at = result, self.module.step
-        return self.parts.validation.metrics(result)
+        self.last_intervals = {"sets": validation.intervals, "overall": validation.overall_interval}
+        return validation.metrics(result)
 
     def save(self) -> None:
         """A checkpoint of the state after the newest step, unless there is one already."""
@@ -193,7 +195,12 @@ class Control(Callback):
             "seen": self.module.spikes.state(),
             "tokens_sha256": self.module.tokens_sha256,
             "initial_bits_per_byte": self.initial_bits_per_byte,
-            "validated": {"step": self.validated_at, "bits_per_byte": self.last_bits_per_byte},
+            "initial_intervals": self.initial_intervals,
+            "validated": {
+                "step": self.validated_at,
+                "bits_per_byte": self.last_bits_per_byte,
+                "intervals": self.last_intervals,
+            },
             "final_row": self.final_row,
             "rate": self._rate.state_dict(),
         }
@@ -214,6 +221,8 @@ class Control(Callback):
         self.initial_bits_per_byte = state.values["initial_bits_per_byte"]
         self.validated_at = state.values["validated"]["step"]
         self.last_bits_per_byte = state.values["validated"]["bits_per_byte"]
+        self.initial_intervals = state.values.get("initial_intervals", {})  # of a checkpoint from before: not known
+        self.last_intervals = state.values["validated"].get("intervals", {})
         self.final_row = state.values["final_row"]
         self._rate.load_state_dict(state.values["rate"])
 
@@ -272,18 +281,21 @@ class Control(Callback):
     def _first_validation(self) -> None:
         """Right after init or growth; it also measures what the last validation will cost."""
         parts, budget = self.parts, self.parts.budget
-        enough = budget.remaining_seconds() / 2  # the last validation takes as long as this one
-        too_slow = math.isfinite(enough)
-        metrics = self.validate(lambda: too_slow and budget.remaining_seconds() < enough)
-        self.initial_bits_per_byte = dict(self.last_bits_per_byte)
+        left = budget.remaining_seconds()
+
+        def check(seconds: float) -> None:
+            if seconds > left / 2:  # the last validation takes as long as this one
+                raise UserError(
+                    f"one validation of {parts.validation.predicted_tokens:,} tokens takes {seconds:,.0f} s or more "
+                    f"here, over half of what is left of the cap ({left:,.0f} s): raise budget.max_gpu_hours or lower "
+                    "data.validation.max_bytes"
+                )
+
+        metrics = self.validate(check_seconds=check)
+        self.initial_bits_per_byte, self.initial_intervals = dict(self.last_bits_per_byte), dict(self.last_intervals)
         if metrics:
             parts.metrics.log_metrics({**metrics, **self.budget_row()}, 0)
             self._show(0, metrics)
-        elif not signals.stop_requested():
-            raise UserError(
-                f"one validation of {parts.validation.predicted_tokens:,} tokens takes more than half of what is left "
-                f"of the cap ({2 * enough:.0f} s): raise budget.max_gpu_hours or lower data.validation.max_bytes"
-            )
         step_tokens, validated = parts.train.global_batch_tokens, parts.validation.predicted_tokens
         # A step is three times the work per token; a validation of few tokens is mostly warming up and says nothing.
         budget.check_start(3 * parts.validation.seconds / validated * step_tokens if validated > step_tokens else 0.0)
@@ -409,7 +421,9 @@ class Control(Callback):
     def _show(self, step: int, row: dict[str, Any]) -> None:
         if "val/bits_per_byte" in row:
             per_set = ", ".join(f"{k.split('/')[1]} {v:.4f}" for k, v in row.items() if k.count("/") == 2)
-            self._say(f"  step {step:,}: {row['val/bits_per_byte']:.4f} bits per byte ({per_set})")
+            between = self.last_intervals.get("overall")
+            error = f" ± {(between[1] - between[0]) / 2:.4f}" if between else ""
+            self._say(f"  step {step:,}: {row['val/bits_per_byte']:.4f}{error} bits per byte ({per_set})")
         if self._progress is not None and "train/loss" in row:
             remaining = self.parts.budget.remaining_seconds()
             left = f", {format_seconds(max(0.0, remaining))} of the cap left" if math.isfinite(remaining) else ""

@@ -45,5 +45,10 @@ class Examples:
     def n_tokens(self) -> int:
         return self.predicted + 1
 
+    def documents(self) -> np.ndarray:
+        """[N, 2]: labels and bytes of each example; the bytes are shared out by labels."""
+        labels = np.count_nonzero(self.labels_NT != IGNORED_LABEL, axis=1)
+        return np.stack([labels, self.n_bytes * labels / max(1, labels.sum())], axis=1)
+
     def windows(self, numbers_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.inputs_NT[numbers_B].astype(np.int64), self.labels_NT[numbers_B].astype(np.int64)

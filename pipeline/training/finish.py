@@ -21,6 +21,7 @@ from pipeline.config import Config
 from pipeline.corpus.shards import TokenShards
 from pipeline.disk import writing
 from pipeline.errors import Stopped
+from pipeline.intervals import beside
 from pipeline.planning.costs import FLOAT32_MAX_BYTES
 from pipeline.tokenizer import load_tokenizer, special_tokens
 from pipeline.training.best import best_state
@@ -55,7 +56,7 @@ def finish(control: Control, config: Config, folder: Path, tokens: TokenShards) 
     signals.defer(False)  # everything is saved: whatever comes now may be broken off, if another life can make it anew
     export(control, config, folder, tokens)
     samples = write_samples(control, config, tokens)
-    facts = make_facts(control, config, samples, left_at_end, exported)
+    facts = make_facts(control, config, samples, left_at_end, exported, tokens.groups)
     write_card(folder / "model" / "README.md", config, control, facts)
     return facts
 
@@ -70,6 +71,7 @@ def _take_the_best(control: Control) -> int:
         {f"master/{n}": t for n, t in state.weights.items()} | dict(state.optimizer)
     )
     control.last_bits_per_byte = state.values["validated"]["bits_per_byte"]
+    control.last_intervals = state.values["validated"].get("intervals", {})
     print(f"  step {state.step:,} was the best on held-out text: it is exported, not step {step:,}", flush=True)
     return state.step
 
@@ -134,9 +136,11 @@ def write_samples(control: Control, config: Config, tokens: TokenShards) -> list
 
 
 def make_facts(
-    control: Control, config: Config, samples: list[dict[str, str]], left_at_end: float, exported: int
-) -> dict[str, Any]:
-    """The manifest's facts, under the names of the contract. `exported`: the step of the exported weights."""
+    control: Control, config: Config, samples: list[dict[str, str]], left_at_end: float, exported: int,
+    groups: Mapping[str, int],
+) -> dict[str, Any]:  # fmt: skip
+    """The manifest's facts, under the names of the contract. `exported`: the step of the exported weights; `groups`: of
+    the documents of each validation set."""
     parts, step = control.parts, control.module.step
     budget = parts.budget
     return {
@@ -154,10 +158,16 @@ def make_facts(
         "annealed": budget.annealed(step) and budget.decisions.progress(exported) >= 1.0,
         "exported_step": exported,
         "bits_per_byte": control.last_bits_per_byte,
+        "bits_per_byte_interval": control.last_intervals.get("sets", {}),
         "val_bits_per_byte": parts.validation.overall(control.last_bits_per_byte),
+        "val_bits_per_byte_interval": control.last_intervals.get("overall"),
         "validated_share": round(parts.validation.share, 4),
+        "validation_documents": parts.validation.documents(),
+        "validation_groups": groups,
         "initial_bits_per_byte": control.initial_bits_per_byte,
+        "initial_bits_per_byte_interval": control.initial_intervals.get("sets", {}),
         "initial_val_bits_per_byte": parts.validation.overall(control.initial_bits_per_byte),
+        "initial_val_bits_per_byte_interval": control.initial_intervals.get("overall"),
         "tokens_per_second": round(control.tokens_per_second, 1),
         "mfu": control.mfu,
         "mfu_peak": {"flops": parts.machine.peak_flops, "source": parts.machine.peak_source},
@@ -206,7 +216,8 @@ def write_card(path: Path, config: Config, control: Control, facts: Mapping[str,
     """The model folder's README: what it is, what it was trained on, how good it is. Facts only."""
     shape = control.module.network.config
     hours = control.parts.ledger.spent_seconds / 3600
-    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in facts["bits_per_byte"].items())
+    rows = [f"| {name} | {value:.4f} | {beside(facts, name)} |" for name, value in facts["bits_per_byte"].items()]
+    scores = "\n".join(rows)
     annealed = (
         "" if facts["annealed"] else "\n**Not annealed**: the run was cut off before its learning rate decayed.\n"
     )
@@ -224,8 +235,8 @@ A Phi-architecture language model of {shape.parameters:,} parameters, pretrained
 - {hours:.3f} device-hours on {control.parts.machine.name}, {facts["precision"]}
 - epochs: {", ".join(f"{k} {v:.2f}" for k, v in facts["epochs"].items())}
 
-| held-out set | bits per byte |
-|---|---|
+| held-out set | bits per byte | 95% interval over documents |
+|---|---|---|
 {scores}
 
 A base model: it continues text, it was not taught to follow instructions or to be safe.

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.loss import chunked_cross_entropy
+from model.loss import chunked_cross_entropy, token_cross_entropy
 
 N, D, V = 70, 24, 300
 
@@ -54,6 +54,19 @@ def test_z_loss_is_in_the_gradient_and_not_in_the_loss(dtype: torch.dtype, toler
     torch.testing.assert_close((loss_sum / count).double(), plain, rtol=max(1e-6, tolerance / 100), atol=0)
     for ours, theirs in zip(got, wanted, strict=True):
         assert (ours - theirs).norm() <= tolerance * theirs.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_losses_of_single_labels_add_up_to_the_sum(dtype: torch.dtype) -> None:
+    tensors, labels = inputs(dtype)
+    h, weight, bias = (t.detach() for t in tensors)
+    losses_N = token_cross_entropy(h, weight, bias, labels)
+    logits = F.linear(h, weight, bias).double()
+    expected = F.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(losses_N.double(), expected, rtol=1e-5 if dtype != torch.float64 else 1e-12, atol=0)
+    assert (losses_N[labels == -100] == 0).all()
+    loss_sum, _ = chunked_cross_entropy(h, weight, bias, labels)
+    torch.testing.assert_close(losses_N.sum(), loss_sum, rtol=1e-6, atol=0)
 
 
 def test_a_label_with_vanishing_probability_has_its_true_loss() -> None:

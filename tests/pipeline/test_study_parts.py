@@ -12,10 +12,11 @@ from pipeline.__main__ import main
 from pipeline.artifacts import hash_json
 from pipeline.errors import WRONG_INPUT, UserError
 from pipeline.initialize import init_identity
+from pipeline.intervals import t_quantile
 from pipeline.slurm import Options
 from pipeline.study import design, verb
 from pipeline.study.claims import check_claims, verdicts
-from pipeline.study.effects import Point, estimate, interaction, main_effect, t_quantile
+from pipeline.study.effects import Point, estimate, interaction, main_effect
 from pipeline.study.fronts import at_equal_bytes, pareto
 from pipeline.study.members import experiments, flops_per_token, members, tuning_flops_per_token
 from pipeline.study.picture import Dot, scatter
