@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from pipeline.intervals import beside, over_documents
 from pipeline.page import table
 
 AFTER = ("evaluate", "quantize", "finetune")
@@ -15,6 +16,7 @@ KEYS = {
     "quantize": ("rows", "price_per_hour", "price_source", "on_device"),
     "finetune": (
         "method", "parameters", "trainable_parameters", "trainable_share", "initial_bits_per_byte", "bits_per_byte",
+        "bits_per_byte_interval", "validation_documents",
         "target", "memory_bytes", "tokens_per_second", "gpu_hours", "max_gpu_hours", "steps", "annealed",
     ),
 }  # fmt: skip
@@ -32,7 +34,7 @@ def after_section(stage: str, facts: Mapping[str, Any]) -> str:
 def _evaluate(facts: Mapping[str, Any]) -> str:
     rows = [
         (escape(name), _score(found), f"{found['items']:,}" if found.get("items") else "",
-         f"{found['chance']:.3f}" if found.get("chance") else "", escape(found.get("why") or ""))
+         f"{found['chance']:.3f}" if found.get("chance") else "", escape(found.get("why") or over_documents(found)))
         for name, found in facts["scores"].items()
     ]  # fmt: skip
     return f"<h2>Evaluation</h2>{table(('task', '#score', '#items', '#guessing', ''), rows)}"
@@ -62,9 +64,10 @@ def _quantize(facts: Mapping[str, Any]) -> str:
 def _finetune(facts: Mapping[str, Any]) -> str:
     before = facts["initial_bits_per_byte"] or {}
     rows = [
-        (f"bits per byte learnt, {escape(name)}", f"{before[name]:.4f}" if name in before else "", f"{after:.4f}")
+        (f"bits per byte learnt, {escape(name)}", f"{before[name]:.4f}" if name in before else "",
+         f"{after:.4f} ({beside(facts, name)})")
         for name, after in (facts["bits_per_byte"] or {}).items()
-    ]
+    ]  # fmt: skip
     if target := facts["target"]:
         error = f" ± {100 * target['standard_error']:.1f}"
         rows.append(

@@ -17,9 +17,10 @@ from pipeline.after.tasks import check_tasks, run_tasks
 from pipeline.artifacts import Folder, Step, hash_files, write_json
 from pipeline.config import Config
 from pipeline.initialize import require_data
+from pipeline.intervals import over_documents
 from pipeline.tokenizer import load_tokenizer
 
-VERSION = 2
+VERSION = 3
 
 
 def run(config: Config, command: str, as_json: bool = False) -> None:
@@ -102,5 +103,6 @@ def score_table(scores: dict[str, dict[str, Any]]) -> str:
         guess = f"   guessing {found['chance']:.4f}" if found.get("chance") else ""
         error = found["standard_error"]
         shown = f"± {error:.4f}" if error is not None else ""
-        lines.append(f"  {name:<{width}}  {found['score']:8.4f} {shown:<9} {found['items']:>6,} items{guess}")
+        counted = over_documents(found) or f"{found['items']:>6,} items{guess}"
+        lines.append(f"  {name:<{width}}  {found['score']:8.4f} {shown:<9} {counted}")
     return "\n".join(lines)

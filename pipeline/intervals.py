@@ -40,6 +40,11 @@ def beside(facts: Mapping[str, Any], name: str) -> str:
     return shown(*(each.get(name) for each in found))
 
 
+def over_documents(score: Mapping[str, Any]) -> str:
+    """The same for a score of `hornbook evaluate`; "" for one that is over questions and not over documents."""
+    return shown(score.get("interval"), score["items"], score["groups"]) if "groups" in score else ""
+
+
 def t_quantile(freedom: int, confidence: float = CONFIDENCE) -> float:
     """The two-sided quantile of Student's t (12.706, 4.303, 3.182 for 1, 2, 3 degrees), by bisection."""
     low, high = 0.0, 1e4

@@ -243,7 +243,7 @@ def _row_line(row: dict[str, Any]) -> str:
         return f"{row['kind']:<13} not here: {row['unavailable']}"
     speed = row.get("tokens_per_second")
     shown = f"{speed:,.0f} tokens/s" if speed else row.get("speed_why", "")
-    bits = ", ".join(f"{name.split('/', 1)[1]} {found['score']:.4f}" for name, found in row["scores"].items()
+    bits = ", ".join(f"{name.split('/', 1)[1]} {_score(found)}" for name, found in row["scores"].items()
                      if name.startswith("bits_per_byte"))  # fmt: skip
     return (
         f"{row['kind']:<13} {row['disk_bytes'] / 1e6:9.3f} MB on disk {row['memory_bytes'] / 1e6:9.3f} MB in memory  "

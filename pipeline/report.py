@@ -23,6 +23,7 @@ from pipeline.data_report import data_section
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
 from pipeline.growth_report import growth_facts, growth_pictures, thin
+from pipeline.intervals import shown
 from pipeline.page import STYLE, table
 from pipeline.pretrain_report import cards_section, forecast_section
 from pipeline.progress import format_count, format_seconds
@@ -37,8 +38,10 @@ INIT_KEYS = (
     "source_gpu_hours", "blocks", "source_model",
 )  # fmt: skip
 PRETRAIN_KEYS = (
-    "initial_val_bits_per_byte", "val_bits_per_byte", "bits_per_byte", "max_gpu_hours", "gpu_hours_total",
-    "tokens_seen", "tokens_per_second", "annealed", "stopped_by", "exported_step", "steps", "epochs", "mix",
+    "initial_val_bits_per_byte", "val_bits_per_byte", "val_bits_per_byte_interval", "initial_bits_per_byte",
+    "bits_per_byte", "bits_per_byte_interval", "validation_documents", "validation_groups", "validated_share",
+    "max_gpu_hours", "gpu_hours_total", "tokens_seen",
+    "tokens_per_second", "annealed", "stopped_by", "exported_step", "steps", "epochs", "mix",
     "replay", "cards", "forecast", "samples", "lives",
 )  # fmt: skip
 
@@ -105,7 +108,7 @@ def render(report: Mapping[str, Any]) -> str:
     metrics = report["metrics"]
     sections = [
         _summary(data, init, pretrain),
-        _curves(metrics, pretrain) + _text_read(pretrain) if pretrain else "",
+        _curves(metrics, pretrain) + _held_out(pretrain) + _text_read(pretrain) if pretrain else "",
         _replay(pretrain) if pretrain else "",
         _growth(init, pretrain) + growth_pictures(report.get("growth"), init, metrics) if init else "",
         *(after_section(stage, report[stage]) for stage in AFTER if stage in report),
@@ -142,7 +145,10 @@ def _summary(data: dict | None, init: dict | None, pretrain: dict | None) -> str
     if pretrain:
         before, after = pretrain["initial_val_bits_per_byte"], pretrain["val_bits_per_byte"]
         start = "" if before is None else f", from {before:.3f} at the start"
-        tiles.append(("not measured" if after is None else f"{after:.3f}", f"bits per byte on held-out text{start}"))
+        between = pretrain.get("val_bits_per_byte_interval")
+        span = f" (95% interval over documents: {between[0]:.3f} to {between[1]:.3f})" if between else ""
+        name = f"bits per byte on held-out text{span}{start}"
+        tiles.append(("not measured" if after is None else f"{after:.3f}", name))
         cap = pretrain["max_gpu_hours"]
         of_cap = f" of {cap:g} ({100 * pretrain['gpu_hours_total'] / cap:.1f}%)" if cap else ""
         tiles.append((f"{pretrain['gpu_hours_total']:.4f}", f"device-hours used{of_cap}"))
@@ -195,6 +201,22 @@ def _curves(metrics: Sequence[Mapping[str, Any]], pretrain: Mapping[str, Any]) -
         ("Learning rate", line_chart(rate, x_name="device-hours", y_name="learning rate", format_x=lambda x: f"{x:g}")),
     ]
     return "<h2>Pretraining</h2>" + "".join(f"<figure><figcaption>{n}</figcaption>{c}</figure>" for n, c in charts if c)
+
+
+def _held_out(pretrain: Mapping[str, Any]) -> str:
+    """Each validation set's figure, with what it rests on."""
+    before, documents, groups = (
+        pretrain.get(key) or {} for key in ("initial_bits_per_byte", "validation_documents", "validation_groups")
+    )
+    rows = [
+        (escape(name), f"{before[name]:.4f}" if name in before else "", f"{value:.4f}",
+         shown((pretrain.get("bits_per_byte_interval") or {}).get(name)),
+         *(f"{counts[name]:,}" if name in counts else "" for counts in (documents, groups)))
+        for name, value in pretrain["bits_per_byte"].items()
+    ]  # fmt: skip
+    heads = ("held-out set", "#before", "#bits per byte", "#95% interval", "#documents", "#groups")
+    note = "<p class=note>The interval is over documents: what other text like this would give the same model.</p>"
+    return table(heads, rows) + note if rows else ""
 
 
 def _text_read(pretrain: Mapping[str, Any]) -> str:

@@ -81,6 +81,7 @@ def facts(name: str) -> dict[str, Any]:
         "parameters": (init.get("parameters") or {}).get("grown"),
         "tokens_seen": pretrain.get("tokens_seen"),
         "bits_per_byte": pretrain.get("val_bits_per_byte"),
+        "bits_per_byte_interval": pretrain.get("val_bits_per_byte_interval"),
         "annealed": pretrain.get("annealed"),
         "gpu_hours": round(sum(hours.values()), 6),
         "gpu_hours_by_stage": {stage: round(h, 6) for stage, h in hours.items()},
@@ -119,13 +120,14 @@ def _cells(row: dict[str, Any]) -> list[str]:
         stage if s["state"] == DONE else f"{stage} ({s['state']})"
         for stage, s in sorted(row["stages"].items(), key=lambda item: _place(item[0]))
     ]
-    bits = row["bits_per_byte"]
+    bits, between = row["bits_per_byte"], row["bits_per_byte_interval"]
+    error = f" ± {(between[1] - between[0]) / 2:.4f}" if between else ""
     return [
         row["name"],
         ", ".join(stages) or "nothing yet",
         "-" if row["parameters"] is None else format_count(row["parameters"]),
         "-" if row["tokens_seen"] is None else format_count(row["tokens_seen"]),
-        "-" if bits is None else f"{bits:.4f}{'' if row['annealed'] else ' (not annealed)'}",
+        "-" if bits is None else f"{bits:.4f}{error}{'' if row['annealed'] else ' (not annealed)'}",
         f"{row['gpu_hours']:.4f}",
         format_bytes(row["bytes"]),
     ]
