@@ -23,9 +23,9 @@ from pipeline.corpus.documents import WHERE, Table, draw, read_all_alive, step_f
 from pipeline.corpus.duplicates import read_validation
 from pipeline.corpus.scoring import read_scores
 from pipeline.corpus.shards import HEAD_TOKENS, TEXTBOOK, TOKENS_FOLDER, head_bytes, write_token_set
-from pipeline.corpus.tokenizing import empty_corpus, load_tokenizer, open_ids, read_index, token_dtype
+from pipeline.corpus.tokenizing import empty_corpus, open_ids, read_index, token_dtype
 from pipeline.private import OWN
-from pipeline.tokenizer import tokenizer_files
+from pipeline.tokenizer import load_tokenizer, tokenizer_files
 
 # The steps that drop documents, in order; decontamination only where there are items to compare with.
 DECIDING = ("repair", "rules", "exact_dedup", "near_dedup", "contamination", "cut")
