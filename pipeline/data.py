@@ -17,6 +17,8 @@ from pipeline.corpus import steps
 from pipeline.corpus.reading import in_words
 from pipeline.experiment import Experiment
 from pipeline.growth_source import check_source
+from pipeline.planning.costs import validation_cost
+from pipeline.planning.text import validation_tokens
 from pipeline.progress import format_seconds
 
 CUT_FILES = ("damaged_file", "bomb", "cannot_open", "too_large")  # of which more than one document may be missing
@@ -43,7 +45,7 @@ def run(config: Config, command: str) -> None:
         lines.finish()
         experiment.link("data", final.path)
     print(f"data: {'done' if fresh else 'up to date'}")
-    print("\n".join(summary(final, manifest)))
+    print("\n".join([*summary(final, manifest), *_validation_cost(config, manifest)]))
     after = f"data {command}" if config.name.endswith(configs.PREVIEW) else f"init {command}"
     print(f"  report       {report.write(config)}\n  next: hornbook {after}", flush=True)
 
@@ -130,6 +132,12 @@ def warnings(manifest: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def _validation_cost(config: Config, manifest: Mapping[str, Any]) -> list[str]:
+    """A warning where validating on this text is much of the run that the config asks for."""
+    _, warning = validation_cost(config, validation_tokens(manifest))
+    return [f"  WARNING: {warning}"] if warning else []
+
+
 def summary(step: Step, manifest: dict[str, Any]) -> list[str]:
     """The last lines: where every document went, tokens per source, and where it all lies."""
     documents, tokens, classifier = manifest["documents"], manifest["tokens"], manifest["classifier"]
@@ -147,7 +155,14 @@ def summary(step: Step, manifest: dict[str, Any]) -> list[str]:
             + outside
         )
     lines += [f"  WARNING: {warning}" for warning in warnings(manifest)]
+    held_out = manifest["held_out"]
+    rest, back = held_out["unscored"], held_out["returned"]
     lines += [
+        f"  held out     {held_out['documents']:,} documents of {held_out['groups']:,} groups, "
+        f"{held_out['bytes']:,} bytes: {held_out['scored']['bytes']:,} validated on, {rest['bytes']:,} beyond the "
+        f"beginnings of {rest['documents']:,}",
+        f"  returned     {back['documents']:,} documents, {back['bytes']:,} bytes: train text, as validation needs no "
+        "more (data.validation.max_bytes)",
         f"  tokens       {tokens['train']:,} train, {tokens['val']:,} validation "
         f"({manifest['textbook']['tokens']:,} textbook-grade); {manifest['bytes_per_token']:.2f} bytes per token",
         f"  classifier   {scorer_line(classifier)}; cut at {classifier['threshold']}",

@@ -308,7 +308,8 @@ def _held_out_windows(config: Config, data: Path) -> HeldOut:
     ][:GATE_WINDOWS]
     if not rows:
         raise UserError(
-            f"held-out text is shorter than one window of {length} tokens; raise data.validation.share or add text"
+            f"held-out text is shorter than one window of {length} tokens; raise data.validation.share, add text, or "
+            "split a single document into several files or records"
         )
     byte_count = sum(s.n_bytes for s in general) / max(1, sum(s.n_tokens for s in general))
     return HeldOut(torch.from_numpy(np.stack(rows)), byte_count)

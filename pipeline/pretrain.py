@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline import ledger as ledgers
 from pipeline import pulling, pushing, report, signals
-from pipeline.artifacts import Step, write_manifest
+from pipeline.artifacts import Step, read_manifest, write_manifest
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
@@ -20,6 +20,8 @@ from pipeline.initialize import check_method
 from pipeline.intervals import beside
 from pipeline.ledger import Ledger
 from pipeline.locks import FolderLock
+from pipeline.planning.costs import validation_cost
+from pipeline.planning.text import validation_tokens
 from pipeline.progress import format_seconds
 from pipeline.remote import place
 from pipeline.training.budget import EXIT_SLACK_SECONDS
@@ -53,6 +55,7 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
         print("pretrain: up to date\n" + _last_lines(manifest, step.path, command), flush=True)
         return
     _check_inputs(config, step, command)
+    _tell_validation_cost(config, step)
     if config.evaluate.every_tokens:
         from pipeline.after.choice_sets import check_sets
         from pipeline.after.tasks import check_tasks
@@ -165,6 +168,12 @@ def _check_inputs(config: Config, step: Step, command: str) -> None:
             raise UserError(f"{needed.path} is not made yet; run: hornbook {name} {command}")
     if config.budget.max_gpu_hours is None and config.budget.max_tokens is None and config.train.max_epochs is None:
         raise UserError("the config sets no end: set budget.max_gpu_hours (or budget.max_tokens)")
+
+
+def _tell_validation_cost(config: Config, step: Step) -> None:
+    """Before any work. In hours it is checked by the first pieces of the first validation."""
+    words, warning = validation_cost(config, validation_tokens(read_manifest(_input(step, "data"))))
+    print(f"  WARNING: {warning}" if warning else f"  {words}", flush=True)
 
 
 def _input(step: Step, name: str) -> Path:

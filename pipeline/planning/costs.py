@@ -19,6 +19,7 @@ MFU_BASIS = "MFU of published trainings of 1 to 7B (35 to 50%, less what is reco
 SAVE_BYTES_PER_SECOND = 200e6  # written, synced and hashed; a slow disk, until a run has measured its own
 MOMENT_BYTES = {"adamw8bit": 2.03, "adamw4bit": 1.06, "muon": 6.0}  # a parameter; 8 for the others
 ASSUMED_SECONDS = {"start": 60.0, "compile": 90.0}  # of each process on a card: imports and loading; torch.compile
+MUCH_VALIDATION = 0.25  # of the work of all training steps
 FLOAT32_MAX_BYTES = 2**30  # larger models are exported in bf16: half the download, nothing lost in use
 TOKEN_COPIES = 2  # encoded shards, and the token sets that training reads
 TEXT_COPIES = 2  # JSON lines as read, and as repaired
@@ -61,6 +62,25 @@ def hours(
     }
 
 
+def _validations(config: Config) -> int:
+    """Before the first step, and each time the share `train.validate_every_share` of the run is over."""
+    return 1 + math.ceil(1 / config.train.validate_every_share)
+
+
+def validation_cost(config: Config, tokens: int) -> tuple[str, str | None]:
+    """What all validations of `tokens` held-out tokens cost, in words, and a warning where that is much of the run. In
+    tokens of training, so that it is known before anything is measured: a forward pass is a third of a step."""
+    times = _validations(config)
+    work, most = times * tokens / 3, config.budget.max_tokens
+    words = f"{tokens:,} tokens are validated on {times} times: the work of training on {work:,.0f}"
+    if not most or work <= MUCH_VALIDATION * most:
+        return words, None
+    return words, (
+        f"{words}, {100 * work / most:,.0f}% of budget.max_tokens; lower data.validation.max_bytes (what is not needed "
+        "is train text), or raise train.validate_every_share"
+    )
+
+
 def overhead(config: Config, card: Mapping[str, Any], validation_tokens: int) -> dict[str, Any]:
     """Seconds of the run that are no training step, by kind, and their share of it: at most all of the cap, where
     nothing of it is left for a step. Empty without an end."""
@@ -100,7 +120,7 @@ def _lost_seconds(
     """What is no training step, by kind; and validations, saves, seconds of a save."""
     train = config.train
     seconds = min(_stepping_seconds(config, speed), _capped_seconds(config))
-    validations = 1 + math.ceil(1 / train.validate_every_share)  # before the first step, and at each share of the run
+    validations = _validations(config)
     one_save = checkpoint_bytes(config) / SAVE_BYTES_PER_SECOND
     interval = save_interval_seconds(train.checkpoint_every_seconds, one_save)
     saves = 2 + math.floor(seconds / interval)  # before the decay, and the last one

@@ -26,14 +26,18 @@ def text_of(config: Config) -> dict[str, Any]:
         if step.finished:
             manifest = read_manifest(step.path)
             sources = {n: {"tokens": s["train"]["tokens"], "from": MANIFEST} for n, s in manifest["sources"].items()}
-            held_out = manifest["tokens"]["val"] + manifest["textbook"]["tokens"]
-            return {"sources": sources, "validation_tokens": held_out, "why": None}
+            return {"sources": sources, "validation_tokens": validation_tokens(manifest), "why": None}
     except UserError as error:  # its input is not on this machine, which a plan does not need
         why = str(error)
     named = {name: options for name, options in config.data.sources.items() if isinstance(options, Mapping)}
     sources = {name: _limit(options) for name, options in named.items()}
     most = (len(named) + 1) * config.data.validation.max_bytes / BYTES_PER_TOKEN
     return {"sources": sources, "validation_tokens": round(most), "why": why}
+
+
+def validation_tokens(manifest: Mapping[str, Any]) -> int:
+    """Of all validation sets of a finished data stage; the textbook set's are read twice."""
+    return manifest["tokens"]["val"] + manifest["textbook"]["tokens"]
 
 
 def epochs_of(config: Config, text: Mapping[str, Any], tokens: float) -> dict[str, float | None]:

@@ -18,6 +18,17 @@ LIMITS = ["budget.max_tokens=1_000_000", "budget.max_gpu_hours=1"]
 H100 = {"memory_gb": 80, "bf16_dense_tflops": 989, "price_per_hour": 2.7}
 
 
+def test_the_cost_of_validation_is_told_in_tokens_of_training_before_anything_is_measured():
+    config = configs.load(ROOT / "configs" / "tiny-source.yaml", [*LIMITS, "train.validate_every_share=0.25"])
+    assert costs.validation_cost(config, 30_000) == (
+        "30,000 tokens are validated on 5 times: the work of training on 50,000", None
+    )  # fmt: skip
+    words, warning = costs.validation_cost(config, 694_000)
+    assert words.endswith("1,156,667")
+    assert warning is not None
+    assert "116% of budget.max_tokens; lower data.validation.max_bytes" in warning
+
+
 def test_the_talks_own_table_by_arithmetic():
     assert plan.weight_bytes(LLAMA_2_7B, 16) / 1e9 == pytest.approx(14, abs=1)
     assert plan.state_bytes(LLAMA_2_7B) / 1e9 > 70  # at batch size 1, before any activation
