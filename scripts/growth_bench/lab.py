@@ -25,6 +25,8 @@ from model.schedules import DecaySegment, cosine, wsd
 from model.transformer import Transformer
 
 DECAY_SHARE = 0.3
+HELD_OUT_EVERY = 5  # of the files, in a shuffled order, may be held out; what is not needed of them is trained on
+HEAD_TOKENS, LEAST_FILES = 2_048, 64  # held out of a file at most, and in how many files
 
 Schedule = Callable[[int], float]
 Moments = dict[str, dict[str, Tensor]]
@@ -113,29 +115,47 @@ class Run:
 
 
 class Text:
-    """Token windows of Python sources: `batch(seed, step)` never repeats within `steps` steps where text suffices."""
+    """Token windows of Python sources: `batch(seed, step)` never repeats within `steps` steps where text suffices.
+
+    `held_out`: beginnings of `held_out_files` whole files, nothing of which is trained on. They are the same for every
+    seed, as methods are compared on them: an interval over seeds says nothing of other texts.
+    """
 
     def __init__(self, scale: Scale, steps: int) -> None:
         self.scale = scale
         texts = self._texts()
+        held_out = texts[::HELD_OUT_EVERY]
+        texts = [text for i, text in enumerate(texts) if i % HELD_OUT_EVERY]
+        tokenizer = self._tokenizer(texts)
+        wanted = scale.held_out_batches * scale.batch_windows * (scale.window + 1)
+        head, ids, self.held_out_files = min(HEAD_TOKENS, wanted // LEAST_FILES), list[int](), 0
+        for text in held_out:
+            if len(ids) < wanted:
+                ids += tokenizer.encode(text).ids[:head]
+                self.held_out_files += 1
+        self.held_out = self._batches(ids, wanted)
+        wanted, ids = steps * scale.batch_windows * (scale.window + 1), []
+        for text in [*texts, *held_out[self.held_out_files :]]:
+            ids += tokenizer.encode(text).ids
+            if len(ids) >= wanted:
+                break
+        self._train = self._batches(ids, wanted).flatten(0, 1)
+        self.repeats = steps * scale.batch_windows / len(self._train)
+
+    def _tokenizer(self, texts: list[str]) -> Tokenizer:
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        size = scale.source.vocab_size
+        size = self.scale.source.vocab_size
         trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
         tokenizer.train_from_iterator(texts[: 100 * (size // 512)], trainer)
-        wanted = (steps + scale.held_out_batches) * scale.batch_windows * (scale.window + 1)
-        ids: list[int] = []
-        for text in texts:
-            ids += tokenizer.encode(text).ids
-            if len(ids) >= wanted:
-                break
-        per_batch = scale.batch_windows * (scale.window + 1)
+        return tokenizer
+
+    def _batches(self, ids: list[int], wanted: int) -> Tensor:
+        per_batch = self.scale.batch_windows * (self.scale.window + 1)
         batches = min(len(ids), wanted) // per_batch
-        windows = torch.tensor(ids[: batches * per_batch]).view(-1, scale.batch_windows, scale.window + 1)
-        self.held_out, self._train = windows[: scale.held_out_batches], windows[scale.held_out_batches :].flatten(0, 1)
-        self.repeats = steps * scale.batch_windows / len(self._train)
+        return torch.tensor(ids[: batches * per_batch]).view(-1, self.scale.batch_windows, self.scale.window + 1)
 
     def _texts(self) -> list[str]:
         root = Path(sysconfig.get_paths()["stdlib"])
