@@ -61,7 +61,7 @@ class TokenSet:
 @dataclass(frozen=True)
 class TokenShards:
     """All token sets of a data folder. Keys: source names; `val` also has "textbook" where any text is that good.
-    `groups`: of how many groups (packages, domains) the documents of each validation set are."""
+    `groups`: of how many groups (packages, domains) the documents of each validation set are, where that is known."""
 
     folder: Path
     train: dict[str, TokenSet]
@@ -89,8 +89,9 @@ class TokenShards:
             if top == TOKENS_FOLDER and rest.endswith("/tokens.bin"):
                 split, _, name = rest.removesuffix("/tokens.bin").partition("-")
                 sets[split][name] = _open_set(name, folder / path, dtype)
-        facts = {name: source["val"] for name, source in manifest["sources"].items()} | {TEXTBOOK: manifest["textbook"]}
-        groups = {name: facts[name]["groups"] for name in sets["val"]}
+        named = {name: source.get("val", {}) for name, source in manifest.get("sources", {}).items()}
+        named[TEXTBOOK] = manifest.get("textbook", {})
+        groups = {name: named[name]["groups"] for name in sets["val"] if "groups" in named.get(name, {})}
         return cls(folder, sets["train"], sets["val"], manifest["vocab_size"], manifest["eos_token_id"], groups)
 
 

@@ -37,7 +37,7 @@ def text_of(config: Config) -> dict[str, Any]:
 
 def validation_tokens(manifest: Mapping[str, Any]) -> int:
     """Of all validation sets of a finished data stage; the textbook set's are read twice."""
-    return manifest["tokens"]["val"] + manifest["textbook"]["tokens"]
+    return sum(manifest.get(part, {}).get(key, 0) for part, key in (("tokens", "val"), ("textbook", "tokens")))
 
 
 def epochs_of(config: Config, text: Mapping[str, Any], tokens: float) -> dict[str, float | None]:

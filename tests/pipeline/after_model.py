@@ -71,7 +71,7 @@ def make_data(folder) -> dict:
         for split, part in (("val", all_texts[-held_out:]), ("train", all_texts[:-held_out])):
             rows = [(np.array([*tokenizer.encode(t).ids, end]), len(t.encode()), 0.5) for t in part]
             tokens = write_token_set(folder.path / f"tokens/{split}-{name}", rows, dtype)[1]
-            source[split] = {"tokens": tokens}
+            source[split] = {"tokens": tokens, "groups": len(part)}
             totals[split] += tokens
         sources[name] = source
     kept = sum(source["documents"] for source in sources.values())
