@@ -32,8 +32,8 @@ def dataset_card(data: Mapping[str, Any]) -> str:
     }
     parts = [
         front_matter(front),
-        f"# Text `{data['fingerprint']}`\n\n{tokens['train']:,} tokens to train on and {tokens['val']:,} held out, "
-        f"made by hornbook's data stage; {data['bytes_per_token']:.2f} bytes per token, vocabulary "
+        f"# Text `{data['fingerprint']}`\n\n{tokens['train']:,} tokens to train on and {tokens['val']:,} to validate "
+        f"on, made by hornbook's data stage; {data['bytes_per_token']:.2f} bytes per token, vocabulary "
         f"{data['vocab_size']:,}. The texts themselves are not here.",
         "## Sources\n\n" + table(
             ("source", "documents read", "kept", "train tokens", "held out", "licences"), _source_rows(data, names)

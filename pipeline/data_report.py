@@ -24,7 +24,6 @@ STEP_NAMES = {
     "near_dedup": "near dedup",
     "contamination": "decontamination",
     "cut": "quality cut",
-    "data": "held-out limit",
 }
 MASKED = {"email": "e-mail addresses", "ip": "IP addresses", "key": "keys"}
 Data = Mapping[str, Any]
@@ -32,7 +31,18 @@ Data = Mapping[str, Any]
 
 def data_section(data: Data) -> str:
     """The whole section, from the summary to the gallery."""
-    parts = [_summary, _funnel, _reasons, _unreadable, _quality, _trained_on, _licences, _duplicates, gallery]
+    parts = [
+        _summary,
+        _funnel,
+        _reasons,
+        _unreadable,
+        _held_out,
+        _quality,
+        _trained_on,
+        _licences,
+        _duplicates,
+        gallery,
+    ]
     return "<h2>Data</h2>" + "".join(part(data) for part in parts)
 
 
@@ -47,7 +57,7 @@ def _summary(data: Data) -> str:
         ),
         (
             "Tokens",
-            f"{data['tokens']['train']:,} to train on, {data['tokens']['val']:,} held out; "
+            f"{data['tokens']['train']:,} to train on, {data['tokens']['val']:,} to validate on; "
             f"{data['bytes_per_token']:.2f} bytes per token, vocabulary {data['vocab_size']:,}.",
         ),
         ("Licence", licence["headline"]),
@@ -169,6 +179,27 @@ def _quality(data: Data) -> str:
         + (table(heads, rows) if rows else "")
         + fold("Examples of each tenth", tenths)
         + fold("Kept by the smallest margin", examples(quality["just_kept"]))
+    )
+
+
+def _held_out(data: Data) -> str:
+    """What became of held-out text, by source; "" where an earlier version did not count it."""
+    facts = data.get("held_out")
+    if facts is None:
+        return ""
+    rows = [
+        (escape(name), f"{s['documents']:,}", f"{s['groups']:,}", _millions(s["bytes"], 2),
+         _millions(s["scored"]["bytes"], 2), f"{s['scored']['tokens']:,}", _millions(s["unscored"]["bytes"], 2),
+         f"{s['returned']['documents']:,}", _millions(s["returned"]["bytes"], 2))
+        for name, s in facts["sources"].items()
+    ]  # fmt: skip
+    heads = ("source", "#documents", "#groups", "#MB", "#MB validated on", "#tokens", "#MB beyond the beginnings",
+             "#documents returned", "#MB returned")  # fmt: skip
+    warnings = "".join(f"<p class=note>WARNING: {escape(words)}.</p>" for words in facts["warnings"])
+    return (
+        f"<h3>Held-out text</h3>{table(heads, rows)}<p class=note>Whole documents are held out, their beginnings are "
+        "validated on; the rest of long ones is neither trained on nor scored. Returned: held out by "
+        "data.validation.share and more than data.validation.max_bytes, so train text.</p>" + warnings
     )
 
 

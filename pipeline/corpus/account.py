@@ -15,7 +15,6 @@ import numpy as np
 import orjson
 
 from data_filters.licence_terms import verdict
-from data_filters.rule import Drop
 from pipeline.artifacts import Folder, write_json
 from pipeline.corpus import statistics
 from pipeline.corpus.documents import Table, read_lines, shard_name
@@ -38,13 +37,12 @@ ID = np.dtype("<u4")  # for counting alone
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the documents: positions of those to train on, held out, and kept in all; `more`: what the last
-    step dropped; tokens and scores of every document (0 where it was never encoded)."""
+    """What became of the documents: positions of those to train on, held out, and kept in all; tokens and scores of
+    every document (0 where it was never encoded)."""
 
     train: np.ndarray
     val: np.ndarray
     kept: np.ndarray
-    more: Mapping[int, tuple[str, Drop]]
     lengths: np.ndarray
     scores: np.ndarray
 
@@ -55,7 +53,7 @@ def write_account(
 ) -> None:  # fmt: skip
     """`facts`: the stage's manifest-to-be; `deciding`: the steps that drop documents, in order."""
     private = [name for name, source in facts["sources"].items() if is_private_source(source)]
-    candidates = Candidates(folder, table, deciding, outcome.more, seed)
+    candidates = Candidates(folder, table, deciding, seed)
     found = survey(candidates, outcome.lengths)
     scored = statistics.scored_documents(table, outcome.lengths, facts["classifier"]["sources"])
     tenths, marks = statistics.deciles(table, outcome.scores, scored, outcome.kept, outcome.lengths, seed)
@@ -67,6 +65,7 @@ def write_account(
     account = {
         "fingerprint": folder.path.name,
         **{key: facts[key] for key in ("documents", "tokens", "bytes", "vocab_size", "bytes_per_token", "masked")},
+        "held_out": facts["held_out"],
         "private": bool(private),
         "funnel": _funnel(folder, table, outcome, found, examples, deciding),
         "gallery": _shown(found, examples),
@@ -116,7 +115,7 @@ def _funnel(
     folder: Folder, table: Table, outcome: Outcome, found: Survey, examples: Examples, deciding: list[str]
 ) -> dict[str, Any]:
     encode = encoder(folder.input("tokenizer") / "tokenizer.json", ID.str).encode
-    drops: dict[str, list[dict[str, Any]]] = {step: [] for step in ("read", *deciding, "data")}
+    drops: dict[str, list[dict[str, Any]]] = {step: [] for step in ("read", *deciding)}
     for (step, rule, reason), (documents, n_bytes, tokens) in sorted(found.counts.items(), key=lambda x: -x[1][0]):
         measured = tokens > 0 or not n_bytes
         if not measured:
@@ -192,20 +191,16 @@ def _sources(
     folder: Folder, table: Table, outcome: Outcome, facts: Mapping[str, Any], private: list[str], seed: int
 ) -> dict[str, dict[str, Any]]:
     found = {}
-    more = np.setdiff1d(outcome.kept, np.concatenate([outcome.train, outcome.val]))
     for number, name in enumerate(table.sources):
         source = facts["sources"][name]
-        parts = [part[table.rows["source"][part] == number] for part in (outcome.train, outcome.val, more)]
-        train, val, textbook = (
-            statistics.length_facts(outcome.lengths[part], table.rows["bytes"][part]) for part in parts
-        )
+        parts = [part[table.rows["source"][part] == number] for part in (outcome.train, outcome.val)]
+        train, val = (statistics.length_facts(outcome.lengths[part], table.rows["bytes"][part]) for part in parts)
         found[name] = {
             **{key: source[key] for key in ("read", "documents", "tokens", "bytes", "unreadable", "licenses")},
             "unreadable_causes": source["unreadable_causes"],
             "private": name in private,
             "train": train,
             "validation": val,
-            "textbook_beyond": textbook["documents"],
             "diversity": _diversity(folder, table, parts[0], outcome.lengths, facts["vocab_size"], seed),
         }
     return found

@@ -5,20 +5,19 @@ In: the decisions of every step and what the sources set aside. Out: a `Survey`.
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from data_filters.rule import Drop
 from pipeline.artifacts import Folder
 from pipeline.corpus.documents import Table, hash_key, read_records, shard_name
 
 PER_REASON, NEAR_MISSES = 20, 2
 UNREADABLE, CONTAMINATION = "unreadable", "contamination"
 # Their number is no distance from a limit that could have been set otherwise.
-NO_LIMIT = ("exact_dedup", "empty", "validation_limit", "verification", UNREADABLE)
+NO_LIMIT = ("exact_dedup", "empty", "verification", UNREADABLE)
 
 Reason = tuple[str, str]  # filter, reason
 
@@ -55,12 +54,10 @@ class Survey:
 
 
 class Candidates:
-    """`of_shard(shard)`: what was dropped or set aside there. `more`: what the last step itself drops."""
+    """`of_shard(shard)`: what was dropped or set aside there."""
 
-    def __init__(
-        self, folder: Folder, table: Table, deciding: Sequence[str], more: Mapping[int, tuple[str, Drop]], seed: int
-    ):
-        self.folder, self.table, self.deciding, self.more, self.seed = folder, table, deciding, more, seed
+    def __init__(self, folder: Folder, table: Table, deciding: Sequence[str], seed: int):
+        self.folder, self.table, self.deciding, self.seed = folder, table, deciding, seed
 
     def of_shard(self, shard: int) -> Iterator[Candidate]:
         for source in self.table.sources:
@@ -73,12 +70,6 @@ class Candidates:
             for record in read_records(self.folder.input(step) / "decisions" / shard_name(shard)):
                 lot = hash_key(self.seed, "gallery", shard, record["at"])
                 yield Candidate(step, (record["filter"], record["reason"]), lot, record["at"], record)
-        part = self.table.shard(shard)
-        for index, (name, drop) in self.more.items():
-            if part.start <= index < part.stop:
-                at = index - part.start
-                record = {"at": at, "filter": name, **asdict(drop)}
-                yield Candidate("data", (name, drop.reason), hash_key(self.seed, "gallery", shard, at), at, record)
 
 
 def survey(candidates: Candidates, lengths: np.ndarray) -> Survey:

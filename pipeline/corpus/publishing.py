@@ -143,7 +143,7 @@ def publish(
         scored[name] = dict(zip(("documents", "tokens", "bytes"), counts, strict=True))
     result = facts(table, sets, scored, encoded.lengths, dropped, manifests, str(dtype))
     train, val = sets.all_train(), sets.all_held_out()
-    outcome = Outcome(train, val, np.concatenate([train, val]), {}, encoded.lengths, scores)
+    outcome = Outcome(train, val, np.concatenate([train, val]), encoded.lengths, scores)
     deciding = [name for name in DECIDING if name in folder.inputs]
     write_account(folder, table, outcome, result, deciding, seed=seed, keep_dropped=keep_dropped)
     return result
