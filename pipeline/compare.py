@@ -30,7 +30,7 @@ FIGURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("mfu", "MFU", "{:.1%}".format),
     ("peak_memory_bytes", "peak memory", format_bytes),
     ("val_bits_per_byte", "bits per byte", "{:.4f}".format),
-    ("val_bits_per_byte_interval", "  95% interval", lambda found: f"{found[0]:.4f} to {found[1]:.4f}"),
+    ("val_bits_per_byte_interval", "95% interval", lambda found: f"{found[0]:.4f} to {found[1]:.4f}"),
 )
 
 
