@@ -12,6 +12,7 @@ from pipeline.corpus.documents import ROW, Table, hash_key, read_all_alive
 from pipeline.corpus.duplicates import read_validation
 from pipeline.corpus.shards import HEAD_TOKENS, TokenShards, head_bytes
 from pipeline.corpus.splitting import choose
+from pipeline.tokenizer import load_tokenizer
 
 
 def rows_of(documents) -> np.ndarray:
@@ -205,9 +206,7 @@ def test_of_a_long_document_the_beginning_counts_and_ends_with_a_whole_character
     index = shards.val["mine"].index
     assert index["length"].max() <= HEAD_TOKENS
     assert index["bytes"].max() <= head_bytes(2_000_000)
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(shards.tokenizer_path))
+    tokenizer = load_tokenizer(shards.tokenizer_path)
     row = index[np.argmax(index["bytes"])]
     ids = shards.val["mine"].tokens[int(row["offset"]) : int(row["offset"] + row["length"])].tolist()
     text = tokenizer.decode(ids[:-1], skip_special_tokens=False)
