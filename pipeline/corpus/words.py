@@ -19,13 +19,31 @@ _BREAKS = bytes.maketrans(
     string.ascii_uppercase.encode() + string.punctuation.encode() + bytes(range(32)) + b"\x7f",
     string.ascii_lowercase.encode() + b" " * (len(string.punctuation) + 33),
 )
-# Quotes, dashes, wide punctuation and spaces of other scripts break words; scripts without spaces are taken a
-# character at a time.
+# Quotes, dashes, wide punctuation and spaces of other scripts break words, as do the marks between the syllables of
+# Tibetan and the stops of Burmese and Khmer.
 _WIDE_BREAKS = re.compile(
-    "[\u0080-\u00a9\u00ab-\u00b4\u00b6-\u00b9\u00bb-\u00bf\u2000-\u206f\u3000-\u303f\uff00-\uff0f]+"
+    "[\u0080-\u00a9\u00ab-\u00b4\u00b6-\u00b9\u00bb-\u00bf\u0f01-\u0f14\u104a-\u104f\u17d4-\u17da\u2000-\u206f"
+    "\u3000-\u3004\u3008-\u3020\u3030\u303d\uff00-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65]+"
 )
-_INVISIBLE = re.compile("\u00ad\n?|[\u200b-\u200f\u2060\ufeff]")  # soft hyphens, joiners: what PDF and web text carry
-_NO_SPACES = re.compile("([\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff])")
+# Soft hyphens, joiners, variation selectors: what PDF and web text carry.
+_INVISIBLE = re.compile("\u00ad\n?|[\u200b-\u200f\u2060\ufe00-\ufe0f\ufeff\U000e0100-\U000e01ef]")
+# Scripts that put no spaces between words are taken a letter at a time, with the signs written around it.
+_UNSPACED = (
+    "\u0e00-\u0eff"  # Thai, Lao
+    "\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f"  # Burmese and its neighbours
+    "\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\uaa80-\uaadf"  # Khmer, Tai Le, New Tai Lue, Tai Tham, Tai Viet
+    "\u1b00-\u1b7f\ua980-\ua9df"  # Balinese, Javanese
+    "\u2e80-\u2fdf\u3005-\u3007\u3021-\u302f\u3031-\u303c\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff"  # kana, bopomofo
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Chinese characters, all extensions
+    "\ua000-\ua4cf\U00016fe0-\U00018dff\U0001aff0-\U0001b2ff"  # Yi, Tangut, kana supplements, Nushu
+    "\U00012000-\U0001345f"  # cuneiform, hieroglyphs
+)
+_SIGNS = "".join(
+    chr(point) for point in (*range(0x0E00, 0x1B80), *range(0x3000, 0x3100), *range(0xA980, 0xAAE0))
+    if unicodedata.category(chr(point)).startswith("M")
+)  # fmt: skip
+_STACKERS = "\u17d2\u1039"  # the letter after one of these stands under the letter before it
+_NO_SPACES = re.compile(f"([{_UNSPACED}](?:[{_STACKERS}][{_UNSPACED}]|[{_SIGNS}])*)")
 _DIGITS = re.compile(rb"\d+")
 _SYMBOLS = re.compile(rb"[A-Za-z0-9_\x80-\xff]+|[^\sA-Za-z0-9_\x80-\xff]")
 _MIX = [np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)]

@@ -8,6 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from pipeline.corpus import encoder as encoding
 from pipeline.corpus import tokenizing
+from pipeline.corpus.contamination import Index, Item
 from pipeline.corpus.encoder import Encoder
 from pipeline.corpus.words import WordHashes, ngrams, plain_words, symbols, without_numbers
 from pipeline.tokenizer import load_tokenizer
@@ -112,3 +113,40 @@ def test_a_tokenizer_that_cuts_otherwise_goes_through_the_library(gpt2_like):
     ours = Encoder(other, np.dtype("<u2"))
     assert not ours.remembers
     assert ids(ours.encode("the cat's 123 hats")) == other.encode("the cat's 123 hats").ids
+
+
+UNSPACED = {
+    "Khmer": "តើរាជធានីនៃព្រះរាជាណាចក្រកម្ពុជាមានឈ្មោះអ្វី",
+    "Burmese": "မြန်မာနိုင်ငံ၏မြို့တော်သည်အဘယ်မြို့ဖြစ်သနည်း",
+    "Lao": "ນະຄອນຫຼວງຂອງປະເທດລາວແມ່ນເມືອງໃດ",
+    "Thai": "เมืองหลวงของประเทศไทยคือเมืองอะไร",
+    "Tibetan": "བོད་ཀྱི་རྒྱལ་ས་གང་ཡིན་པ་བརྗོད་པར་བྱའོ།",
+    "Chinese": "中华人民共和国的首都是哪一座城市",
+    "CJK extension B": "".join(map(chr, range(0x20000, 0x20014))),
+    "CJK extension G": "".join(map(chr, range(0x30000, 0x30014))),
+    "compatibility": "豈更車賈滑串句龜龜契金喇奈懶癩羅蘿螺",
+    "kana": "ニホンノシュトハドコデスカオシエテクダサイ",
+    "Yi": "".join(map(chr, range(0xA000, 0xA014))),
+    "Javanese": "ꦱꦧꦼꦤ꧀ꦮꦺꦴꦁꦏꦭꦲꦶꦂꦫꦏꦺꦏꦤ꧀ꦛꦶꦩꦫꦢꦶꦏ",
+}
+
+
+@pytest.mark.parametrize("script", UNSPACED)
+def test_an_item_in_a_script_without_spaces_is_found_inside_a_document(script):
+    item = Item("x", tuple(plain_words(UNSPACED[script])))
+    assert len(item.words) >= 8
+    index = Index([item], ngram_words=13, min_words=8)
+    assert index.too_short == 0
+    around = UNSPACED[script][::-1]  # as letters, another text
+    found = index.match(f"An answer: {around} {UNSPACED[script]}, {around}")
+    assert found is not None
+    assert found[0] is item
+    assert index.match(f"An answer: {around} {around}") is None
+
+
+def test_signs_stay_with_their_letter_and_invisible_ones_do_not_count():
+    assert [w.decode() for w in plain_words("ភ្នំពេញ")] == ["ភ្នំ", "ពេ", "ញ"]
+    assert [w.decode() for w in plain_words("ที่นี่")] == ["ที่", "นี่"]
+    assert [w.decode() for w in plain_words("བོད་ཡིག")] == ["བོད", "ཡིག"]
+    assert plain_words("葛\U000e0100城") == plain_words("葛城")
+    assert plain_words("한국의 수도는") == ["한국의".encode(), "수도는".encode()]  # Korean has spaces
