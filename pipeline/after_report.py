@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from pipeline.after.savings import no_memory_saved, no_saving_lines
 from pipeline.intervals import beside, over_documents
 from pipeline.page import table
 
@@ -54,7 +55,8 @@ def _quantize(facts: Mapping[str, Any]) -> str:
     scores = [(escape(row["kind"]), *(_score(row["scores"][name]) for name in names)) for row in ran]
     missing = "; ".join(f"{row['kind']}: {row['unavailable']}" for row in facts["rows"] if "unavailable" in row)
     silent = "; ".join(f"{row['kind']}: {row['speed_why']}" for row in ran if row.get("speed_why"))
-    note = "".join(f"<p class=note>{escape(words)}.</p>" for words in (silent, missing) if words)
+    useless = "; ".join(no_saving_lines(ran))
+    note = "".join(f"<p class=note>{escape(words)}.</p>" for words in (silent, missing, useless) if words)
     score_heads = ("kind", *(f"#{name}" for name in names))
     return (
         f"<h2>Quantization, on {escape(facts['on_device'])}</h2>{table(heads, sizes)}{table(score_heads, scores)}{note}"
@@ -79,7 +81,7 @@ def _finetune(facts: Mapping[str, Any]) -> str:
         f"{escape(name)} {_bytes(size)} MB" if size else f"{escape(name)} did not fit"
         for name, size in (facts["memory_bytes"] or {}).items()
     ]
-    memory = f"; memory of a step: {', '.join(sizes)}" if sizes else ""
+    memory = f"; memory of a step: {', '.join(sizes)}{no_memory_saved(facts)}" if sizes else ""
     return (
         f"<h2>Fine-tuning: {escape(facts['method'])}</h2>{table(('', '#before', '#after'), rows)}"
         f"<p class=note>{facts['trainable_parameters']:,} of {facts['parameters']:,} parameters trained "

@@ -178,7 +178,9 @@ class FinetuneConfig:
     targets: list[str] = _key(["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"], "matrices that get an adapter")
     sources: dict[str, Any] = _key({}, "name -> {type: text | completion | chat, path: file or glob of .jsonl, .txt}")
     task: str | None = _key(
-        "sentiment", "ready target task, trained on where no source is named, measured before and after"
+        "auto",
+        "ready target task, measured before and after, trained on where no source is named; auto: sentiment without "
+        "sources, none with them (their held-out examples are measured); null: none",
     )
     examples: int = _key(2000, "training examples of the ready task")
     items: int = _key(200, "held-out items of the target task")

@@ -15,6 +15,7 @@ from typing import Any
 from pipeline import config as configs
 from pipeline import report, signals
 from pipeline.after.adapting import check_packages
+from pipeline.after.savings import no_memory_saved
 from pipeline.after.taken import TakenModel, check_readable, refuse_quantized, taken_model
 from pipeline.after.tuning_data import TuningData, encode, read_sources
 from pipeline.artifacts import Step, hash_file, hash_json, write_manifest
@@ -63,9 +64,7 @@ def finetune_step(config: Config, command: str) -> Step:
     """What a tuning is; imports no torch. Raises `UserError` for sources that cannot be read, or an unknown task."""
     options = config.finetune
     model = taken_model(config, options.model, command, "finetune.model")
-    if options.task is not None:
-        _target(config)
-    elif not options.sources:
+    if _target(config) is None and not options.sources:
         raise UserError("finetune has nothing to learn from: set finetune.sources, or a finetune.task")
     files = {name: _content(source) for name, source in options.sources.items()}
     identity = configs.identity(options) | {"budget": None}
@@ -107,10 +106,11 @@ def tuning_config(config: Config) -> Config:
 
 
 def _target(config: Config) -> Any:
-    from pipeline.after.targets import make_target
+    from pipeline.after.targets import make_target, target_task
 
     options = config.finetune
-    return None if options.task is None else make_target(options.task, options.examples, options.items, config.seed)
+    task = target_task(options)
+    return None if task is None else make_target(task, options.examples, options.items, config.seed)
 
 
 def _tune(config: Config, tuned: Config, model: TakenModel, sources: Any, step: Step) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def _data(config: Config, sources: Any, target: Any, tokenizer: Any, end: int, s
     options = config.finetune
     text_sources = [name for name, source in options.sources.items() if source.get("type") == "text"]
     if not sources:
-        sources = {options.task: [[(prompt, False), (label, True), ("", True)] for prompt, label in target.train]}
+        sources = {target.name: [[(prompt, False), (label, True), ("", True)] for prompt, label in target.train]}
     most = min(options.train.sequence_length, shape.max_position_embeddings)
     data = encode(sources, text_sources, tokenizer, end, most, options.validation_share, config.seed)
     if data.cut:
@@ -203,7 +203,7 @@ def _last_lines(manifest: dict[str, Any], path: Path) -> str:
         )
     if memory := manifest["memory_bytes"]:
         shown = ", ".join(f"{k} {v / 1e6:,.1f} MB" if v else f"{k} did not fit" for k, v in memory.items())
-        lines.append(f"  memory of a step, above an empty process: {shown}")
+        lines.append(f"  memory of a step, above an empty process: {shown}{no_memory_saved(manifest)}")
     used = f"{hours:.4f} device-hours ({format_seconds(hours * 3600)})" + (f" of {cap:g}" if cap else "")
     lines.append(
         f"  {manifest['steps']:,} steps; {used}, {manifest['lives']} {'life' if manifest['lives'] == 1 else 'lives'}; "

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline import config as configs
 from pipeline import data
 from pipeline.after.held_out import HeldOutText
+from pipeline.after.savings import no_better_than, no_saving_lines
 from pipeline.after.stage import run_step
 from pipeline.after.taken import TakenModel, check_readable, refuse_quantized, taken_model
 from pipeline.after.tasks import check_tasks, run_tasks
@@ -22,7 +23,7 @@ from pipeline.config import Config, nearest
 from pipeline.errors import UserError
 from pipeline.initialize import require_data
 
-VERSION = 4
+VERSION = 5
 OPTIONAL = ("torchao", "gguf", "llama-cpp-python")  # one more of them: more kinds, or more measured
 BASE = "as stored"
 SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS, SPEED_TRIALS = 32, 48, 3
@@ -85,6 +86,8 @@ def _make(config: Config, model: TakenModel, folder: Folder) -> dict[str, Any]:
     for row in rows:
         speed = row.get("tokens_per_second")
         row["cost_per_million_tokens"] = round(1e6 / speed / 3600 * price, 4) if speed and price else None
+    for row in rows[1:]:
+        row["no_better_than"] = no_better_than(row, rows)
     report = {"rows": rows, "price_per_hour": price, "price_source": price_source, "device": str(base.device)}
     write_json(folder.path / "quantize.report.json", report)
     (folder.path / "report.md").write_text(markdown(report), encoding="utf-8")
@@ -224,6 +227,7 @@ def markdown(report: dict[str, Any]) -> str:
             cells += [_score(row["scores"][name]) for name in names]
             lines.append("| " + " | ".join(cells) + " |")
     lines += ["", *(f"- {row['kind']}: {row['unavailable']}" for row in report["rows"] if "unavailable" in row)]
+    lines += [f"- {line}" for line in no_saving_lines(report["rows"])]
     return (
         "\n".join([*lines, f"- price of a device-hour: {report['price_per_hour']} ({report['price_source']})"]) + "\n"
     )
@@ -253,4 +257,5 @@ def _row_line(row: dict[str, Any]) -> str:
 
 def _last_lines(manifest: dict[str, Any]) -> str:
     lines = [f"  {_row_line(row)}" for row in manifest["rows"]]
+    lines += [f"  {line}" for line in no_saving_lines(manifest["rows"])]
     return "\n".join([*lines, f"  report: artifacts/quantize/{manifest['fingerprint']}/report.md"])

@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pipeline.after.tasks import Question
+from pipeline.config import FinetuneConfig
 from pipeline.config_keys import nearest
 from pipeline.errors import UserError
 
+DEFAULT = "sentiment"  # where nothing names a task or text of one's own
 LIKELY_BELOW = 0.5  # the talk: tuning pays most where the base model is below 50% on the task
 TEST_SHARE = 0.3  # of the texts that a task can make
 
@@ -22,6 +24,7 @@ TEST_SHARE = 0.3  # of the texts that a task can make
 class Target:
     """(prompt, label) pairs; no text of `test` is in `train`."""
 
+    name: str
     labels: tuple[str, ...]
     train: tuple[tuple[str, str], ...]
     test: tuple[tuple[str, str], ...]
@@ -99,15 +102,24 @@ TARGETS: Mapping[str, Callable[[], tuple[tuple[str, ...], list[tuple[str, str]]]
 }
 
 
+def target_task(options: FinetuneConfig) -> str | None:
+    """The ready task that a tuning is measured on; None where its own held-out examples are all."""
+    if options.task == "auto":
+        return None if options.sources else DEFAULT
+    return options.task
+
+
 def make_target(name: str, examples: int, items: int, seed: int) -> Target:
     """At most so many training examples and test items, labels in equal shares among the test items as far as texts
     reach. Raises `UserError` for a task that does not exist."""
     if name not in TARGETS:
-        raise UserError(f"finetune.task is '{name}'{nearest(name, TARGETS)}; expected of {', '.join(TARGETS)}, or null")
+        raise UserError(
+            f"finetune.task is '{name}'{nearest(name, TARGETS)}; expected of {', '.join(TARGETS)}, auto or null"
+        )
     labels, texts = TARGETS[name]()
     random.Random(f"target/{seed}/{name}").shuffle(texts)
     held_out = round(TEST_SHARE * len(texts))
     by_label = [[text for text in texts[:held_out] if text[1] == label] for label in labels]
     most = min(len(own) for own in by_label)
     test = [text for turn in zip(*(own[:most] for own in by_label), strict=True) for text in turn]
-    return Target(labels, tuple(texts[held_out:][:examples]), tuple(test[:items]))
+    return Target(name, labels, tuple(texts[held_out:][:examples]), tuple(test[:items]))

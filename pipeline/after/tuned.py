@@ -67,7 +67,7 @@ class Tuning:
             else "not below 50%: there is less to gain, tuning may not pay"
         )
         print(
-            f"  base model on {self.config.finetune.task}: {100 * base['score']:.1f}% (guessing "
+            f"  base model on {self.target.name}: {100 * base['score']:.1f}% (guessing "
             f"{100 * base['chance']:.0f}%), {verdict}",
             flush=True,
         )
@@ -121,11 +121,11 @@ class Tuning:
         }
 
     def _gain(self, base: dict[str, Any] | None, network: Any) -> dict[str, Any] | None:
-        if base is None:
+        if base is None or self.target is None:
             return None
         after = self._score(network)
         return {
-            "name": self.config.finetune.task,
+            "name": self.target.name,
             "before": base["score"],
             "after": after["score"],
             "standard_error": after["standard_error"],

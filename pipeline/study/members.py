@@ -142,10 +142,11 @@ def _experiment(study: Study, cell: Cell, seed: int, overrides: dict[str, Any], 
         section.apart = ", ".join(filter(None, [section.apart, *_runtime_keys(overrides, prefix)])) or None
     check_method(config)
     check_source(config)
-    if spend.get("finetune") and config.finetune.task is not None:
-        from pipeline.after.targets import make_target
+    if spend.get("finetune"):
+        from pipeline.after.targets import make_target, target_task
 
-        make_target(config.finetune.task, 1, 2, seed)  # raises for a task that does not exist
+        if (task := target_task(config.finetune)) is not None:
+            make_target(task, 1, 2, seed)  # raises for a task that does not exist
     return Trained(config, {**cell}, seed, bool(spend.get("finetune")), ())
 
 

@@ -14,6 +14,7 @@ from model.adapters import add_adapters, is_packed, merged, quantize_base, train
 from model.hf import load_network, save_folder
 from model.optim import MasterWeights, trained_parameters
 from pipeline import export, finetune
+from pipeline.after.savings import no_memory_saved
 from pipeline.after.taken import taken_model
 from pipeline.after.targets import TARGETS, make_target
 from pipeline.after.tuning_data import encode, read_sources
@@ -183,17 +184,20 @@ def test_examples_learn_the_completion_alone(tmp_path, pretrained):
         assert learnt[learnt != -100][-1] == 0  # the end of text is learnt too
 
 
-def test_chat_examples_learn_what_the_assistant_says_and_the_model_gets_the_template(tmp_path, pretrained):
+def test_chat_examples_learn_what_the_assistant_says_and_the_model_gets_the_template(tmp_path, pretrained, capsys):
     from pipeline.after.chat import TEMPLATE
 
     path = tmp_path / "chat.jsonl"
     line = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
     path.write_text("\n".join([json.dumps(line)] * 12))
     config = pretrained(
-        *SHORT, "finetune.task=null", f"finetune.sources.talk={{type: chat, path: {path}}}",
+        *SHORT[1:], f"finetune.sources.talk={{type: chat, path: {path}}}",
         "finetune.method=full", "sample.temperature=0",
     )  # fmt: skip
     finetune.run(config, "small.yaml")
+    said = capsys.readouterr().out
+    assert "sentiment" not in said  # own text is measured on its own held-out examples
+    assert "bits per byte learnt, talk:" in said
     folder = finetune.finetune_step(config, "small.yaml").path / "model"
     assert json.loads((folder / "tokenizer_config.json").read_text())["chat_template"] == TEMPLATE
     from pipeline import sample
@@ -208,6 +212,13 @@ def test_chat_examples_learn_what_the_assistant_says_and_the_model_gets_the_temp
     config.sample.model = None
     with pytest.raises(UserError, match="base model"):
         sample.run(config, "small.yaml", prompt="Hi", chat=True)
+
+
+def test_a_method_that_takes_as_much_memory_as_full_tuning_is_named():
+    found = {"method": "lora", "memory_bytes": {"lora": 30, "full": 30}}
+    assert no_memory_saved(found) == ": lora saves no memory here"
+    assert no_memory_saved({**found, "memory_bytes": {"lora": 29, "full": 30}}) == ""
+    assert no_memory_saved({**found, "memory_bytes": None}) == ""
 
 
 @pytest.mark.parametrize("name", sorted(TARGETS))

@@ -9,6 +9,7 @@ from json_schema import report_of
 from model.hf import load_network
 from pipeline import quantize
 from pipeline.after import kinds
+from pipeline.after.savings import no_better_than, no_saving_lines
 from pipeline.artifacts import read_manifest
 from pipeline.errors import UserError
 
@@ -83,3 +84,16 @@ def test_the_report_compares_every_kind_and_names_what_cannot_be_run(pretrained,
 def test_an_unknown_kind_is_named(pretrained):
     with pytest.raises(UserError, match="int8"):
         quantize.run(pretrained("quantize.kinds=[int9]"), "small.yaml")
+
+
+def test_a_kind_that_another_beats_in_every_figure_is_named():
+    def row(kind: str, disk: int, memory: int, speed: float | None, bits: float) -> dict:
+        scores = {"bits_per_byte/code": {"score": bits}}
+        return {"kind": kind, "disk_bytes": disk, "memory_bytes": memory, "tokens_per_second": speed, "scores": scores}
+
+    rows = [row("as stored", 40, 40, 100.0, 1.0), row("bf16", 20, 20, 100.0, 1.0), row("int8", 21, 20, 60.0, 1.001),
+            row("int4", 12, 12, 30.0, 1.1), {"kind": "fp8", "unavailable": "no card"}]  # fmt: skip
+    for each in rows:
+        each["no_better_than"] = no_better_than(each, rows)
+    assert [each["no_better_than"] for each in rows] == ["bf16", None, "bf16", None, None]
+    assert no_saving_lines(rows[1:]) == ["int8 saves nothing here: bf16 is no larger, no slower and no worse"]
