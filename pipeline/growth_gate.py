@@ -6,6 +6,8 @@ chooses how much text is worth its time, and a line says how much that is.
 """
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,21 @@ class SourceFiles:
     weights: Path
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch's threads wait for each other in a loop: beside other work two of them took twice the CPU time and no less
+    time by the clock for the same products, and most of growth is reading and writing."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@one_thread()
 def measure(config: Config, files: SourceFiles | None, grown_folder: Path, windows: HeldOut) -> dict[str, Any]:
     """The gate: logits and loss of source and grown model on held-out windows, in fp32 (fp64 and bf16 beside it).
 

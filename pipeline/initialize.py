@@ -22,7 +22,7 @@ from pipeline.data import data_step
 from pipeline.errors import STOPPED, WRONG_INPUT, Failure, Stopped, UserError
 from pipeline.experiment import Experiment
 from pipeline.family import start as start_child
-from pipeline.growth_gate import GATE_WINDOWS, HeldOut, SourceFiles, measure
+from pipeline.growth_gate import GATE_WINDOWS, HeldOut, SourceFiles, measure, one_thread
 from pipeline.growth_source import check_source, source_config, source_is_experiment
 from pipeline.hub import MODEL_FILES, content_of_model, is_hub_name, local_folder
 from pipeline.locks import FolderLock
@@ -224,6 +224,7 @@ def _make(config: Config, folder: Folder) -> dict[str, Any]:
     return {**facts, **measure(config, files, folder.path, windows), **_source_facts(config)}
 
 
+@one_thread()
 def grow_folder(config: Config, source: Any, target: Path, tokenizer_json: Path) -> dict[str, Any]:
     """Applies the method's rules and writes the grown model as a Hugging Face folder in fp32.
 

@@ -65,7 +65,8 @@ def grow_once(folder: Path, dtype: str, target: ModelConfig) -> dict[str, float]
     """Grows folder/source to folder/grown, with the gate where `dtype` is `GATED`. CPU time: of all threads, user and
     system, since the process began. Private memory: what the kernel counts as anonymous, without the mapped files'
     pages, with all that Python and torch hold."""
-    torch.set_num_threads(1)
+    if dtype != GATED:  # which sets its threads itself
+        torch.set_num_threads(1)
     peak, done = [0.0], threading.Event()
     watcher = threading.Thread(target=_watch, args=(peak, done))
     watcher.start()

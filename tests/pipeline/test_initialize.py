@@ -369,3 +369,18 @@ def test_a_source_grows_from_before_its_decay_where_that_is_asked_for(source, da
 def test_a_folder_has_no_checkpoint_from_before_a_decay(source, data):
     with pytest.raises(UserError, match="needs a source experiment"):
         _build(_config({"method": "exact", "source": str(source), "source_checkpoint": "before_decay"}))
+
+
+def test_growth_runs_in_one_thread_and_gives_the_others_back(source, tmp_path, monkeypatch):
+    import torch
+
+    seen = []
+    monkeypatch.setattr("pipeline.progress.Progress.advance", lambda *_: seen.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        grow.run(str(source), str(tmp_path / "grown"), [f"model.{k}={v}" for k, v in LARGE.items()], text_path=None)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
