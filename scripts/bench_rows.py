@@ -74,7 +74,7 @@ def main(
         rows += _run_apart(script, name, arguments.quick)
         if arguments.json:  # after every part: an hour of measuring is not lost to the failure of the next one
             ordered = sorted(kept + rows, key=lambda row: list(parts).index(row["part"]))
-            content = {**_record(bench, ordered, libraries), **more()}
+            content = {**record(bench, ordered, libraries), **more()}
             Path(arguments.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     missed = [row["name"] for row in rows if row["met"] is False]
     print(f"{len(missed)} goals missed" + "".join(f"\n  {name}" for name in missed))
@@ -134,7 +134,7 @@ def _kept(path: Path, others: set[str]) -> Rows:
     return [{"commit": earlier["commit"], **row} for row in earlier["rows"] if row.get("part") in others]
 
 
-def _record(bench: str, rows: Rows, libraries: Iterable[str]) -> dict[str, Any]:
+def record(bench: str, rows: Rows, libraries: Iterable[str]) -> dict[str, Any]:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
     versions = {"python": platform.python_version()}
     for library in libraries:

@@ -1,0 +1,124 @@
+"""Does anything that a stranger's file, a typing error or a broken disk can hold stop hornbook in the wrong way?
+
+    scripts/with_env.sh scripts/fuzz.py --cases 20000 --json docs/fuzz.json
+    scripts/with_env.sh scripts/fuzz.py --kind jsonl --seed 7 --cases 1     # one case again
+
+Every case draws from its seed alone: a good example of its kind, damaged, with good ones beside it. It must end within
+20 s, in 2 GB, with exit code 0, or 1 or 2 and one message; what is lost must be counted; what is good must be kept.
+Case n of a run with seed S is the case of seed S + n. What went wrong is printed with the command that repeats it.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.update(TOKENIZERS_PARALLELISM="false", WANDB_MODE="offline", HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
+
+from scripts.bench_rows import record, row
+from scripts.fuzz_parts import kinds
+from scripts.fuzz_parts.workers import Job, Result, Workers
+
+SHOWN = 3  # cases of a fault that are printed in full
+
+
+def main() -> None:
+    arguments = _arguments()
+    chosen = arguments.kind or list(kinds.KINDS)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    kept = Path(arguments.keep or Path(tempfile.gettempdir()) / f"hornbook-fuzz-{os.getpid()}")
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory(prefix="hornbook-fuzz-work-") as scratch:
+        kinds.prepare(chosen, Path(scratch) / "prepared")
+        cases = {name: kinds.KINDS[name].case for name in chosen}
+        with Workers(cases, arguments.workers, Path(scratch), kept) as workers:
+            seen: Counter[str] = Counter()
+            for result in workers.run(_jobs(chosen, arguments)):
+                results.append(result)
+                if result.what is not None:
+                    seen[result.what] += 1
+                    if seen[result.what] <= SHOWN:
+                        print(
+                            f"\n{result.what}\n  {result.job.command}\n  files: {result.kept}\n{result.detail}",
+                            flush=True,
+                        )
+    faults = _summary(chosen, results)
+    if arguments.json:
+        _write(Path(arguments.json), chosen, results)
+    raise SystemExit(1 if faults else 0)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", action="append", choices=list(kinds.KINDS), help="repeatable; default: all")
+    parser.add_argument("--seed", type=int, default=0, help="of the first case; the others follow it")
+    parser.add_argument("--cases", type=int, default=500, help="in all, shared out over the kinds; default: 500")
+    parser.add_argument("--each", type=int, help="cases of every kind, in place of --cases")
+    parser.add_argument("--seconds", type=float, help="begin no case after this long")
+    parser.add_argument("--workers", type=int, default=1, help="processes; default: 1")
+    parser.add_argument("--json", help="file to write the table to")
+    parser.add_argument(
+        "--keep", help="folder for the files of cases with a fault; default: one in the temporary folder"
+    )
+    return parser.parse_args()
+
+
+def _jobs(chosen: Sequence[str], arguments: argparse.Namespace) -> Iterator[Job]:
+    """All kinds by turns, each as often as its share says, so that a run cut short has some of every kind."""
+    shares = {name: kinds.KINDS[name].share for name in chosen}
+    total = sum(shares.values())
+    counts = {n: arguments.each or max(1, round(arguments.cases * share / total)) for n, share in shares.items()}
+    order = sorted((number / count, name, number) for name, count in counts.items() for number in range(count))
+    began = time.monotonic()
+    for _, name, number in order:
+        if arguments.seconds is not None and time.monotonic() - began > arguments.seconds:
+            return
+        yield Job(name, arguments.seed + number)
+
+
+def _summary(chosen: Sequence[str], results: Sequence[Result]) -> int:
+    """Prints the table, then every fault with its number of cases; returns how many cases had one."""
+    print(f"\n{'kind':<16} {'cases':>7} {'faults':>7} {'seconds':>9} {'slowest':>9} {'peak MB':>8}")
+    for name in chosen:
+        own = [r for r in results if r.job.kind == name]
+        if own:
+            faulty, seconds = sum(r.what is not None for r in own), sum(r.seconds for r in own)
+            slowest, peak = max(r.seconds for r in own), max(r.peak_bytes for r in own) / 1e6
+            print(f"{name:<16} {len(own):>7,} {faulty:>7,} {seconds:>9.1f} {slowest:>9.2f} {peak:>8,.0f}")
+    faults: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        if result.what is not None:
+            faults[f"{result.job.kind}: {result.what}"].append(result)
+    for what, cases in sorted(faults.items(), key=lambda item: -len(item[1])):
+        print(f"{len(cases):>6,} x {what}   {cases[0].job.command}")
+    n_cases = sum(map(len, faults.values()))
+    print(f"{len(results):,} cases, {n_cases:,} of them with a fault, {len(faults)} kinds of fault", flush=True)
+    return n_cases
+
+
+def _write(path: Path, chosen: Sequence[str], results: Sequence[Result]) -> None:
+    rows: list[dict[str, Any]] = []
+    for name in chosen:
+        own = [r for r in results if r.job.kind == name]
+        faults = sum(r.what is not None for r in own)
+        more = {"cases": len(own), "seconds": round(sum(r.seconds for r in own), 1)}
+        more |= {"slowest_seconds": round(max((r.seconds for r in own), default=0.0), 2)}
+        more |= {"peak_bytes": max((r.peak_bytes for r in own), default=0)}
+        rows.append({**row(f"{name}: cases with a fault", faults, "cases", "0", faults == 0), **more})
+    content = record("fuzz", rows, ("torch", "tokenizers", "pyarrow", "trafilatura", "warcio", "pypdf", "python-docx"))
+    command = " ".join(["scripts/fuzz.py", *sys.argv[1:]])
+    path.write_text(json.dumps({**content, "command": command}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""Cases of what hornbook itself keeps: manifests, ledgers, decisions, checkpoints, metrics, and a whole data stage.
+
+One small experiment is really made before the first case (data, init, pretrain: seconds), and each case damages a file
+of a copy of it. A disk that lied, an editor, a kill between two writes: whatever reads the file says so in one message,
+makes it again or passes over the line, and what stands beside it still counts.
+"""
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from scripts.fuzz_parts import texts as text_kinds
+from scripts.fuzz_parts.lab import Wrong, command, equal, run, texts, write
+from scripts.fuzz_parts.mutate import dumped, mutate, mutate_value, odd
+
+PREPARED = Path()
+OTHER = "other"  # an experiment beside the damaged one
+CONFIG = """
+name: fuzz
+seed: 1
+data:
+  sources: {{web: {{type: jsonl, path: {texts}, group_key: domain, license: MIT}}}}
+  filters: {{length: {{min_characters: 50}}}}
+  scorer: null
+  tasks: 2
+  workers: 1
+  validation: {{share: 0.1}}
+model: {{vocab_size: 400, hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2,
+        max_position_embeddings: 64}}
+train: {{sequence_length: 32, global_batch_tokens: 256, warmup_steps: 2, device: cpu, precision: 32-true,
+        log_every_steps: 2, checkpoint_every_seconds: 0.05, keep_checkpoints: 3}}
+budget: {{max_tokens: 8000}}
+tracking: {{to: none}}
+sample: {{prompts: []}}
+"""
+
+
+def prepare(folder: Path) -> None:
+    """`folder/root` with two experiments, and their configs."""
+    draw = random.Random(0)
+    lines = [dumped({"text": t, "domain": f"site{i % 12}.org"}) for i, t in enumerate(texts(draw, 80, 8))]
+    path = write(folder / "in/texts.jsonl", b"\n".join(lines))
+    for name in ("fuzz", OTHER):
+        write(folder / f"{name}.yaml", CONFIG.format(texts=path).replace("name: fuzz", f"name: {name}").encode())
+    os.environ["HORNBOOK_ROOT"] = str(folder / "root")
+    for verb in ("data", "init", "pretrain"):
+        command(verb, str(folder / "fuzz.yaml")).must_succeed(verb)
+    command("data", str(folder / f"{OTHER}.yaml"), "seed=2").must_succeed("data")
+
+
+def model_folder() -> Path:
+    return (PREPARED / "root/runs/fuzz/pretrain").resolve() / "model"
+
+
+def copy_root(root: Path) -> Path:
+    return Path(shutil.copytree(PREPARED / "root", root, symlinks=True))
+
+
+def _ready() -> Path:
+    return copy_root(Path(os.environ["HORNBOOK_ROOT"]))
+
+
+def _fuzz(verb: str, *words: str) -> Any:
+    flags = [w for w in words if w.startswith("-") or "=" not in w]
+    return command(verb, str(PREPARED / "fuzz.yaml"), *(w for w in words if w not in flags), *flags)
+
+
+def _others_are_shown(what: str) -> None:
+    """Whatever became of one experiment, `runs` shows the other."""
+    shown = command("runs", "--json").must_succeed(f"runs, beside {what}")
+    assert shown is None
+    if OTHER not in command("runs").said:
+        raise Wrong(f"lost: the experiment beside {what}")
+
+
+LOOKS: list[Callable[[], Any]] = [
+    lambda: command("runs"),
+    lambda: command("runs", "--json"),
+    lambda: _fuzz("report"),
+    lambda: command("compare", "fuzz", OTHER),
+    lambda: command("compare", "fuzz", "fuzz", "--json"),
+    lambda: command("clean"),
+    lambda: command("clean", OTHER, "--yes"),
+    lambda: command("batch", "fuzz", "--step", "2"),
+    lambda: command("sync", "fuzz", "--to", "tensorboard"),
+]
+STAGES: list[Callable[[], Any]] = [
+    lambda: _fuzz("data"),
+    lambda: _fuzz("init"),
+    lambda: _fuzz("pretrain", "--dry-run"),
+    lambda: _fuzz("evaluate", "--dry-run"),
+    lambda: _fuzz("export"),
+    lambda: _fuzz("sample", "--prompt", "The", "--max-new-tokens", "2"),
+    lambda: _fuzz("where", "pretrain"),
+]
+LONG: list[Callable[[], Any]] = [  # a second or two each
+    lambda: _fuzz("pretrain"),
+    lambda: _fuzz("pretrain", "budget.max_tokens=10000"),
+    lambda: _fuzz("pretrain", "--branch", "4K"),
+]
+
+
+def _look(draw: random.Random, long_share: float = 0.06) -> None:
+    way = draw.random()
+    draw.choice(LONG if way < long_share else STAGES if way < 0.4 else LOOKS)()
+
+
+def manifest(draw: random.Random, folder: Path) -> None:
+    root = _ready()
+    which = sorted(root.glob("artifacts/*/*/manifest.json")) + sorted(root.glob("artifacts/data/*/data.report.json"))
+    last = [path for path in which if path.parents[1].name in ("data", "init", "pretrain")]
+    path = draw.choice(which if draw.random() < 0.4 else last)
+    _damage_json(path, draw)
+    _look(draw)
+    _others_are_shown("a damaged manifest")
+
+
+def ledger(draw: random.Random, folder: Path) -> None:
+    from pipeline.ledger import spent_hours
+
+    root = _ready()
+    path = draw.choice((root / "runs/fuzz/ledger.jsonl", next(root.glob("artifacts/pretrain/*/ledger.jsonl"))))
+    sound = path.read_bytes().splitlines()
+    _damage_lines(path, draw)
+    left = [json.loads(line) for line in path.read_bytes().split(b"\n") if line in sound]
+    hours = run(lambda: spent_hours(path)).must_succeed("a ledger with a damaged line")
+    for stage in {line["stage"] for line in left}:
+        least = max(line["seconds"] for line in left if line["stage"] == stage) / 3600
+        if hours.get(stage, 0.0) < least * 0.999:
+            raise Wrong("lost: hours of a sound line of a ledger", f"{hours}, at least {least} of {stage}")
+    _look(draw, 0.1)
+    _others_are_shown("a damaged ledger")
+
+
+def decisions(draw: random.Random, folder: Path) -> None:
+    root = _ready()
+    path = next(root.glob("artifacts/pretrain/*/decisions.jsonl"))
+    if draw.random() < 0.25:
+        copy = write(folder / "replayed.jsonl", path.read_bytes())
+        _damage_lines(copy, draw)
+        _fuzz("pretrain", "seed=5", "--replay", str(copy), "budget.max_tokens=2000", *draw.choice(((), ("--dry-run",))))
+        return
+    _damage_lines(path, draw)
+    _look(draw, 0.25)
+    _others_are_shown("damaged decisions")
+
+
+def metrics(draw: random.Random, folder: Path) -> None:
+    root = _ready()
+    path = draw.choice((
+        next(root.glob("artifacts/pretrain/*/metrics.jsonl")), root / "artifacts/.input-hashes.json",
+        root / "runs/fuzz/config.yaml", next(root.glob("artifacts/pretrain/*/.lock")),
+    ))  # fmt: skip
+    if path.suffix == ".jsonl":
+        _damage_lines(path, draw)
+    else:
+        path.write_bytes(mutate(path.read_bytes(), draw))
+    _look(draw, 0.1)
+    if path.name == ".input-hashes.json":
+        _fuzz("data", "--dry-run").must_succeed("a damaged cache of hashes")
+    if path.name != "config.yaml":
+        _others_are_shown(f"a damaged {path.name}")
+
+
+def checkpoint(draw: random.Random, folder: Path) -> None:
+    """The newest whole checkpoint is taken, whatever became of the others."""
+    from pipeline.training.checkpoint import Checkpoints
+    from pipeline.training.decisions import Decisions
+
+    root = _ready()
+    pretrain = next(root.glob("artifacts/pretrain/*/checkpoints")).parent
+    kept = Checkpoints(pretrain / "checkpoints", 3, Decisions(pretrain / "decisions.jsonl"))
+    steps = kept.steps()
+    damaged = {draw.choice(steps) for _ in range(draw.choice((1, 1, 2)))}
+    for step in damaged:
+        path = draw.choice([p for p in kept.path(step).iterdir() if p.is_file()])
+        before = path.read_bytes()
+        _damage_json(path, draw) if path.suffix == ".json" else path.write_bytes(mutate(before, draw))
+        if path.read_bytes() == before:
+            return
+    if draw.random() < 0.2:
+        (pretrain / "manifest.json").unlink()
+        _fuzz("pretrain", *draw.choice(((), ("budget.max_tokens=10000",)))).must_succeed("a damaged checkpoint")
+        return
+    state = run(lambda: kept.load()).must_succeed("a damaged checkpoint")
+    expected = max((step for step in steps if step not in damaged), default=None)
+    equal(state.step if state else None, expected, "not the newest whole checkpoint")
+
+
+def data(draw: random.Random, folder: Path) -> None:
+    """The whole stage on a good source and damaged ones: its account sums to zero in every unit, at every step."""
+    from pipeline.artifacts import read_manifest
+
+    good = texts(draw, 40, 8)
+    lines = [dumped({"text": t, "domain": f"site{i % 9}.org"}) for i, t in enumerate(good)]
+    write(folder / "good/a.jsonl", b"\n".join(lines))
+    kind = draw.choice(("jsonl", "parquet", "warc", "html", "text", "pdf", "word", "packed"))
+    type_ = {"packed": "jsonl", "jsonl": "jsonl", "parquet": "parquet", "warc": "warc"}
+    getattr(text_kinds, kind)(draw, folder / "odd")
+    sources = {
+        "good": {"type": "jsonl", "path": str(folder / "good/a.jsonl"), "group_key": "domain", "license": "MIT"},
+        "odd": {"type": type_.get(kind, "text"), "path": str(folder / "odd/in"), "license": "own"},
+    }
+    filters = {name: {} for name in draw.sample(("length", "letters", "long_lines"), 2)}
+    more = [
+        f"data.tasks={draw.choice((1, 3))}",
+        f"data.max_unreadable={draw.choice((1.0, 1.0, 0.1))}",
+        "data.workers=1",
+    ]
+    config = {"name": "stage", "model": {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 32,
+              "num_hidden_layers": 1, "num_attention_heads": 2}, "data": {"sources": sources, "filters": filters,
+              "scorer": draw.choice(({"type": "shipped"}, None))}}  # fmt: skip
+    path = write(folder / "stage.yaml", dumped(config))
+    made = command("data", str(path), *more)
+    if made.code == 0:
+        final = (Path(os.environ["HORNBOOK_ROOT"]) / "runs/stage/data").resolve()
+        _sums_to_zero(read_manifest(final), json.loads((final / "data.report.json").read_text()), len(good))
+    elif "max_unreadable" not in made.said:
+        raise Wrong("stopped: a data stage with good documents beside damage", made.said[-1500:])
+
+
+def _sums_to_zero(manifest: dict[str, Any], account: dict[str, Any], good: int) -> None:
+    documents = manifest["documents"]
+    parts = documents["kept"] + sum(documents["dropped"].values()) + documents["unreadable"]
+    equal(parts, documents["read"], "the account of the manifest does not sum to zero")
+    if documents["read"] < good + 1:
+        raise Wrong("a damaged source is in no account", str(documents))
+    funnel = account["funnel"]
+    left = funnel["read"]
+    for step in funnel["steps"]:
+        left = {unit: left[unit] - sum(drop[unit] for drop in step["drops"]) for unit in left}
+        equal({unit: step["left"][unit] for unit in left}, left, f"the funnel does not sum up at {step['step']}")
+    equal(funnel["kept"], left, "the funnel does not sum to zero")
+
+
+def _damage_json(path: Path, draw: random.Random) -> None:
+    data = path.read_bytes()
+    path.write_bytes(dumped(mutate_value(json.loads(data), draw)) if draw.random() < 0.7 else mutate(data, draw))
+
+
+def _damage_lines(path: Path, draw: random.Random) -> None:
+    """One line of another type or of other values, the bytes, or lines that are repeated or in another order."""
+    data = path.read_bytes()
+    lines, way = data.splitlines(), draw.random()
+    if way < 0.45 and lines:
+        at = draw.randrange(len(lines))
+        lines[at] = dumped(mutate_value(json.loads(lines[at]), draw) if draw.random() < 0.8 else odd(draw))
+        path.write_bytes(b"\n".join(lines) + b"\n")
+    elif way < 0.6:
+        path.write_bytes(b"\n".join(draw.choices(lines, k=len(lines))) + b"\n")
+    else:
+        path.write_bytes(mutate(data, draw))

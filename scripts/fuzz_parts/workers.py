@@ -1,0 +1,223 @@
+"""Runs cases in processes that outlive them: a case that hangs, eats memory or kills its process is a fault of its own.
+
+The process that starts them has imported everything and computes nothing, so a new one is forked in milliseconds.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from pipeline.family import end_with_parent
+from scripts.fuzz_parts.lab import Wrong
+
+MOST_SECONDS, MOST_BYTES = 20.0, 2 << 30
+TOO_LONG, TOO_LARGE = "over its time", "over 2 GB of memory"
+WHERE = "where.txt"  # in a case's folder: what it hung in
+_ASK = signal.SIGUSR2  # a worker answers with its stack
+_LOOK_EVERY_SECONDS = 0.1
+_PAGE_BYTES = resource.getpagesize()
+Case = Callable[[random.Random, Path], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One case: its kind and its seed say everything about it."""
+
+    kind: str
+    seed: int
+
+    @property
+    def command(self) -> str:
+        return f"scripts/fuzz.py --kind {self.kind} --seed {self.seed} --cases 1"
+
+
+@dataclass(frozen=True)
+class Result:
+    """`what` is None where no rule was broken. `peak_bytes`: resident memory of the largest of its processes."""
+
+    job: Job
+    seconds: float
+    peak_bytes: int
+    what: str | None = None
+    detail: str = ""
+    kept: str = ""
+
+
+@dataclass
+class _Worker:
+    process: Any
+    pipe: Connection
+    job: Job | None = None
+    started: float = 0.0
+    peak_bytes: int = 0
+
+
+class Workers:
+    """`with Workers(cases, n, scratch, kept) as workers: for result in workers.run(jobs)`. `kept`: where the files of a
+    case with a fault stay."""
+
+    def __init__(
+        self, cases: Mapping[str, Case], n: int, scratch: Path, kept: Path, most_seconds: float = MOST_SECONDS
+    ):
+        self.cases, self.n, self.scratch, self.kept, self.most_seconds = cases, n, scratch, kept, most_seconds
+
+    def __enter__(self) -> "Workers":
+        self._workers = [self._start() for _ in range(self.n)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            self._end(worker)
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[Result]:
+        """Results as they come. A case over its time is tried once more, as a busy machine may have been the reason."""
+        waiting, again, tried = iter(jobs), [], set()
+        while True:
+            for worker in self._workers:
+                if worker.job is None and (job := again.pop() if again else next(waiting, None)) is not None:
+                    worker.job, worker.started, worker.peak_bytes = job, time.monotonic(), 0
+                    worker.pipe.send(job)
+            busy = [worker for worker in self._workers if worker.job is not None]
+            if not busy:
+                return
+            wait([worker.pipe for worker in busy], _LOOK_EVERY_SECONDS)
+            for worker in busy:
+                result = self._look(worker)
+                if result is not None and result.what == TOO_LONG and result.job not in tried:
+                    tried.add(result.job)
+                    again.append(result.job)
+                elif result is not None:
+                    yield result
+
+    def _look(self, worker: _Worker) -> Result | None:
+        assert worker.job is not None
+        seconds = time.monotonic() - worker.started
+        if worker.pipe.poll():
+            try:
+                result: Result = worker.pipe.recv()
+            except EOFError:
+                worker.process.join()
+                code = worker.process.exitcode
+                how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+                return self._given_up(worker, seconds, f"the process died: {how}")
+            worker.job = None
+            return result
+        worker.peak_bytes = max(worker.peak_bytes, _largest(worker.process.pid))
+        if worker.peak_bytes > MOST_BYTES:
+            return self._given_up(worker, seconds, TOO_LARGE)
+        if seconds > self.most_seconds:
+            return self._given_up(worker, seconds, TOO_LONG)
+        return None
+
+    def _given_up(self, worker: _Worker, seconds: float, what: str) -> Result:
+        job, place = worker.job, self._workers.index(worker)
+        assert job is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.process.pid, _ASK)
+            time.sleep(_LOOK_EVERY_SECONDS)
+        self._end(worker)
+        self._workers[place] = self._start()
+        folder = self.scratch / f"{job.kind}-{job.seed}"
+        where = (folder / WHERE).read_text() if (folder / WHERE).is_file() else ""
+        return Result(job, seconds, worker.peak_bytes, what, where, _keep(folder, self.kept))
+
+    def _start(self) -> _Worker:
+        ours, theirs = multiprocessing.Pipe()
+        context = multiprocessing.get_context("fork")
+        process = context.Process(target=_work, args=(theirs, self, os.getpid()))
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _end(self, worker: _Worker) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(worker.process.pid, signal.SIGKILL)
+        worker.process.join()
+        worker.pipe.close()
+
+
+def _work(pipe: Connection, workers: Workers, parent: int) -> None:
+    import faulthandler
+
+    os.setsid()
+    end_with_parent(signal.SIGKILL, parent)
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * _PAGE_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + 3 * MOST_BYTES, resource.RLIM_INFINITY))  # the machine is shared
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    while True:
+        try:
+            job: Job = pipe.recv()
+        except EOFError:
+            return
+        folder = workers.scratch / f"{job.kind}-{job.seed}"
+        folder.mkdir(parents=True)
+        with open(folder / WHERE, "w") as where:
+            faulthandler.register(_ASK, file=where)
+            result = _case(job, workers.cases[job.kind], folder, workers.kept)
+            faulthandler.unregister(_ASK)
+        shutil.rmtree(folder, ignore_errors=True)
+        pipe.send(result)
+
+
+def _case(job: Job, case: Case, folder: Path, kept: Path) -> Result:
+    """Runs in a worker. A rule of the case itself that fails in another way is a fault too: of the fuzzer."""
+    _forget_peak()
+    started, what, detail = time.monotonic(), None, ""
+    os.chdir(folder)
+    os.environ["HORNBOOK_ROOT"] = str(folder / "root")
+    try:
+        case(random.Random(f"{job.kind}/{job.seed}"), folder)
+    except Wrong as wrong:
+        what, detail = wrong.what, wrong.detail
+    except Exception as error:
+        import traceback
+
+        what, detail = f"the fuzzer: {type(error).__name__}", traceback.format_exc()[-3000:]
+    finally:
+        os.chdir(folder.parent)
+    seconds, peak = time.monotonic() - started, _peak()
+    if what is None and peak > MOST_BYTES:
+        what = TOO_LARGE
+    return Result(job, seconds, peak, what, detail, _keep(folder, kept) if what else "")
+
+
+def _keep(folder: Path, kept: Path) -> str:
+    target = kept / folder.name
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(folder, target, symlinks=True, ignore_dangling_symlinks=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    return str(target)
+
+
+def _forget_peak() -> None:
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew (Linux)
+
+
+def _peak() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _largest(leader: int) -> int:
+    """Resident bytes of the largest process of the group of `leader`."""
+    largest = 0
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                fields = (path / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[3]) == leader:  # its session
+                    largest = max(largest, int(fields[21]) * _PAGE_BYTES)
+    return largest
