@@ -21,6 +21,7 @@ from pipeline.artifacts import root
 from pipeline.disk import writing
 from pipeline.errors import DONE, FAILED, STOPPED, WRONG_INPUT, Failure, Stopped, UserError
 
+MOST_MESSAGE_CHARACTERS = 1_500
 SMALL_WRITE_BYTES = 1 << 20  # of links, reports, logs: whatever does not say itself what it needs
 AFTER = ("evaluate", "export", "quantize", "finetune")  # what comes after pretraining
 STAGES = ("data", "init", "pretrain", *AFTER)
@@ -70,11 +71,9 @@ def _guarded(arguments: argparse.Namespace) -> int:
             arguments.run(arguments)
         return DONE
     except UserError as error:
-        print(f"hornbook: {error}", file=sys.stderr)
-        return WRONG_INPUT
+        return _said(error, WRONG_INPUT)
     except Failure as error:
-        print(f"hornbook: {error}", file=sys.stderr)
-        return FAILED
+        return _said(error, FAILED)
     except (Stopped, KeyboardInterrupt) as stop:
         print(
             f"hornbook: stopped ({str(stop) or 'SIGINT'}); what is done is saved, the same command goes on", flush=True
@@ -85,12 +84,9 @@ def _guarded(arguments: argparse.Namespace) -> int:
     except OSError as error:
         unwritable = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
         if error.filename and (unwritable or (error.errno == errno.ENOENT and not root().exists())):
-            print(
-                f"hornbook: {error.strerror}: {error.filename}. hornbook writes to artifacts/ and runs/ in the working "
-                "folder, or in HORNBOOK_ROOT; expected a folder there that it may write to",
-                file=sys.stderr,
-            )
-            return WRONG_INPUT
+            where = "artifacts/ and runs/ in the working folder, or in HORNBOOK_ROOT"
+            message = f"{error.strerror}: {error.filename}. hornbook writes to {where}; expected a folder there that it"
+            return _said(f"{message} may write to", WRONG_INPUT)
         traceback.print_exc()
         return FAILED
     except Exception as error:
@@ -98,10 +94,20 @@ def _guarded(arguments: argparse.Namespace) -> int:
         from model.json_file import UnreadableModel
 
         if isinstance(error, ImpossibleShape | UnreadableModel):
-            print(f"hornbook: {error}", file=sys.stderr)
-            return WRONG_INPUT
+            return _said(error, WRONG_INPUT)
         traceback.print_exc()
         return FAILED
+
+
+def _said(message: Any, code: int) -> int:
+    """Prints one message and returns `code`. It may quote a stranger's file: it is of bounded length, and holds nothing
+    that a terminal obeys."""
+    text = "".join(c if c in "\n\t" or c.isprintable() else ascii(c)[1:-1] for c in str(message))
+    if len(text) > MOST_MESSAGE_CHARACTERS:
+        half = MOST_MESSAGE_CHARACTERS // 2
+        text = f"{text[:half]} [{len(text) - 2 * half:,} characters left out] {text[-half:]}"
+    print(f"hornbook: {text}", file=sys.stderr)
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.disk import sync_folder, writing
+from pipeline.errors import UserError
 from pipeline.locks import FolderLock
 
-MANIFEST = "manifest.json"
+MANIFEST, SEAL = "manifest.json", "sha256"
 LOG_FOLDER = "logs"  # scratch of the libraries a step uses; never an output
 
 
@@ -86,7 +87,7 @@ class Step:
         """Whether the manifest is there and every output it names still lies beside it (reports may be deleted)."""
         try:
             return (self.path / MANIFEST).is_file() and not self.missing_outputs()
-        except (ValueError, KeyError, TypeError):  # a manifest that is not one vouches for nothing: made again
+        except UserError:  # a damaged manifest vouches for nothing: made again
             return False
 
     def missing_outputs(self) -> list[str]:
@@ -178,7 +179,7 @@ def write_manifest(
         "versions": {name: metadata.version(name) for name in step.libraries},
         **facts,
     }
-    write_json(step.path / MANIFEST, manifest)
+    write_json(step.path / MANIFEST, {**manifest, SEAL: seal_of(manifest)})
     return manifest
 
 
@@ -189,17 +190,65 @@ def _describe_input(value: "Step | str") -> dict[str, str]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    """The manifest of a finished folder. Raises `UserError` where it is damaged: it no longer fits its seal, or (of an
+    earlier version, which set none) is none at all."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+        seal = manifest.pop(SEAL, None)
+        problem = None if seal in (None, seal_of(manifest)) else "it does not fit its own hash"
+        if not all(isinstance(manifest[key], dict) for key in ("inputs", "outputs", "config")):
+            problem = "it holds no inputs, outputs and config"
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    if problem is not None:
+        raise UserError(
+            f"{path} is damaged ({problem[:200]}); expected what hornbook wrote there. Delete the file and run that "
+            "stage again: it makes the folder anew, or finishes a training from its last checkpoint"
+        )
+    return manifest
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """One value a line; nothing where there is no file. A line that a kill tore is passed over: what was never fully
-    written is written again by whoever goes on."""
-    lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []:
-        with contextlib.suppress(ValueError):
-            lines.append(json.loads(line))
-    return lines
+def read_output(folder: Path, name: str) -> Any:
+    """The JSON value of an output of a finished folder; None where it is not there, or not what the manifest says."""
+    expected = read_manifest(folder)["outputs"].get(name)
+    path = folder / name
+    if expected is None or not path.is_file() or hash_file(path) != expected["sha256"]:
+        return None
+    return json.loads(path.read_bytes())
+
+
+def seal_of(content: Mapping[str, Any]) -> str:
+    """The hash over the other keys of a JSON object that it carries itself, under `SEAL`."""
+    return hash_json(json.loads(json.dumps({key: value for key, value in content.items() if key != SEAL})))
+
+
+def read_json_lines(path: Path, **needed: type) -> list[dict[str, Any]]:
+    """The objects of a file with one a line that have the fields `needed`, each of its type (`float`: any finite
+    number); nothing where there is no file. A line that a kill tore or a disk damaged is passed over: what was never
+    fully written is written again by whoever goes on."""
+    found = []
+    for line in path.read_bytes().split(b"\n") if path.is_file() else []:
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(line.decode("utf-8", "replace"))
+            if isinstance(value, dict) and all(_is(value.get(name), kind) for name, kind in needed.items()):
+                found.append(value)
+    return found
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a `metrics.jsonl`: `step`, and figures by names with a slash. What is no figure is left out."""
+    return [
+        {name: value for name, value in row.items() if "/" not in name or value is None or _is(value, float)}
+        for row in read_json_lines(path, step=int)
+    ]
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind in (int, float):
+        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+        return number and (kind is float or isinstance(value, int))
+    return isinstance(value, kind)
 
 
 def hash_outputs(folder: Path, only: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
@@ -244,14 +293,16 @@ def hash_files(paths: Sequence[Path], base: Path) -> str:
     """Content hash of many input files by path relative to `base`; a file whose size and times (of its content, and of
     its entry: `cp -p` keeps only the first) are known is not read again, so that 50 GB cost seconds the second time."""
     known_path = root() / "artifacts" / ".input-hashes.json"
-    known: dict[str, list] = _read_json_or(known_path, {})
+    read = _read_json_or(known_path, {})
+    known: dict[str, list] = read if isinstance(read, dict) else {}
     result, changed = {}, False
     resolved = str(base.resolve())
     for path in paths:
         stat = os.stat(path)
         relative = os.path.relpath(path, base)  # strings: 9,000 files of the library corpus cost 0.1 s, not 0.7
         key, state = f"{resolved}/{relative}", [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-        if known.get(key, [None, None, None, ""])[:3] != state:
+        entry = known.get(key)
+        if not isinstance(entry, list) or entry[:3] != state or len(entry) != 4 or not isinstance(entry[3], str):
             known[key] = [*state, hash_file(path)]
             changed = True
         result[relative] = known[key][3]
@@ -285,7 +336,7 @@ def write_text(path: Path, text: str) -> None:
 def _read_json_or(path: Path, default: Any) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # a lost cache costs time, never a result
+    except (OSError, ValueError, RecursionError):  # a lost cache costs time, never a result
         return default
 
 

@@ -104,12 +104,8 @@ def _needed(names: Iterable[str]) -> set[Path]:
             _add(folder, needed)
             if not (folder / MANIFEST).is_file():  # begun anew: what the name last had whole stays until it is done
                 _add_last_finished(name, folder.parent, needed)
-        with contextlib.suppress(UserError):  # a config of an older version: its links say what it has
-            config = runs.load(name)
-            if config.budget.branch_of:
-                _add(trunk_folder(config.budget.branch_of), needed)
-            for step in _steps(config):
-                _add(step.path, needed)
+        for folder in _named(name):
+            _add(folder, needed)
     return needed
 
 
@@ -119,6 +115,16 @@ def _add_last_finished(name: str, stage: Path, needed: set[Path]) -> None:
     own = [folder for folder, manifest in made.items() if manifest["name"] == name]
     if own:
         _add(max(own, key=lambda folder: made[folder]["finished"]), needed)
+
+
+def _named(name: str) -> list[Path]:
+    """The folders of an experiment's recorded config; none of one of an older version: its links say what it has."""
+    try:
+        config = runs.load(name)
+        trunk = [trunk_folder(config.budget.branch_of)] if config.budget.branch_of else []
+        return trunk + [step.path for step in _steps(config)]
+    except UserError:
+        return []
 
 
 def _steps(config: Config) -> list[Step]:
@@ -137,7 +143,8 @@ def _steps(config: Config) -> list[Step]:
 
 
 def _add(folder: Path, needed: set[Path]) -> None:
-    """A folder, and by its manifest all that it was made from."""
+    """A folder, and by its manifest all that it was made from. Raises `UserError` where that is damaged: what it was
+    made from would be taken for unneeded."""
     folder = folder.resolve()
     if folder in needed:
         return

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline import config as configs
 from pipeline import runs
-from pipeline.artifacts import read_json_lines, read_manifest, root, write_text
+from pipeline.artifacts import read_manifest, read_metrics, root, write_text
 from pipeline.charts import Line, line_chart
 from pipeline.config import Config
 from pipeline.errors import UserError
@@ -106,7 +106,7 @@ def _side(config: Config) -> dict[str, Any]:
             "cost": row["budget/gpu_hours"] * price if price and row.get("budget/gpu_hours") is not None else None,
             "bits_per_byte": row[LOSS],
         }
-        for row in read_json_lines(metrics)
+        for row in read_metrics(metrics)
         if row.get(LOSS) is not None and row.get("budget/tokens") is not None
     ]
     return {"facts": facts, "curve": curve}

@@ -5,7 +5,6 @@ In: a finished pretraining, a fine-tuned model or any Phi folder. Out: `model/` 
 and, where `export.gguf` asks for them, GGUF files for llama.cpp.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from pipeline import config as configs
 from pipeline.after.cards import Lineage, model_card
 from pipeline.after.stage import run_step
 from pipeline.after.taken import TakenModel, check_readable, refuse_quantized, taken_model
-from pipeline.artifacts import MANIFEST, Folder, Step, read_manifest, root
+from pipeline.artifacts import MANIFEST, Folder, Step, read_manifest, read_output, root
 from pipeline.config import Config
 from pipeline.data_card import ATTRIBUTION, CARD, REPORT
 from pipeline.experiment import Experiment
@@ -145,7 +144,7 @@ def lineage_of(config: Config, model: TakenModel) -> Lineage:
 
 def _account(data: dict[str, Any] | None) -> dict[str, Any] | None:
     folder = _data_folder(data)
-    return json.loads((folder / REPORT).read_text("utf-8")) if folder and (folder / REPORT).is_file() else None
+    return read_output(folder, REPORT) if folder else None
 
 
 def _base_model(config: Config, init: dict[str, Any] | None) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from model.config import ModelConfig
-from pipeline.artifacts import read_json_lines
+from pipeline.artifacts import read_metrics
 from pipeline.charts import Line, line_chart
 from pipeline.config import Config, InitConfig
 from pipeline.errors import UserError
@@ -155,7 +155,7 @@ def _rows(config: Config) -> Rows:
             return []
     except UserError:  # an untrained source: there is nothing to draw
         return []
-    return read_json_lines(step.path / "metrics.jsonl")
+    return read_metrics(step.path / "metrics.jsonl")
 
 
 def _points(rows: Rows, key: str, factor: float = 1.0) -> Points:

@@ -144,7 +144,7 @@ class Ledger:
 def spent_hours(path: Path) -> dict[str, float]:
     """Device-hours by stage over all lives and fingerprints of one experiment."""
     totals: dict[str, float] = defaultdict(float)
-    for stage, fingerprint in {(line["stage"], line["fingerprint"]) for line in read_json_lines(path)}:
+    for stage, fingerprint in {(line["stage"], line["fingerprint"]) for line in _lines(path)}:
         totals[stage] += sum(_lives(path, stage, fingerprint).values()) / 3600
     return dict(totals)
 
@@ -152,7 +152,7 @@ def spent_hours(path: Path) -> dict[str, float]:
 def cards(path: Path, stage: str, fingerprint: str) -> list[dict[str, Any]]:
     """One stage's folder by device, in the order they came: `device`, `lives`, `gpu_hours`, what the newest life there
     said of it (`micro_batch`, `tokens_per_second`, `price_per_hour`), and `cost` where a price is known."""
-    lines = [line for line in read_json_lines(path) if line["stage"] == stage and line["fingerprint"] == fingerprint]
+    lines = [line for line in _lines(path) if line["stage"] == stage and line["fingerprint"] == fingerprint]
     seconds, newest = _lives(path, stage, fingerprint), {_process(line): line for line in lines}
     found: dict[str, dict[str, Any]] = {}
     for life, line in sorted(newest.items()):
@@ -189,6 +189,13 @@ def _end_torn_line(path: Path) -> None:
                 file.write(b"\n")
 
 
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a ledger. Each is the largest of its life so far, so a damaged one loses a heartbeat."""
+    needed = {"life": int, "pid": int, "devices": int, "seconds": float, "stage": str, "fingerprint": str}
+    lines = read_json_lines(path, device=str, **needed)
+    return [line for line in lines if isinstance(line.get("host", ""), str) and line["seconds"] >= 0]
+
+
 def _process(line: Mapping[str, Any]) -> tuple[int, int, str]:
     return line["life"], line["pid"], line.get("host", "")
 
@@ -196,7 +203,7 @@ def _process(line: Mapping[str, Any]) -> tuple[int, int, str]:
 def _lives(path: Path, stage: str, fingerprint: str) -> dict[tuple[int, int, str], float]:
     """(life, process, host) -> device-seconds, each at its last heartbeat. Two that began together count twice."""
     seconds: dict[tuple[int, int, str], float] = {}
-    for line in read_json_lines(path):
+    for line in _lines(path):
         if line["stage"] == stage and line["fingerprint"] == fingerprint:
             spent = line["seconds"] * line["devices"]
             seconds[_process(line)] = max(seconds.get(_process(line), 0.0), spent)

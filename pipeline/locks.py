@@ -13,6 +13,7 @@ from pipeline.disk import writing
 from pipeline.errors import Busy, UserError
 
 POLL_SECONDS = 0.5
+LOCK = ".lock"
 
 _held: set[int] = set()
 
@@ -39,7 +40,7 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path, *, wait: bool):
-        self.path = folder / ".lock"
+        self.path = folder / LOCK
         self.wait = wait
         self.waited_seconds = 0.0
         self._descriptor: int | None = None
@@ -91,7 +92,8 @@ class FolderLock:
 
     def _sign(self, descriptor: int) -> None:
         me: dict[str, Any] = {"pid": os.getpid(), "host": socket.gethostname(), "job": os.environ.get("SLURM_JOB_ID")}
-        me["life"] = self._read().get("life", 0) + 1
+        before = self._read().get("life")
+        me["life"] = before + 1 if isinstance(before, int) else 1
         content = json.dumps(me).encode()
         with writing(self.path, len(content)):
             os.ftruncate(descriptor, 0)
@@ -115,7 +117,12 @@ class FolderLock:
         return requeued and self._read().get("job") == os.environ.get("SLURM_JOB_ID")
 
     def _read(self) -> dict[str, Any]:
-        with contextlib.suppress(OSError, ValueError):
-            found = json.loads(self.path.read_text())
-            return found if isinstance(found, dict) else {}
-        return {}
+        return lock_owner(self.path.parent)
+
+
+def lock_owner(folder: Path) -> dict[str, Any]:
+    """What the lock of a folder says of its owner; nothing where there is none, or it is damaged."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        found = json.loads((folder / LOCK).read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}

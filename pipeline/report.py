@@ -5,7 +5,6 @@ schema is `report_schema.json`) and `report.html`, which shows nothing that is n
 copy in the folder of the newest stage. No network, no script; light and dark; reads on a phone and on paper.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -15,7 +14,7 @@ from typing import Any
 
 from pipeline import ledger
 from pipeline.after_report import AFTER, after_facts, after_section
-from pipeline.artifacts import MANIFEST, read_json_lines, read_manifest, write_json, write_text
+from pipeline.artifacts import MANIFEST, read_manifest, read_metrics, read_output, write_json, write_text
 from pipeline.charts import Line, bar, line_chart
 from pipeline.config import Config
 from pipeline.data_card import REPORT as DATA_REPORT
@@ -85,13 +84,12 @@ def collect(config: Config, folders: Mapping[str, Path], ledger_path: Path) -> d
     """Every figure of the page, from the folders of the finished stages: `report.json` (report_schema.json)."""
     manifests = {stage: read_manifest(folder) for stage, folder in folders.items()}
     data, init, pretrain = (manifests.get(stage) for stage in STAGES)
-    metrics = read_json_lines(folders["pretrain"] / "metrics.jsonl") if pretrain else []
-    account = folders["data"] / DATA_REPORT if data else None
+    metrics = read_metrics(folders["pretrain"] / "metrics.jsonl") if pretrain else []
     found = {
         "format": FORMAT,
         "name": config.name,
         "identity": [_identity_of(stage, manifest) for stage, manifest in manifests.items()],
-        "data": json.loads(account.read_text(encoding="utf-8")) if account and account.is_file() else None,
+        "data": read_output(folders["data"], DATA_REPORT) if data else None,
         "init": _chosen(init, INIT_KEYS),
         "growth": growth_facts(config, init) if init else None,
         "pretrain": _chosen(pretrain, PRETRAIN_KEYS),
@@ -135,8 +133,8 @@ def _no_account(report: Mapping[str, Any]) -> str:
     if not any(row["stage"] == "data" for row in report["identity"]):
         return ""
     return (
-        "<h2>Data</h2><p class=note>The data folder holds no data.report.json: it was deleted, or an earlier version "
-        "made the folder. Delete data/manifest.json and run hornbook data again; it takes seconds.</p>"
+        "<h2>Data</h2><p class=note>The data folder holds no sound data.report.json: it was deleted, or an earlier "
+        "version made the folder. Delete data/manifest.json and run hornbook data again; it takes seconds.</p>"
     )
 
 

@@ -3,7 +3,6 @@
 In: the root. Out: one row per experiment: the state of its stages, device-hours, tokens, bits per byte, bytes on disk.
 """
 
-import json
 import os
 import socket
 import time
@@ -16,10 +15,11 @@ from pipeline.artifacts import MANIFEST, read_manifest, root
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.ledger import HEARTBEAT_SECONDS, LEDGER, spent_hours
+from pipeline.locks import lock_owner
 from pipeline.progress import format_bytes, format_count
 
 CONFIG = "config.yaml"
-DONE, RUNNING, STOPPED = "done", "running", "stopped"
+DONE, RUNNING, STOPPED, DAMAGED = "done", "running", "stopped", "damaged"
 
 
 def names() -> list[str]:
@@ -54,13 +54,15 @@ def links(name: str) -> dict[str, Path]:
 
 
 def state(folder: Path) -> str:
-    """`done`, `running` (its process lives, or beat within three heartbeats where it cannot be asked) or `stopped`."""
+    """`done`, `damaged` (its manifest is), `running` (its process lives, or beat within three heartbeats where it
+    cannot be asked) or `stopped`."""
     if (folder / MANIFEST).is_file():
+        try:
+            read_manifest(folder)
+        except UserError:
+            return DAMAGED
         return DONE
-    try:
-        owner = json.loads((folder / ".lock").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        owner = {}
+    owner = lock_owner(folder)
     if owner.get("host") == socket.gethostname():
         return RUNNING if process_lives(owner.get("pid")) else STOPPED
     ledger = folder / LEDGER

@@ -8,7 +8,7 @@ failed, or broke into pieces over many lives. Nothing is trained, and the record
 import shutil
 
 from pipeline import runs
-from pipeline.artifacts import read_json_lines, read_manifest
+from pipeline.artifacts import read_manifest, read_metrics
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.experiment import Experiment
@@ -34,7 +34,7 @@ def run(config: Config) -> str:
     mirror = of(config, step, experiment.folder, said.append)
     assert mirror is not None
     mirror.finish_seconds = FINISH_SECONDS
-    rows = read_json_lines(metrics)
+    rows = read_metrics(metrics)
     for row in rows:
         mirror.log(row)
     manifests = {

@@ -17,7 +17,7 @@ from statistics import mean
 from typing import Any
 
 from pipeline import config as configs
-from pipeline.artifacts import MANIFEST, Step, hash_json, read_json_lines, root
+from pipeline.artifacts import MANIFEST, Step, hash_json, read_json_lines, read_metrics, root
 from pipeline.data import data_step
 from pipeline.disk import append_synced
 from pipeline.errors import DONE, STOPPED, WRONG_INPUT, Stopped, UserError
@@ -78,12 +78,16 @@ def _last_is_there(one: Trained) -> bool:
 
 def stopped(study: Study) -> dict[str, dict[str, Any]]:
     """Name of an experiment that was stopped early -> the record of it."""
-    return {name: record for record in read_json_lines(_folder(study) / STOPS) for name in record["stopped"]}
+    return {
+        name: record for record in read_json_lines(_folder(study) / STOPS, stopped=list) for name in record["stopped"]
+    }
 
 
 def failed(study: Study) -> dict[str, str]:
     """Name of an experiment -> the stage that it failed in last."""
-    return {record["name"]: record["stage"] for record in read_json_lines(_folder(study) / FAILURES)}
+    return {
+        record["name"]: record["stage"] for record in read_json_lines(_folder(study) / FAILURES, name=str, stage=str)
+    }
 
 
 def choose(losses: Mapping[str, Sequence[float]], keep: float) -> list[str]:
@@ -94,7 +98,7 @@ def choose(losses: Mapping[str, Sequence[float]], keep: float) -> list[str]:
 
 
 def _rung(study: Study, stop: Stop, share: float, trained: Sequence[Trained], say: Callable[[str], None]) -> None:
-    records = read_json_lines(_folder(study) / STOPS)
+    records = read_json_lines(_folder(study) / STOPS, at=float)
     if any(record["at"] == share for record in records):
         return
     out = stopped(study)
@@ -179,7 +183,7 @@ def _loss_at(one: Trained, share: float) -> float | None:
     folder = Experiment(one.config).stage_folder("pretrain")
     if folder is None or not (folder / "metrics.jsonl").is_file():
         return None
-    for row in read_json_lines(folder / "metrics.jsonl"):
+    for row in read_metrics(folder / "metrics.jsonl"):
         if row.get(LOSS) is not None and row.get("budget/fraction", 0) >= share - 1e-6:
             return row[LOSS]
     return None

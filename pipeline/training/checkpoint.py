@@ -150,8 +150,8 @@ class Checkpoints:
                     return f"{name} has {size:,} bytes, expected {expected['bytes']:,}"
                 if hash_file(path / name) != expected["sha256"]:
                     return f"{name} does not fit its hash"
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            return f"{type(error).__name__}: {error}"
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+            return f"{type(error).__name__}: {error!s:.200}"
         return None
 
     def _read(self, path: Path) -> State:
@@ -199,9 +199,9 @@ class Checkpoints:
         """A checkpoint of a branch that was left counts only up to the step at which the run was extended."""
         try:
             branch = json.loads((self.path(step) / INDEX).read_text(encoding="utf-8"))["branch"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, RecursionError, KeyError, TypeError):
             return True  # damaged: let `load` say so
-        return self.decisions.counts(step, branch)
+        return not isinstance(branch, int) or self.decisions.counts(step, branch)
 
 
 def _write_index(folder: Path, index: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from model.schedules import DecaySegment, decay_progress
 from pipeline.disk import append_synced
+from pipeline.errors import UserError
 
 
 class Decisions:
@@ -110,12 +111,39 @@ def _read(path: Path, mend: bool) -> list[dict[str, Any]]:
         with open(path, "r+b") as file:  # what was never fully written was never used either
             file.truncate(len(whole))
             os.fsync(file.fileno())
-    return _parse(whole)
+    return _parse(whole, str(path))
 
 
 def _whole(content: bytes) -> bytes:
     return content[: content.rfind(b"\n") + 1]
 
 
-def _parse(content: bytes) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in _whole(content).splitlines() if line.strip()]
+def _parse(content: bytes, where: str = "a copy of decisions.jsonl") -> list[dict[str, Any]]:
+    """Raises `UserError` for a damaged line: without it nobody knows at what rate the next step trains."""
+    records = []
+    for number, line in enumerate(_whole(content).split(b"\n"), 1):
+        if line.strip():
+            try:
+                records.append(_checked(json.loads(line)))
+            except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(
+                    f"{where}, line {number} is damaged ({type(error).__name__}: {error!s:.200}); expected what "
+                    "hornbook wrote there. Put back a copy of the file or take the line out: that is decided again then"
+                ) from None
+    return records
+
+
+_NEEDED = {
+    "decay": ("end_step", "progress"), "validated": ("bits_per_byte",), "forecast": ("steps", "seconds"),
+    "branch": ("inherited_seconds",),
+}  # fmt: skip
+
+
+def _checked(record: Any) -> dict[str, Any]:
+    """Raises what comes of a record that has not the fields of its kind, as finite numbers of at least 0."""
+    if not isinstance(record["kind"], str) or isinstance(record["step"], float):
+        raise TypeError("expected a kind and a whole number of steps")
+    for name in ("step", *_NEEDED.get(record["kind"], ())):
+        if isinstance(record[name], bool) or not 0 <= record[name] < 1e15:
+            raise ValueError(f"{name} is {record[name]!r:.50}")
+    return record

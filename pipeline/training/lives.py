@@ -140,7 +140,7 @@ def check_cap(stage: str, config: Config, step: Step, cap: Cap, key: str = "budg
 def is_last_life(cap: Cap, step: Step, ledger: Ledger) -> bool:
     """Before the imports, which take most of a start: whether the hours that are left start this life but not another.
     A stop has to wait then, until this life has loaded what it is to export."""
-    starts = [line["start_seconds"] for line in read_json_lines(ledger.paths[-1]) if "start_seconds" in line]
+    starts = [line["start_seconds"] for line in read_json_lines(ledger.paths[-1], start_seconds=float)]
     if not starts or not any((step.path / "checkpoints").glob("step-*")):
         return False
     return cap.left_seconds(ledger.spent_seconds) < LAST_LIFE_STARTS * starts[-1]

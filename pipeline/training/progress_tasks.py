@@ -95,7 +95,7 @@ class ProgressTasks:
     def _keep(self, samples: Sequence[dict[str, Any]]) -> None:
         """After those of earlier steps: a life after a kill comes by the same step again."""
         path = self.folder / SAMPLES
-        kept = [s for s in read_json_lines(path) if samples and s["step"] < samples[0]["step"]]
+        kept = [s for s in read_json_lines(path, step=int) if samples and s["step"] < samples[0]["step"]]
         write_text(path, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in [*kept, *samples]))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 
-from pipeline.artifacts import read_json_lines, write_text
+from pipeline.artifacts import read_metrics, write_text
 from pipeline.disk import DiskFull, writing
 from pipeline.training.mirrors import Mirror
 
@@ -75,7 +75,7 @@ def cut_metrics(path: Path, step: int) -> None:
     """Drops the rows after `step`, and a line torn by a kill."""
     if not path.is_file():
         return
-    write_text(path, "".join(json.dumps(row) + "\n" for row in read_json_lines(path) if row["step"] <= step))
+    write_text(path, "".join(json.dumps(row) + "\n" for row in read_metrics(path) if row["step"] <= step))
 
 
 def set_metrics_aside(path: Path, step: int) -> None:
