@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # scripts are in no package that is installed
 
 from pipeline.errors import UserError
+from scripts.fuzz_parts.kinds import KINDS
 from scripts.fuzz_parts.lab import Wrong, run, survive
 from scripts.fuzz_parts.workers import TOO_LARGE, TOO_LONG, Job, Workers
 
@@ -61,6 +62,7 @@ def test_an_exit_in_one_message_is_no_fault_and_a_traceback_names_our_line():
 @pytest.mark.slow
 def test_a_fixed_part_of_the_cases_finds_nothing():
     words = ["--each", str(EACH), "--seed", "1000"]
+    words += [word for kind in KINDS if kind != "packed" for word in ("--kind", kind)]
     done = subprocess.run(
         [sys.executable, "-P", "scripts/fuzz.py", *words], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -30,6 +30,7 @@ KINDS = {
     "packed": Kind(reading(texts.packed), 1.2, False),
     "finetune": Kind(texts.finetune, 1, False),
     "decontamination": Kind(texts.decontamination, 0.7, False),
+    "sets": Kind(texts.sets, 0.7, False),
     "tokenizer": Kind(models.tokenizer, 1.3),
     "config_json": Kind(models.config_json, 1.3),
     "safetensors": Kind(models.safetensors, 0.8),

@@ -376,7 +376,7 @@ def finetune(draw: random.Random, folder: Path) -> None:
     write(folder / "in/a.jsonl", b"\n".join(map(dumped, good)))
     write(folder / "in/b.jsonl", data)
     options = {"type": kind, "path": str(folder / "in/*.jsonl")}
-    made = run(lambda: read_sources({"mine": options}))
+    made = run(lambda: read_sources({"mine": options}, max_unreadable=1.0))
     survive(map(_learnt, good), _all_text(made.must_succeed("examples with good ones beside")), "examples beside it")
     whole = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if not data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -422,8 +422,8 @@ def decontamination(draw: random.Random, folder: Path) -> None:
     keys = draw.choice((None, None, ["question"], ["question", "choices", "a.b"]))
 
     def look() -> list[bool]:
-        items = read_items(item_files([str(folder / "in/*")]), keys)
-        index = Index(items, 13, 8)
+        found = read_items(item_files([str(folder / "in/*")]), keys).check(1.0)
+        index = Index([item for items in found.made for item in items], 13, 8)
         return [index.match(text) is not None for text in (*good, data.decode("utf-8", "replace"), str(odd(draw)))]
 
     made = run(look)
@@ -433,3 +433,40 @@ def decontamination(draw: random.Random, folder: Path) -> None:
         own_lines = [dumped(r) for r in records]
         if any(line in data.split(b"\n") for line in own_lines):
             raise Wrong("stopped: items with good ones beside", made.said[-1500:])
+
+
+def sets(draw: random.Random, folder: Path) -> None:
+    """Multiple-choice sets: sound items around a damaged one are asked."""
+    from pipeline.after.choice_sets import _read, check_sets
+
+    made = [_question(t, draw) for t in texts(draw, 6)]
+    lines = [dumped(q) for q in made]
+    ending = draw.choice((".jsonl", ".jsonl", ".json", ".ndjson", ".parquet"))
+    if ending == ".parquet":
+        out = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist([{"prompt": "a", "options": ["b", "c"], "right": 1}] * 5), out)
+        data = mutate(out.getvalue(), draw)
+    elif draw.random() < 0.6:
+        at = draw.randrange(len(lines))
+        lines[at] = dumped(mutate_value(made[at], draw))
+        data = b"\n".join(lines)
+    else:
+        data = mutate(b"\n".join(lines) + b"\n", draw, lines)
+    path = write(folder / f"set{ending}", data)
+    run(lambda: check_sets({"mine": str(path)}, 1.0))
+    asked = run(lambda: [question.prompt for question in _read(path, "evaluate.sets.mine").check(1.0).made])
+    if ending in (".jsonl", ".ndjson") and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        whole = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        kept = [q for q in made if dumped(q) in whole]
+        if kept:
+            prompts = asked.must_succeed("a set with sound items")
+            survive([q.get("ctx") or q.get("goal") or q["prompt"] for q in kept], prompts, "sound items of a set")
+
+
+def _question(text: str, draw: random.Random) -> dict[str, Any]:
+    forms: list[dict[str, Any]] = [
+        {"prompt": text, "options": ["yes", "no"], "right": 0},
+        {"ctx": text, "endings": ["one", "two", "three"], "label": "2"},
+        {"goal": text, "sol1": "first", "sol2": "second", "label": 1},
+    ]
+    return draw.choice(forms)
