@@ -118,13 +118,14 @@ def _add_last_finished(name: str, stage: Path, needed: set[Path]) -> None:
 
 
 def _named(name: str) -> list[Path]:
-    """The folders of an experiment's recorded config; none of one of an older version: its links say what it has."""
-    try:
+    """The folders of an experiment's recorded config, as far as they can be known."""
+    found: list[Path] = []
+    with contextlib.suppress(UserError):  # a config of an older version: its links say what it has
         config = runs.load(name)
-        trunk = [trunk_folder(config.budget.branch_of)] if config.budget.branch_of else []
-        return trunk + [step.path for step in _steps(config)]
-    except UserError:
-        return []
+        if config.budget.branch_of:
+            found.append(trunk_folder(config.budget.branch_of))
+        found += [step.path for step in _steps(config)]
+    return found
 
 
 def _steps(config: Config) -> list[Step]:

@@ -280,7 +280,7 @@ def test_a_link_leads_where_it_led_until_something_is_saved(root):
     done, begun = root / "artifacts" / "finetune" / "done", root / "artifacts" / "finetune" / "begun"
     for folder in (done, begun):
         folder.mkdir(parents=True)
-    write_json(done / "manifest.json", {"name": "x", "inputs": {}, "config": {}, "finished": "2026"})
+    write_json(done / "manifest.json", {"name": "x", "inputs": {}, "outputs": {}, "config": {}, "finished": "2026"})
     with pytest.raises(UserError, match="bad input"), experiment.linked("finetune", begun):
         raise UserError("bad input")
     assert experiment.stage_folder("finetune") is None  # it led nowhere before
