@@ -6,9 +6,11 @@ sorted, candidates are confirmed on the whole signature (16 bits of each value: 
 2010), clusters are found by union-find. Ten million documents need 5.4 GB of disk and under 2 GB of memory.
 
 Exercises keep numbers and punctuation, all other text loses them: with the usual normalisation 398 of 400 different
-exercises would be "duplicates". So an exercise is never compared with a library text.
+exercises would be "duplicates". So an exercise is never compared with a library text. A short text that is about its
+numbers (a word problem) keeps them too, but a text does not become another one by its year, date or version.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import numpy as np
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from data_filters.rule import EXERCISE, Drop
+from data_filters.rule import EXERCISE, PROSE, Drop
 from pipeline.artifacts import Folder
 from pipeline.corpus.documents import (
     DocumentReader,
@@ -30,13 +32,16 @@ from pipeline.corpus.documents import (
     write_decisions,
 )
 from pipeline.corpus.execute import Executor
-from pipeline.corpus.words import WordHashes, ngrams, plain_words, symbols, without_numbers
+from pipeline.corpus.words import WordHashes, ngrams, plain_words, symbols, without_accents, without_numbers
 
 PERMUTATIONS = 256
 SHINGLE_WORDS = 5
 MINHASH_SEED = 1
 LOW_BITS, KEY = np.dtype("<u2"), np.dtype("<u8")
 BATCH_DOCUMENTS = 256  # signatures made in one call
+SHORT_WORDS, NUMBER_EVERY_WORDS = 300, 25
+_NUMBERS = re.compile(r"(?<![\w.])\d+(?:[-.,:/]\d+)*(?!\w)")
+_AMOUNT = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 CONFIRM_PAIRS = 100_000  # signatures of pairs compared at a time
 
 
@@ -180,14 +185,14 @@ class Sketcher:
 
     def __init__(self, permutations: int = PERMUTATIONS):
         self.permutations = permutations
-        self._plain, self._symbols = WordHashes(without_numbers), WordHashes()
+        self._plain, self._counted = WordHashes(without_numbers), WordHashes(without_accents)
+        self._symbols = WordHashes()
 
     def sketch(self, texts: list[str], kinds: list[str]) -> tuple[np.ndarray, np.ndarray]:
         from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue] - a compiled module without stubs
 
         shingles = [
-            ngrams(self._symbols.hashes(symbols(t)) if k == EXERCISE else self._plain.hashes(plain_words(t)), 5)
-            for t, k in zip(texts, kinds, strict=True)
+            ngrams(self._word_hashes(text, kind), SHINGLE_WORDS) for text, kind in zip(texts, kinds, strict=True)
         ]
         lengths = np.array([len(s) for s in shingles])
         filled = [s if len(s) else np.zeros(1, dtype=np.uint64) for s in shingles]
@@ -196,6 +201,20 @@ class Sketcher:
             np.concatenate(filled), ends, self.permutations, MINHASH_SEED
         )
         return np.array(matrix.to_rows(), dtype=np.uint32), lengths == 0
+
+    def _word_hashes(self, text: str, kind: str) -> np.ndarray:
+        if kind == EXERCISE:
+            return self._symbols.hashes(symbols(text))
+        words = plain_words(text)
+        about_numbers = kind == PROSE and len(words) <= SHORT_WORDS and is_about_numbers(text, len(words))
+        return (self._counted if about_numbers else self._plain).hashes(words)
+
+
+def is_about_numbers(text: str, words: int) -> bool:
+    """Whether two or more of a text's words, and at least one of 25, are numbers: no year, date, time or version."""
+    found = (number for number in _NUMBERS.findall(text) if _AMOUNT.fullmatch(number))
+    count = sum(not (len(number) == 4 and number[:2] in ("19", "20")) for number in found)
+    return count >= max(2, words / NUMBER_EVERY_WORDS)
 
 
 def band_rows(similarity: float) -> int:

@@ -215,7 +215,8 @@ def empty_corpus(dropped: dict[str, int]) -> UserError:
     if worst is None:
         return UserError("no train document is left: the corpus has too few documents; add to data.sources")
     keys = {
-        "near_dedup": "raise data.near_dedup_similarity",
+        "near_dedup": "raise data.near_dedup_similarity; texts that differ by their numbers alone are kept where their "
+        "source says `kind: exercise`",
         "exact_dedup": "the sources repeat each other, add another under data.sources",
         "licence": "set `license` of the source (`own` for private text), or widen data.filters.licence.allow",
         "where": "loosen `where` of the sources",

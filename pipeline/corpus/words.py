@@ -65,7 +65,11 @@ def symbols(text: str) -> list[bytes]:
 
 def without_numbers(word: bytes) -> bytes:
     """Every number is the same number, and no accents: the normalisation of near dedup."""
-    word = _DIGITS.sub(b"0", word)
+    return without_accents(_DIGITS.sub(b"0", word))
+
+
+def without_accents(word: bytes) -> bytes:
+    """The letters of a word alone."""
     if not word.isascii():
         letters = unicodedata.normalize("NFD", word.decode("utf-8", "replace"))
         word = "".join(c for c in letters if unicodedata.category(c) != "Mn").encode()

@@ -207,3 +207,38 @@ def test_golden_outputs_that_step_versions_guard():
         "digest": (8674260626676171473, 2164648386221155802),
         "hash_key": 17045054640266581475,
     }
+
+
+PROBLEMS = (
+    "Tom has {} apples and buys {} more at the market. How many apples does Tom have now?",
+    "A train travels {} km in {} hours and then {} km more. How far is it from where it began, and how fast was it?",
+    "Anna saves ${} a week. After {} weeks she spends ${} on a bicycle and gives half of what is left to her brother. "
+    "How much money does Anna still have?",
+)
+
+
+@pytest.mark.parametrize("form", PROBLEMS)
+def test_word_problems_that_differ_in_their_numbers_are_kept(form):
+    draw = np.random.default_rng(1)
+    texts = {form.format(*draw.integers(2, 400, form.count("{}"))) for _ in range(300)}
+    dropped = (near(sorted(texts), "prose") != np.arange(len(texts))).sum()
+    assert dropped <= 0.02 * len(texts)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "Copyright (c) {} The Authors of this program. All rights are reserved, and no warranty is given.",
+        "This is version {}.4.1 of the guide, last changed on {}-03-12 at 10:45. It says how the program is installed.",
+        "Changed in {}. The river shows that the stone of the garden is with the window, and the paper explains it.",
+    ],
+)
+def test_a_year_a_date_or_a_version_makes_no_other_text(form):
+    texts = [form.format(*[1990 + i] * form.count("{}")) for i in range(30)]
+    assert (near(texts, "prose") == 0).all()
+
+
+def test_a_long_text_with_numbers_is_still_near_its_copy():
+    text = " ".join(words(400, 5))
+    texts = [f"{text} It cost {i} coins and {i + 1} more." for i in range(2, 12)]
+    assert (near(texts, "prose") == 0).all()
