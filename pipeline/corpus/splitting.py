@@ -1,11 +1,11 @@
 """Train and validation, split by whole groups (packages, domains, ideas of exercises).
 
 Two files of one package share style, names and licence header; a random split would let the model be asked what it
-has read. Held out of a source is at most `data.validation.share` of it, and of that only what validation needs: the
-beginnings of documents (`HEAD_TOKENS`), up to `data.validation.max_bytes`. Everything else is train text, and goes
-through every later step as such. A group that is larger than the limit is not held out, unless too little is left to
-choose from: then such groups are split by document, and the facts say so. Deterministic by a hash of (seed, source,
-group), so that another worker changes nothing. Letters: D documents, S sources, P pairs of a group and a source.
+has read. Held out of a source is at most `data.validation.share` of its bytes and of its documents, and of that only
+what validation needs: the beginnings of documents (`HEAD_TOKENS`), up to `data.validation.max_bytes`. Everything else
+is train text, and goes through every later step as such. A group that is larger than the limit is not held out, unless
+too little is left to choose from: then such groups are split by document, and the facts say so. Deterministic by a hash
+of (seed, source, group), so that another worker changes nothing. Letters: D documents, S sources, P pairs of a group and a source.
 """
 
 from collections.abc import Iterator
@@ -40,10 +40,12 @@ def split_groups(folder: Folder, before: str, share: float, max_bytes: int, seed
     table = Table.load(folder.input("repair"))
     alive = np.flatnonzero(read_all_alive(folder.input(before), table.tasks))
     rows, count = table.rows[alive], len(table.sources)
-    by_share = choose(rows, rows["bytes"], share * _sums(rows, rows["bytes"], count), seed)
+    limits_S, documents_S = share * _sums(rows, rows["bytes"], count), share * _sums(rows, None, count)
+    by_share = choose(rows, rows["bytes"], limits_S, documents_S, seed)
     needed = alive[by_share.held_D]
     heads = np.minimum(table.rows["bytes"][needed], head_bytes(max_bytes))
-    by_need = choose(table.rows[needed], heads, np.full(count, float(max_bytes)), seed, whole=True)
+    any_number, most = np.full(count, np.inf), np.full(count, float(max_bytes))
+    by_need = choose(table.rows[needed], heads, most, any_number, seed, whole=True)
     chosen, returned = np.zeros(len(table), dtype=bool), np.zeros(len(table), dtype=bool)
     chosen[needed[by_need.held_D]] = True
     returned[needed[~by_need.held_D]] = True
@@ -73,7 +75,7 @@ def _warnings(
             n, of, smallest = by_share.too_large[number]
             raised = f", or data.validation.share of at least {smallest:.2g}" if smallest <= 0.5 else ""
             yield (
-                f"{key}: {n:,} of its {of:,} groups are larger than the {100 * share:g}% of its text that may be held "
+                f"{key}: {n:,} of its {of:,} groups are larger than the {100 * share:g}% of it that may be held "
                 f"out, and the others hold too little: {end}. Expected smaller groups{raised}"
             )
         elif number in by_need.too_large:
@@ -94,13 +96,15 @@ def _names(table: Table, held: np.ndarray, mixed: bool) -> list[str]:
     return sorted(f"{n.group}/{n.path}" if mixed else n.group for n in named.values())
 
 
-def _sums(rows: np.ndarray, sizes_D: np.ndarray, sources: int) -> np.ndarray:
+def _sums(rows: np.ndarray, sizes_D: np.ndarray | None, sources: int) -> np.ndarray:
     return np.bincount(rows["source"], weights=sizes_D, minlength=sources)
 
 
-def choose(rows: np.ndarray, sizes_D: np.ndarray, limits_S: np.ndarray, seed: int, whole: bool = False) -> Chosen:
+def choose(
+    rows: np.ndarray, sizes_D: np.ndarray, limits_S: np.ndarray, documents_S: np.ndarray, seed: int, whole: bool = False
+) -> Chosen:
     """Which documents (rows of `ROW`) are held out: of every source whole units whose sizes add up to at most its
-    limit, nearly that much where they fit, and at least one document.
+    limit, and whose documents to at most `documents_S`; nearly that much where they fit, and at least one document.
 
     A unit is a group, or of a group that is too large a document. It takes in what was made of its text in other
     sources, whose limits hold too. Units come in the order of their hash, first those that are small beside the limit.
@@ -109,7 +113,8 @@ def choose(rows: np.ndarray, sizes_D: np.ndarray, limits_S: np.ndarray, seed: in
     """
     groups = _Units(rows["group"], rows["source"], sizes_D)
     totals_S = _sums(rows, sizes_D, len(limits_S))
-    too_large_P = (groups.different(rows["origin"]) > 1) & (groups.sizes > limits_S[groups.sources])
+    beyond_P = (groups.sizes > limits_S[groups.sources]) | (groups.documents > documents_S[groups.sources])
+    too_large_P = beyond_P & (groups.different(rows["origin"]) > 1)
     beyond_S = np.bincount(groups.sources, weights=groups.sizes * too_large_P, minlength=len(limits_S))
     few_S = totals_S - beyond_S < np.minimum(ENOUGH_LIMITS * limits_S, ENOUGH_SHARE * totals_S)
     apart_P = too_large_P & few_S[groups.sources]
@@ -120,7 +125,7 @@ def choose(rows: np.ndarray, sizes_D: np.ndarray, limits_S: np.ndarray, seed: in
         own = groups.sources == number
         smallest = float(groups.sizes[apart_P & own].min() / totals_S[number])
         found[number] = (int((apart_P & own).sum()), int(own.sum()), smallest)
-    return Chosen(_Selection(units, limits_S, totals_S, whole).fill(seed)[units.units[units.of_D]], found)
+    return Chosen(_Selection(units, limits_S, documents_S, totals_S, whole).fill(seed)[units.units[units.of_D]], found)
 
 
 class _Units:
@@ -155,11 +160,11 @@ class _Units:
 class _Selection:
     """The units that are taken, while the limits of all sources hold."""
 
-    def __init__(self, units: _Units, limits_S: np.ndarray, totals_S: np.ndarray, whole: bool):
-        self.units, self.limits_S, self.whole = units, limits_S, whole
+    def __init__(self, units: _Units, limits_S: np.ndarray, documents_S: np.ndarray, totals_S: np.ndarray, whole: bool):
+        self.units, self.limits_S, self.documents_S, self.whole = units, limits_S, documents_S, whole
         self.enough_S = np.where(totals_S > limits_S, FULL * limits_S, np.inf)
         self.taken = np.zeros(len(units.keys), dtype=bool)
-        self.filled_S = np.zeros(len(limits_S))
+        self.filled_S, self.held_S = np.zeros(len(limits_S)), np.zeros(len(limits_S))
         self.left_S = np.bincount(units.sources, weights=units.documents, minlength=len(limits_S))
 
     def fill(self, seed: int) -> np.ndarray:
@@ -179,12 +184,14 @@ class _Selection:
 
     def _take_in_order(self, source: int, pairs: np.ndarray) -> None:
         for unit in self.units.units[pairs].tolist():
-            if self.filled_S[source] >= self.enough_S[source]:
+            enough = self.filled_S[source] >= self.enough_S[source]
+            if enough or self.held_S[source] >= FULL * self.documents_S[source]:
                 return
             at = self._pairs(unit)
             sources = self.units.sources[at]
             fits = self.filled_S[sources] + self.units.sizes[at] <= self.limits_S[sources]
-            if not self.taken[unit] and fits.all() and self._leaves_some(at):
+            few = self.held_S[sources] + self.units.documents[at] <= self.documents_S[sources]
+            if not self.taken[unit] and (fits & few).all() and self._leaves_some(at):
                 self._take(unit)
 
     def _take_one(self, pairs: np.ndarray) -> None:
@@ -208,4 +215,5 @@ class _Selection:
         at = self._pairs(unit)
         self.taken[unit] = True
         self.filled_S[self.units.sources[at]] += self.units.sizes[at]
+        self.held_S[self.units.sources[at]] += self.units.documents[at]
         self.left_S[self.units.sources[at]] -= self.units.documents[at]

@@ -27,11 +27,12 @@ def rows_of(documents) -> np.ndarray:
 def held(documents, share: float, seed: int = 0) -> tuple[list, bool]:
     """(the documents that are held out, whether a warning is due); within the share of each source everywhere."""
     rows = rows_of(documents)
-    totals = np.bincount(rows["source"], weights=rows["bytes"])
-    found = choose(rows, rows["bytes"], share * totals, seed)
+    totals, counts = np.bincount(rows["source"], weights=rows["bytes"]), np.bincount(rows["source"])
+    found = choose(rows, rows["bytes"], share * totals, share * counts, seed)
     for source, total in enumerate(totals):
         own = rows["source"] == source
         assert rows["bytes"][own & found.held_D].sum() <= share * total + rows["bytes"][own].max()
+        assert (own & found.held_D).sum() <= share * own.sum() + 1
         assert not found.held_D[own].all()
     return [d for d, out in zip(documents, found.held_D, strict=True) if out], bool(found.too_large)
 
@@ -83,8 +84,8 @@ def test_a_small_source_holds_out_one_document_and_never_its_last():
     assert held(documents, 1e-6) == ([documents[3]], False)  # neither a line nor a book
     assert held(documents[:2], 0.02) == ([documents[0]], False)
     rows = rows_of(documents[:1])
-    assert not choose(rows, rows["bytes"], np.array([5.0]), 0).held_D.any()
-    assert choose(rows[:0], rows["bytes"][:0], np.array([0.0]), 0).held_D.shape == (0,)
+    assert not choose(rows, rows["bytes"], np.array([5.0]), np.array([1.0]), 0).held_D.any()
+    assert choose(rows[:0], rows["bytes"][:0], np.array([0.0]), np.array([0.0]), 0).held_D.shape == (0,)
 
 
 @pytest.mark.parametrize("domains", [2, 300])
@@ -101,11 +102,21 @@ def test_what_was_made_of_a_document_is_held_out_with_it_within_both_shares(doma
 
 def test_whole_groups_go_back_where_their_beginnings_are_more_than_validation_needs():
     rows = rows_of(grouped({f"g{i}": 1_000 for i in range(100)}, 10))
-    found = choose(rows, rows["bytes"], np.array([5_000.0]), 0, whole=True)
-    assert rows["bytes"][found.held_D].sum() == 5_000
-    assert len(np.unique(rows["group"][found.held_D])) == 5
-    assert choose(rows, rows["bytes"], np.array([1e6]), 0, whole=True).held_D.all()
-    assert choose(rows, rows["bytes"], np.array([1.0]), 0, whole=True).held_D.sum() == 1
+
+    def held_for(max_bytes: float) -> np.ndarray:
+        return choose(rows, rows["bytes"], np.array([max_bytes]), np.array([np.inf]), 0, whole=True).held_D
+
+    assert rows["bytes"][held_for(5_000)].sum() == 5_000
+    assert len(np.unique(rows["group"][held_for(5_000)])) == 5
+    assert held_for(1e6).all()
+    assert held_for(1).sum() == 1
+
+
+def test_documents_that_are_short_do_not_take_more_than_their_share():
+    documents = [(0, i, i, 10_000 if i % 4 else 300) for i in range(800)]
+    found, warned = held(documents, 0.02)
+    assert not warned
+    assert 12 <= len(found) <= 16
 
 
 def write_folder(path: Path, folders: int, documents: int, sentences: int = 14) -> Path:
@@ -143,7 +154,7 @@ def test_of_four_subfolders_the_share_is_held_out_and_all_else_trained_on(root, 
     assert 3 <= mine["val"]["documents"] <= 7
     assert mine["val"]["groups"] >= 2
     assert mine["documents"] == 120
-    assert "WARNING: data.sources.mine: 4 of its 4 groups are larger than the 5% of its text" in said
+    assert "WARNING: data.sources.mine: 4 of its 4 groups are larger than the 5% of it" in said
     assert "share of at least 0.25" in said
     assert manifest["held_out"]["by_document"] == ["mine"]
     assert manifest["textbook"]["documents"] == 0  # nothing was scored
