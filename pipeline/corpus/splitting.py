@@ -5,7 +5,9 @@ has read. Held out of a source is at most `data.validation.share` of its bytes a
 what validation needs: the beginnings of documents (`HEAD_TOKENS`), up to `data.validation.max_bytes`. Everything else
 is train text, and goes through every later step as such. A group that is larger than the limit is not held out, unless
 too little is left to choose from: then such groups are split by document, and the facts say so. Deterministic by a hash
-of (seed, source, group), so that another worker changes nothing. Letters: D documents, S sources, P pairs of a group and a source.
+of (seed, source, group), so that another worker changes nothing.
+
+Letters: D documents, S sources, P pairs of a group and a source.
 """
 
 from collections.abc import Iterator
