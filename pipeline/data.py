@@ -6,6 +6,7 @@ experiments that share their first settings share the folders.
 """
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,14 +15,13 @@ from pipeline import report
 from pipeline.artifacts import Step, build, read_manifest
 from pipeline.config import Config
 from pipeline.corpus import steps
-from pipeline.corpus.reading import in_words
+from pipeline.corpus.reading import in_words, lost_words
+from pipeline.data_card import file_words
 from pipeline.experiment import Experiment
 from pipeline.growth_source import check_source
 from pipeline.planning.costs import validation_cost
 from pipeline.planning.text import validation_tokens
 from pipeline.progress import format_seconds
-
-CUT_FILES = ("damaged_file", "bomb", "cannot_open", "too_large")  # of which more than one document may be missing
 
 
 def data_step(config: Config) -> Step:
@@ -112,12 +112,10 @@ def warnings(manifest: Mapping[str, Any]) -> list[str]:
     """What went well enough to go on and is not what the user will have meant."""
     found = []
     for name, source in manifest["sources"].items():
-        lost = {cause: n for cause, n in source["unreadable_causes"].items() if cause in CUT_FILES}
+        lost = source["lost_files"]
         if lost:
-            found.append(
-                f"data.sources.{name}: {in_words(lost)}: such a file counts once, however many documents it held; "
-                "what came before the damage is kept"
-            )
+            causes = in_words(Counter(file["cause"] for file in lost))
+            found.append(f"data.sources.{name}: {causes}: {lost_words(lost)}; what came before the damage is kept")
     found += manifest["held_out"]["warnings"]
     classifier = manifest["classifier"]
     if classifier["threshold"] is not None and not classifier["sources"]:
@@ -147,6 +145,8 @@ def summary(step: Step, manifest: dict[str, Any]) -> list[str]:
         f"  documents    {read:,} read = {kept:,} kept + {lost:,} dropped + {documents['unreadable']:,} unreadable",
         f"  dropped by   {', '.join(f'{name} {n:,}' for name, n in dropped) or 'nothing'}",
     ]
+    if manifest["files"]["found"]:
+        lines.insert(0, f"  files        {file_words(manifest['files'])}")
     for name, source in manifest["sources"].items():
         train, val = source["train"]["tokens"], source["val"]["tokens"]
         outside = f"; {source['excluded']:,} outside where" if source["excluded"] else ""

@@ -11,7 +11,7 @@ from pipeline.markdown import front_matter, table
 from pipeline.private import public_names
 
 REPORT, CARD, ATTRIBUTION = "data.report.json", "data_card.md", "ATTRIBUTION.md"
-SHOWN_REASONS = 25
+SHOWN_REASONS, ENDINGS_SHOWN = 25, 6
 SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"),
          (1e8, "10M<n<100M"), (1e9, "100M<n<1B"))  # fmt: skip
 NO_ADVICE = (
@@ -38,6 +38,7 @@ def dataset_card(data: Mapping[str, Any]) -> str:
         "## Sources\n\n" + table(
             ("source", "documents read", "kept", "train tokens", "held out", "licences"), _source_rows(data, names)
         ),
+        "## Files\n\n" + file_words(data["files"]),
         "## Licences\n\n" + licence_words(data["licence"], names) + "\n\nSources, versions, copyright lines and "
         "notices: [ATTRIBUTION.md](ATTRIBUTION.md).",
         "## What was dropped\n\n" + _dropped(data),
@@ -58,6 +59,28 @@ def licence_words(licence: Mapping[str, Any], names: Mapping[str, str]) -> str:
         because = f" From {causes(terms, names)}." if terms["causes"] else ""
         lines.append(f"- {terms['kind'].capitalize()}: {share}. {terms['meaning']}{because}")
     return "\n".join(lines)
+
+
+def file_words(files: Mapping[str, Any]) -> str:
+    """`12 files found = 9 read + 1 lost (1,234 bytes) + 2 skipped (2 .pod)`."""
+    if not files["found"]:
+        return "No source reads files of its own."
+    skipped, beyond = sum(files["skipped"].values()), files["beyond_limit"]
+    return (
+        f"{files['found']:,} files found = {files['read']:,} read + {files['lost']:,} lost"
+        + (f" ({files['bytes']['lost']:,} bytes)" if files["lost"] else "")
+        + (f" + {beyond:,} beyond a limit" if beyond else "")
+        + f" + {skipped:,} skipped"
+        + (f" ({skipped_words(files['skipped'])})" if skipped else "")
+    )
+
+
+def skipped_words(skipped: Mapping[str, int]) -> str:
+    """`186 .pod, 4 .gz and 3 others`: the most frequent first."""
+    ordered = sorted(skipped.items(), key=lambda item: -item[1])
+    named = ", ".join(f"{n:,} {ending}" for ending, n in ordered[:ENDINGS_SHOWN])
+    rest = sum(n for _, n in ordered[ENDINGS_SHOWN:])
+    return f"{named} and {rest:,} others" if rest else named
 
 
 def causes(terms: Mapping[str, Any], names: Mapping[str, str]) -> str:

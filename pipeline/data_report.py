@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 from pipeline.charts import bar
-from pipeline.data_card import NO_ADVICE, causes, cut_words
+from pipeline.data_card import NO_ADVICE, causes, cut_words, skipped_words
 from pipeline.data_gallery import examples, gallery
 from pipeline.data_pictures import legend, length_chart, roc_chart, score_chart
 from pipeline.page import fold, table, words
@@ -33,6 +33,7 @@ def data_section(data: Data) -> str:
     """The whole section, from the summary to the gallery."""
     parts = [
         _summary,
+        _files,
         _funnel,
         _reasons,
         _unreadable,
@@ -81,6 +82,42 @@ def _summary(data: Data) -> str:
     return f"<dl>{rows}</dl>"
 
 
+def _files(data: Data) -> str:
+    """Every file that was found, by what became of it; and the lost ones by name."""
+    everything = {name: source["files"] for name, source in data["sources"].items() if source["files"]["found"]}
+    if not everything:
+        return ""
+    rows = [
+        (
+            escape(name), f"{f['found']:,}", f"{f['read']:,}", f"{f['lost']:,}", f"{f['beyond_limit']:,}",
+            f"{sum(f['skipped'].values()):,}", escape(skipped_words(f["skipped"])), _millions(f["bytes"]["found"], 2),
+            _millions(f["bytes"]["lost"], 2), _millions(f["bytes"]["skipped"], 2),
+        )
+        for name, f in everything.items()
+    ]  # fmt: skip
+    lost = [
+        (escape(name), _code(f["file"]) if f["file"] else "a private file", escape(words(f["cause"])),
+         f"{f['bytes']:,}", f"{f['records']:,}")
+        for name, source in data["sources"].items()
+        for f in source["lost_files"]
+    ]  # fmt: skip
+    files, more = data["files"], lost[REASONS_SHOWN:]
+    over = [
+        files["found"] - files["read"] - files["lost"] - files["beyond_limit"] - sum(files["skipped"].values()),
+        files["bytes"]["found"] - sum(n for kind, n in files["bytes"].items() if kind != "found"),
+    ]
+    heads = ("source", "#found", "#read", "#lost", "#beyond limit", "#skipped", "by ending", "#MB found", "#MB lost",
+             "#MB skipped")  # fmt: skip
+    lost_heads = ("source", "lost file", "cause", "#bytes", "#records read before")
+    return (
+        f"<h3>Where every file went</h3>{table(heads, rows)}<p class=note>Found less read, lost, beyond a limit and "
+        f"skipped leaves {over[0]:,} files and {over[1]:,} bytes. Skipped: of an ending that the source does not "
+        "read, or hidden. Sizes are those on disk.</p>"
+        + (table(lost_heads, lost[:REASONS_SHOWN]) if lost else "")
+        + fold(f"{len(more)} more", table(lost_heads, more) if more else "")
+    )
+
+
 def _quality_words(quality: Mapping[str, Any]) -> str:
     if quality["sources"]:
         return f"{', '.join(quality['sources'])} scored, {cut_words(quality, {})}."
@@ -102,8 +139,8 @@ def _funnel(data: Data) -> str:
     over = [flow["read"][u] - flow["kept"][u] - sum(d[u] for d in dropped) for u in ("documents", "bytes", "tokens")]
     note = (
         f"Read less kept less every drop leaves {over[0]:,} documents, {over[1]:,} bytes and {over[2]:,} tokens. "
-        "Tokens of what was dropped before the tokenizer came are estimated from a sample of each reason; what could "
-        "not be read counts as a document without bytes."
+        "Tokens of what was dropped before the tokenizer came are estimated from a sample of each reason; of what "
+        "could not be read, the bytes are those of the line or, of a lost file, those on disk."
     )
     heads = ("left after", "#documents", "#lost", "#MB", "#M tokens", "")
     return f"<h3>Where every document went</h3>{table(heads, rows)}<p class=note>{note}</p>"

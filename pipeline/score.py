@@ -21,6 +21,8 @@ from data_filters.repair import mend_surrogates, repair
 from data_filters.rule import EXERCISE
 from pipeline.artifacts import MANIFEST, read_manifest
 from pipeline.config import Config
+from pipeline.corpus import jsonl_source, parquet_source, warc_source
+from pipeline.corpus.compressed import split_ending
 from pipeline.corpus.documents import SetAside
 from pipeline.corpus.execute import map_processes, worker_count
 from pipeline.corpus.options import make
@@ -32,8 +34,8 @@ from pipeline.errors import UserError
 from pipeline.experiment import Experiment
 
 RECORD_ENDINGS = {
-    ".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".jsonl.zst": "jsonl", ".parquet": "parquet", ".warc": "warc",
-    ".warc.gz": "warc",
+    **dict.fromkeys(jsonl_source.ENDINGS, "jsonl"), **dict.fromkeys(parquet_source.ENDINGS, "parquet"),
+    **dict.fromkeys(warc_source.ENDINGS, "warc"),
 }  # fmt: skip
 
 
@@ -78,8 +80,8 @@ def make_source(name: str, text_key: str | None, kind: str | None) -> Source:
         raise UserError(
             f"{name} does not exist; expected a file or folder of text, .jsonl(.gz|.zst), .parquet or .warc"
         )
-    ending = next((e for e in RECORD_ENDINGS if path.name.lower().endswith(e)), None)
-    if path.is_dir() or ending is None:
+    ending = split_ending(path.name)[0]
+    if path.is_dir() or ending not in RECORD_ENDINGS:
         if text_key is not None:
             raise UserError(f"{name} holds texts, which have no field '{text_key}'; --text-key is for records")
         options: dict[str, Any] = {"path": str(path), "license": "own"}

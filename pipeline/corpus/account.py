@@ -66,6 +66,7 @@ def write_account(
         "fingerprint": folder.path.name,
         **{key: facts[key] for key in ("documents", "tokens", "bytes", "vocab_size", "bytes_per_token", "masked")},
         "held_out": facts["held_out"],
+        "files": facts["files"],
         "private": bool(private),
         "funnel": _funnel(folder, table, outcome, found, examples, deciding),
         "gallery": _shown(found, examples),
@@ -80,9 +81,31 @@ def write_account(
         "notices": notices(rows),
         "licence": verdict(rows),
     }
+    check_sums(account)
     write_json(folder.path / REPORT, account)
     (folder.path / CARD).write_text(dataset_card(account), encoding="utf-8")
     (folder.path / ATTRIBUTION).write_text(attribution(account), encoding="utf-8")
+
+
+def check_sums(account: Mapping[str, Any]) -> None:
+    """Raises `AssertionError` where an account does not close: files found = read + lost + beyond a limit + skipped,
+    the same in bytes, and documents, bytes and tokens read = kept + every drop. It would be a mistake of this code."""
+    for name, files in {"all": account["files"], **{n: s["files"] for n, s in account["sources"].items()}}.items():
+        counts = files["read"] + files["lost"] + files["beyond_limit"] + sum(files["skipped"].values())
+        n_bytes = sum(size for kind, size in files["bytes"].items() if kind != "found")
+        if (counts, n_bytes) != (files["found"], files["bytes"]["found"]):
+            raise AssertionError(f"the files of {name} do not add up: {files}")
+    flow, documents = account["funnel"], account["documents"]
+    drops = [drop for step in flow["steps"] for drop in step["drops"]]
+    for unit in ("documents", "bytes", "tokens"):
+        rest = flow["read"][unit] - flow["kept"][unit] - sum(drop[unit] for drop in drops)
+        if rest:
+            raise AssertionError(f"{rest:,} {unit} are read and neither kept nor dropped")
+    dropped = sum(documents["dropped"].values())
+    if documents["read"] != documents["kept"] + dropped + documents["unreadable"]:
+        raise AssertionError(f"the documents do not add up: {documents}")
+    if documents["read"] != flow["read"]["documents"]:
+        raise AssertionError(f"{documents['read']:,} documents are read, the funnel begins with others: {flow['read']}")
 
 
 def _walk(repaired: Path, table: Table, outcome: Outcome, gallery: Gallery) -> Provenance:
@@ -198,6 +221,8 @@ def _sources(
         found[name] = {
             **{key: source[key] for key in ("read", "documents", "tokens", "bytes", "unreadable", "licenses")},
             "unreadable_causes": source["unreadable_causes"],
+            "files": source["files"],
+            "lost_files": [{**f, "file": "" if name in private else f["file"]} for f in source["lost_files"]],
             "private": name in private,
             "train": train,
             "validation": val,

@@ -1,11 +1,13 @@
-"""Bytes of an input file, plain, `.gz` or `.zst`, in bounded memory; and its lines, each of bounded length.
+"""Bytes of an input file, plain or compressed, in bounded memory; and its lines, each of bounded length.
 
 In: a path. Out: a buffered reader, or numbered lines. Whatever is wrong with a file comes as one `Unreadable` with
 the name of its cause, after everything that could be read before it. A small file that grows without end is stopped
 as a `bomb`: real text shrinks 3 to 30 times, a gigabyte at 200 times is no text.
 """
 
+import bz2
 import io
+import lzma
 import os
 import stat
 import zlib
@@ -19,27 +21,34 @@ BOMB_BYTES, BOMB_RATIO = 1_000_000_000, 200  # more than both: a bomb
 MAX_SAMPLE = 500  # characters kept of what could not be read
 _PIECE_BYTES = 1 << 16
 _ZSTD_FEED_BYTES = 1 << 10  # zstd turns 4 bytes into 128 kB at worst, so a feed of 1 kB makes at most 32 MB
-_MAX_ZSTD_WINDOW_BYTES = 1 << 27  # what `zstd` itself accepts without --long
-_UNKNOWN_ENDINGS = {".bz2", ".xz", ".lz4", ".br", ".zip", ".7z", ".lzma", ".snappy"}
+_ZSTD_WINDOW_BYTES = 1 << 27  # what `zstd` itself accepts without --long
+_MAX_ZSTD_WINDOW_BYTES = 1 << 31  # its largest; memory is taken as far as the text fills it
+_XZ_MEMORY_BYTES = 1 << 30  # `xz -9` takes 64 MB
+UNKNOWN_COMPRESSIONS = (".lz4", ".br", ".7z", ".snappy", ".sz", ".z")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _BOM = b"\xef\xbb\xbf"
 
 
 class Unreadable(Exception):
-    """Why an input never became a document: `cause` is the name it is counted by, `sample` what was found."""
+    """Why an input never became a document: `cause` is the name it is counted by, `sample` what was found, `n_bytes`
+    the size of a part of a file, where it is known."""
 
-    def __init__(self, cause: str, sample: str = ""):
+    def __init__(self, cause: str, sample: str = "", n_bytes: int = 0):
         super().__init__(f"{cause}: {sample}")
-        self.cause, self.sample = cause, sample[:MAX_SAMPLE]
+        self.cause, self.sample, self.n_bytes = cause, sample[:MAX_SAMPLE], n_bytes
+
+
+class LostFile(Unreadable):
+    """What ended the reading of a file: all that came before was read, and nothing of the rest."""
 
 
 def open_input(path: Path) -> BinaryIO:
     """A reader of the decompressed bytes. Opening and reading it raise `Unreadable`."""
     ending = path.suffix.lower()
-    if ending in _UNKNOWN_ENDINGS:
-        raise Unreadable("unknown_compression", f"{ending}; .gz, .zst and plain files can be read")
+    if ending in UNKNOWN_COMPRESSIONS:
+        raise Unreadable("unknown_compression", f"{ending}; plain files and {', '.join(COMPRESSIONS)} can be read")
     file = open_regular(path)
-    decompress = {".gz": _gunzip, ".zst": _unzstd}.get(ending)
+    decompress = COMPRESSIONS.get(ending)
     return io.BufferedReader(_Decompressed(file, decompress), _PIECE_BYTES) if decompress else file
 
 
@@ -56,14 +65,15 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_whole(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
-    """The bytes of a plain file. Raises `Unreadable`: `too_large`, `cannot_open`, `not_a_file`, `damaged_file`."""
-    with open_regular(path) as file:
+    """The bytes of a file, decompressed. Raises `Unreadable`: `too_large`, `cannot_open`, `not_a_file`,
+    `damaged_file`, `unknown_compression`."""
+    with open_input(path) as file:
         try:
             data = file.read(max_bytes + 1)
         except OSError as error:
             raise Unreadable("damaged_file", str(error.strerror)) from None
         if len(data) > max_bytes:
-            raise Unreadable("too_large", f"{os.fstat(file.fileno()).st_size:,} bytes; at most {max_bytes:,} are read")
+            raise Unreadable("too_large", f"{path.stat().st_size:,} bytes on disk; at most {max_bytes:,} are read")
     return data
 
 
@@ -77,8 +87,9 @@ def decode_utf8(data: bytes, encoding: str = "utf-8") -> str:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes | Unreadable]]:
-    """(number from 0, line) of a file, in place of a line what is wrong with it. Ends after what is wrong with all
-    of the rest; a file without a byte is one `empty_file`. Memory: one line, of at most `MAX_TEXT_BYTES`."""
+    """(number from 0, line) of a file, in place of a line what is wrong with it. Ends after a `LostFile`, which says
+    what is wrong with all of the rest; a file without a byte is one `empty_file`. Memory: one line, of at most
+    `MAX_TEXT_BYTES`."""
     number = 0
     try:
         with open_input(path) as file:
@@ -87,18 +98,18 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes | Unreadable]]:
                     line = _without_mark(line)
                 if len(line) > MAX_TEXT_BYTES:
                     start = line[:MAX_SAMPLE].decode("utf-8", "replace")
-                    yield number, Unreadable("too_large", f"over {MAX_TEXT_BYTES:,} bytes: {start}")
+                    yield number, Unreadable("too_large", f"over {MAX_TEXT_BYTES:,} bytes: {start}", len(line))
                     while not line.endswith(b"\n") and (line := file.readline(_PIECE_BYTES)):
                         pass
                 else:
                     yield number, line
                 number += 1
         if number == 0:
-            yield 0, Unreadable("empty_file")
+            yield 0, LostFile("empty_file")
     except Unreadable as problem:
-        yield number, problem
+        yield number, LostFile(problem.cause, problem.sample)
     except OSError as error:
-        yield number, Unreadable("damaged_file", str(error.strerror))
+        yield number, LostFile("damaged_file", str(error.strerror))
 
 
 def _without_mark(first_line: bytes) -> bytes:
@@ -147,35 +158,71 @@ class _Decompressed(io.RawIOBase):
         super().close()
 
 
-def _gunzip(file: BinaryIO) -> Iterator[bytes]:
+class _Gzip:
+    """zlib's decompressor with the interface that those of bz2 and lzma share."""
+
+    def __init__(self) -> None:
+        self._member, self._tail = zlib.decompressobj(wbits=31), b""  # gzip header, checksum and length are checked
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        piece = self._member.decompress(self._tail + data, max_length)
+        self._tail = self._member.unconsumed_tail
+        return piece
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._tail
+
+    @property
+    def eof(self) -> bool:
+        return self._member.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._member.unused_data
+
+
+def _members(file: BinaryIO, begin: Callable[[], Any]) -> Iterator[bytes]:
     """Member after member, each piece of at most `_PIECE_BYTES`; zeros may pad between and after members."""
     member, waiting = None, b""
     try:
         while True:
-            ended = not waiting and not (waiting := file.read(_PIECE_BYTES))
+            ended = (member is None or member.needs_input) and not waiting and not (waiting := file.read(_PIECE_BYTES))
             if member is None:
                 waiting = waiting.lstrip(b"\0")
                 if not waiting:
                     if ended:
                         return
                     continue
-                member = zlib.decompressobj(wbits=31)  # gzip header, checksum and length are checked
+                member = begin()
             piece = member.decompress(waiting, _PIECE_BYTES)
-            waiting = member.unconsumed_tail
+            waiting = b""
             if member.eof:
                 waiting, member = member.unused_data, None
             elif ended and not piece:
                 raise Unreadable("damaged_file", "cut off: the file ends inside its compressed data")
             yield piece
-    except zlib.error as error:
+    except (zlib.error, lzma.LZMAError, OSError, EOFError) as error:
         raise Unreadable("damaged_file", str(error)) from None
+
+
+def _gunzip(file: BinaryIO) -> Iterator[bytes]:
+    return _members(file, _Gzip)
+
+
+def _bunzip2(file: BinaryIO) -> Iterator[bytes]:
+    return _members(file, bz2.BZ2Decompressor)
+
+
+def _unxz(file: BinaryIO) -> Iterator[bytes]:
+    return _members(file, lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY_BYTES))
 
 
 def _unzstd(file: BinaryIO) -> Iterator[bytes]:
     """Frame after frame. Not `stream_reader`: that one takes a file that was cut off for a whole one."""
     import zstandard
 
-    decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_ZSTD_WINDOW_BYTES)
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_zstd_window_bytes())
     frame = None
     try:
         while block := file.read(_PIECE_BYTES):
@@ -189,4 +236,30 @@ def _unzstd(file: BinaryIO) -> Iterator[bytes]:
         if frame is not None:
             raise Unreadable("damaged_file", "cut off: the file ends inside its compressed data")
     except zstandard.ZstdError as error:
-        raise Unreadable("damaged_file", str(error)) from None
+        too_large = "; `zstd --long` made it for more memory than there is here" if "much memory" in str(error) else ""
+        raise Unreadable("damaged_file", f"{error}{too_large}") from None
+
+
+def _zstd_window_bytes() -> int:
+    """The largest window that is read: a power of two of at most a quarter of the memory that is free."""
+    try:
+        free_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):  # not on this system
+        free_bytes = 0
+    allowed = 1 << max(0, free_bytes // 4).bit_length() >> 1
+    return min(max(allowed, _ZSTD_WINDOW_BYTES), _MAX_ZSTD_WINDOW_BYTES)
+
+
+# The one table of what can be read, by the last ending of a file's name.
+COMPRESSIONS: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
+    ".gz": _gunzip, ".bz2": _bunzip2, ".xz": _unxz, ".lzma": _unxz, ".zst": _unzstd, ".zstd": _unzstd,
+}  # fmt: skip
+
+
+def split_ending(name: str) -> tuple[str, str]:
+    """The lower-case ending of a file's name without its compression, and the compression: `a.tar.JSONL.gz` is
+    (`.jsonl`, `.gz`), `a.gz` is (``, `.gz`). Compressions that cannot be read are split off too."""
+    path = Path(name.lower())
+    if path.suffix in COMPRESSIONS or path.suffix in UNKNOWN_COMPRESSIONS:
+        return Path(path.stem).suffix, path.suffix
+    return path.suffix, ""

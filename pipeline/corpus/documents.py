@@ -52,13 +52,16 @@ class Names:
 class SetAside:
     """An input that never became a document. `filter` None: it could not be read (counted as unreadable by
     `cause`); else it was made and refused by that filter (an exercise whose tests fail, a record outside `where`).
-    `bytes`: of its text, where that is known."""
+    `bytes`: of its text, where that is known; of a `file` that is lost, its size on disk. `records`: what was read of
+    that file before the place of its damage."""
 
     path: str
     cause: str
     sample: str = ""
     filter: str | None = None
     bytes: int = 0
+    file: str = ""
+    records: int = 0
 
 
 class DocumentReader(PipelineStep):

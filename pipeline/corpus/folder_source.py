@@ -1,31 +1,53 @@
-"""A folder of the user's own files, each a document: text, Markdown, code, pages, and (extra `docs`) PDF and Word."""
+"""A folder of the user's own files, each a document: text, Markdown, code, notebooks, pages, and (extra `docs`) PDF
+and Word; plain or compressed."""
 
 import importlib.util
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
+import orjson
+
 from data_filters.rule import CODE, PROSE
-from pipeline.corpus.compressed import Unreadable, read_whole
-from pipeline.corpus.input_files import InputFile, hash_inputs, in_folder, matching
+from pipeline.corpus.compressed import COMPRESSIONS, UNKNOWN_COMPRESSIONS, Unreadable, read_whole
+from pipeline.corpus.input_files import FileSource, InputFile, Inputs, find_inputs
 from pipeline.corpus.office_text import docx_text, pdf_text
 from pipeline.corpus.page_text import decode_code, decode_page, decode_text, main_text
-from pipeline.corpus.source import Item, Source, TextOptions, document, missing, set_aside
+from pipeline.corpus.source import Item, TextOptions, document, missing
 
-PLAIN_ENDINGS = {".txt": PROSE, ".md": PROSE, ".rst": PROSE, ".py": CODE}
-PAGE_ENDINGS = (".html", ".htm")
+_PROSE = (
+    ".txt", ".text", ".md", ".markdown", ".rst", ".adoc", ".asciidoc", ".org", ".tex", ".textile", ".wiki",
+)  # fmt: skip
+_CODE = (
+    ".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".cxx", ".hh", ".hpp", ".hxx", ".cs", ".java", ".js", ".jsx", ".mjs",
+    ".cjs", ".ts", ".tsx", ".go", ".rs", ".kt", ".kts", ".swift", ".rb", ".php", ".sh", ".bash", ".zsh", ".ps1", ".sql",
+    ".scala", ".lua", ".pl", ".pm", ".r", ".jl", ".hs", ".ml", ".mli", ".erl", ".ex", ".exs", ".clj", ".lisp", ".scm",
+    ".dart", ".groovy", ".zig", ".nim", ".f90", ".f", ".pas", ".asm", ".vb", ".fs", ".m", ".mm", ".cu", ".cuh",
+    ".proto", ".css", ".scss", ".vue", ".svelte",
+)  # fmt: skip
+PLAIN_ENDINGS = {**dict.fromkeys(_PROSE, PROSE), **dict.fromkeys(_CODE, CODE)}
+NOTEBOOK = ".ipynb"
+PAGE_ENDINGS = (".html", ".htm", ".xhtml")
 EXTRA_ENDINGS = {".pdf": ("pypdf", "pypdf"), ".docx": ("docx", "python-docx")}  # module, distribution
-ENDINGS = (*PLAIN_ENDINGS, *PAGE_ENDINGS, *EXTRA_ENDINGS)
+ENDINGS = (*PLAIN_ENDINGS, NOTEBOOK, *PAGE_ENDINGS, *EXTRA_ENDINGS)
+# Formats that are no text, so that a mistake is found before anything is read.
+_BINARY_ENDINGS = (
+    ".doc", ".dot", ".xls", ".xlsx", ".ppt", ".pptx", ".odt", ".ods", ".odp", ".epub", ".mobi", ".zip", ".tar", ".tgz",
+    ".rar", ".jar", ".exe", ".dll", ".so", ".o", ".a", ".class", ".pyc", ".png", ".jpg", ".jpeg", ".gif", ".bmp",
+    ".tif", ".tiff", ".webp", ".ico", ".mp3", ".mp4", ".wav", ".ogg", ".avi", ".mov", ".parquet", ".arrow", ".npy",
+    ".npz", ".pkl", ".pt", ".safetensors", ".gguf", ".bin", ".db", ".sqlite",
+)  # fmt: skip
 
 
-class TextFolder(Source):
-    """A folder of `.txt`, `.md`, `.rst`, `.py`, `.html`, `.htm` (main text), `.pdf` and `.docx` files (extra `docs`),
-    each a document; its first folder level is the group. `endings`: which of these to read (default: all); files of
-    others are not looked at. `license: own` marks private text. `kind`: null takes it from the ending. Links out of
-    the folder are not followed. `limit_tokens`: at 4 bytes a token.
+class TextFolder(FileSource):
+    """A folder of text (`.txt`, `.md`, `.rst`, `.tex`, `.org`), code (`.py`, `.c`, `.js`, `.go`, `.rs`, `.java` and
+    some fifty more), notebooks (`.ipynb`), pages (`.html`, main text), `.pdf` and `.docx` (extra `docs`), plain or
+    compressed (`.gz`), each a document; its first folder level is the group. `endings`: which to read (default: all of
+    these); any other ending may stand there and is read as plain text. Files of others are counted, not looked at.
+    `license: own` marks private text. `kind`: null takes it from the ending. Links out of the folder are not followed.
+    `limit_tokens`: at 4 bytes a token.
     """
 
-    version = 3
+    version = 4
     options = TextOptions
 
     def __init__(self, path: str, endings: Sequence[str] | None = None, **common: Any):
@@ -34,13 +56,14 @@ class TextFolder(Source):
         self.license, self.kind = options.license, options.kind
         self.endings = _checked(endings)
 
-    def files(self) -> list[InputFile]:
-        if not Path(self.path).expanduser().is_dir():
-            return matching(self.path, "a folder, a text file", self.endings, links_inside=True)
-        found = in_folder(self.path, lambda name: name.lower().endswith(self.endings))
-        if not found:
-            raise missing(f"{self.path} holds no text file", f"files ending in {', '.join(self.endings)}", "path")
-        return found
+    def find(self) -> Inputs:
+        wanted = f"files ending in {', '.join(self.endings)}"
+        return find_inputs(self.path, f"a folder, a text file, {wanted}", self._wanted, links_inside=True)
+
+    def _wanted(self, name: str) -> bool:
+        name = name.lower()
+        packed = next((e for e in (*COMPRESSIONS, *UNKNOWN_COMPRESSIONS) if name.endswith(e)), "")
+        return name.endswith(self.endings) or name.removesuffix(packed).endswith(self.endings)
 
     def content_hash(self) -> str:
         files = self.files()
@@ -52,35 +75,50 @@ class TextFolder(Source):
                     "it: `pip install -e '.[docs]'`, or `endings` without this one",
                     "path",
                 )
-        return hash_inputs(files)
+        return super().content_hash()
 
     def libraries(self) -> tuple[str, ...]:
         found = {f.ending for f in self.files()}
         pages = ("trafilatura", "lxml") if found & set(PAGE_ENDINGS) else ()
         return (*pages, *(name for ending, (_, name) in EXTRA_ENDINGS.items() if ending in found))
 
-    def items(self, task: int, tasks: int) -> Iterator[Item]:
-        for file in self.files()[task::tasks]:
-            try:
-                text = _text(file)
-            except Unreadable as problem:
-                yield set_aside(file.name, problem)
-                continue
-            kind = self.kind or PLAIN_ENDINGS.get(file.ending, PROSE)
-            yield document(text, path=file.name, group=file.name.split("/")[0], license=self.license, kind=kind)
+    def raw_records(self, file: InputFile) -> Iterator[Any]:
+        yield file
+
+    def item(self, raw: Any, file: InputFile, place: str) -> Item:
+        kind = self.kind or (CODE if file.ending == NOTEBOOK else PLAIN_ENDINGS.get(file.ending, PROSE))
+        group = file.name.split("/")[0]
+        return document(_text(file), path=file.name, group=group, license=self.license, kind=kind)
 
 
 def _text(file: InputFile) -> str:
-    if file.problem is not None:
-        raise file.problem
-    if file.ending in PAGE_ENDINGS:
-        return main_text(decode_page(read_whole(file.path)))
-    if file.ending == ".pdf":
-        return pdf_text(read_whole(file.path))
-    if file.ending == ".docx":
-        return docx_text(read_whole(file.path))
     data = read_whole(file.path)
-    return decode_code(data) if file.ending == ".py" else decode_text(data)
+    if file.ending in PAGE_ENDINGS:
+        return main_text(decode_page(data))
+    if file.ending == ".pdf":
+        return pdf_text(data)
+    if file.ending == ".docx":
+        return docx_text(data)
+    if file.ending == NOTEBOOK:
+        return notebook_text(decode_text(data))
+    return decode_code(data) if file.ending in (".py", ".pyi") else decode_text(data)
+
+
+def notebook_text(text: str) -> str:
+    """The cells of a Jupyter notebook, its words and its code in their order, a blank line between; no outputs. Raises
+    `Unreadable`: `broken_json`, `no_text`."""
+    try:
+        book = orjson.loads(text)
+        sheets = book.get("worksheets") or [book]  # before version 4 of the format
+        cells = [cell for sheet in sheets for cell in sheet["cells"]]
+        sources = [cell.get("source", cell.get("input", "")) for cell in cells if cell.get("cell_type") != "raw"]
+        parts = [part if isinstance(part, str) else "".join(part) for part in sources]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Unreadable("broken_json", f"no notebook: {type(error).__name__}: {error}") from None
+    whole = "\n\n".join(part.strip("\n") for part in parts if part.strip())
+    if not whole:
+        raise Unreadable("no_text", f"{len(parts):,} cells without a character")
+    return whole
 
 
 def _checked(endings: Sequence[str] | None) -> tuple[str, ...]:
@@ -89,7 +127,9 @@ def _checked(endings: Sequence[str] | None) -> tuple[str, ...]:
     if isinstance(endings, str) or not endings or not all(isinstance(e, str) for e in endings):
         raise ValueError(f"endings is {endings!r}; expected a list such as [.md, .html]")
     chosen = [e.lower() if e.startswith(".") else f".{e.lower()}" for e in endings]
-    unknown = [e for e in chosen if e not in ENDINGS]
-    if unknown:
-        raise ValueError(f"endings has '{unknown[0]}'; expected some of {', '.join(ENDINGS)}")
+    binary = [e for e in chosen if e in _BINARY_ENDINGS]
+    if binary:
+        raise ValueError(
+            f"endings has '{binary[0]}', which is no text; expected endings of text, such as {', '.join(ENDINGS[:4])}"
+        )
     return tuple(sorted(set(chosen)))

@@ -1,28 +1,36 @@
 """A Hugging Face dataset, by hub name or local folder, streamed through `datasets`: nothing is downloaded whole.
 
-Tested on local folders of the same layouts. The hub path is the same code with another first argument and is
-**unmeasured** (no network where this was written).
+The files of a local folder are read one by one, each with its own columns: `datasets` decides which they are, tables
+and JSON lines are read as the sources `parquet` and `jsonl` read them, and other formats through `datasets`.
+
+Tested on local folders of the same layouts. The hub path is **unmeasured** (no network where this was written).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import hash_files, hash_json
 from pipeline.corpus.compressed import Unreadable
+from pipeline.corpus.input_files import FileSource, InputFile, Inputs
+from pipeline.corpus.jsonl_source import ENDINGS as JSON_ENDINGS
+from pipeline.corpus.jsonl_source import Jsonl
+from pipeline.corpus.parquet_source import ENDINGS as TABLE_ENDINGS
+from pipeline.corpus.parquet_source import Parquet
 from pipeline.corpus.records import RecordReader
-from pipeline.corpus.source import Item, RecordOptions, Source, missing, set_aside
+from pipeline.corpus.source import Item, RecordOptions, missing
 from pipeline.errors import UserError
 
 
-class HuggingFace(Source):
+class HuggingFace(FileSource):
     """A dataset of the Hugging Face hub (unmeasured) or a local folder of its layout (Parquet, JSON lines). `config`,
     `split`, `revision`: as in `datasets.load_dataset`; pin `revision` to a commit: the fingerprint of hub data is its
     name with these three. Other options as for `jsonl`: `text_key`, `group_key`, `metadata_keys`, `where`
     (`int_score >= 3`), limits.
     """
 
-    version = 2
+    version = 3
     options = RecordOptions
 
     def __init__(
@@ -31,6 +39,7 @@ class HuggingFace(Source):
         self.dataset, self.config, self.split, self.revision = dataset, config, split, revision
         self.limits = options = RecordOptions(**common)
         self.reader = RecordReader(options)
+        self._tables, self._lines = Parquet(dataset, **common), Jsonl(dataset, **common)
 
     @property
     def local_folder(self) -> Path | None:
@@ -51,51 +60,81 @@ class HuggingFace(Source):
             raise missing(f"{self.dataset} is an empty folder", "Parquet or JSON lines files", "dataset")
         return hash_files(files, folder)
 
-    def items(self, task: int, tasks: int) -> Iterator[Item]:
-        """By part (a file, or a part of one) where there are enough of them; else each shard takes every `tasks`-th
-        record. A damaged local file is set aside and the others go on; an error of the hub is raised, as the rest
-        would be missing."""
-        stream = self._stream()
-        parts = stream.num_shards
-        by_part = parts >= tasks
-        for part in range(parts):
-            if by_part and part % tasks != task:
-                continue
-            for number, record in self._records(stream, part):
-                broken = isinstance(record, Unreadable)
-                if not by_part and (part if broken else number + part) % tasks != task:
-                    continue
-                place = f"{Path(self.dataset).name}/{part}:{number + 1}"
-                yield set_aside(place, record) if isinstance(record, Unreadable) else self.reader.read(record, place)
-
-    def _records(self, stream: Any, part: int) -> Iterator[tuple[int, Any]]:
-        number = 0
-        records = iter(stream.shard(stream.num_shards, part))
-        while True:
-            try:
-                record = next(records)
-            except StopIteration:
-                return
-            except Exception as error:  # whatever pyarrow or json raise on a damaged file
-                if self.local_folder is None or isinstance(error, UserError):
-                    raise
-                yield number, Unreadable("damaged_file", f"{type(error).__name__}: {error}")
-                return
-            yield number, record
-            number += 1
-
-    def _stream(self) -> Any:
-        import datasets
-
+    def find(self) -> Inputs:
+        """The files of the split, as `datasets` finds them. Empty for a hub name, and for archives and parts of splits,
+        which `datasets` streams."""
         folder = self.local_folder
-        try:
-            return datasets.load_dataset(
-                str(folder) if folder else self.dataset,
+        if folder is None:
+            return Inputs([])
+        found = self._asked(lambda load: load.load_dataset_builder(str(folder), self.config)).config.data_files or {}
+        paths = [Path(str(path)) for path in found.get(self.split, ())]
+        base = folder.resolve()
+        files = [InputFile(p, p.resolve().relative_to(base).as_posix()) for p in paths if p.is_file()]
+        return Inputs(sorted(files, key=lambda f: f.name.split("/")) if len(files) == len(paths) else [])
+
+    def items(self, task: int, tasks: int) -> Iterator[Item]:
+        """A damaged local file is set aside and the others are read; an error of the hub is raised, as the rest would
+        be missing."""
+        if self.find().files:
+            yield from super().items(task, tasks)
+            return
+        stream = self._asked(
+            lambda load: load.load_dataset(
+                str(self.local_folder or self.dataset),
                 self.config,
                 split=self.split,
-                revision=None if folder else self.revision,
+                revision=None if self.local_folder else self.revision,
                 streaming=True,
             )
+        )
+        parts = stream.num_shards
+        for part in range(parts):
+            if parts >= tasks and part % tasks != task:
+                continue
+            for number, record in enumerate(stream.shard(parts, part)):
+                if parts >= tasks or (number + part) % tasks == task:
+                    yield self.reader.read(record, f"{Path(self.dataset).name}/{part}:{number + 1}")
+
+    def raw_records(self, file: InputFile) -> Iterator[Any]:
+        if self._reader(file) is not self:
+            return self._reader(file).raw_records(file)
+        return self._streamed(file)
+
+    def item(self, raw: Any, file: InputFile, place: str) -> Item | None:
+        reader = self._reader(file)
+        return self.reader.read(raw, place) if reader is self else reader.item(raw, file, place)
+
+    def _reader(self, file: InputFile) -> FileSource:
+        return self._tables if file.ending in TABLE_ENDINGS else self._lines if file.ending in JSON_ENDINGS else self
+
+    def _streamed(self, file: InputFile) -> Iterator[Any]:
+        """The records of one file of another format, with the options that the folder's card gives."""
+        import datasets
+
+        whole = self._asked(lambda load: load.load_dataset_builder(str(self.local_folder), self.config))
+        module, default = whole.__class__.__module__.rpartition(".")[2], whole.BUILDER_CONFIG_CLASS()
+        kept = {f.name for f in fields(default)} - {
+            "name",
+            "version",
+            "data_dir",
+            "data_files",
+            "description",
+            "features",
+        }
+        options = {n: v for n in sorted(kept) if (v := getattr(whole.config, n)) != getattr(default, n)}
+        try:
+            yield from datasets.load_dataset(
+                module, data_files={"train": [str(file.path)]}, split="train", streaming=True, **options
+            )
+        except Exception as error:  # whatever pyarrow, pandas or json raise on a damaged file
+            raise Unreadable("damaged_file", f"{type(error).__name__}: {error}") from None
+
+    def _asked(self, load: Callable[[Any], Any]) -> Any:
+        """What `datasets` gives for this dataset, its errors in the user's words."""
+        import datasets
+
+        try:
+            return load(datasets)
         except ValueError as error:  # how datasets says that a config or split does not exist
             raise UserError(f"dataset {self.dataset}, config {self.config}, split {self.split}: {error}") from None
         except OSError as error:  # no such dataset, no connection, no right to it

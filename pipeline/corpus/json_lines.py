@@ -17,13 +17,12 @@ from typing import Any, Generic, TypeVar
 import orjson
 
 from data_filters.repair import mend_surrogates
-from pipeline.corpus.compressed import MAX_SAMPLE, Unreadable, decode_utf8, numbered_lines, open_input
+from pipeline.corpus.compressed import MAX_SAMPLE, Unreadable, decode_utf8, numbered_lines, open_input, split_ending
 from pipeline.corpus.documents import MAX_TEXT_BYTES
 from pipeline.errors import UserError
 
 T = TypeVar("T")
 MAX_UNREADABLE = 0.1  # the default of `data.max_unreadable`
-_COMPRESSIONS = (".gz", ".zst", ".zstd", ".bz2", ".xz")
 OF_A_FILE = ("damaged_file", "bomb", "cannot_open", "not_a_file", "unknown_compression")  # more than a record is lost
 _IN_WORDS = {
     "broken_json": "is not JSON", "not_utf8": "is not UTF-8", "too_large": "is too large", "empty_file": "has no byte",
@@ -63,8 +62,7 @@ def mended(value: Any) -> Any:
 
 def plain_ending(path: Path) -> str:
     """The ending that says what a file holds, without that of its compression: `.jsonl` of `a.jsonl.gz`."""
-    endings = [e.lower() for e in path.suffixes]
-    return next((e for e in reversed(endings) if e not in _COMPRESSIONS), "")
+    return split_ending(path.name)[0]
 
 
 def read_bytes(path: Path, max_bytes: int = 64 * MAX_TEXT_BYTES) -> bytes:

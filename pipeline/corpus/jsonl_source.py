@@ -1,25 +1,29 @@
 """JSON lines: one record a line. A broken line is set aside by name of its cause and takes no neighbour along."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from pipeline.corpus.compressed import Unreadable, numbered_lines
-from pipeline.corpus.input_files import InputFile, hash_inputs, matching
+from pipeline.corpus.compressed import Unreadable, numbered_lines, open_input, split_ending
+from pipeline.corpus.documents import MAX_TEXT_BYTES, SetAside
+from pipeline.corpus.input_files import FileSource, InputFile, Inputs, find_inputs
 from pipeline.corpus.json_lines import parse
 from pipeline.corpus.records import RecordReader
-from pipeline.corpus.source import Item, RecordOptions, Source, set_aside
+from pipeline.corpus.source import Item, RecordOptions, set_aside
 
-ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".ndjson.gz", ".ndjson.zst")
+ENDINGS = (".jsonl", ".ndjson", ".json")
+_MAX_JSON_BYTES = 4 * MAX_TEXT_BYTES  # of a file that is one JSON value
 
 
-class Jsonl(Source):
-    """JSON lines, plain, `.gz` or `.zst`: one record a line, the text under `text_key`. `path`: file, glob or folder.
-    `group_key`: field whose documents are held out together (default: each its own). `metadata_keys`: fields that
-    are kept with the document. `license`: of records that state none; `own` for private text. `where`: which records
-    are wanted, such as `int_score >= 3 and language == 'en'` (docs/data/README.md). `limit_tokens`: at 4 bytes a token.
+class Jsonl(FileSource):
+    """JSON lines, plain or compressed (`.gz`, `.bz2`, `.xz`, `.zst`): one record a line, the text under `text_key`; a
+    `.json` file may be one list of records. `path`: file, glob or folder. `group_key`: field whose documents are held
+    out together (default: each its own). `metadata_keys`: fields that are kept with the document. `license`: of records
+    that state none; `own` for private text. `where`: which records are wanted, such as `int_score >= 3 and language ==
+    'en'` (docs/data/README.md). `limit_tokens`: at 4 bytes a token.
     """
 
-    version = 2
+    version = 3
     options = RecordOptions
 
     def __init__(self, path: str, **common: Any):
@@ -27,39 +31,46 @@ class Jsonl(Source):
         self.limits = options = RecordOptions(**common)
         self.reader = RecordReader(options)
 
-    def files(self) -> list[InputFile]:
-        return matching(self.path, "a .jsonl, .jsonl.gz or .jsonl.zst file, a folder of them", ENDINGS)
+    def find(self) -> Inputs:
+        wanted = "a file of JSON lines (.jsonl, .ndjson, .json, or one of them compressed), a folder of them"
+        return find_inputs(self.path, wanted, lambda name: split_ending(name)[0] in ENDINGS)
 
-    def content_hash(self) -> str:
-        return hash_inputs(self.files())
+    def raw_records(self, file: InputFile) -> Iterator[Any]:
+        whole = _one_value(file) if file.ending == ".json" else None
+        return iter(whole) if whole is not None else (line for _, line in numbered_lines(file.path))
 
-    def items(self, task: int, tasks: int) -> Iterator[Item]:
-        """By file where there are enough of them; else every shard goes over the lines and takes its share."""
-        files = self.files()
-        by_file = len(files) >= tasks
-        for i, file in enumerate(files):
-            if by_file and i % tasks != task:
-                continue
-            for number, line in _lines(file):
-                if not by_file and (number + i) % tasks != task:
-                    continue
-                place = f"{file.name}:{number + 1}"
-                item = set_aside(place, line) if isinstance(line, Unreadable) else self._record(line, place)
-                if item is not None:
-                    yield item
-
-    def _record(self, line: bytes, place: str) -> Item | None:
-        if not line.strip():
+    def item(self, raw: Any, file: InputFile, place: str) -> Item | None:
+        if not isinstance(raw, bytes):
+            return self.reader.read(raw, place)
+        if not raw.strip():
             return None  # a blank line is no document
         try:
-            record = parse(line)
+            item = self.reader.read(parse(raw), place)
         except Unreadable as problem:
-            return set_aside(place, problem)
-        return self.reader.read(record, place)
+            item = set_aside(place, problem)
+        unread = isinstance(item, SetAside) and item.filter is None
+        return replace(item, bytes=len(raw)) if unread else item  # type: ignore[type-var]
 
 
-def _lines(file: InputFile) -> Iterator[tuple[int, bytes | Unreadable]]:
-    if file.problem is not None:
-        yield 0, file.problem
-    else:
-        yield from numbered_lines(file.path)
+def _is_record(line: bytes) -> bool:
+    try:
+        return isinstance(parse(line), dict)
+    except Unreadable:
+        return False
+
+
+def _one_value(file: InputFile) -> list[Any] | None:
+    """The records of a file that is one JSON value over several lines, or one list; None where it is lines."""
+    try:
+        with open_input(file.path) as opened:
+            data = opened.read(_MAX_JSON_BYTES + 1).removeprefix(b"\xef\xbb\xbf")
+        if len(data) > _MAX_JSON_BYTES or not data.lstrip().startswith((b"[", b"{")):
+            return None
+        if data.lstrip().startswith(b"{"):
+            first, _, rest = data.partition(b"\n")
+            if not rest.strip() or _is_record(first):
+                return None
+        value = parse(data)
+    except (Unreadable, OSError):
+        return None
+    return value if isinstance(value, list) else [value]

@@ -6,19 +6,21 @@ A file without the text column, or one that is damaged, is set aside by name and
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pipeline.corpus.compressed import BOMB_BYTES, BOMB_RATIO, Unreadable
-from pipeline.corpus.input_files import InputFile, hash_inputs, matching
+from pipeline.corpus.compressed import BOMB_BYTES, BOMB_RATIO, Unreadable, split_ending
+from pipeline.corpus.input_files import FileSource, InputFile, Inputs, find_inputs
 from pipeline.corpus.records import RecordReader
-from pipeline.corpus.source import Item, RecordOptions, Source, set_aside
+from pipeline.corpus.source import Item, RecordOptions, set_aside
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+ENDINGS = (".parquet", ".parq", ".pq")
+_PLAIN = {(ending, "") for ending in ENDINGS}
 _ROWS_AT_ONCE = 32  # a text may be 32 MB
 _BUFFER_BYTES = 1 << 20  # a column is streamed through it, where row groups are a gigabyte
 
 
-class Parquet(Source):
+class Parquet(FileSource):
     """Parquet: one record a row, the text in the column `text_key` (`a.b`: a field of a struct column). `path`: file,
     glob or folder. Other options as for `jsonl`: `group_key`, `metadata_keys`, `license`, `where`, limits.
     """
@@ -30,60 +32,36 @@ class Parquet(Source):
         self.limits = options = RecordOptions(**common)
         self.reader = RecordReader(options)
 
-    def files(self) -> list[InputFile]:
-        return matching(self.path, "a .parquet file, a folder of them", (".parquet", ".parq", ".pq"))
-
-    def content_hash(self) -> str:
-        return hash_inputs(self.files())
+    def find(self) -> Inputs:
+        return find_inputs(self.path, "a .parquet file, a folder of them", lambda n: split_ending(n) in _PLAIN)
 
     def libraries(self) -> tuple[str, ...]:
         return ("pyarrow",)
 
-    def items(self, task: int, tasks: int) -> Iterator[Item]:
-        """By file where there are enough of them; else each shard takes every `tasks`-th row."""
-        files = self.files()
-        by_file = len(files) >= tasks
-        for i, file in enumerate(files):
-            if by_file and i % tasks != task:
-                continue
-            mine = range(1) if by_file else range((task - i) % tasks, tasks)  # of row numbers modulo tasks
-            step = 1 if by_file else tasks
-            try:
-                for number, record in self._rows(file, mine.start, step):
-                    place = f"{file.name}:{number + 1}"
-                    item = set_aside(place, record) if isinstance(record, Unreadable) else None
-                    yield item or self.reader.read(record, place)
-            except Unreadable as problem:
-                if by_file or i % tasks == task:  # said once
-                    yield set_aside(file.name, problem)
-
-    def _rows(self, file: InputFile, first: int, step: int) -> Iterator[tuple[int, Any]]:
-        """(number, record) of every `step`-th row from `first`. Raises `Unreadable` for what ails the file."""
+    def raw_records(self, file: InputFile) -> Iterator[Any]:
+        """(batch, row): a row becomes a record where it is asked for."""
         import pyarrow as pa
 
-        if file.problem is not None:
-            raise file.problem
         try:
-            yield from self._open_rows(file, first, step)
+            yield from self._rows(file)
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # of damaged names, too
             raise Unreadable("damaged_file", f"{type(error).__name__}: {error}") from None
 
-    def _open_rows(self, file: InputFile, first: int, step: int) -> Iterator[tuple[int, Any]]:
+    def item(self, raw: Any, file: InputFile, place: str) -> Item | None:
+        record = _record(*raw)
+        return set_aside(place, record) if isinstance(record, Unreadable) else self.reader.read(record, place)
+
+    def _rows(self, file: InputFile) -> Iterator[tuple["pa.RecordBatch", int]]:
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(file.path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as table:
             self._check_columns(table.schema_arrow)
             _check_growth(table.metadata, file.path.stat().st_size)
             columns = [c for c in table.schema_arrow.names if c in {top for k in self.reader.keys for top in _tops(k)}]
-            before = 0
             for number in range(table.metadata.num_row_groups):
-                batches = table.iter_batches(_ROWS_AT_ONCE, row_groups=[number], columns=columns, use_threads=False)
-                at = before
-                for batch in batches:
-                    for row in range((first - at) % step, batch.num_rows, step):
-                        yield at + row, _record(batch, row)
-                    at += batch.num_rows
-                before += table.metadata.row_group(number).num_rows
+                for batch in table.iter_batches(_ROWS_AT_ONCE, row_groups=[number], columns=columns, use_threads=False):
+                    for row in range(batch.num_rows):
+                        yield batch, row
 
     def _check_columns(self, schema: "pa.Schema") -> None:
         names = f"columns: {', '.join(schema.names)}"

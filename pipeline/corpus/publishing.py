@@ -262,6 +262,7 @@ def facts(
         },
         "unreadable_causes": sum_mappings([m["unreadable"] for m in reads.values()]),
         "reasons": _reasons(manifests),
+        "files": _all_files([m["files"] for m in reads.values()]),
         "masked": manifests["repair"].get("masked", {}),
         "tokens": tokens,
         "bytes": n_bytes,
@@ -274,6 +275,8 @@ def facts(
                 "excluded": m["dropped"].get(WHERE, 0),
                 "unreadable": sum(m["unreadable"].values()),
                 "unreadable_causes": m["unreadable"],
+                "files": m["files"],
+                "lost_files": m["lost_files"],
             }
             for name, m in sorted(reads.items())
         },
@@ -299,6 +302,16 @@ def facts(
         "near_duplicates": {k: manifests["near_dedup"][k] for k in ("clusters", "cluster_sizes", "largest_clusters")},
         "funnel": _funnel(sum(read.values()), manifests, _totals(table, lengths, kept)),
     }  # fmt: skip
+
+
+def _all_files(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The files of all sources together, by class, and their bytes on disk."""
+    classes = ("found", "read", "lost", "beyond_limit")
+    return {
+        **{name: sum(files[name] for files in sources) for name in classes},
+        "skipped": sum_mappings([files["skipped"] for files in sources]),
+        "bytes": {name: sum(files["bytes"][name] for files in sources) for name in (*classes, "skipped")},
+    }
 
 
 def _licences(table: Table, kept: np.ndarray) -> dict[str, Counter[str]]:

@@ -38,11 +38,13 @@ from pipeline.corpus.documents import (
     sum_mappings,
 )
 from pipeline.corpus.execute import Executor
+from pipeline.corpus.input_files import FileSource, Inputs
 from pipeline.corpus.json_lines import mended
 from pipeline.corpus.source import Source
 from pipeline.errors import UserError
 
 GROUPS_LOOKED_AT = 1_000
+LOST_NAMED = 5
 EXCLUDED_SHOWN = 3  # of a shard's records outside `where`, which may be nearly all of a crawl, these are written
 
 
@@ -51,33 +53,101 @@ def read_source(folder: Folder, name: str, source: Source, max_unreadable: float
     if more than the share `max_unreadable` of the source could not be read."""
     documents, aside, tasks = folder.path / "documents", folder.path / "set_aside", executor.tasks
     prepared = source.prepare(folder.path)
+    inputs = source.find() if isinstance(source, FileSource) else Inputs([])
     pipeline = [SourceReader(name, source, aside), document_writer(documents)]
     executor.run(folder, pipeline, description=f"read {name}")
     complete(documents, tasks)
     unreadable: Counter[str] = Counter()
+    lost: list[dict[str, Any]] = []
+    unread_bytes = 0
     reasons: dict[str, Counter[str]] = defaultdict(Counter)
     example = ""
     for shard in range(tasks):
         for record in read_records(aside / shard_name(shard)):
             if record["filter"] is None:
                 unreadable[record["cause"]] += 1
+                if record["file"]:
+                    lost.append({key: record[key] for key in ("file", "cause", "bytes", "records")})
+                else:
+                    unread_bytes += record["bytes"]
                 example = example or f"{record['path']}: {record['cause']} {record['sample'][:100]}".strip()
             else:
                 reasons[record["filter"]][record["cause"]] += record["documents"]
     dropped = Counter({name: causes.total() for name, causes in reasons.items()})
     n_documents = sum(1 for shard in range(tasks) for _ in read_lines(documents / shard_name(shard)))
+    text_bytes = sum((documents / shard_name(shard)).stat().st_size for shard in range(tasks))
+    files = _count_files(inputs, lost, _reached(folder.path, tasks))
     found = f"the first is {example}; all lie in {aside}"
+    if lost:
+        found += f"; lost files: {lost_words(lost)}"
     if not n_documents and dropped[WHERE]:
         raise UserError(f"data.sources.{name}.where holds for none of {dropped[WHERE]:,} records; {found}")
-    _check(name, n_documents + dropped.total(), unreadable, max_unreadable, found)
+    readable = n_documents + dropped.total()
+    share = max(
+        unreadable.total() / max(1, readable + unreadable.total()),
+        unread_bytes / max(1, unread_bytes + text_bytes),
+        _lost_share(lost, files, readable + unreadable.total() - len(lost)),
+    )
+    _check(name, readable, unreadable, share, max_unreadable, found)
     _check_groups(name, source, documents, tasks)
     return {
         "documents": n_documents,
         "unreadable": dict(sorted(unreadable.items())),
         "dropped": dict(sorted(dropped.items())),
         "reasons": {name: dict(sorted(causes.items())) for name, causes in sorted(reasons.items())},
+        "files": files,
+        "lost_files": lost,
         **prepared,
     }
+
+
+def _reached(folder: Path, tasks: int) -> set[str]:
+    """The files that any shard opened; behind a limit are some that none did."""
+    found = (json.loads((folder / "reached" / f"{shard:05d}.json").read_text()) for shard in range(tasks))
+    return {name for names in found for name in names}
+
+
+def _count_files(inputs: Inputs, lost: Sequence[Mapping[str, Any]], reached: set[str]) -> dict[str, Any]:
+    """Every file that was found, in one of the classes read, lost, beyond a limit, and skipped by ending; their bytes
+    on disk too."""
+    gone, counts, n_bytes = {record["file"] for record in lost}, Counter[str](), Counter[str]()
+    for file in inputs.files:
+        name = "lost" if file.name in gone else "read" if file.name in reached else "beyond_limit"
+        counts[name] += 1
+        n_bytes[name] += file.size_bytes
+    skipped = {ending: n for ending, (n, _) in inputs.skipped.items()}
+    n_bytes["skipped"] = sum(size for _, size in inputs.skipped.values())
+    classes = {name: counts[name] for name in ("read", "lost", "beyond_limit")}
+    return {
+        "found": len(inputs.files) + sum(skipped.values()),
+        **classes,
+        "skipped": skipped,
+        "bytes": {"found": n_bytes.total(), **{name: n_bytes[name] for name in (*classes, "skipped")}},
+    }
+
+
+def lost_words(lost: Sequence[Mapping[str, Any]]) -> str:
+    """`b.jsonl.zst (damaged_file, 1,234 bytes, 0 records read before)`, the first ones by name."""
+    named = [
+        f"{f['file']} ({f['cause']}, {f['bytes']:,} bytes, {f['records']:,} records read before)"
+        for f in lost[:LOST_NAMED]
+    ]
+    return ", ".join(named) + (f" and {len(lost) - LOST_NAMED:,} more" if len(lost) > LOST_NAMED else "")
+
+
+def _lost_share(lost: Sequence[Mapping[str, Any]], files: Mapping[str, Any], records: int) -> float:
+    """The share of a source that was in lost files, by bytes or by records, whichever is larger. A file that was cut
+    off is smaller than it was: each is taken to have held as many records as the whole ones do on average."""
+    if not lost:
+        return 0.0
+    whole, limited = files["read"], files["beyond_limit"] > 0
+    each = (records - sum(f["records"] for f in lost)) / whole if whole and not limited else 0.0
+    missing = [max(0.0, each - f["records"]) for f in lost]
+    # Of a file that gave records and that nothing can be compared with, nobody knows how much is missing.
+    parts = [1.0 if not f["records"] else m / (m + f["records"]) for f, m in zip(lost, missing, strict=True)]
+    n_bytes = sum(part * f["bytes"] for part, f in zip(parts, lost, strict=True))
+    by_bytes = n_bytes / max(1, files["bytes"]["read"] + files["bytes"]["lost"])
+    return max(by_bytes, sum(missing) / max(1.0, sum(missing) + records))
 
 
 def _check_groups(name: str, source: Source, documents: Path, tasks: int) -> None:
@@ -99,14 +169,13 @@ def in_words(causes: Mapping[str, int]) -> str:
     return ", ".join(f"{n:,} {cause}" for cause, n in sorted(causes.items(), key=lambda item: -item[1]))
 
 
-def _check(name: str, readable: int, unreadable: Counter[str], max_unreadable: float, found: str) -> None:
+def _check(name: str, readable: int, unreadable: Counter[str], share: float, max_unreadable: float, found: str) -> None:
     causes = in_words(unreadable) or "it is empty"
     if not readable:
         raise UserError(
             f"data.sources.{name} gave no readable document ({causes}); {found}. "
             f"Mend the source or take it out with data.sources.{name}=null"
         )
-    share = unreadable.total() / (readable + unreadable.total())
     if share > max_unreadable:
         raise UserError(
             f"data.sources.{name}: {100 * share:.1f}% of it could not be read ({causes}), more than "
@@ -143,12 +212,15 @@ class SourceReader(PipelineStep):
                     refused.add(self._record(item))
             for record in excluded:
                 refused.add(record)
+        reached = self.source.reached if isinstance(self.source, FileSource) else ()
+        write_json(self.aside.parent / "reached" / f"{rank:05d}.json", sorted(reached))
 
     def _record(self, item: SetAside) -> dict[str, Any]:
         """`documents`: for how many the record stands. Of what `where` excludes, the cause is the source's name."""
         cause = self.name if item.filter == WHERE else item.cause
         record = {"path": item.path, "cause": cause, "sample": item.sample, "filter": item.filter}
-        return {"source": self.name, **mended(record), "documents": 1, "bytes": item.bytes}
+        lost = {"file": mend_surrogates(item.file), "records": item.records}
+        return {"source": self.name, **mended(record), "documents": 1, "bytes": item.bytes, **lost}
 
 
 def repair_documents(folder: Folder, sources: Sequence[str], mask_personal: bool, executor: Executor) -> dict[str, Any]:

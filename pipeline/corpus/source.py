@@ -124,7 +124,7 @@ def document(text: str, *, path: str, group: str, license: str, kind: str, versi
 
 
 def set_aside(path: str, problem: Unreadable) -> SetAside:
-    return SetAside(path, problem.cause, problem.sample)
+    return SetAside(path, problem.cause, problem.sample, bytes=problem.n_bytes)
 
 
 def check_kind(kind: str) -> str:

@@ -44,8 +44,8 @@ from pipeline.hub import TOKENIZER_FILES, content_of_model, is_hub_name, local_f
 from pipeline.tokenizer import tokenizer_files
 
 VERSIONS = {
-    "read": 4, "repair": 5, "rules": 3, "exact_dedup": 2, "split": 3, "near_dedup": 4, "contamination": 4,
-    "tokenizer": 4, "encode": 2, "score": 4, "cut": 3, "data": 4,
+    "read": 5, "repair": 5, "rules": 3, "exact_dedup": 2, "split": 3, "near_dedup": 4, "contamination": 4,
+    "tokenizer": 4, "encode": 2, "score": 4, "cut": 3, "data": 5,
 }  # fmt: skip
 OF_EVERY_SOURCE = ("type", "weight", "filters", "replay")  # read here and at pretraining, not by the source's class
 

@@ -10,20 +10,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from data_filters.rule import PROSE
-from pipeline.corpus.compressed import Unreadable, open_input
+from pipeline.corpus.compressed import Unreadable, open_input, split_ending
 from pipeline.corpus.documents import MAX_TEXT_BYTES
-from pipeline.corpus.input_files import InputFile, hash_inputs, matching
+from pipeline.corpus.input_files import FileSource, InputFile, Inputs, find_inputs
 from pipeline.corpus.page_text import decode_page, main_text
 from pipeline.corpus.parsing import parsed, quiet
-from pipeline.corpus.source import Item, Source, TextOptions, document, set_aside
+from pipeline.corpus.source import Item, TextOptions, document, set_aside
 
+ENDINGS = (".warc", ".wet")
 PAGES, PLAIN = ("text/html", "application/xhtml+xml"), ("text/plain",)
 _MAX_HEADER_BYTES = 1 << 20  # of one record, all lines together
 _MAX_URL_CHARACTERS = 2_000
 
 
-class Warc(Source):
-    """Web archives, `.warc`, `.warc.gz` or `.warc.zst`: main text of HTML pages, plain text as it stands (also the
+class Warc(FileSource):
+    """Web archives, `.warc`, plain or compressed: main text of HTML pages, plain text as it stands (also the
     extracted text of `.wet` files). `path`: file, glob or folder. The host is the group, the URL the path; URL and
     date are kept with the document. Answers other than 200 and other types are not looked at. Limits as for `jsonl`.
     """
@@ -36,40 +37,29 @@ class Warc(Source):
         self.limits = options = TextOptions(**common)
         self.license, self.kind = options.license, options.kind or PROSE
 
-    def files(self) -> list[InputFile]:
-        endings = [f".{kind}{packed}" for kind in ("warc", "wet") for packed in ("", ".gz", ".zst")]
-        return matching(self.path, "a .warc, .warc.gz or .warc.zst file, a folder of them", endings)
-
-    def content_hash(self) -> str:
-        return hash_inputs(self.files())
+    def find(self) -> Inputs:
+        wanted = "a .warc file (or compressed: .warc.gz), a folder of them"
+        return find_inputs(self.path, wanted, lambda name: split_ending(name)[0] in ENDINGS)
 
     def libraries(self) -> tuple[str, ...]:
         return ("warcio", "trafilatura", "lxml")
 
-    def items(self, task: int, tasks: int) -> Iterator[Item]:
-        """By file where there are enough of them; else every shard goes over the records and takes its share."""
-        files = self.files()
-        by_file = len(files) >= tasks
-        for i, file in enumerate(files):
-            if by_file and i % tasks != task:
-                continue
-            number = 0
-            try:
-                for number, record in _records(file):
-                    if by_file or (number + i) % tasks == task:
-                        item = self._item(record, f"{file.name}:{number + 1}")
-                        if item is not None:
-                            yield item
-            except Unreadable as problem:
-                if by_file or i % tasks == task:  # said once
-                    yield set_aside(f"{file.name}:{number + 1}", problem)
+    def raw_records(self, file: InputFile) -> Iterator[Any]:
+        """Those that hold a page or text."""
+        with open_input(file.path) as stream:
+            records = _archive(stream)
+            while (record := _next(records)) is not None:
+                if not record.rec_type:
+                    raise Unreadable("damaged_file", "a record that does not say its WARC-Type")
+                if _type(record) in (*PAGES, *PLAIN):
+                    yield record
 
-    def _item(self, record: Any, place: str) -> Item | None:
+    def item(self, raw: Any, file: InputFile, place: str) -> Item | None:
         """None where the file itself cannot be read further: it says so once, whoever reads on."""
-        headers = record.rec_headers
+        headers = raw.rec_headers
         url = (headers.get_header("WARC-Target-URI") or "").strip("<>")[:_MAX_URL_CHARACTERS]
         try:
-            text = _text(record)
+            text = _text(raw)
         except Unreadable as problem:
             if problem.cause in ("damaged_file", "bomb"):
                 return None
@@ -77,21 +67,6 @@ class Warc(Source):
         about = {"url": url, "date": (headers.get_header("WARC-Date") or "")[:100]}
         group, path = _host(url) or place, url or place
         return document(text, path=path, group=group, license=self.license, kind=self.kind, record=about)
-
-
-def _records(file: InputFile) -> Iterator[tuple[int, Any]]:
-    """(number among these, record) of those that hold a page or text. Raises `Unreadable` for what ails the file."""
-    if file.problem is not None:
-        raise file.problem
-    number = 0
-    with open_input(file.path) as stream:
-        records = _archive(stream)
-        while (record := _next(records)) is not None:
-            if not record.rec_type:
-                raise Unreadable("damaged_file", "a record that does not say its WARC-Type")
-            if _type(record) in (*PAGES, *PLAIN):
-                yield number, record
-                number += 1
 
 
 def _next(records: Iterator[Any]) -> Any | None:

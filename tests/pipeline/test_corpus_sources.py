@@ -194,9 +194,13 @@ def test_a_file_in_another_encoding_or_without_a_line_is_said_once(folder):
     (folder / "b.jsonl").write_bytes(b"")
     (folder / "c.jsonl.gz").write_bytes(gzip.compress(b""))
     (folder / "d.jsonl.xz").write_bytes(b"\xfd7zXZ")
+    (folder / "e.jsonl.lz4").write_bytes(b"\x04")
     for tasks in (1, 2, 6):
         documents, causes = items(Jsonl(str(folder / "*")), tasks)
-        assert (documents, causes) == ([], ["empty_file", "empty_file", "not_utf8", "unknown_compression"])
+        assert (documents, causes) == (
+            [],
+            ["damaged_file", "empty_file", "empty_file", "not_utf8", "unknown_compression"],
+        )
 
 
 def test_files_of_one_name_in_two_folders_give_documents_of_two_names(folder):
