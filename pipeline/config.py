@@ -9,7 +9,6 @@ checked against the signature of the class or function that takes them, by the s
 
 import dataclasses
 import functools
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from model.config import ModelConfig
-from pipeline import yaml_limits
+from pipeline import yaml_values
 from pipeline.after_config import (
     EvaluateConfig,
     ExportConfig,
@@ -30,7 +29,7 @@ from pipeline.after_config import (
 from pipeline.config_checks import problems
 from pipeline.config_keys import EXTENDABLE, IDENTITY, RUNTIME, nearest
 from pipeline.config_keys import key as _key
-from pipeline.config_messages import explain
+from pipeline.config_messages import annotation_of, explain
 from pipeline.errors import UserError
 
 PREVIEW = "/preview"  # what `hornbook data --limit` adds to an experiment's name
@@ -276,7 +275,7 @@ def to_values(config: Any) -> dict[str, Any]:
 
 
 def to_yaml(config: Config) -> str:
-    return yaml.safe_dump(to_values(config), sort_keys=False, allow_unicode=True)
+    return yaml_values.dump(to_values(config))
 
 
 def identity(section: Any) -> dict[str, Any]:
@@ -308,25 +307,29 @@ def read_yaml(path: Path) -> dict[str, Any]:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"config {path} {what}; expected a YAML file such as configs/tiny.yaml")
     try:
-        text = path.read_text(encoding="utf-8")
-        yaml_limits.check(text)
-        values = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
-    except (yaml.YAMLError, ValueError, OmegaConfBaseException, OSError) as error:
+        values = yaml_values.load(path.read_text(encoding="utf-8-sig"), Config)
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise UserError(f"config {path} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"config {path} holds no sections; expected `name: ...`, `model: ...`, see configs/tiny.yaml")
-    return values  # type: ignore[return-value]
+    return values
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """Nested values of `key=value` words; a value is YAML, as in a file."""
+    values: dict[str, Any] = {}
     for word in words:
-        key, equals, _ = word.partition("=")
-        if not equals or key.startswith("-") or not key:
+        key, equals, text = word.partition("=")
+        if not equals or key.startswith("-") or not all(key.split(".")):
             raise UserError(f"'{word}' is not an override; expected key=value such as budget.max_gpu_hours=0.1")
-    try:
-        return OmegaConf.to_container(OmegaConf.from_dotlist(list(words)))  # type: ignore[return-value]
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"overrides {' '.join(words)}: {' '.join(str(error).split())}") from None
+        try:
+            found = yaml_values.load(text, annotation_of(key, Config, ModelConfig))
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise UserError(f"overrides {word}: {' '.join(str(error).split())}") from None
+        for name in reversed(key.split(".")):
+            found = {name: found}
+        values = merge(values, found)
+    return values
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -353,6 +356,8 @@ def check_keys(values: Any, cls: type, prefix: str, where: str) -> None:
             check_keys(value, inner, f"{prefix}{key}.", where)
         elif get_origin(inner) is dict and not isinstance(value, Mapping):
             raise UserError(f"{where}: '{prefix}{key}' must be a section of named things, found {value!r}")
+        elif wrong := yaml_values.wrong_value(prefix + key, value, inner):
+            raise UserError(f"{where}: {wrong}")
 
 
 def validate(config: Config, where: str) -> None:

@@ -15,7 +15,7 @@ def explain(error: OmegaConfBaseException, values: Mapping[str, Any], schema: ty
     text = str(error).splitlines()[0]
     if "Missing mandatory value" in text or "MissingMandatoryValue" in type(error).__name__:
         return f"'{key}' has no value; it must be set, see configs/tiny.yaml"
-    expected, found = _expected(_annotation(key, schema, model)), _value(key, values)
+    expected, found = _expected(annotation_of(key, schema, model)), _value(key, values)
     shown = "null" if found is None else repr(found)
     return f"'{key}' is {shown}; expected {expected}{_hint(found)}" if expected else f"'{key}': {text}"
 
@@ -28,7 +28,7 @@ def _hint(found: Any) -> str:
     return f": write {unit[1]}, in the unit that the key's name ends with" if unit else ""
 
 
-def _annotation(key: str, schema: type, model: type) -> Any:
+def annotation_of(key: str, schema: type, model: type) -> Any:
     """The type of a key in the schema, or None."""
     found: Any = schema
     for part in key.split("."):

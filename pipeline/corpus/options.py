@@ -2,11 +2,13 @@
 takes them before any work starts: the nearest right name is in the message."""
 
 import inspect
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pipeline.config_keys import nearest
 from pipeline.errors import UserError
+from pipeline.yaml_values import number_meant
 
 T = TypeVar("T")
 
@@ -46,6 +48,9 @@ def _check_types(parameters: Mapping[str, inspect.Parameter], options: Mapping[s
         annotation = parameters[name].annotation
         text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
         allowed = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}.get(text)
+        meant = number_meant(name, value) if isinstance(value, str) and re.search(r"\b(int|float)\b", text) else None
+        if meant is not None:
+            raise UserError(f"{key}.{name} is {value!r}; expected a number" + (f": write {meant}" if meant else ""))
         if allowed and (not isinstance(value, allowed) or (isinstance(value, bool) and text != "bool")):
             raise UserError(f"{key}.{name} is {value!r}; expected {text}")
 
