@@ -1,7 +1,7 @@
 """YAML as people read it: what YAML 1.1 makes of `no`, `1:30` and `010` stays the text that was written.
 
 In: a text, and the annotation of what it holds. Out: plain values. true and false are bools and nothing else is;
-numbers are decimal (`1_000`, `1e3`, `.5`) or hexadecimal; keys are text; a scalar where the schema wants text is that
+numbers are decimal (`1_000`, `1e3`, `.5`) or hexadecimal; a scalar where the schema wants text is that
 text, so that a name may be `1.10` or `2e5`. A key that stands twice is an error, and so is a tag of another type.
 `number_meant` says which number to write for a text that was meant as one.
 """
@@ -67,7 +67,6 @@ def _construct_mapping(loader: Any, node: yaml.Node) -> dict[str, Any]:
             raise yaml.constructor.ConstructorError(None, None, "a key is no text", key.start_mark)
         if key.tag == _TAG + "merge":
             continue
-        key.tag = _TAG + "str"
         if key.value in seen:
             raise yaml.constructor.ConstructorError(None, None, f"found duplicate key {key.value}", key.start_mark)
         seen.add(key.value)
