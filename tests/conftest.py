@@ -4,11 +4,15 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("WANDB_MODE", "offline")
+
+import processes
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +29,17 @@ def start_seconds() -> float:
     and the time to train, as a machine that also runs other tests starts two to four times slower."""
     started = time.monotonic()
     subprocess.run([sys.executable, "-P", "-c", "import torch, lightning.pytorch"], check=True)
+    return time.monotonic() - started
+
+
+@pytest.fixture(scope="session")
+def fork_seconds() -> float:
+    """The same for a command of `processes`, which has the libraries already."""
+    code = "import pipeline.pretrain, pipeline.training.finish, pipeline.training.trainer, pipeline.training.validation"
+    processes.run(["-c", "pass"])  # starts the server
+    started = time.monotonic()
+    done = processes.run(["-c", code], {**os.environ, "PYTHONPATH": str(processes.ROOT)})
+    assert done.returncode == 0, done.stderr
     return time.monotonic() - started
 
 

@@ -4,17 +4,16 @@ Slow (about two minutes on two cores): whole processes, real caps. CI runs the f
 """
 
 import json
-import os
-import subprocess
-import sys
 import time
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from processes import hornbook
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
+TINY = str(ROOT / "configs" / "tiny.yaml")
 SLICE = (
     "data.sources.python_library.distributions=[mpmath,tqdm,omegaconf,packaging]",
     "data.sources.exercises.count=200",
@@ -24,21 +23,16 @@ SLICE = (
 
 
 class Shell:
-    """Runs `hornbook` in one root, with tiny and the slice of it."""
+    """Runs `hornbook` in one root, with tiny and the slice of it. `init` starts the source's stages as processes that
+    import everything, so the source's cap is so many starts and its time to train."""
 
-    def __init__(self, root: Path, start_seconds: float):
-        self.root, self.cap = root, f"budget.max_gpu_hours={(28 + 3.5 * start_seconds) / 3600:.5f}"
-        source_cap = f"init.source_overrides.budget.max_gpu_hours={(20 + 3.5 * start_seconds) / 3600:.5f}"
+    def __init__(self, root: Path, start_seconds: float, fork_seconds: float):
+        self.root, self.cap = root, f"budget.max_gpu_hours={(22 + 3.5 * fork_seconds) / 3600:.5f}"
+        source_cap = f"init.source_overrides.budget.max_gpu_hours={(14 + 3 * start_seconds) / 3600:.5f}"
         self.slice = (*SLICE, source_cap)
 
     def __call__(self, verb: str, *words: str, code: int = 0) -> str:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "pipeline", verb, str(ROOT / "configs" / "tiny.yaml"), *self.slice, *words],
-            env={**os.environ, "HORNBOOK_ROOT": str(self.root), "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"},
-            capture_output=True,
-            text=True,
-            timeout=400,
-        )
+        done = hornbook(verb, TINY, *self.slice, *words, root=self.root, cwd=ROOT)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -47,9 +41,9 @@ class Shell:
 
 
 @pytest.fixture(scope="module")
-def shell(tmp_path_factory, start_seconds: float) -> Shell:
+def shell(tmp_path_factory, start_seconds: float, fork_seconds: float) -> Shell:
     """After `data`, `init` (which trains its source) and `pretrain`."""
-    shell = Shell(tmp_path_factory.mktemp("root"), start_seconds)
+    shell = Shell(tmp_path_factory.mktemp("root"), start_seconds, fork_seconds)
     for stage in ("data", "init", "pretrain"):
         said = shell(stage, shell.cap)
         assert f"{stage}: done" in said

@@ -8,23 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import Command, hornbook
 
 from pipeline import signals
 from pipeline.errors import STOPPED, WRONG_INPUT, Stopped
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = str(ROOT / "configs" / "tiny.yaml")
-
-
-def hornbook(*words: str, root: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "pipeline", *words],
-        cwd=root,
-        env={**os.environ, "HORNBOOK_ROOT": str(root), "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 def test_help_loads_no_heavy_library():
@@ -38,7 +28,7 @@ def test_help_loads_no_heavy_library():
 )
 def test_every_level_has_help(words, tmp_path):
     done = hornbook(*words, root=tmp_path)
-    assert done.returncode == 0
+    assert done.returncode == 0, done.stderr
     assert "hornbook" in done.stdout
 
 
@@ -142,8 +132,7 @@ def test_near_the_end_the_first_signal_stops_nothing_and_the_second_at_once():
 
 def test_a_stage_stopped_by_a_signal_exits_with_75(tmp_path):
     environment = {**os.environ, "HORNBOOK_ROOT": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    words = [sys.executable, "-P", "-m", "pipeline", "data", TINY]
-    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = Command(["-m", "pipeline", "data", TINY], environment)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("artifacts/*/*/.lock")) and time.monotonic() < deadline:
         time.sleep(0.05)

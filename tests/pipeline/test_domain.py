@@ -2,14 +2,12 @@
 tokenizer, replay against forgetting; and no private name in what leaves the machine."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from data_corpus import prose
+from processes import hornbook
 
 from pipeline.artifacts import read_manifest
 
@@ -115,17 +113,7 @@ def _config(tmp_path: Path, documents: Path) -> Path:
 
 
 def _hornbook(root: Path, *words: str) -> str:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
-    environment |= {
-        "HORNBOOK_ROOT": str(root),
-        "PYTHONPATH": str(ROOT),
-        "WANDB_MODE": "offline",
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "pipeline", *words], cwd=root, env=environment, capture_output=True, text=True,
-        timeout=120,
-    )  # fmt: skip
+    done = hornbook(*words, root=root, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
