@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model.json_file import UnreadableModel
+from model.json_file import UnreadableModel, read_object
 
 TEMPLATE_FILE, TEMPLATE_FOLDER, DEFAULT = "chat_template.jinja", "additional_chat_templates", "default"
 FILES = (
@@ -226,22 +226,21 @@ def _read_json(path: Path, limit: int = MAX_BYTES) -> dict[str, Any]:
     """The object in a file; nothing where there is no file."""
     if not path.is_file():
         return {}
+    _check_size(path, limit)
     try:
-        content = json.loads(_read_text(path, limit))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, UnreadableTokenizer):
-            raise
-        why = str(error)[:200]
-        raise UnreadableTokenizer(f"{path} is not readable as JSON ({why}); save or download it again.") from None
-    if not isinstance(content, dict):
-        raise UnreadableTokenizer(f"{path} holds no JSON object; save or download it again.")
-    return content
+        return read_object(path)
+    except UnreadableModel as error:
+        raise UnreadableTokenizer(str(error)) from None
+
+
+def _check_size(path: Path, limit: int) -> None:
+    if path.stat().st_size > limit:
+        raise UnreadableTokenizer(f"{path} has {path.stat().st_size:,} bytes; expected at most {limit:,}.")
 
 
 def _read_text(path: Path, limit: int) -> str:
     try:
-        if path.stat().st_size > limit:
-            raise UnreadableTokenizer(f"{path} has {path.stat().st_size:,} bytes; expected at most {limit:,}.")
+        _check_size(path, limit)
         return path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UnreadableTokenizer(f"{path} is not readable as UTF-8 text ({error}); write it again.") from None

@@ -49,12 +49,13 @@ def _check_gguf(config: Config, model: TakenModel) -> None:
     if config.export.gguf:
         from model.hf import load_config
         from pipeline.after.gguf_file import require_gguf
-        from pipeline.after.gguf_limits import check_shape, check_tokenizer
+        from pipeline.after.gguf_limits import check_shape, check_special, check_tokenizer
 
         require_gguf()
         shape = load_config(model.folder)
         check_shape(shape, "export.gguf")
         check_tokenizer(model.tokenizer_json, shape.vocab_size, "export.gguf")
+        check_special(model.tokenizer_json, "export.gguf")
 
 
 def _make(config: Config, model: TakenModel, folder: Folder) -> dict[str, Any]:

@@ -8,20 +8,18 @@ Tensors are written one after the other: memory holds one of them.
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from model.special_tokens import DEFAULT, token_ids
-from pipeline.after.gguf_limits import check_shape, check_tokenizer, check_values
+from model.special_tokens import DEFAULT
+from pipeline.after.gguf_limits import check_shape, check_special, check_tokenizer, check_values
 from pipeline.errors import UserError
-from pipeline.tokenizer import load_tokenizer, special_tokens
+from pipeline.tokenizer import special_tokens
 
 KINDS = ("f16", "q8_0", "q4_0")
 BLOCK = 32  # numbers that share a scale in q8_0 and q4_0; rows that it does not divide stay in f16
 EXTRA = "it needs the package gguf: pip install 'hornbook[gguf]'"
-# What every llama.cpp stops at by name, whatever a file says (special_eog_ids in its llama-vocab.cpp).
-STOPS = {"<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>"}
 NAMES = {
     "model.embed_tokens": "token_embd",
     "model.final_layernorm": "output_norm",
@@ -55,11 +53,13 @@ def write_gguf(folder: Path, target: Path, kind: str, name: str) -> dict[str, An
     shape, state = open_model(folder)
     check_shape(shape, "gguf")
     cutting = check_tokenizer(folder / "tokenizer.json", shape.vocab_size, "gguf")
+    special = check_special(folder / "tokenizer.json", "gguf")
     part = target.with_name(f".{target.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(part, "phi2")
     _add_shape(writer, shape, name, gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
     _add_vocabulary(writer, folder, shape.vocab_size, cutting)
+    _add_special(writer, folder, special)
     shapes, quantized = shape.tensor_shapes(), 0
     planned = [(stored, own, _type_of(gguf, stored, shapes[own], kind)) for stored, own in _tensors(shape)]
     for stored, own, type_ in planned:
@@ -158,44 +158,16 @@ def _add_vocabulary(writer: Any, folder: Path, vocab_size: int, cutting: str) ->
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
-    _add_special(writer, folder)
 
 
-def _add_special(writer: Any, folder: Path) -> None:
-    """What ends, begins and pads, and the chat templates. llama.cpp stops at its eos, eot and eom, and at tokens whose
-    names it knows. Raises `UserError` for more stop ids than that."""
-    path = folder / "tokenizer.json"
-    special, names = special_tokens(path), {id_: token for token, id_ in token_ids(path).items()}
-    others = sorted((i for i in special.stop_ids if i != special.eos_token_id), key=lambda i: names.get(i) in STOPS)
-    if unsaid := [names.get(i, str(i)) for i in others[2:] if names.get(i) not in STOPS]:
-        raise UserError(
-            f"{folder}: generation stops at {len(special.stop_ids)} tokens, and GGUF has no place for "
-            f"{', '.join(unsaid)}; leave it out of eos_token_id in generation_config.json, or leave GGUF out"
-        )
-    placed = {"eos": special.eos_token_id, "bos": special.bos_token_id, "pad": special.pad_token_id}
-    for kind, id_ in {**placed, **dict(zip(("eot", "eom"), others, strict=False))}.items():
-        if id_ is not None:
-            getattr(writer, f"add_{kind}_token_id")(id_)
-    before, after = _added_around(path)
-    if before not in ([], [special.bos_token_id]) or after not in ([], [special.eos_token_id]):
-        raise UserError(
-            f"{path} puts {[names[i] for i in before]} before and {[names[i] for i in after]} after every text; GGUF "
-            "knows only a bos before it and an eos after it; leave GGUF out"
-        )
-    writer.add_add_bos_token(bool(before))
-    writer.add_add_eos_token(bool(after))
-    if special.chat_templates:
-        several = [{"name": name, "template": text} for name, text in special.chat_templates.items()]
-        alone = set(special.chat_templates) == {DEFAULT}
-        writer.add_chat_template(special.chat_templates[DEFAULT] if alone else several)
-
-
-def _added_around(tokenizer_json: Path) -> tuple[list[int], list[int]]:
-    """Ids that the tokenizer puts before and after every text."""
-    tokenizer = load_tokenizer(tokenizer_json)
-    plain, whole = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
-    start = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
-    return whole[:start], whole[start + len(plain) :]
+def _add_special(writer: Any, folder: Path, special: Mapping[str, int | bool]) -> None:
+    """What ends, begins and pads, and the chat templates."""
+    for name, value in special.items():
+        getattr(writer, f"add_{name}")(value)
+    templates = special_tokens(folder / "tokenizer.json").chat_templates
+    if templates:
+        several = [{"name": name, "template": text} for name, text in templates.items()]
+        writer.add_chat_template(templates[DEFAULT] if set(templates) == {DEFAULT} else several)
 
 
 def dequantized(path: Path, shape: Any) -> Iterator[tuple[str, Any]]:

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from model.json_file import UnreadableModel, read_field, read_object
+from model.special_tokens import token_ids
 from pipeline.corpus.encoder import WORD_PATTERN
 from pipeline.errors import UserError
+from pipeline.tokenizer import load_tokenizer, special_tokens
 
 LARGEST_F16 = 65504.0
+# What every llama.cpp stops at by name, whatever a file says (special_eog_ids in its llama-vocab.cpp).
+STOPS = {"<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>"}
 _OURS = {"type": "Split", "pattern": {"Regex": WORD_PATTERN}, "behavior": "Isolated", "invert": False}
 _DIGITS = {"type": "Digits", "individual_digits": True}
 
@@ -44,6 +48,36 @@ def check_tokenizer(tokenizer_json: Path, vocab_size: int, key: str) -> str:
             "into other tokens; leave GGUF out"
         )
     return name
+
+
+def check_special(tokenizer_json: Path, key: str) -> dict[str, int | bool]:
+    """What the file says of special tokens, by gguf's names. llama.cpp stops at its eos, eot and eom, and at tokens
+    whose names it knows; it puts nothing but bos before a text, and nothing but eos behind it."""
+    special, names = special_tokens(tokenizer_json, key), {i: token for token, i in token_ids(tokenizer_json).items()}
+    others = sorted((i for i in special.stop_ids if i != special.eos_token_id), key=lambda i: names.get(i) in STOPS)
+    if unsaid := [names.get(i, str(i)) for i in others[2:] if names.get(i) not in STOPS]:
+        raise UserError(
+            f"{key}: {tokenizer_json.parent} stops at {len(special.stop_ids)} tokens, and GGUF has no place for "
+            f"{', '.join(unsaid)}; take it out of eos_token_id in generation_config.json, or leave GGUF out"
+        )
+    before, after = _added_around(tokenizer_json)
+    if before not in ([], [special.bos_token_id]) or after not in ([], [special.eos_token_id]):
+        raise UserError(
+            f"{key}: {tokenizer_json} puts {[names[i] for i in before]} before and {[names[i] for i in after]} after "
+            "every text; GGUF knows only a bos before it and an eos after it; leave GGUF out"
+        )
+    ids = {"eos": special.eos_token_id, "bos": special.bos_token_id, "pad": special.pad_token_id}
+    ids |= dict(zip(("eot", "eom"), others, strict=False))
+    found: dict[str, int | bool] = {f"{kind}_token_id": id_ for kind, id_ in ids.items() if id_ is not None}
+    return found | {"add_bos_token": bool(before), "add_eos_token": bool(after)}
+
+
+def _added_around(tokenizer_json: Path) -> tuple[list[int], list[int]]:
+    """Ids that the tokenizer puts before and after every text."""
+    tokenizer = load_tokenizer(tokenizer_json)
+    plain, whole = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
+    start = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
+    return whole[:start], whole[start + len(plain) :]
 
 
 def check_values(values: Any, type_name: str, tensor: str) -> None:
