@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from model.adapters import add_adapters, is_packed, merged, quantize_base, trainable_share
 from model.hf import load_network, save_folder
 from model.optim import MasterWeights, trained_parameters
+from pipeline import config as configs
 from pipeline import export, finetune
 from pipeline.after.savings import no_memory_saved
 from pipeline.after.taken import taken_model
@@ -322,3 +323,15 @@ def test_a_tuning_that_fails_on_its_input_leaves_the_link_where_it_was(pretraine
     with pytest.raises(UserError):
         finetune.run(pretrained(*SHORT, own), "small.yaml")
     assert (tmp_path / "runs" / "small" / "finetune").resolve() == folder
+
+
+def test_the_finetune_of_tiny_has_an_end_and_needs_no_extra(monkeypatch):
+    """`make finetune` is a command of the README."""
+    from importlib import util
+
+    from pipeline.after.adapting import check_packages
+
+    config = configs.load(Path(__file__).resolve().parents[2] / "configs" / "tiny.yaml")
+    assert finetune.tuning_config(config).budget.max_tokens == 200_000
+    monkeypatch.setattr(util, "find_spec", lambda name: None)
+    check_packages(config.finetune.method)
