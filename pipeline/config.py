@@ -62,7 +62,9 @@ class DataConfig:
     tokenizer_train_bytes: int = _key(24_000_000, "train text the tokenizer is trained on, taken before the cut")
     tasks: int = _key(16, "shards of every step; decides the order of documents, so it is part of the result")
     keep_dropped: str = _key("sample", "sample | all | none: dropped documents kept for reading", RUNTIME)
-    max_unreadable: float = _key(0.1, "the stage stops where more of a source cannot be read", RUNTIME)
+    max_unreadable: float = _key(
+        0.1, "the stage stops where more of a source (bytes, documents) is unreadable", RUNTIME
+    )
     workers: int = _key(0, "processes (or cluster tasks) at a time; 0 = one per core (or no limit)", RUNTIME)
     executor: str = _key("local", "local | slurm | ray: where the shards are worked on", RUNTIME)
     executor_options: dict[str, Any] = _key({}, "of datatrove's executor: partition, time, mem_per_cpu_gb", RUNTIME)

@@ -6,7 +6,7 @@ tokens too where a text was encoded, that is from the cut on; of what was droppe
 sample of each reason and marked so. Read = kept + all drops, in all three, to the last one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import orjson
 from data_filters.licence_terms import verdict
 from pipeline.artifacts import Folder, write_json
 from pipeline.corpus import statistics
-from pipeline.corpus.documents import Table, read_lines, shard_name
+from pipeline.corpus.documents import Table, read_lines, shard_name, sum_mappings
 from pipeline.corpus.dropped import Candidates, Survey, survey
 from pipeline.corpus.encoder import encoder
 from pipeline.corpus.gallery import Examples, Gallery
@@ -26,7 +26,7 @@ from pipeline.corpus.scorer import read_roc
 from pipeline.corpus.scorers import SHIPPED
 from pipeline.corpus.tokenizing import open_ids, token_dtype
 from pipeline.data_card import ATTRIBUTION, CARD, REPORT, attribution, dataset_card
-from pipeline.private import is_private_source
+from pipeline.private import PRIVATE_NAME, is_private_source
 from pipeline.tokenizer import load_tokenizer
 
 FILES = (REPORT, CARD, ATTRIBUTION)  # for reading only: `Step.reports`
@@ -66,7 +66,7 @@ def write_account(
         "fingerprint": folder.path.name,
         **{key: facts[key] for key in ("documents", "tokens", "bytes", "vocab_size", "bytes_per_token", "masked")},
         "held_out": facts["held_out"],
-        "files": facts["files"],
+        "files": all_files([_shown_files(s["files"], name in private) for name, s in facts["sources"].items()]),
         "private": bool(private),
         "funnel": _funnel(folder, table, outcome, found, examples, deciding),
         "gallery": _shown(found, examples),
@@ -85,6 +85,22 @@ def write_account(
     write_json(folder.path / REPORT, account)
     (folder.path / CARD).write_text(dataset_card(account), encoding="utf-8")
     (folder.path / ATTRIBUTION).write_text(attribution(account), encoding="utf-8")
+
+
+def all_files(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The files of all sources together, by class, and their bytes on disk."""
+    classes = ("found", "read", "lost", "beyond_limit")
+    return {
+        **{name: sum(files[name] for files in sources) for name in classes},
+        "skipped": sum_mappings([files["skipped"] for files in sources]),
+        "bytes": {name: sum(files["bytes"][name] for files in sources) for name in (*classes, "skipped")},
+    }
+
+
+def _shown_files(files: Mapping[str, Any], hidden: bool) -> dict[str, Any]:
+    """The endings of private files are names too: only how many they are is shown."""
+    n = sum(files["skipped"].values())
+    return {**files, "skipped": {PRIVATE_NAME: n} if n else {}} if hidden else dict(files)
 
 
 def check_sums(account: Mapping[str, Any]) -> None:
@@ -221,7 +237,7 @@ def _sources(
         found[name] = {
             **{key: source[key] for key in ("read", "documents", "tokens", "bytes", "unreadable", "licenses")},
             "unreadable_causes": source["unreadable_causes"],
-            "files": source["files"],
+            "files": _shown_files(source["files"], name in private),
             "lost_files": [{**f, "file": "" if name in private else f["file"]} for f in source["lost_files"]],
             "private": name in private,
             "train": train,

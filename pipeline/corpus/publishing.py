@@ -18,7 +18,7 @@ from data_filters.licence import normalise
 from data_filters.quality import Quality
 from data_filters.rule import Drop
 from pipeline.artifacts import Folder, read_manifest
-from pipeline.corpus.account import Outcome, write_account
+from pipeline.corpus.account import Outcome, all_files, write_account
 from pipeline.corpus.documents import WHERE, Table, draw, read_all_alive, step_facts, sum_mappings, write_decisions
 from pipeline.corpus.duplicates import read_validation
 from pipeline.corpus.scoring import read_scores
@@ -262,7 +262,7 @@ def facts(
         },
         "unreadable_causes": sum_mappings([m["unreadable"] for m in reads.values()]),
         "reasons": _reasons(manifests),
-        "files": _all_files([m["files"] for m in reads.values()]),
+        "files": all_files([m["files"] for m in reads.values()]),
         "masked": manifests["repair"].get("masked", {}),
         "tokens": tokens,
         "bytes": n_bytes,
@@ -302,16 +302,6 @@ def facts(
         "near_duplicates": {k: manifests["near_dedup"][k] for k in ("clusters", "cluster_sizes", "largest_clusters")},
         "funnel": _funnel(sum(read.values()), manifests, _totals(table, lengths, kept)),
     }  # fmt: skip
-
-
-def _all_files(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The files of all sources together, by class, and their bytes on disk."""
-    classes = ("found", "read", "lost", "beyond_limit")
-    return {
-        **{name: sum(files[name] for files in sources) for name in classes},
-        "skipped": sum_mappings([files["skipped"] for files in sources]),
-        "bytes": {name: sum(files["bytes"][name] for files in sources) for name in (*classes, "skipped")},
-    }
 
 
 def _licences(table: Table, kept: np.ndarray) -> dict[str, Counter[str]]:

@@ -134,6 +134,7 @@ def test_private_text_is_counted_and_nothing_of_it_is_named(root, capsys):
         (folder / f"{SECRET}-{i}.md").write_text(f"{SECRET} {prose(i)}")
         (folder / f"{SECRET}-short-{i}.md").write_text(SECRET)
     (folder / f"{SECRET}-bad.md").write_bytes(f"{SECRET} ".encode() + b"\xff\xfe")
+    (folder / f"notes.{SECRET}").write_text("of an ending that is not read")
     items = root / "items.txt"
     items.write_text(prose(2, 1))
     public = root / "web.jsonl"
