@@ -1,5 +1,6 @@
 """A chat server on this machine for tests: it answers, fails, stalls and lies as it is told."""
 
+import contextlib
 import json
 import threading
 import time
@@ -34,13 +35,14 @@ class Server:
                     number = len(owner.requests)
                     owner.running += 1
                     owner.most_running = max(owner.most_running, owner.running)
+                manner = owner.behave(number)
                 try:
-                    owner.reply(self, body, owner.behave(number))
-                except (BrokenPipeError, ConnectionResetError):
-                    pass  # the client had enough
+                    said = owner.answer(body, manner)
                 finally:
-                    with lock:
+                    with lock:  # before the answer is sent: with it the client may ask the next question
                         owner.running -= 1
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client had enough
+                    owner.reply(self, said, manner)
 
             def log_message(self, *_):
                 pass
@@ -49,7 +51,20 @@ class Server:
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
-    def reply(self, handler, body, manner):
+    def answer(self, body, manner):
+        """The bytes of the answer; none for a manner that has no text."""
+        if manner == "stall":
+            time.sleep(1.0)
+        if isinstance(manner, int | tuple) or manner == "hang up":
+            return b""
+        if manner == "huge":
+            return b" " * 5_000_000
+        usage = manner if isinstance(manner, dict) else self.usage
+        choice = {"message": {"content": self.write(body)}, "finish_reason": self.finish}
+        plain = json.dumps({"choices": [choice], "usage": usage}).encode()
+        return LIES.get(manner if isinstance(manner, str) else "", plain)
+
+    def reply(self, handler, data, manner):
         if isinstance(manner, int):
             handler.send_error(manner)
             return
@@ -60,19 +75,10 @@ class Server:
             handler.send_header("Content-Length", "0")
             handler.end_headers()
             return
-        if manner == "stall":
-            time.sleep(1.0)
         if manner == "hang up":
             handler.close_connection = True
             handler.connection.close()
             return
-        usage = manner if isinstance(manner, dict) else self.usage
-        choice = {"message": {"content": self.write(body)}, "finish_reason": self.finish}
-        data = LIES.get(
-            manner if isinstance(manner, str) else "", json.dumps({"choices": [choice], "usage": usage}).encode()
-        )
-        if manner == "huge":
-            data = b" " * 5_000_000
         handler.send_response(200)
         handler.send_header("Content-Length", str(len(data)))
         handler.end_headers()

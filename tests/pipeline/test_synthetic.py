@@ -2,10 +2,12 @@
 writes is really run, in real namespaces."""
 
 import hashlib
+import itertools
 import json
 import random
 import re
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -134,11 +136,14 @@ def own_root(tmp_path, monkeypatch):
 
 
 def test_texts_of_every_form_are_written_checked_and_kept_with_their_origin(tmp_path, serve, isolated):
-    def write_slowly(body):
-        time.sleep(0.05)  # or the first answer may be there before the second question, on a busy machine
+    begun, two = itertools.count(1), threading.Barrier(2)
+
+    def write_together(body):
+        if next(begun) <= 2:
+            two.wait(timeout=60)  # the first answer is not there before the second question
         return write(body)
 
-    server = serve(write_slowly)
+    server = serve(write_together)
     config = with_synthetic(tmp_path, server)
     facts = read(config)["synthetic"]
     found = documents(config)
