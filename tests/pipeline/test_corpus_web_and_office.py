@@ -296,9 +296,9 @@ def test_a_word_file_keeps_the_order_of_paragraphs_and_tables_and_bad_ones_are_c
     (folder / "xml.docx").write_bytes(with_part(good, "word/document.xml", b"<not closed"))
     (folder / "laughs.docx").write_bytes(with_part(good, "word/document.xml", LAUGHS + b"]><d>&m;</d>"))
     (folder / "zip.docx").write_bytes(with_part(b"PK\x05\x06" + bytes(18), "a.txt", b"no word file"))
-    started = time.perf_counter()
+    started = time.process_time()
     documents, causes = items(TextFolder(str(folder)))
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert [(d.id, d.text) for d in documents] == [
         ("good.docx", "First.\n\nSecond ü.\n\ncell 0\tcell 1\ncell 2\tcell 3\n\nafter the table")
     ]

@@ -59,7 +59,7 @@ def test_a_mirror_that_hangs_delays_neither_a_row_nor_the_end(tmp_path: Path, mo
         hanging.log({"step": step})
     hanging.finish_seconds = 0.2
     hanging.finish()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 10  # it would hang for 30
     assert "did not finish in time" in said[0]
     never.set()
 
@@ -144,7 +144,7 @@ def test_a_server_that_hangs_fails_lies_or_refuses_costs_no_row_and_no_second(ma
             metrics.log_metrics({"train/loss": 1.0}, step)
             rows.append(time.monotonic() - started)
     assert max(rows) < 0.5, "a row waits for nobody"
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     assert len(read_json_lines(tmp_path / "metrics.jsonl")) == 500
     tracker._thread.join(30)
     assert said, "said once that it is off, or that it did not finish"
