@@ -4,6 +4,7 @@ Slow (about two minutes on two cores): whole processes, real caps. CI runs the f
 """
 
 import json
+import re
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -30,6 +31,7 @@ class Shell:
         self.root, self.cap = root, f"budget.max_gpu_hours={(22 + 3.5 * fork_seconds) / 3600:.5f}"
         source_cap = f"init.source_overrides.budget.max_gpu_hours={(14 + 3 * start_seconds) / 3600:.5f}"
         self.slice = (*SLICE, source_cap)
+        self.said = ""
 
     def __call__(self, verb: str, *words: str, code: int = 0) -> str:
         done = hornbook(verb, TINY, *self.slice, *words, root=self.root, cwd=ROOT)
@@ -47,6 +49,7 @@ def shell(tmp_path_factory, start_seconds: float, fork_seconds: float) -> Shell:
     for stage in ("data", "init", "pretrain"):
         said = shell(stage, shell.cap)
         assert f"{stage}: done" in said
+        shell.said += said
     return shell
 
 
@@ -109,6 +112,20 @@ def test_a_second_run_finds_everything_done_quickly(shell):
     for stage in ("data", "init", "pretrain"):
         assert f"{stage}: up to date" in shell(stage, shell.cap)
     assert time.monotonic() - started < 30  # under 10 s on an idle machine
+
+
+def test_what_the_readme_prints_is_what_the_stages_print(shell):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = next(b for b in re.findall(r"```\n(.*?)```", readme, flags=re.S) if "pretrain: done" in b)
+    printed = {_shape(line) for line in shell.said.splitlines()}
+    assert [line for line in block.splitlines() if _shape(line) not in printed] == []
+
+
+def _shape(line: str) -> str:
+    """The line without its figures: times and numbers become signs, runs of blanks one blank."""
+    line = re.sub(r"(\d+ h )?(\d+ min )?[\d.]+ s\b", "TIME", line)
+    line = re.sub(r"\d[\d.,]*(e[+-]\d+)?", "#", line)
+    return " ".join(line.split())
 
 
 class Tags(HTMLParser):
