@@ -84,14 +84,15 @@ def _summary(data: Data) -> str:
 
 def _files(data: Data) -> str:
     """Every file that was found, by what became of it; and the lost ones by name."""
-    everything = {name: source["files"] for name, source in data["sources"].items() if source["files"]["found"]}
-    if not everything:
+    files = data.get("files")  # none in a folder of an earlier version
+    if files is None or not files["found"]:
         return ""
+    everything = {name: source["files"] for name, source in data["sources"].items() if source["files"]["found"]}
     rows = [
         (
             escape(name), f"{f['found']:,}", f"{f['read']:,}", f"{f['lost']:,}", f"{f['beyond_limit']:,}",
-            f"{sum(f['skipped'].values()):,}", escape(skipped_words(f["skipped"])), _millions(f["bytes"]["found"], 2),
-            _millions(f["bytes"]["lost"], 2), _millions(f["bytes"]["skipped"], 2),
+            f"{sum(f['skipped'].values()):,}", escape(skipped_words(f["skipped"])), f"{f['bytes']['found']:,}",
+            f"{f['bytes']['lost']:,}", f"{f['bytes']['skipped']:,}",
         )
         for name, f in everything.items()
     ]  # fmt: skip
@@ -101,13 +102,13 @@ def _files(data: Data) -> str:
         for name, source in data["sources"].items()
         for f in source["lost_files"]
     ]  # fmt: skip
-    files, more = data["files"], lost[REASONS_SHOWN:]
+    more = lost[REASONS_SHOWN:]
     over = [
         files["found"] - files["read"] - files["lost"] - files["beyond_limit"] - sum(files["skipped"].values()),
         files["bytes"]["found"] - sum(n for kind, n in files["bytes"].items() if kind != "found"),
     ]
-    heads = ("source", "#found", "#read", "#lost", "#beyond limit", "#skipped", "by ending", "#MB found", "#MB lost",
-             "#MB skipped")  # fmt: skip
+    heads = ("source", "#found", "#read", "#lost", "#beyond limit", "#skipped", "by ending", "#bytes found", "#bytes lost",
+             "#bytes skipped")  # fmt: skip
     lost_heads = ("source", "lost file", "cause", "#bytes", "#records read before")
     return (
         f"<h3>Where every file went</h3>{table(heads, rows)}<p class=note>Found less read, lost, beyond a limit and "
