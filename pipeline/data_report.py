@@ -107,8 +107,8 @@ def _files(data: Data) -> str:
         files["found"] - files["read"] - files["lost"] - files["beyond_limit"] - sum(files["skipped"].values()),
         files["bytes"]["found"] - sum(n for kind, n in files["bytes"].items() if kind != "found"),
     ]
-    heads = ("source", "#found", "#read", "#lost", "#beyond limit", "#skipped", "by ending", "#bytes found", "#bytes lost",
-             "#bytes skipped")  # fmt: skip
+    counts = ("#found", "#read", "#lost", "#beyond limit", "#skipped", "by ending")
+    heads = ("source", *counts, "#bytes found", "#bytes lost", "#bytes skipped")
     lost_heads = ("source", "lost file", "cause", "#bytes", "#records read before")
     return (
         f"<h3>Where every file went</h3>{table(heads, rows)}<p class=note>Found less read, lost, beyond a limit and "
