@@ -210,7 +210,7 @@ def _last_lines(manifest: dict[str, Any], path: Path, command: str) -> str:
         f"peak memory {manifest['peak_memory_bytes'] / 1e9:.2f} GB",
         f"  {used}, {manifest['lives']} {'life' if manifest['lives'] == 1 else 'lives'}; " + _how_it_ended(manifest),
     ]
-    lines += _forecast_line(manifest["forecast"])
+    lines += forecast_lines(manifest["forecast"])
     for sample in manifest["samples"]:
         text = sample["prompt"] + sample["text"]
         lines += ["  sample:", *(f"    | {line}" for line in text.splitlines()[:8])]
@@ -224,8 +224,23 @@ def _how_it_ended(manifest: dict[str, Any]) -> str:
     return "annealed" if manifest["annealed"] else "NOT ANNEALED"
 
 
-def _forecast_line(forecast: dict[str, Any]) -> list[str]:
-    """How far off the forecasts were, where there are any."""
-    memory, steps = forecast["memory"].get("ratio"), forecast["time"].get("ratio")
-    parts = [f"{name} {value:.3f}" for name, value in (("memory", memory), ("length", steps)) if value is not None]
-    return [f"  forecast over fact: {', '.join(parts)}"] if parts else []
+def forecast_lines(forecast: dict[str, Any]) -> list[str]:
+    """For the end of a run: how far off the forecasts were, and what to make of it."""
+    time, memory = forecast["time"], forecast["memory"].get("ratio")
+    parts = [f"{name} {value:.3f}" for name, value in (("memory", memory), ("length", time.get("ratio"))) if value]
+    lines = [f"  forecast over fact: {', '.join(parts)}"] if parts else []
+    if "range" not in time:
+        return lines
+    low, high = time["range"]
+    fact = time[time["unit"]]
+    said = f"    length: at step {time['at_step']:,} {low:,} to {high:,} {time['unit']} were forecast, {fact:,} came"
+    if again := time.get("again"):
+        low_again, high_again = again["range"]
+        said += f"; at step {again['at_step']:,} {low_again:,} to {high_again:,} (over fact {again['ratio']:.3f})"
+    if low <= fact <= high:
+        return [*lines, f"{said}: within the range"]
+    planned, later = time.get("planned_step_seconds"), time.get("later_step_seconds")
+    if planned and later and abs(later / planned - 1) > 0.05:
+        how = "slower" if later > planned else "faster"
+        said += f": a step took {later:.3g} s after it, {planned:.3g} s were measured before: the machine got {how}"
+    return [*lines, said]

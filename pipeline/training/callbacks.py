@@ -117,7 +117,8 @@ class Control(Callback):
         self._unread = step, self.module.last_verdict
         tokens = parts.batches.sizes.sequences(step - 1) * parts.train.sequence_length
         parts.budget.measured.step(self._rate.lap(tokens), tokens / parts.train.global_batch_tokens)
-        predict_time(parts.budget, step)
+        if line := predict_time(parts.budget, step):
+            self._say(line)
         self._review_threads()
         verdict = parts.budget.decide(step)
         row = self._train_row(step) if step % parts.train.log_every_steps == 0 or verdict != Verdict.GO_ON else {}

@@ -1,11 +1,14 @@
 """Forecast against fact, in every manifest: the memory of a step and the length of the run, said before they are known.
 
 Memory: what a process holds before it makes the network, plus the traced peak of a step (model/estimate.py); the fact
-is the high-water mark over the first three steps of a life. Time: once a tenth of the budget is used, from the speed
-measured by then; the fact is the end. Both forecasts are on record in decisions.jsonl when they are made.
+is the high-water mark over the first three steps of a life. Time: once a tenth of the budget is used and again at a
+third, from the speed measured by then, with a range; the fact is the end. All forecasts are on record in
+decisions.jsonl when they are made.
 """
 
+import math
 from dataclasses import replace
+from statistics import mean, stdev
 from typing import Any
 
 from pipeline.config import TrainConfig
@@ -16,7 +19,8 @@ from pipeline.training.micro_batch import memory_plan, train_settings
 from pipeline.training.module import PretrainModule
 
 LEAST_CAP_SECONDS = 120.0  # a trace takes a second or two: too much of a shorter run
-TIME_AT_FRACTION, LEAST_STEPS = 0.1, 20
+TIME_AT_FRACTIONS, LEAST_STEPS = (0.1, 1 / 3), 20
+LEAST_SPREAD, MOST_SPREAD = 0.05, 0.8  # of a step's duration: what is never surer, and never less sure
 MEASURED_STEPS = 3  # the optimizer's states are made in the first
 
 
@@ -74,39 +78,82 @@ class MemoryForecast:
         return found[-1] if found else None
 
 
-def predict_time(budget: Budget, step: int) -> None:
-    """Once a tenth of the budget is used: steps and device-seconds at the end, on record."""
-    if budget.measured.steps_this_life < LEAST_STEPS or _time_record(budget) is not None:
-        return
-    if budget.first_decay_has_begun(step) or budget.fraction(step) < TIME_AT_FRACTION:
-        return
+def predict_time(budget: Budget, step: int) -> str | None:
+    """Once a tenth of the budget is used, and again at a third: steps and device-seconds at the end, each with a range,
+    on record. The line that says so, where it is time."""
+    made = len(_time_records(budget))
+    if budget.measured.steps_this_life < LEAST_STEPS or made == len(TIME_AT_FRACTIONS):
+        return None
+    if budget.first_decay_has_begun(step) or budget.fraction(step) < TIME_AT_FRACTIONS[made]:
+        return None
     steps, seconds = budget.predict(step)
-    budget.decisions.add("forecast", step, steps=steps, seconds=round(seconds, 1), **_limits(budget))
+    share = _uncertain_share(budget, step, steps)
+    fixed = steps == budget.plan.max_steps
+    left_steps, left_seconds = steps - step, seconds - budget.spent()
+    record = budget.decisions.add(
+        "forecast",
+        step,
+        steps=steps,
+        seconds=round(seconds, 1),
+        steps_range=[steps] * 2 if fixed else [step + round(left_steps / f) for f in (1 + share, 1 - share)],
+        seconds_range=[round(seconds + f * left_seconds, 1) if fixed else round(seconds, 1) for f in (-share, share)],
+        spent_seconds=round(budget.spent(), 1),
+        **_limits(budget),
+    )
+    low, high = record["steps_range"]
+    if fixed:
+        low, high = record["seconds_range"]
+        return f"  forecast: {seconds:,.0f} s in all ({low:,.0f} to {high:,.0f}) for {steps:,} steps"
+    return f"  forecast: {steps:,} steps in all ({low:,} to {high:,})"
+
+
+def _uncertain_share(budget: Budget, step: int, steps: int) -> float:
+    """By how much the mean duration of the steps to come may differ from what was measured, as a share of it: twice the
+    spread of the means of five steps, more where few steps were measured of many to come, as machines drift."""
+    durations = list(budget.measured.steps)[1:]
+    means = [mean(durations[i : i + 5]) for i in range(0, len(durations) - 4, 5)]
+    spread = 2 * stdev(means) / mean(means) if len(means) > 1 and mean(means) > 0 else 0.0
+    widened = max(LEAST_SPREAD, spread) * math.sqrt(max(1.0, (steps - step) / max(1, len(durations))))
+    return min(MOST_SPREAD, widened)
 
 
 def time_facts(budget: Budget, step: int) -> dict[str, Any]:
     """For the manifest: predicted and actual steps and device-seconds. `ratio`: predicted over actual steps, or seconds
-    where the tokens set the end. Empty where the run was too short for a forecast."""
-    record = _time_record(budget)
-    if record is None:
+    where the tokens set the end. `range`: of the same; `again`: the forecast made at a third. `planned_step_seconds`
+    and `later_step_seconds`: of a step with what goes on between steps, from the forecast to the end. Empty where the
+    run was too short for a forecast."""
+    records = _time_records(budget)
+    if not records:
         return {}
     by_tokens = budget.stopped_by(step) == "tokens"
-    ratio = record["seconds"] / budget.spent() if by_tokens else record["steps"] / step
-    return {
-        "at_step": record["step"],
-        "predicted_steps": record["steps"],
+    unit, fact = ("seconds", budget.spent()) if by_tokens else ("steps", step)
+    first = records[0]
+    facts = {
+        "at_step": first["step"],
+        "predicted_steps": first["steps"],
         "steps": step,
-        "predicted_seconds": record["seconds"],
+        "predicted_seconds": first["seconds"],
         "seconds": round(budget.spent(), 1),
-        "ratio": round(ratio, 4),
+        "ratio": round(first[unit] / fact, 4),
     }
+    if "steps_range" not in first:  # of an earlier version
+        return facts
+    facts |= {"unit": unit, "range": first[f"{unit}_range"]}
+    if step > first["step"] and first["steps"] > first["step"]:
+        planned = (first["seconds"] - first["spent_seconds"]) / (first["steps"] - first["step"])
+        later = (budget.spent() - first["spent_seconds"]) / (step - first["step"])
+        facts |= {"planned_step_seconds": round(planned, 5), "later_step_seconds": round(later, 5)}
+    if len(records) > 1:
+        again = records[1]
+        ratio = round(again[unit] / fact, 4)
+        facts["again"] = {"at_step": again["step"], "ratio": ratio, "range": again[f"{unit}_range"]}
+    return facts
 
 
 def _limits(budget: Budget) -> dict[str, Any]:
     return {"max_gpu_hours": budget.plan.max_gpu_hours, "max_tokens": budget.plan.max_tokens}
 
 
-def _time_record(budget: Budget) -> dict[str, Any] | None:
-    """The forecast for these limits: a raised cap is forecast anew."""
-    found = [r for r in budget.decisions.of_kind("forecast") if _limits(budget).items() <= r.items()]
-    return found[-1] if found else None
+def _time_records(budget: Budget) -> list[dict[str, Any]]:
+    """The forecasts for these limits: a raised cap is forecast anew."""
+    return [r for r in budget.decisions.of_kind("forecast") if _limits(budget).items() <= r.items()]
