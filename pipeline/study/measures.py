@@ -48,7 +48,7 @@ def check_measures(found: Any, where: str) -> tuple[str, ...]:
     if not isinstance(found, list) or not found:
         raise UserError(f"{where}: measures is {found!r}; expected a list of {', '.join(MEASURES)}")
     for name in found:
-        if name not in MEASURES:
+        if not isinstance(name, str) or name not in MEASURES:
             hint = nearest(str(name), MEASURES)
             raise UserError(f"{where}: measures has '{name}'{hint}; expected of {', '.join(MEASURES)}")
     return tuple(dict.fromkeys(found))

@@ -59,8 +59,14 @@ class Study:
 def read(path: str | Path) -> Study:
     """Reads and checks a study. Raises `UserError`."""
     path = Path(path)
-    values = configs.read_yaml(path)
-    where = f"study {path}"
+    values, where = configs.read_yaml(path), f"study {path}"
+    try:
+        return _study(path, values, where)
+    except (TypeError, AttributeError) as error:  # a list where a word is expected, a number where a section is
+        raise UserError(f"{where}: a key holds a value of another kind: {' '.join(str(error).split())}") from None
+
+
+def _study(path: Path, values: dict[str, Any], where: str) -> Study:
     for key in values:
         if key not in KEYS:
             raise UserError(f"{where}: unknown key '{key}'{nearest(str(key), KEYS)}; expected of {', '.join(KEYS)}")

@@ -72,9 +72,9 @@ def _fuzz(verb: str, *words: str) -> Any:
 
 def _others_are_shown(what: str) -> None:
     """Whatever became of one experiment, `runs` shows the other."""
-    shown = command("runs", "--json").must_succeed(f"runs, beside {what}")
-    assert shown is None
-    if OTHER not in command("runs").said:
+    shown = command("runs")
+    shown.must_succeed(f"runs, beside {what}")
+    if OTHER not in shown.said:
         raise Wrong(f"lost: the experiment beside {what}")
 
 
