@@ -11,7 +11,8 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def check(text: str) -> None:
-    """Raises `ValueError` for a text that is too large, too deep or too often aliased, `yaml.YAMLError` as loading."""
+    """Raises `ValueError` for a text that is too large, too deep, too often aliased or that holds itself,
+    `yaml.YAMLError` as loading."""
     if len(text) > MAX_BYTES:
         raise ValueError(f"it has {len(text):,} characters; a config has at most {MAX_BYTES:,}")
     sizes: dict[str, int] = {}  # of what an anchor stands for, in nodes
@@ -19,6 +20,8 @@ def check(text: str) -> None:
     nodes = 0
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent):
+            if any(anchor == event.anchor for anchor, _ in open_nodes):
+                raise ValueError(f"line {event.start_mark.line + 1}: *{event.anchor} stands inside what it names")
             nodes += sizes.get(event.anchor, 1)
         elif isinstance(event, yaml.NodeEvent):
             nodes += 1

@@ -185,6 +185,7 @@ CONFIGS = {
     "a tag that runs a command": "name: !!python/object/new:os.system ['mkdir marked']\n",
     "aliases that double": DOUBLING,
     "100,000 levels": "name: " + "[" * 100_000,
+    "a list that holds itself": "name: x\ndata: &a [*a]\n",
     "an interpolation of itself": "name: ${name}\n",
     "numbers of a million digits": "name: x\nseed: " + "9" * 1_000_000,
 }  # fmt: skip

@@ -15,6 +15,7 @@ from pipeline.after.scores import share
 from pipeline.after.tasks import LanguageModel, Question, Scores, answer
 from pipeline.corpus.compressed import Unreadable
 from pipeline.corpus.json_lines import MAX_UNREADABLE, Found, mended, plain_ending, read_files
+from pipeline.corpus.parquet_source import record_of
 from pipeline.errors import UserError
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".parquet")
@@ -53,9 +54,10 @@ def _read(path: Path, key: str) -> Found[Question]:
     found: Found[Question] = Found(key)
     try:
         for batch in parquet.ParquetFile(path).iter_batches():
-            for record in mended(batch.to_pylist()):
-                found.add(path, f"item {len(found.made) + found.causes.total() + 1}", record, _made_of)
-    except (pyarrow.ArrowException, OSError) as error:
+            for row in range(batch.num_rows):
+                place = f"item {len(found.made) + found.causes.total() + 1}"
+                found.add(path, place, mended(record_of(batch, row)), _made_of)
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:  # of damaged names, too
         raise UserError(f"{key}: {path} cannot be read as Parquet ({error})") from None
     return found
 

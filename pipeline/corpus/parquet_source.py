@@ -48,7 +48,7 @@ class Parquet(FileSource):
             raise Unreadable("damaged_file", f"{type(error).__name__}: {error}") from None
 
     def item(self, raw: Any, file: InputFile, place: str) -> Item | None:
-        record = _record(*raw)
+        record = record_of(*raw)
         return set_aside(place, record) if isinstance(record, Unreadable) else self.reader.read(record, place)
 
     def _rows(self, file: InputFile) -> Iterator[tuple["pa.RecordBatch", int]]:
@@ -99,14 +99,25 @@ def _check_growth(metadata: Any, stored_bytes: int) -> None:
         raise Unreadable("bomb", f"{stored_bytes:,} bytes on disk grow to {made:,}")
 
 
-def _record(batch: "pa.RecordBatch", row: int) -> dict[str, Any] | Unreadable:
+def record_of(batch: "pa.RecordBatch", row: int) -> dict[str, Any] | Unreadable:
     """A row as a record; text that is stored as bytes is decoded."""
     record: dict[str, Any] = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
-            value = column[row].as_py()
+            value = _plain(column[row])
             record[name] = value.decode("utf-8") if isinstance(value, bytes) else value
         except UnicodeDecodeError as error:
             around = error.object[max(0, error.start - 50) : error.start + 200]
             return Unreadable("not_utf8", f"column {name}: {bytes(around).decode('utf-8', 'backslashreplace')}")
     return record
+
+
+def _plain(scalar: "pa.Scalar") -> Any:
+    """A value as Python's. A time that Python cannot name (beyond its years, in a zone of no name) is the number that
+    is stored, null where it lies deeper."""
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        raise
+    except (OverflowError, ValueError, KeyError):
+        return getattr(scalar, "value", None)

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from data_corpus import items
 
+from pipeline.after import choice_sets
 from pipeline.corpus import parquet_source
 from pipeline.corpus.documents import SetAside
 from pipeline.corpus.hub_source import HuggingFace
@@ -42,6 +43,21 @@ def test_rows_become_documents_once_for_any_number_of_shards_and_row_groups(fold
     assert by_id["a.parquet:8"].metadata["record"] == {"url": "text 007"}
     assert by_id["b.parquet:75"].text == "text 174"
     assert len(items(Parquet(str(folder / "*.parquet"), limit_documents=5), 3)[0]) == 5
+
+
+@pytest.mark.parametrize("kind", [
+    pa.timestamp("us"), pa.timestamp("ns", "nowhere"), pa.date64(), pa.date32(), pa.duration("s"), pa.time64("us"),
+], ids=str)  # fmt: skip
+def test_a_time_that_python_cannot_name_costs_no_text_and_stops_nothing(kind, folder):
+    number = 2**30 if kind == pa.date32() else 2**62
+    odd, nested = pa.array([number] * 2, kind), pa.StructArray.from_arrays([pa.array([number] * 2, kind)], ["at"])
+    write(folder / "a.parquet", {"text": names(0, 2), "when": odd, "meta": nested, "license": odd})
+    documents, causes = items(Parquet(str(folder), metadata_keys=["when", "meta"]))
+    assert causes == []
+    assert sorted(d.text for d in documents) == names(0, 2)
+    (folder / "a.parquet").unlink()
+    write(folder / "set.parquet", {"prompt": ["a"], "options": [["b", "c"]], "right": [1], "when": odd[:1]})
+    assert [q.prompt for q in choice_sets._read(folder / "set.parquet", "set").made] == ["a"]
 
 
 def test_only_wanted_rows_and_fields_of_structs(folder):
