@@ -156,7 +156,9 @@ def cards(path: Path, stage: str, fingerprint: str) -> list[dict[str, Any]]:
     seconds, newest = _lives(path, stage, fingerprint), {_process(line): line for line in lines}
     found: dict[str, dict[str, Any]] = {}
     for life, line in sorted(newest.items()):
-        card = found.setdefault(line["device"], {"device": line["device"], "lives": 0, "gpu_hours": 0.0})
+        card = found.setdefault(
+            line.get("device", ""), {"device": line.get("device", ""), "lives": 0, "gpu_hours": 0.0}
+        )
         card["lives"] += 1
         card["gpu_hours"] += seconds[life] / 3600
         card.update({key: line[key] for key in CARD_KEYS if line.get(key) is not None})
@@ -192,8 +194,12 @@ def _end_torn_line(path: Path) -> None:
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a ledger. Each is the largest of its life so far, so a damaged one loses a heartbeat."""
     needed = {"life": int, "pid": int, "devices": int, "seconds": float, "stage": str, "fingerprint": str}
-    lines = read_json_lines(path, device=str, **needed)
-    return [line for line in lines if isinstance(line.get("host", ""), str) and line["seconds"] >= 0]
+    names = ("host", "device")  # which machine: hours count where a line does not say it, too
+    return [
+        line
+        for line in read_json_lines(path, **needed)
+        if all(isinstance(line.get(name, ""), str) for name in names) and line["seconds"] >= 0
+    ]
 
 
 def _process(line: Mapping[str, Any]) -> tuple[int, int, str]:

@@ -25,10 +25,8 @@ class Replay:
             record = Decisions(path, mend=False)
             lives = record.of_kind("life")
             self.precision = {life["precision"] for life in lives}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"--replay: {path} is no decisions.jsonl of a pretraining ({type(error).__name__}: {error})"
-            ) from None
+        except (UserError, KeyError, TypeError) as error:
+            raise UserError(f"--replay: {path} is no decisions.jsonl of a pretraining ({error})") from None
         if len(self.precision) != 1:
             found = ", ".join(sorted(self.precision)) or "no life at all"
             raise UserError(f"--replay: {path} records {found}; expected lives of one precision, as on one device")
