@@ -83,6 +83,8 @@ def _guarded(arguments: argparse.Namespace) -> int:
         return FAILED
     except OSError as error:
         unwritable = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+        if error.errno == errno.ENAMETOOLONG:
+            return _said(f"{error.strerror}: {error.filename}; expected a name that a file can have", WRONG_INPUT)
         if error.filename and (unwritable or (error.errno == errno.ENOENT and not root().exists())):
             where = "artifacts/ and runs/ in the working folder, or in HORNBOOK_ROOT"
             message = f"{error.strerror}: {error.filename}. hornbook writes to {where}; expected a folder there that it"

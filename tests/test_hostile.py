@@ -244,6 +244,10 @@ MODELS: dict[str, Callable[[Path], Any]] = {
         f / "model.safetensors",
         lambda c: c | {f"x{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(100_000)},
     ),
+    "an index of a name that no file can have": lambda f: (
+        (f / "model.safetensors").unlink(),
+        (f / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "x" * 5_000}})),
+    ),
     "an index that climbs out": lambda f: _outside(f),
     "a config of 2^40 layers": lambda f: _set(f, num_hidden_layers=2**40),
     "a config of a million heads": lambda f: _set(f, num_attention_heads=10**6),

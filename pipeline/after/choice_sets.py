@@ -65,7 +65,7 @@ def _read(path: Path, key: str) -> Found[Question]:
 def _made_of(record: Any, place: str) -> Question:
     try:
         return _question(record)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError):
         shown = ", ".join(record)[:200] if isinstance(record, Mapping) else type(record).__name__
         raise Unreadable("unknown_form", f"has {shown}; expected {FORMS}") from None
 

@@ -12,7 +12,7 @@ import yaml
 
 from scripts.fuzz_parts import runs
 from scripts.fuzz_parts.lab import Wrong, command, equal, run, write
-from scripts.fuzz_parts.mutate import mutate, mutate_value, odd
+from scripts.fuzz_parts.mutate import dumped, mutate, mutate_value, odd
 
 WORDS = (
     "1:30", "12:00:00", "010", "0x10", "1_000", "no", "on", "~", "null", "", "1e3", "1e999", ".inf", "-.inf", ".nan",
@@ -27,7 +27,7 @@ def config(draw: random.Random, folder: Path) -> None:
     """A YAML file: values of other types, or the text damaged."""
     text = draw.choice(_examples())
     if draw.random() < 0.65:
-        data = yaml.safe_dump(mutate_value(yaml.safe_load(text), draw), allow_unicode=True).encode("utf-8", "replace")
+        data = _as_yaml(mutate_value(yaml.safe_load(text), draw))
     else:
         data = mutate(text.encode(), draw)
     path = write(folder / "config.yaml", data)
@@ -51,11 +51,18 @@ def overrides(draw: random.Random, folder: Path) -> None:
     _asked(str(runs.PREPARED / "fuzz.yaml"), [word for word in words if not word.startswith("-")], draw)
 
 
+def _as_yaml(value: Any) -> bytes:
+    try:
+        return yaml.safe_dump(value, allow_unicode=True).encode("utf-8", "replace")
+    except RecursionError:  # of PyYAML, on what is too deep for it
+        return dumped(value)
+
+
 def study(draw: random.Random, folder: Path) -> None:
     text = draw.choice([path.read_text() for path in sorted((_root() / "configs/studies").glob("*.yaml"))])
     text = text.replace("base: ../", f"base: {_root() / 'configs'}/")
     if draw.random() < 0.65:
-        data = yaml.safe_dump(mutate_value(yaml.safe_load(text), draw), allow_unicode=True).encode("utf-8", "replace")
+        data = _as_yaml(mutate_value(yaml.safe_load(text), draw))
     else:
         data = mutate(text.encode(), draw)
     command("study", str(write(folder / "study.yaml", data)), "--dry-run", *draw.choice(((), ("--json",))))

@@ -3,6 +3,7 @@ scripts/fuzz.py."""
 
 import argparse
 import json
+from pathlib import Path
 
 import pytest
 
@@ -162,6 +163,11 @@ def test_a_message_is_of_bounded_length_and_holds_nothing_that_a_terminal_obeys(
     assert said.startswith(r"hornbook: unknown key '\x1b[2J\x07xxx")
     assert said.endswith("xxx'; expected some\nother key\n")
     assert "characters left out" in said
+
+
+def test_a_name_that_no_file_can_have_is_a_message(capfd):
+    assert hornbook._guarded(argparse.Namespace(verb="runs", run=lambda _: Path("x" * 5_000).stat())) == 2
+    assert "File name too long: xxx" in capfd.readouterr().err
 
 
 def test_a_shape_that_cannot_be_is_a_message_wherever_it_is_found(capfd):

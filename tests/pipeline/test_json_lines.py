@@ -174,3 +174,12 @@ def test_broken_evaluation_items_are_counted_in_the_account(folder) -> None:
     from pipeline.data import warnings
 
     assert any("1 records of evaluation items" in line for line in warnings(manifest))
+
+
+@pytest.mark.parametrize("label", [b"Infinity", b"NaN", b"1e999", b"-1", b"[1]", b'"x"', b"0.5", b"null"])
+def test_an_item_whose_right_option_is_no_place_in_the_list_is_set_aside(folder, label, capsys) -> None:
+    path = folder / "a.jsonl"
+    sound = [choice(b"%d" % i) for i in range(20)]
+    path.write_bytes(b"\n".join([*sound, b'{"goal": "g", "sol1": "a", "sol2": "b", "label": %s}' % label]))
+    assert read_as("set", path) == 20
+    assert "1 of 21 records" in capsys.readouterr().err
