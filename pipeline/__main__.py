@@ -19,9 +19,8 @@ from typing import Any
 from pipeline import safety
 from pipeline.artifacts import root
 from pipeline.disk import writing
-from pipeline.errors import DONE, FAILED, STOPPED, WRONG_INPUT, Failure, Stopped, UserError
+from pipeline.errors import DONE, FAILED, STOPPED, WRONG_INPUT, Failure, Stopped, UserError, printable
 
-MOST_MESSAGE_CHARACTERS = 1_500
 SMALL_WRITE_BYTES = 1 << 20  # of links, reports, logs: whatever does not say itself what it needs
 AFTER = ("evaluate", "export", "quantize", "finetune")  # what comes after pretraining
 STAGES = ("data", "init", "pretrain", *AFTER)
@@ -102,13 +101,7 @@ def _guarded(arguments: argparse.Namespace) -> int:
 
 
 def _said(message: Any, code: int) -> int:
-    """Prints one message and returns `code`. It may quote a stranger's file: it is of bounded length, and holds nothing
-    that a terminal obeys."""
-    text = "".join(c if c in "\n\t" or c.isprintable() else ascii(c)[1:-1] for c in str(message))
-    if len(text) > MOST_MESSAGE_CHARACTERS:
-        half = MOST_MESSAGE_CHARACTERS // 2
-        text = f"{text[:half]} [{len(text) - 2 * half:,} characters left out] {text[-half:]}"
-    print(f"hornbook: {text}", file=sys.stderr)
+    print(f"hornbook: {printable(str(message))}", file=sys.stderr)
     return code
 
 

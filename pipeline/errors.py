@@ -1,6 +1,7 @@
 """The ways a command ends early on purpose, and the exit codes that scripts rely on."""
 
 DONE, FAILED, WRONG_INPUT, STOPPED = 0, 1, 2, 75
+MOST_MESSAGE_CHARACTERS = 1_500
 
 
 class UserError(Exception):
@@ -21,3 +22,12 @@ class Failure(Exception):
 
 class Busy(Failure):
     """Another live process owns this pretraining. The message says who."""
+
+
+def printable(message: str) -> str:
+    """A message that may quote a stranger's file: of bounded length, and with nothing in it that a terminal obeys."""
+    text = "".join(c if c in "\n\t" or c.isprintable() else ascii(c)[1:-1] for c in message)
+    if len(text) <= MOST_MESSAGE_CHARACTERS:
+        return text
+    half = MOST_MESSAGE_CHARACTERS // 2
+    return f"{text[:half]} [{len(text) - 2 * half:,} characters left out] {text[-half:]}"
