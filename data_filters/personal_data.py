@@ -34,6 +34,8 @@ _LOCAL_PART = re.compile(r"\b[A-Za-z0-9][A-Za-z0-9._%+-]*\Z")
 _REMOTE_USERS = ("git", "hg", "svn")
 _REMOTE_PATH = re.compile(r":(?:\d+/|/|~|[\w.-]+/|[\w.-]+\.git\b)")
 _IN_URL = re.compile(r"://[^\s/\"'<>]*\Z")
+_LOGINS, _COPIES = ("ssh", "sftp", "mosh", "ssh-copy-id"), ("scp", "rsync", "sshfs")  # commands that take `user@host`
+_ARGUMENT = re.compile(r"-\S|\d+\Z|[^\s,;:]*[/.~][^\s,;:]*[^\s,;:.]\Z|[.~]\Z")  # an option, its number, a path
 LOCAL_PART_CHARACTERS = 64  # RFC 5321
 
 _MAY_BE_IP4 = re.compile(r"\.\d{1,3}\.\d{1,3}\.\d")
@@ -42,10 +44,11 @@ WORD_BEFORE_CHARACTERS = 40
 VERSION_BELOW = 64  # one of 256 addresses has four numbers below it, and hardly a version has one that is not
 _RESOLVERS = {"1.0.0.1", "1.1.1.1", "4.2.2.1", "4.2.2.2", "8.8.4.4", "8.8.8.8", "9.9.9.9"}  # the small ones in use
 _SAYS_VERSION = re.compile(
-    r"(?<![a-z])(?:versions?|ver|v|releases?|released|rev|revision|builds?|upgraded?|firmware|parse|parse_version"
+    r"versions?(?![a-z])|(?<![a-z])(?:ver|v|releases?|released|rev|revision|builds?|upgraded?|downgraded?|updated?"
+    r"|bump(?:s|ed)?|tags?|firmware|driver|sdk|chrome|chromium|firefox|parse|parse_version"
     r"|looseversion|strictversion|requires?|section|sections|sect|sec|chapter|clause|paragraph|para|article|figure|fig"
     r"|table|appendix|annex|example|exercise|theorem|lemma|definition|equation|eq|step|item|rule|level|heading|oid"
-    r"|identifier)(?![a-z])|\u00a7|(?<!\s)(?=\s*[=<>~!]=\s?\Z)|(?<![\w./:])[a-z][\w.+]*[/-]\Z",
+    r"|identifier)(?![a-z])|\u00a7|(?<!\s)(?=\s*[=<>~!]=\s?\Z)|(?:,\s?[<>]|\^|~>?)\s?\Z|(?<![\w./:])[a-z][\w.+]*[/-]\Z",
     re.IGNORECASE,
 )
 _SAYS_ADDRESS = re.compile(
@@ -173,12 +176,23 @@ def _mask_emails(text: str) -> tuple[str, int]:
 
 def _is_remote(text: str, local: re.Match[str], domain: re.Match[str]) -> bool:
     """Whether `user@host` is where a program logs in, as in `git@github.com:acme/tool.git` and `ssh://me@host.org/`."""
-    before = text[max(0, local.start() - LOCAL_PART_CHARACTERS) : local.start()]
+    before = text[max(0, local.start() - 2 * LOCAL_PART_CHARACTERS) : local.start()].rpartition("\n")[2]
     return (
         local.group(0) in _REMOTE_USERS
         or _REMOTE_PATH.match(text, domain.end()) is not None
         or _IN_URL.search(before) is not None
+        or _is_login(before, is_copy=text.startswith(":", domain.end()))
     )
+
+
+def _is_login(before: str, *, is_copy: bool) -> bool:
+    """Whether what stands before is a command that takes `user@host`, its options and files: `ssh -p 22 me@acme.org`."""
+    words = [word.lstrip("`'\"($") for word in before.split()]
+    at = next((i for i in range(len(words) - 1, -1, -1) if words[i] in _LOGINS + _COPIES), None)
+    if at is None or not before.endswith((" ", "\t", "'", '"')):
+        return False
+    between = words[at + 1 :]
+    return all(map(_ARGUMENT.match, between)) or (is_copy and words[at] in _COPIES and len(between) <= 4)
 
 
 def _mask_ip6(text: str) -> tuple[str, int]:

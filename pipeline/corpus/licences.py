@@ -2,8 +2,8 @@
 
 In: a record. Out: the licence as text, for `data_filters.licence` to read. The forms: text, SPDX expressions, the
 objects of GitHub (`spdx_id`, `key`, `name`), npm (`type`, `url`), Zenodo and CycloneDX (`id`, `expression`), lists of
-any of these (all of them hold), and each of them as JSON text or as Python prints it. null and an empty text or list
-state nothing. Whatever else stands there is stated and not understood: unknown, and never the source's own licence.
+any of these (all of them hold), and each of them as JSON text or as Python prints it. Names of fields are compared
+without case. null and an empty text or list state nothing. Whatever else stands there is stated and not understood: unknown, and never the source's own licence.
 """
 
 import ast
@@ -15,9 +15,12 @@ from typing import Any
 from data_filters.licence import normalise
 from data_filters.repair import mend_surrogates
 
-_NAMES = ("license", "licence", "licenses", "licences", "license_expression", "license_id", "spdx_id", "license_name")
+_NAMES = (
+    "license", "licence", "licenses", "licences", "license_expression", "license_id", "spdx_id", "license_name",
+    "max_stars_repo_licenses", "detected_licenses", "gha_license_id", "repo_license", "repo_licenses",  # The Stack's
+)  # fmt: skip
 _LINKS, _CONTAINERS = ("license_url", "license_link"), ("metadata", "meta")
-FIELDS = (*_NAMES, *_LINKS, *(f"{outer}.{name}" for outer in _CONTAINERS for name in (*_NAMES, *_LINKS)))
+FIELDS = frozenset((*_NAMES, *_LINKS, *_CONTAINERS))  # of a record, in lower case
 # Of an object, compared without case, `_`, `-` and `@`: the first of the exact ones that is text, else the first that
 # is understood.
 _EXACT = ("spdxid", "spdx", "spdxexpression", "licenseid", "expression")
@@ -32,13 +35,36 @@ _SIMPLE = re.compile(r"[\w.+-]+")
 def own_license(record: Mapping[str, Any]) -> str | None:
     """The licence that a record states; None where it states none. One that is not understood begins with
     `unknown`. The first of the record, its metadata and links to licences that states anything counts."""
-    places = [record, *(inner for name in _CONTAINERS if isinstance(inner := record.get(name), Mapping))]
+    top = _in_lower_case(record)
+    places = [top, *(_in_lower_case(_opened(top[name])) for name in _CONTAINERS if name in top)]
     for names in (_NAMES, _LINKS):
         for place in places:
-            stated = _read([place[name] for name in names if name in place], 0)
+            stated = _read([value for name in names for value in place.get(name, ())], 0)
             if stated is not None:
                 return mend_surrogates(stated)
     return None
+
+
+def _in_lower_case(record: Mapping[Any, Any]) -> dict[str, list[Any]]:
+    """The fields that may state a licence: name -> values, of which `License` and `license` may both stand there."""
+    found: dict[str, list[Any]] = {}
+    for key, value in record.items():
+        if isinstance(key, str) and (name := key.lower()) in FIELDS:
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def _opened(values: Sequence[Any]) -> Mapping[Any, Any]:
+    """The first object among them; tables hold some as JSON text."""
+    for value in values:
+        if isinstance(value, str) and "licen" in value.lower() and value.lstrip().startswith("{"):
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                continue
+        if isinstance(value, Mapping):
+            return value
+    return {}
 
 
 def _read(value: Any, depth: int) -> str | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.corpus.compressed import BOMB_BYTES, BOMB_RATIO, Unreadable, split_ending
 from pipeline.corpus.input_files import FileSource, InputFile, Inputs, find_inputs
+from pipeline.corpus.licences import FIELDS
 from pipeline.corpus.records import RecordReader
 from pipeline.corpus.source import Item, RecordOptions, set_aside
 
@@ -57,7 +58,8 @@ class Parquet(FileSource):
         with pq.ParquetFile(file.path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as table:
             self._check_columns(table.schema_arrow)
             _check_growth(table.metadata, file.path.stat().st_size)
-            columns = [c for c in table.schema_arrow.names if c in {top for k in self.reader.keys for top in _tops(k)}]
+            asked = {top for key in self.reader.keys for top in _tops(key)}
+            columns = [c for c in table.schema_arrow.names if c in asked or c.lower() in FIELDS]
             for number in range(table.metadata.num_row_groups):
                 for batch in table.iter_batches(_ROWS_AT_ONCE, row_groups=[number], columns=columns, use_threads=False):
                     for row in range(batch.num_rows):

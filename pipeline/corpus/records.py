@@ -9,7 +9,7 @@ from typing import Any
 from data_filters.repair import mend_surrogates
 from pipeline.corpus.compressed import MAX_SAMPLE, Unreadable
 from pipeline.corpus.documents import MAX_TEXT_BYTES, WHERE, SetAside
-from pipeline.corpus.licences import FIELDS, own_license
+from pipeline.corpus.licences import own_license
 from pipeline.corpus.source import Item, RecordOptions, document, set_aside
 from pipeline.corpus.where import ABSENT, Where, find
 
@@ -30,10 +30,10 @@ class RecordReader:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """All fields that are looked at."""
+        """All fields that are looked at, besides those of licences."""
         group = (self.options.group_key,) if self.options.group_key else ()
         asked = self.where.fields if self.where else ()
-        return (self.options.text_key, *asked, *group, *self.options.metadata_keys, *FIELDS)
+        return (self.options.text_key, *asked, *group, *self.options.metadata_keys)
 
     def read(self, record: Any, path: str) -> Item:
         """A document, or what became of the record instead."""

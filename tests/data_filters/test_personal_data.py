@@ -103,7 +103,11 @@ def test_the_rule_counts_against_its_limits():
         "git clone git@github.com:acme/tool.git", "git@gitlab.com:group/sub/tool.git", "deploy@web.acme.io:/var/www",
         "ssh://me@host.acme.io/tool", "git+ssh://git@github.com/acme/tool.git@main", "me@host.acme.io:tool.git",
         "https://token@github.com/acme/tool", "npm install left-pad@1.3.0", "actions/checkout@v4", "@app.get('/me')",
-        "@dataclass\nclass A:", "ns::a::b 2001::x::y", "12:30:45.123", "uses: acme/tool@main",
+        "ssh -p 2222 -i ~/.ssh/key.pem deploy@acme.org", "$ sftp jane@acme.org", "`ssh jane@acme.org`",
+        "scp a.txt b.txt jane@acme.org:", "rsync -avz dist jane@acme.org:www", 'AssemblyVersion("100.1.2.3")',
+        "updated from 98.1.2.3 to 99.1.2.3", "Bumps left-pad from 98.1.2.3 to 99.1.2.3", "Google Chrome 101.2.3.4",
+        '"left-pad": "^101.2.3.4"', 'gem "x", "~> 101.2.3.4"', 'pip install "x>=101.2.3.4,<102.2.3.4"',
+        "<FileVersion>101.2.3.4</FileVersion>", "@dataclass\nclass A:", "ns::a::b 2001::x::y", "12:30:45.123", "uses: acme/tool@main",
     ],
 )  # fmt: skip
 def test_versions_sections_and_remotes_are_left_alone(text):
@@ -128,6 +132,8 @@ def test_versions_sections_and_remotes_are_left_alone(text):
         ("<ip>93.184.216.34</ip>", f"<ip>{MASKED_IP}</ip>"),
         ("host=24.16.33.7", f"host={MASKED_IP}"),
         ("ip.addr == 93.184.216.34", f"ip.addr == {MASKED_IP}"),
+        ("for ssh, write to jane@acme.org", f"for ssh, write to {MASKED_EMAIL}"),
+        ("ssh keys go to jane@acme.org: thanks", f"ssh keys go to {MASKED_EMAIL}: thanks"),
         ("ping 8.8.8.8", f"ping {MASKED_IP}"),
         ("version 1.2.3.4 runs on host 93.184.216.34", f"version 1.2.3.4 runs on host {MASKED_IP}"),
         ("/ip4/104.131.131.82/tcp/4001", f"/ip4/{MASKED_IP}/tcp/4001"),

@@ -53,6 +53,13 @@ STATED = [
     ({"license": '"GPL-3.0-only"'}, GPL3),
     ({"license": "['mit', 'gpl-3.0']"}, f"MIT AND {GPL3}"),
     ({"licence": "GPL-3.0-only"}, GPL3),
+    ({"License": "GPL-3.0-only"}, GPL3),
+    ({"LICENSE": ["MIT", None], "License": {"spdx_id": "GPL-3.0-only"}}, f"MIT AND {GPL3}"),
+    ({"Metadata": {"Licence": "GPL-3.0-only"}}, GPL3),
+    ({"metadata": '{"license": {"spdx_id": "GPL-3.0-only"}}'}, GPL3),
+    ({"meta": "{'license': broken", "license": "MIT"}, "MIT"),
+    ({"max_stars_repo_licenses": ["MIT", "GPL-3.0-only"]}, f"MIT AND {GPL3}"),
+    ({"detected_licenses": ["GPL-3.0-only"], "license_type": "no_license"}, GPL3),
     ({"licenses": ["GPL-3.0-only"]}, GPL3),
     ({"licences": [{"name": "GPL-3.0-only"}]}, GPL3),
     ({"license": None, "licenses": ["GPL-3.0-only"]}, GPL3),
@@ -118,6 +125,7 @@ def test_columns_of_licences_are_found_in_tables(folder) -> None:
     for name, column in {
         "a": {"licenses": [["GPL-3.0-only"]]},
         "b": {"metadata": [{"license": "GPL-3.0-only"}]},
+        "c": {"License": ["GPL-3.0-only"]},
     }.items():
         pq.write_table(pa.table({"text": [name], **column}), folder / f"{name}.parquet")
     documents, _ = items(Parquet(str(folder), license="MIT"))
