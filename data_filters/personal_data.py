@@ -186,7 +186,7 @@ def _is_remote(text: str, local: re.Match[str], domain: re.Match[str]) -> bool:
 
 
 def _is_login(before: str, *, is_copy: bool) -> bool:
-    """Whether what stands before is a command that takes `user@host`, its options and files: `ssh -p 22 me@acme.org`."""
+    """Whether what stands before is a command that takes `user@host`, as in `ssh -p 22 me@acme.org`."""
     words = [word.lstrip("`'\"($") for word in before.split()]
     at = next((i for i in range(len(words) - 1, -1, -1) if words[i] in _LOGINS + _COPIES), None)
     if at is None or not before.endswith((" ", "\t", "'", '"')):

@@ -76,11 +76,11 @@ def file_words(files: Mapping[str, Any]) -> str:
 
 
 def skipped_words(skipped: Mapping[str, int]) -> str:
-    """`186 .pod, 4 .gz and 3 others`: the most frequent first."""
+    """`186 .pod, 4 .gz and 3 more`: the most frequent first."""
     ordered = sorted(skipped.items(), key=lambda item: -item[1])
     named = ", ".join(f"{n:,} {ending}" for ending, n in ordered[:ENDINGS_SHOWN])
     rest = sum(n for _, n in ordered[ENDINGS_SHOWN:])
-    return f"{named} and {rest:,} others" if rest else named
+    return f"{named} and {rest:,} more" if rest else named
 
 
 def causes(terms: Mapping[str, Any], names: Mapping[str, str]) -> str:

@@ -27,6 +27,7 @@ _XZ_MEMORY_BYTES = 1 << 30  # `xz -9` takes 64 MB
 UNKNOWN_COMPRESSIONS = (".lz4", ".br", ".7z", ".snappy", ".sz", ".z")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _BOM = b"\xef\xbb\xbf"
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 
 
 class Unreadable(Exception):
@@ -48,6 +49,7 @@ def open_input(path: Path) -> BinaryIO:
     if ending in UNKNOWN_COMPRESSIONS:
         raise Unreadable("unknown_compression", f"{ending}; plain files and {', '.join(COMPRESSIONS)} can be read")
     file = open_regular(path)
+    _check_downloaded(file)
     decompress = COMPRESSIONS.get(ending)
     return io.BufferedReader(_Decompressed(file, decompress), _PIECE_BYTES) if decompress else file
 
@@ -62,6 +64,18 @@ def open_regular(path: Path) -> BinaryIO:
         os.close(descriptor)
         raise Unreadable("not_a_file", "a pipe, socket, device or folder")
     return os.fdopen(descriptor, "rb")
+
+
+def _check_downloaded(file: BinaryIO) -> None:
+    """Git leaves a pointer of three lines in place of a large file until somebody fetches it."""
+    try:
+        start = file.read(len(_LFS_POINTER))
+        file.seek(0)
+    except OSError:
+        return  # who reads on is told
+    if start == _LFS_POINTER:
+        file.close()
+        raise Unreadable("lfs_pointer", "the file was not downloaded: run `git lfs pull` where it comes from")
 
 
 def read_whole(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:

@@ -23,7 +23,8 @@ from pipeline.errors import UserError
 
 T = TypeVar("T")
 MAX_UNREADABLE = 0.1  # the default of `data.max_unreadable`
-OF_A_FILE = ("damaged_file", "bomb", "cannot_open", "not_a_file", "unknown_compression")  # more than a record is lost
+# More than a record is lost.
+OF_A_FILE = ("damaged_file", "bomb", "cannot_open", "not_a_file", "unknown_compression", "lfs_pointer")
 _IN_WORDS = {
     "broken_json": "is not JSON", "not_utf8": "is not UTF-8", "too_large": "is too large", "empty_file": "has no byte",
 }  # fmt: skip

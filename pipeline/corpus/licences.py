@@ -3,7 +3,8 @@
 In: a record. Out: the licence as text, for `data_filters.licence` to read. The forms: text, SPDX expressions, the
 objects of GitHub (`spdx_id`, `key`, `name`), npm (`type`, `url`), Zenodo and CycloneDX (`id`, `expression`), lists of
 any of these (all of them hold), and each of them as JSON text or as Python prints it. Names of fields are compared
-without case. null and an empty text or list state nothing. Whatever else stands there is stated and not understood: unknown, and never the source's own licence.
+without case. null and an empty text or list state nothing. Whatever else stands there is stated and not understood:
+unknown, and never the source's own licence.
 """
 
 import ast

@@ -27,7 +27,16 @@ _TEXT_CODECS = re.compile(
 # The web standard: a page that says Latin-1 or ASCII means Windows' superset, and so on.
 _ALIASES = {"iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254", "tis-620": "cp874", "iso8859-11": "cp874",
             "gb2312": "gb18030", "gbk": "gb18030", "euc_kr": "cp949", "shift_jis": "cp932"}  # fmt: skip
-_LABELS = {"x-sjis": "cp932", "x-euc-jp": "euc_jp", "x-gbk": "gb18030", "x-cp1251": "cp1251", "x-cp1252": "cp1252"}
+_LABELS = {  # of the web standard, those that Python does not know
+    "x-sjis": "cp932", "windows-31j": "cp932", "x-euc-jp": "euc_jp", "x-gbk": "gb18030", "gb_2312-80": "gb18030",
+    "x-x-big5": "big5", "cn-big5": "big5", "windows-949": "cp949", "ks_c_5601-1989": "cp949", "windows-874": "cp874",
+    "dos-874": "cp874", "x-mac-roman": "mac-roman", "x-mac-cyrillic": "mac-cyrillic", "koi8-ru": "koi8-u",
+    "koi8": "koi8-r", "iso-8859-8-i": "iso8859-8", "logical": "iso8859-8", "iso-8859-8-e": "iso8859-8",
+    "visual": "iso8859-8", "iso-8859-6-i": "iso8859-6", "iso-8859-6-e": "iso8859-6",
+    "unicode-1-1-utf-8": "utf-8",
+    **{f"x-cp{n}": f"cp{n}" for n in range(1250, 1259)},
+    **{f"iso8859{n}": f"iso8859-{n}" for n in range(1, 17)},
+}  # fmt: skip
 _SINGLE_BYTE = re.compile(r"(iso8859|cp(125\d|437|85\d|86\d|874|720|737|775|1006)|koi8|mac-|ptcp154)")  # any bytes fit
 _ASCII_ONLY = re.compile(r"(iso2022|hz)")  # these write every character with bytes of ASCII
 _WIDE = re.compile(r"utf-(16|32)")

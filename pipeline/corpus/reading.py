@@ -19,6 +19,7 @@ from data_filters.personal_data import mask
 from data_filters.repair import mend_surrogates, repair
 from data_filters.rule import EXERCISE, KINDS, Drop, Rule
 from pipeline.artifacts import Folder, write_json
+from pipeline.corpus.compressed import split_ending
 from pipeline.corpus.documents import (
     WHERE,
     DocumentReader,
@@ -138,6 +139,8 @@ def lost_words(lost: Sequence[Mapping[str, Any]]) -> str:
 def _lost_share(lost: Sequence[Mapping[str, Any]], files: Mapping[str, Any], records: int) -> float:
     """The share of a source that was in lost files, by bytes or by records, whichever is larger. A file that was cut
     off is smaller than it was: each is taken to have held as many records as the whole ones do on average."""
+    # A plain file without a byte lost nothing; a compressed one has some even where it holds nothing.
+    lost = [f for f in lost if f["cause"] != "empty_file" or split_ending(f["file"])[1]]
     if not lost:
         return 0.0
     whole, limited = files["read"], files["beyond_limit"] > 0
@@ -174,12 +177,12 @@ def _check(name: str, readable: int, unreadable: Counter[str], share: float, max
     if not readable:
         raise UserError(
             f"data.sources.{name} gave no readable document ({causes}); {found}. "
-            f"Mend the source or take it out with data.sources.{name}=null"
+            f"Fix the source or take it out with data.sources.{name}=null"
         )
     if share > max_unreadable:
         raise UserError(
             f"data.sources.{name}: {100 * share:.1f}% of it could not be read ({causes}), more than "
-            f"data.max_unreadable={max_unreadable:g} allows; {found}. Mend the source, or go on "
+            f"data.max_unreadable={max_unreadable:g} allows; {found}. Fix the source, or continue "
             f"with what was read: data.max_unreadable={min(1.0, round(share + 0.01, 2)):g}"
         )
 

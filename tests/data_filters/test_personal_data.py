@@ -107,7 +107,8 @@ def test_the_rule_counts_against_its_limits():
         "scp a.txt b.txt jane@acme.org:", "rsync -avz dist jane@acme.org:www", 'AssemblyVersion("100.1.2.3")',
         "updated from 98.1.2.3 to 99.1.2.3", "Bumps left-pad from 98.1.2.3 to 99.1.2.3", "Google Chrome 101.2.3.4",
         '"left-pad": "^101.2.3.4"', 'gem "x", "~> 101.2.3.4"', 'pip install "x>=101.2.3.4,<102.2.3.4"',
-        "<FileVersion>101.2.3.4</FileVersion>", "@dataclass\nclass A:", "ns::a::b 2001::x::y", "12:30:45.123", "uses: acme/tool@main",
+        "<FileVersion>101.2.3.4</FileVersion>", "@dataclass\nclass A:",
+        "ns::a::b 2001::x::y", "12:30:45.123", "uses: acme/tool@main",
     ],
 )  # fmt: skip
 def test_versions_sections_and_remotes_are_left_alone(text):

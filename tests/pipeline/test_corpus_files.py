@@ -45,6 +45,18 @@ def long_window(data: bytes) -> bytes:
 # Which files
 
 
+def test_an_empty_part_beside_a_whole_one_is_counted_and_refuses_nothing(root):
+    folder = root / "in"
+    folder.mkdir()
+    (folder / "part-0.jsonl").write_bytes(lines(0, make=prose))
+    (folder / "part-1.jsonl").write_bytes(b"")
+    manifest = made(
+        make_config(folder, data__sources={"web": {"type": "jsonl", "path": str(folder), "license": "MIT"}})
+    )
+    assert manifest["sources"]["web"]["files"]["lost"] == 1
+    assert manifest["sources"]["web"]["lost_files"][0]["cause"] == "empty_file"
+
+
 def test_every_compression_is_read_in_a_folder_as_behind_a_glob(folder):
     names = [f"a{kind}{packed}" for kind in (".jsonl", ".ndjson", ".json") for packed in ("", *COMPRESSED)]
     for i, name in enumerate(names):
@@ -181,11 +193,15 @@ def lost_gz(path, packed=gzip.compress) -> None:
     path.write_bytes(data[: len(data) // 20])
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 41\n"
 LOST = {
     "cut.jsonl.gz": ("jsonl", lost_gz),
     "cut.jsonl.bz2": ("jsonl", lambda path: lost_gz(path, bz2.compress)),
     "cut.jsonl.xz": ("jsonl", lambda path: lost_gz(path, lzma.compress)),
     "cut.jsonl.zst": ("jsonl", lambda path: lost_gz(path, zstandard.compress)),
+    "empty.jsonl.gz": ("jsonl", lambda path: path.write_bytes(b"")),
+    "pointer.jsonl": ("jsonl", lambda path: path.write_bytes(POINTER)),
+    "pointer.jsonl.gz": ("jsonl", lambda path: path.write_bytes(POINTER)),
     "cut.parquet": ("parquet", lambda path: table_file(path, cut=True)),
     "column.parquet": ("parquet", lambda path: table_file(path, "body")),
 }

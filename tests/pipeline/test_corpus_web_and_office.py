@@ -107,11 +107,16 @@ def declared(words: str, charset: str) -> str:
 
 
 GERMAN, JAPANESE, RUSSIAN, CHINESE = "Grüße aus Köln", "日本語の文章", "Привет из Москвы", "中文网页的内容"
+THAI, HEBREW, POLISH = "ภาษาไทย", "דף בדיקה", "Zażółć gęślą jaźń"
 LATIN, UTF8 = "text/html; charset=ISO-8859-1", "text/html; charset=utf-8"
 DECODED = {
     "default and meta UTF-8": (GERMAN, declared(GERMAN, "utf-8").encode(), LATIN),
     "default and meta Shift_JIS": (JAPANESE, declared(JAPANESE, "Shift_JIS").encode("cp932"), LATIN),
     "default and meta x-sjis": (JAPANESE, declared(JAPANESE, "x-sjis").encode("cp932"), LATIN),
+    "default and meta windows-874": (THAI, declared(THAI, "windows-874").encode("cp874"), LATIN),
+    "default and meta iso-8859-8-i": (HEBREW, declared(HEBREW, "ISO-8859-8-I").encode("iso8859_8"), LATIN),
+    "default and meta x-mac-cyrillic": (RUSSIAN, declared(RUSSIAN, "x-mac-cyrillic").encode("mac_cyrillic"), LATIN),
+    "default and meta x-cp1250": (POLISH, declared(POLISH, "x-cp1250").encode("cp1250"), LATIN),
     "default and meta Cyrillic": (RUSSIAN, declared(RUSSIAN, "windows-1251").encode("cp1251"), LATIN),
     "default and meta Chinese": (CHINESE, declared(CHINESE, "gb2312").encode("gb18030"), LATIN),
     "default and no meta": (GERMAN, page(GERMAN).encode(), LATIN),
