@@ -241,14 +241,14 @@ def from_values(values: Mapping[str, Any], where: str) -> Config:
         check_keys(values, Config, "", where)  # OmegaConf's own message does not name the nearest key
         merged = OmegaConf.merge(_schema(), OmegaConf.create(dict(values)))
         config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
+        source = config.init.source
+        if config.tokenizer.path is None and source is not None and not source.endswith((".yaml", ".yml")):
+            config.tokenizer.path = source  # a model that was trained already knows one tokenizer only
+        validate(config, where)
     except OmegaConfBaseException as error:
         raise UserError(f"{where}: {explain(error, values, Config, ModelConfig)}") from None
-    except (TypeError, AttributeError, ValueError) as error:
+    except (TypeError, AttributeError, ValueError, OverflowError) as error:
         raise UserError(f"{where}: a section holds a value of another kind: {' '.join(str(error).split())}") from None
-    source = config.init.source
-    if config.tokenizer.path is None and source is not None and not source.endswith((".yaml", ".yml")):
-        config.tokenizer.path = source  # a model that was trained already knows one tokenizer only
-    validate(config, where)
     return config
 
 

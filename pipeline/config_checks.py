@@ -148,7 +148,8 @@ def _mixing_problems(config: "Config") -> Iterable[str]:
         mix = getattr(train, key)
         if mix is None:
             continue
-        if set(mix) - set(sources) or not all(0 <= share < math.inf for share in mix.values()) or not sum(mix.values()):
+        sound = all(_is_number(share) and share >= 0 for share in mix.values())
+        if set(mix) - set(sources) or not sound or not sum(mix.values()):
             yield f"train.{key} is {mix}; expected shares of at least 0 for names of data.sources {list(sources)}"
         for name in mix:
             if mix[name] and weights.get(name) == 0:
@@ -175,7 +176,7 @@ def _mixing_problems(config: "Config") -> Iterable[str]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 # key -> (least, most): both ends belong to the range; not-a-number lies in none

@@ -1,11 +1,13 @@
 """The kinds of input, each with its case and its share of a run; and what all cases share, made before the first."""
 
 import multiprocessing
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.fuzz_parts import configs, models, runs, texts
+from scripts.fuzz_parts.lab import as_processes
 from scripts.fuzz_parts.texts import reading
 from scripts.fuzz_parts.workers import Case
 
@@ -17,6 +19,12 @@ class Kind:
     case: Case
     share: float = 1.0
     prepared: bool = True
+
+
+def process(draw: random.Random, folder: Path) -> None:
+    """A case of another kind whose commands are processes of their own, as a person's are."""
+    with as_processes():
+        draw.choice((configs.config, models.config_json, models.tokenizer, runs.manifest, runs.ledger))(draw, folder)
 
 
 KINDS = {
@@ -44,6 +52,7 @@ KINDS = {
     "metrics": Kind(runs.metrics, 0.25),
     "checkpoint": Kind(runs.checkpoint, 0.25),
     "data": Kind(runs.data, 0.12),
+    "process": Kind(process, 0.06),
 }
 
 

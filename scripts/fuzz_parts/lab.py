@@ -10,6 +10,7 @@ import contextlib
 import os
 import random
 import re
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -52,16 +53,33 @@ def run(action: Callable[[], Any], codes: Sequence[int] = (0, 1, 2)) -> Outcome:
     made: list[Any] = []
     arguments = argparse.Namespace(verb="fuzz", run=lambda _: made.append(action()))
     code, said = _said(lambda: hornbook._guarded(arguments))
-    return _judged(code, made[0] if made else None, said, codes)
+    return _judged(code, said, codes, made[0] if made else None)
 
 
 def command(*words: str, codes: Sequence[int] = (0, 1, 2)) -> Outcome:
-    """`hornbook` with these words, in this process."""
-    code, said = _said(lambda: hornbook._guarded(hornbook._parse(words)))
-    return _judged(code, None, said, codes)
+    """`hornbook` with these words, in this process, or within `as_processes` in one of its own."""
+    here = _said(lambda: hornbook._guarded(hornbook._parse(words))) if not _apart else _process(words)
+    return _judged(*here, codes)
 
 
-def _judged(code: int, value: Any, said: str, codes: Sequence[int]) -> Outcome:
+_apart: list[bool] = []
+
+
+@contextlib.contextmanager
+def as_processes() -> Iterator[None]:
+    _apart.append(True)
+    try:
+        yield
+    finally:
+        _apart.pop()
+
+
+def _process(words: Sequence[str]) -> tuple[int, str]:
+    done = subprocess.run([sys.executable, "-P", "-m", "pipeline", *words], capture_output=True, check=False)
+    return done.returncode, (done.stdout + done.stderr).decode("utf-8", "replace")
+
+
+def _judged(code: int, said: str, codes: Sequence[int], value: Any = None) -> Outcome:
     if "Traceback (most recent call last)" in said:
         raise Wrong(f"traceback: {_place(said)}", said[-3000:])
     if "panicked at" in said:

@@ -43,6 +43,8 @@ def test_every_shipped_config_is_parsed(path):
         ("train.precision=fp8", ["train.precision", "bf16-mixed"]),
         ("tokenizer.vocab_size=999999", ["tokenizer.vocab_size", "model.vocab_size"]),
         ("train.mix.nowhere=1", ["train.mix", "data.sources"]),
+        ("train.mix.exercises=[1]", ["train.mix", "expected shares of at least 0"]),
+        (f"data.sources.exercises.weight={'9' * 400}", ["weight", "expected a number of at least 0"]),
         ("name=../escape", ["name"]),
         ("name=js/data", ["names of stages"]),
         ("budget.max_gpu_hours=nan", ["budget.max_gpu_hours"]),
