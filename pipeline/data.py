@@ -157,6 +157,7 @@ def summary(step: Step, manifest: dict[str, Any]) -> list[str]:
     lines += [f"  WARNING: {warning}" for warning in warnings(manifest)]
     held_out = manifest["held_out"]
     rest, back = held_out["unscored"], held_out["returned"]
+    cut = "" if classifier["threshold"] is None else f"; cut at {classifier['threshold']}"
     lines += [
         f"  held out     {held_out['documents']:,} documents of {held_out['groups']:,} groups, "
         f"{held_out['bytes']:,} bytes: {held_out['scored']['bytes']:,} validated on, {rest['bytes']:,} beyond the "
@@ -165,7 +166,7 @@ def summary(step: Step, manifest: dict[str, Any]) -> list[str]:
         "more (data.validation.max_bytes)",
         f"  tokens       {tokens['train']:,} train, {tokens['val']:,} validation "
         f"({manifest['textbook']['tokens']:,} textbook-grade); {manifest['bytes_per_token']:.2f} bytes per token",
-        f"  classifier   {scorer_line(classifier)}; cut at {classifier['threshold']}",
+        f"  classifier   {scorer_line(classifier)}{cut}",
         f"  data         {step.path}",
         f"  samples      {step.path / 'dropped'} and {step.path / 'kept'} (zstd JSON lines)",
     ]

@@ -99,7 +99,7 @@ def _unsaid(content: dict[str, Any], path: Path, vocab_size: int) -> Iterator[st
     if vocabulary is None or merges is None:
         yield f"a model of type {model.get('type')!r} (expected byte-level BPE)"
         return
-    for name in ("byte_fallback", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix", "dropout"):
+    for name in ("byte_fallback", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             yield f"{name} {model[name]!r}"
     for name in ("normalizer", "decoder"):

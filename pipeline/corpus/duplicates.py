@@ -40,8 +40,9 @@ MINHASH_SEED = 1
 LOW_BITS, KEY = np.dtype("<u2"), np.dtype("<u8")
 BATCH_DOCUMENTS = 256  # signatures made in one call
 SHORT_WORDS, NUMBER_EVERY_WORDS = 300, 25
-_NUMBERS = re.compile(r"(?<![\w.])\d+(?:[-.,:/]\d+)*(?!\w)")
-_AMOUNT = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
+# With a unit at most (`5kg`); letters of scripts without spaces may touch it.
+_NUMBERS = re.compile(r"(?<![A-Za-z0-9_.])(\d+(?:[-.,:/]\d+)*)(?!st|nd|rd|th)[A-Za-z]{0,3}(?![A-Za-z0-9_])")
+_AMOUNT = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?|[1-9]\d{0,2}/[1-9]\d{0,2}")
 CONFIRM_PAIRS = 100_000  # signatures of pairs compared at a time
 
 

@@ -75,10 +75,13 @@ def _warnings(
         key, own = f"data.sources.{name}", alive[table.rows["source"][alive] == number]
         if number in by_share.too_large:
             n, of, smallest = by_share.too_large[number]
+            which = "the only group is" if of == 1 else f"each of the {of:,} groups is" if n == of else ""
+            too_large = which or f"{n:,} of the {of:,} groups are"
+            beside = ", and the others hold too little" if n < of else ""
             raised = f", or data.validation.share of at least {smallest:.2g}" if smallest <= 0.5 else ""
             yield (
-                f"{key}: {n:,} of its {of:,} groups are larger than the {100 * share:g}% of it that may be held "
-                f"out, and the others hold too little: {end}. Expected smaller groups{raised}"
+                f"{key}: {too_large} larger than the {100 * share:g}% of the source that may be held out"
+                f"{beside}: {end}. Expected smaller groups{raised}"
             )
         elif number in by_need.too_large:
             n, of, _ = by_need.too_large[number]

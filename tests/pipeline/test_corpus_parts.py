@@ -214,6 +214,9 @@ PROBLEMS = (
     "A train travels {} km in {} hours and then {} km more. How far is it from where it began, and how fast was it?",
     "Anna saves ${} a week. After {} weeks she spends ${} on a bicycle and gives half of what is left to her brother. "
     "How much money does Anna still have?",
+    "Maria ate {}/{} of the cake and her brother ate {}/{} of it. How much of the cake is left for the others?",
+    "A bag of {}kg and a bag of {}kg are put on a scale beside another one. What do all of them weigh together?",
+    "小明有{}个苹果，又买了{}个，然后给了妹妹{}个。他现在一共有多少个苹果？",
 )
 
 
@@ -230,6 +233,7 @@ def test_word_problems_that_differ_in_their_numbers_are_kept(form):
     [
         "Copyright (c) {} The Authors of this program. All rights are reserved, and no warranty is given.",
         "This is version {}.4.1 of the guide, last changed on {}-03-12 at 10:45. It says how the program is installed.",
+        "The {}th of May and the {}rd of June are days of rest, and nobody works in the garden or at the window then.",
         "Changed in {}. The river shows that the stone of the garden is with the window, and the paper explains it.",
     ],
 )

@@ -154,7 +154,7 @@ def test_of_four_subfolders_the_share_is_held_out_and_all_else_trained_on(root, 
     assert 3 <= mine["val"]["documents"] <= 7
     assert mine["val"]["groups"] >= 2
     assert mine["documents"] == 120
-    assert "WARNING: data.sources.mine: 4 of its 4 groups are larger than the 5% of it" in said
+    assert "WARNING: data.sources.mine: each of the 4 groups is larger than the 5% of the source" in said
     assert "share of at least 0.25" in said
     assert manifest["held_out"]["by_document"] == ["mine"]
     assert manifest["textbook"]["documents"] == 0  # nothing was scored
