@@ -169,7 +169,8 @@ def _table(
 def _figure(name: str, value: Any) -> str:
     if value is None:
         return "-"
-    return next((form(value) for _, label, form in FIGURES if label == name), f"{value:.4f}" if value else str(value))
+    form = next((form for _, label, form in FIGURES if label == name), "{:.4f}".format)
+    return form(value)
 
 
 def _plain(key: str, value: Any) -> str:

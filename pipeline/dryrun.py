@@ -1,6 +1,7 @@
 """`--dry-run`: what a verb would run, what is done already, what it would cost. Nothing is computed or fetched."""
 
 import importlib
+from types import ModuleType
 from typing import Any
 
 from pipeline import config as configs
@@ -26,7 +27,11 @@ def step_of(config: Config, stage: str, command: str = "<config>") -> Step:
         from pipeline.pretrain import pretrain_step
 
         return pretrain_step(config)
-    return getattr(importlib.import_module(f"pipeline.{stage}"), f"{stage}_step")(config, command)
+    return getattr(_module(stage), f"{stage}_step")(config, command)
+
+
+def _module(stage: str) -> ModuleType:
+    return importlib.import_module(f"pipeline.{stage}")
 
 
 def describe(config: Config, stage: str, command: str = "<config>") -> dict[str, Any]:
@@ -34,6 +39,8 @@ def describe(config: Config, stage: str, command: str = "<config>") -> dict[str,
     that takes another model needs none of this experiment's stages."""
     tensors: list[str] = []
     _check_model(config, stage, command)
+    if stage not in PRETRAINING:
+        _module(stage).check_options(config)
     if stage in ("init", "pretrain"):
         from pipeline.initialize import check_method, tensor_map
 

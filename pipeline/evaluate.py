@@ -4,12 +4,11 @@ In: a model (this experiment's, another's, any Phi folder) and this experiment's
 Tasks are in pipeline/after/tasks.py; `evaluate.lm_eval` names tasks of lm-eval, which reads the model's folder itself.
 """
 
-from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
 from pipeline import data
-from pipeline.after.choice_sets import check_sets, score_sets
+from pipeline.after.choice_sets import check_sets, score_sets, set_file
 from pipeline.after.held_out import HeldOutText
 from pipeline.after.stage import run_step
 from pipeline.after.taken import TakenModel, check_readable, refuse_quantized, taken_model
@@ -25,27 +24,30 @@ VERSION = 3
 
 def run(config: Config, command: str, as_json: bool = False) -> None:
     """Scores the model and prints a table. Raises `UserError` for an unknown task or a model that cannot be read."""
-    check_tasks(config.evaluate.tasks, "evaluate.tasks")
-    check_sets(config.evaluate.sets, config.data.max_unreadable)
+    check_options(config)
     require_data(config, command)
     model = taken_model(config, config.evaluate.model, command, "evaluate.model")
     check_readable(model, "evaluate.model")
     refuse_quantized(model, "evaluate.model", "hornbook evaluate (quantize scores its kinds itself)")
+    step = evaluate_step(config, command)
+    run_step(config, "evaluate", step, _last_lines, as_json=as_json, device=config.train.device)
+
+
+def check_options(config: Config) -> None:
+    """Raises `UserError` for tasks and sets that cannot be scored, whatever the model."""
+    check_tasks(config.evaluate.tasks, "evaluate.tasks")
+    check_sets(config.evaluate.sets, config.data.max_unreadable)
     if config.evaluate.lm_eval:
         from pipeline.after.harness import check_harness
 
         check_harness(config.evaluate.lm_eval, config.evaluate.lm_eval_path)
-    step = evaluate_step(config, command)
-    run_step(config, "evaluate", step, _last_lines, as_json=as_json, device=config.train.device)
 
 
 def evaluate_step(config: Config, command: str) -> Step:
     """The evaluation as a cached step; imports no torch."""
     model = taken_model(config, config.evaluate.model, command, "evaluate.model")
-    files = [Path(file).expanduser() for file in config.evaluate.sets.values()]
-    sets = {
-        f"set {name}": hash_files([file], file.parent) for name, file in zip(config.evaluate.sets, files, strict=True)
-    }
+    files = {name: set_file(name, file) for name, file in config.evaluate.sets.items()}
+    sets = {f"set {name}": hash_files([file], file.parent) for name, file in files.items()}
     return Step(
         "evaluate",
         VERSION,

@@ -24,6 +24,7 @@ VERSION = 4
 
 def run(config: Config, command: str, as_json: bool = False) -> None:
     """Writes the folder and says what is in it. Raises `UserError` where there is no model that can be read."""
+    check_options(config)
     model = taken_model(config, config.export.model, command, "export.model")
     check_readable(model, "export.model")
     refuse_quantized(model, "export.model", "export")
@@ -45,13 +46,19 @@ def export_step(config: Config, command: str) -> Step:
     )
 
 
+def check_options(config: Config) -> None:
+    """Raises `UserError` where a package is missing that the forms ask for."""
+    if config.export.gguf:
+        from pipeline.after.gguf_file import require_gguf
+
+        require_gguf()
+
+
 def _check_gguf(config: Config, model: TakenModel) -> None:
     if config.export.gguf:
         from model.hf import load_config
-        from pipeline.after.gguf_file import require_gguf
         from pipeline.after.gguf_limits import check_shape, check_special, check_tokenizer
 
-        require_gguf()
         shape = load_config(model.folder)
         check_shape(shape, "export.gguf")
         check_tokenizer(model.tokenizer_json, shape.vocab_size, "export.gguf")

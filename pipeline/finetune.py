@@ -17,7 +17,7 @@ from pipeline import report, signals
 from pipeline.after.adapting import check_packages
 from pipeline.after.savings import no_memory_saved
 from pipeline.after.taken import TakenModel, check_readable, refuse_quantized, taken_model
-from pipeline.after.tuning_data import TuningData, encode, read_sources
+from pipeline.after.tuning_data import Pieces, TuningData, encode, read_sources, source_files
 from pipeline.artifacts import Step, hash_file, hash_json, write_manifest
 from pipeline.config import Config
 from pipeline.errors import UserError
@@ -39,14 +39,12 @@ def run(config: Config, command: str, as_json: bool = False) -> None:
 
     options = config.finetune
     model = taken_model(config, options.model, command, "finetune.model")
-    tuned = tuning_config(config)
-    sources = read_sources(options.sources, config.data.max_unreadable)
+    tuned, sources = check_options(config)
     step = finetune_step(config, command)
     manifest = finished_manifest(step, options.budget)
     if manifest is None:
         refuse_quantized(model, "finetune.model", f"finetune.method={options.method}")
         check_readable(model, "finetune.model")
-        check_packages(options.method)
         check_cap("finetune", tuned, step, Cap(options.budget.max_gpu_hours), key="finetune.budget")
         manifest = _tune(config, tuned, model, sources, step)
         fresh = True
@@ -60,13 +58,21 @@ def run(config: Config, command: str, as_json: bool = False) -> None:
         print(f"finetune: {'done' if fresh else 'up to date'}\n{_last_lines(manifest, step.path)}", flush=True)
 
 
+def check_options(config: Config) -> tuple[Config, dict[str, list[Pieces]]]:
+    """The experiment as the training code sees it, and the examples of its sources. Raises `UserError` for options
+    that cannot work whatever the model: sources, task, end, a package that is missing."""
+    tuned = tuning_config(config)
+    if _target(config) is None and not config.finetune.sources:
+        raise UserError("finetune has nothing to learn from: set finetune.sources, or a finetune.task")
+    check_packages(config.finetune.method)
+    return tuned, read_sources(config.finetune.sources, config.data.max_unreadable)
+
+
 def finetune_step(config: Config, command: str) -> Step:
     """What a tuning is; imports no torch. Raises `UserError` for sources that cannot be read, or an unknown task."""
     options = config.finetune
     model = taken_model(config, options.model, command, "finetune.model")
-    if _target(config) is None and not options.sources:
-        raise UserError("finetune has nothing to learn from: set finetune.sources, or a finetune.task")
-    files = {name: _content(source) for name, source in options.sources.items()}
+    files = {name: [hash_file(p) for p in source_files(name, source)] for name, source in options.sources.items()}
     identity = configs.identity(options) | {"budget": None}
     if options.budget.apart:
         identity["apart"] = options.budget.apart
@@ -79,13 +85,6 @@ def finetune_step(config: Config, command: str) -> Step:
         ("torch", "lightning", *(["peft"] if options.method != "full" else [])),
         reports=REPORTS,
     )
-
-
-def _content(source: Any) -> list[str]:
-    import glob
-
-    pattern = source.get("path", "") if isinstance(source, dict) else ""
-    return [hash_file(Path(path)) for path in sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))]
 
 
 def tuning_config(config: Config) -> Config:

@@ -31,8 +31,7 @@ SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS, SPEED_TRIALS = 32, 48, 3
 
 def run(config: Config, command: str, as_json: bool = False) -> None:
     """Makes and measures every kind. Raises `UserError` for an unknown kind or a model that cannot be read."""
-    check_tasks(config.quantize.tasks, "quantize.tasks")
-    check_kinds(config.quantize.kinds)
+    check_options(config)
     require_data(config, command)
     model = taken_model(config, config.quantize.model, command, "quantize.model")
     check_readable(model, "quantize.model")
@@ -56,6 +55,12 @@ def quantize_step(config: Config, command: str) -> Step:
         {"model": model.content, "data": data.data_step(config)},
         ("torch", *(name for name in OPTIONAL if find_spec(name.replace("-python", "").replace("-", "_")))),
     )
+
+
+def check_options(config: Config) -> None:
+    """Raises `UserError` for a task or a kind that there is not."""
+    check_tasks(config.quantize.tasks, "quantize.tasks")
+    check_kinds(config.quantize.kinds)
 
 
 def check_kinds(kinds: list[str], key: str = "quantize.kinds") -> None:

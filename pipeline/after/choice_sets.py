@@ -26,10 +26,15 @@ def check_sets(sets: Mapping[str, str], max_unreadable: float = MAX_UNREADABLE, 
     """Prints how many items of each set are set aside, having none of the forms. Raises `UserError` where a file is
     missing or of another kind, and where those are more than the share `max_unreadable`."""
     for name, file in sets.items():
-        path = Path(file).expanduser()
-        if not path.is_file() or plain_ending(path) not in ENDINGS:
-            raise UserError(f"{key}.{name} is {file}; expected a .jsonl or .parquet file of multiple-choice items")
-        _read(path, f"{key}.{name}").check(max_unreadable)
+        _read(set_file(name, file, key), f"{key}.{name}").check(max_unreadable)
+
+
+def set_file(name: str, file: str, key: str = "evaluate.sets") -> Path:
+    """The file of a set. Raises `UserError` where it is missing or of another kind."""
+    path = Path(file).expanduser()
+    if not path.is_file() or plain_ending(path) not in ENDINGS:
+        raise UserError(f"{key}.{name} is {file}; expected a .jsonl or .parquet file of multiple-choice items")
+    return path
 
 
 def score_sets(sets: Mapping[str, str], model: LanguageModel, items: int, seed: int) -> Scores:

@@ -45,19 +45,29 @@ def read_sources(sources: Mapping[str, Any], max_unreadable: float = MAX_UNREADA
     `max_unreadable` of a source is set aside."""
     found = {}
     for name, options in sources.items():
-        key = f"finetune.sources.{name}"
-        if not isinstance(options, Mapping) or "path" not in options or set(options) - {"type", "path"}:
-            raise UserError(f"{key} is {options!r}; expected {{type: {' | '.join(TYPES)}, path: file or glob}}")
-        kind = options.get("type", "completion")
-        if kind not in TYPES:
-            raise UserError(f"{key}.type is '{kind}'{nearest(str(kind), TYPES)}; expected of {', '.join(TYPES)}")
-        paths = [Path(p) for p in sorted(glob.glob(str(Path(options["path"]).expanduser()), recursive=True))]
-        if not paths:
-            raise UserError(f"{key}.path: no file matches '{options['path']}'")
-        found[name] = _read(paths, kind, key).check(max_unreadable).made
+        key, paths = f"finetune.sources.{name}", source_files(name, options)
+        found[name] = _read(paths, options.get("type", "completion"), key).check(max_unreadable).made
         if len(found[name]) < 2:
             raise UserError(f"{key}: {len(found[name])} examples; expected at least 2 (one is held out)")
     return found
+
+
+def source_files(name: str, options: Any) -> list[Path]:
+    """The files of one of `finetune.sources`. Raises `UserError` for options of another form, and for no file."""
+    key = f"finetune.sources.{name}"
+    if not isinstance(options, Mapping) or "path" not in options or set(options) - {"type", "path"}:
+        raise UserError(f"{key} is {options!r}; expected {{type: {' | '.join(TYPES)}, path: file or glob}}")
+    kind, pattern = options.get("type", "completion"), options["path"]
+    if kind not in TYPES:
+        raise UserError(f"{key}.type is '{kind}'{nearest(str(kind), TYPES)}; expected of {', '.join(TYPES)}")
+    if not isinstance(pattern, str):
+        raise UserError(f"{key}.path is {pattern!r}; expected the text of a file's path or a glob")
+    found = [Path(path) for path in sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))]
+    paths = [path for path in found if path.is_file()]
+    if not paths:
+        hint = f"; it is a folder: write {pattern.rstrip('/')}/*.jsonl" if found else ""
+        raise UserError(f"{key}.path: no file matches '{pattern}'{hint}")
+    return paths
 
 
 def _read(paths: Sequence[Path], kind: str, key: str) -> Found[Pieces]:

@@ -14,7 +14,7 @@ from model.adapters import add_adapters, is_packed, merged, quantize_base, train
 from model.hf import load_network, save_folder
 from model.optim import MasterWeights, trained_parameters
 from pipeline import config as configs
-from pipeline import export, finetune
+from pipeline import dryrun, export, finetune
 from pipeline.after.savings import no_memory_saved
 from pipeline.after.taken import taken_model
 from pipeline.after.targets import TARGETS, make_target
@@ -260,11 +260,38 @@ def test_a_bad_line_is_named_with_its_place(tmp_path, line, kind, expected):
         (["finetune.method=lorra"], "lora"),
         (["finetune.targets=[fc3]"], "fc"),
         (["finetune.sources.x={type: text, path: nowhere.txt}"], "no file matches"),
+        (["finetune.sources.x={type: text, path: .}"], r"no file matches '\.'; it is a folder"),
+        (["finetune.sources.x={type: text, path: ''}"], "no file matches"),
+        (["finetune.sources.x={type: text, path: 12}"], "path is 12; expected the text"),
+        (["finetune.sources.x={type: text, path: [a, b]}"], "expected the text"),
+        (["finetune.sources.x=nowhere.jsonl"], "expected {type"),
+        (["finetune.sources.x={type: [chat], path: x}"], r"type is '\['chat'\]'"),
     ],
 )
-def test_mistakes_are_named(pretrained, overrides, expected):
+def test_mistakes_are_named_in_dry_runs_too(pretrained, overrides, expected):
     with pytest.raises(UserError, match=expected):
         finetune.run(pretrained(*SHORT, *overrides), "small.yaml")
+    with pytest.raises(UserError, match=expected):
+        dryrun.describe(pretrained(*SHORT, *overrides), "finetune")
+
+
+@pytest.mark.parametrize(
+    ("stage", "override", "expected"),
+    [
+        ("evaluate", "evaluate.sets={x: nowhere.jsonl}", "evaluate.sets.x is nowhere.jsonl"),
+        ("evaluate", "evaluate.sets={x: /}", "evaluate.sets.x is /"),
+        ("evaluate", "evaluate.tasks=[cloz]", "cloze"),
+        ("quantize", "quantize.kinds=[int3]", "int4"),
+        ("quantize", "quantize.tasks=[cloz]", "cloze"),
+    ],
+)
+def test_a_stage_after_pretraining_refuses_its_options_in_dry_runs_and_as_a_step(pretrained, stage, override, expected):
+    config = pretrained(override)
+    with pytest.raises(UserError, match=expected):
+        dryrun.describe(config, stage)
+    if "sets" in override:
+        with pytest.raises(UserError, match=expected):
+            dryrun.step_of(config, stage)
 
 
 def test_models_that_cannot_be_tuned_are_refused(pretrained, tmp_path):

@@ -127,6 +127,10 @@ def test_compare_shows_differences_figures_and_curves(trained: Small):
     assert text.count("<svg") == 3
     assert "http" not in text
     assert "learning_rate" in compare.show(facts, page)
+    figures = {"95% interval": [[0.91234, 1.25], None], "  web": [0.0, 1.5]}  # of runs with enough held-out documents
+    shown = compare.show({**facts, "figures": figures}, page)
+    assert "0.9123 to 1.2500" in shown
+    assert compare.write_page({**facts, "figures": figures}).read_text().count("0.9123 to 1.2500") == 1
     (trained.root / "runs" / "fresh").mkdir()
     (trained.root / "runs" / "fresh" / "config.yaml").write_text((trained.root / "runs/small/config.yaml").read_text())
     with pytest.raises(UserError, match=r"no experiment 'fesh'.*'fresh'"):
