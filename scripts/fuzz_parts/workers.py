@@ -112,7 +112,8 @@ class Workers:
                 return self._given_up(worker, seconds, f"the process died: {how}")
             worker.job = None
             return result
-        worker.peak_bytes = max(worker.peak_bytes, _largest(worker.process.pid))
+        if seconds > _LOOK_EVERY_SECONDS:  # most cases are over before; a worker knows its own peak
+            worker.peak_bytes = max(worker.peak_bytes, _largest(worker.process.pid))
         if worker.peak_bytes > MOST_BYTES:
             return self._given_up(worker, seconds, TOO_LARGE)
         if seconds > self.most_seconds:
