@@ -4,8 +4,9 @@
     scripts/with_env.sh scripts/fuzz.py --kind jsonl --seed 7 --cases 1     # one case again
 
 Every case draws from its seed alone: a good example of its kind, damaged, with good ones beside it. It must end within
-20 s, in 2 GB, with exit code 0, or 1 or 2 and one message; what is lost must be counted; what is good must be kept.
-Case n of a run with seed S is the case of seed S + n. What went wrong is printed with the command that repeats it.
+20 s of processor time, in 2 GB, with exit code 0, or 1 or 2 and one message; what is lost must be counted, and what is
+good must be kept. Case n of a run with seed S is the case of seed S + n. What went wrong is printed with the
+command that repeats it.
 """
 
 import argparse

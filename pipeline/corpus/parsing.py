@@ -12,7 +12,7 @@ from pipeline.corpus.compressed import Unreadable
 
 # Of processor time, so that a busy machine makes no difference. An article of 8 MB takes 2 s; what is parsed is bounded
 # in size besides, so this only ends what a document was built to do (trafilatura: 13 s for 2 MB of 120,000 paragraphs).
-PARSE_CPU_SECONDS = 60
+PARSE_CPU_SECONDS = 15
 
 
 class _Expired(BaseException):

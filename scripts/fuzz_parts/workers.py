@@ -24,6 +24,7 @@ MOST_SECONDS, MOST_BYTES = 20.0, 2 << 30
 TOO_LONG, TOO_LARGE = "over its time", "over 2 GB of memory"
 WHERE = "where.txt"  # in a case's folder: what it hung in
 _ASK = signal.SIGUSR2  # a worker answers with its stack
+_CLOCK_FACTOR = 3  # a case that waits uses no processor; one on a busy machine waits for its turns
 _LOOK_EVERY_SECONDS = 0.1
 _PAGE_BYTES = resource.getpagesize()
 Case = Callable[[random.Random, Path], None]
@@ -60,6 +61,7 @@ class _Worker:
     job: Job | None = None
     started: float = 0.0
     peak_bytes: int = 0
+    used_before: float | None = None  # seconds of processor time, when the case had just begun
 
 
 class Workers:
@@ -85,7 +87,7 @@ class Workers:
         while True:
             for worker in self._workers:
                 if worker.job is None and (job := again.pop() if again else next(waiting, None)) is not None:
-                    worker.job, worker.started, worker.peak_bytes = job, time.monotonic(), 0
+                    worker.job, worker.started, worker.peak_bytes, worker.used_before = job, time.monotonic(), 0, None
                     worker.pipe.send(job)
             busy = [worker for worker in self._workers if worker.job is not None]
             if not busy:
@@ -112,11 +114,15 @@ class Workers:
                 return self._given_up(worker, seconds, f"the process died: {how}")
             worker.job = None
             return result
-        if seconds > _LOOK_EVERY_SECONDS:  # most cases are over before; a worker knows its own peak
-            worker.peak_bytes = max(worker.peak_bytes, _largest(worker.process.pid))
+        if seconds <= _LOOK_EVERY_SECONDS:  # most cases are over before; a worker knows its own peak
+            return None
+        largest, used_seconds = _usage(worker.process.pid)
+        worker.peak_bytes = max(worker.peak_bytes, largest)
+        worker.used_before = used_seconds if worker.used_before is None else worker.used_before
         if worker.peak_bytes > MOST_BYTES:
             return self._given_up(worker, seconds, TOO_LARGE)
-        if seconds > self.most_seconds:
+        took_long = used_seconds - worker.used_before > self.most_seconds
+        if took_long or seconds > _CLOCK_FACTOR * self.most_seconds:
             return self._given_up(worker, seconds, TOO_LONG)
         return None
 
@@ -212,13 +218,14 @@ def _peak() -> int:
     return 0
 
 
-def _largest(leader: int) -> int:
-    """Resident bytes of the largest process of the group of `leader`."""
-    largest = 0
+def _usage(leader: int) -> tuple[int, float]:
+    """Of the session of `leader`: resident bytes of its largest process, processor seconds of all."""
+    largest, ticks = 0, 0
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
             with contextlib.suppress(OSError, ValueError, IndexError):
                 fields = (path / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[3]) == leader:  # its session
+                if int(fields[3]) == leader:
                     largest = max(largest, int(fields[21]) * _PAGE_BYTES)
-    return largest
+                    ticks += sum(map(int, fields[11:15]))  # own and of children that ended
+    return largest, ticks / os.sysconf("SC_CLK_TCK")
