@@ -227,9 +227,11 @@ def _kind(field: Field) -> type:
 
 
 def _rotary(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The rotary settings of a `config.json`, empty where it is silent. Raises `ImpossibleShape` for scaled ones."""
-    where = "config.json"
-    rope = read_field(content, "rope_parameters", dict, where) or read_field(content, "rope_scaling", dict, where) or {}
+    """The rotary settings of a `config.json`, empty where it is silent. Raises `ImpossibleShape` for scaled ones.
+
+    Where both forms stand in the file, the older `rope_scaling` decides, as in transformers 5."""
+    forms = [read_field(content, name, dict, "config.json") for name in ("rope_scaling", "rope_parameters")]
+    rope = next(filter(None, forms), {})
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         raise ImpossibleShape(

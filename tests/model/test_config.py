@@ -88,12 +88,19 @@ def test_old_style_phi_files_with_flat_rotary_fields_are_read() -> None:
     assert ModelConfig.from_hf(old).parameters == 2_779_683_840
 
 
+def test_the_older_of_two_forms_of_rotary_settings_decides_as_in_transformers() -> None:
+    both = SMALL.to_hf() | {"rope_theta": 700.0, "rope_scaling": {"rope_type": "default", "rope_theta": 500.0}}
+    assert PhiConfig.from_dict(dict(both)).rope_parameters["rope_theta"] == 500.0
+    assert ModelConfig.from_hf(both).rope_theta == 500.0
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"model_type": "llama"}, ["'llama'", "microsoft/phi-1_5"]),
         ({"hidden_act": "silu"}, ["'silu'"]),
         ({"rope_parameters": {"rope_type": "linear"}}, ["'linear'"]),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, ["'linear'"]),  # beside to_hf's rope_parameters
     ],
 )
 def test_other_families_and_functions_are_refused_by_name(change: dict, words: list[str]) -> None:
