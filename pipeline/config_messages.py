@@ -1,7 +1,6 @@
 """What is wrong with a value of a config, in words: what was found, what the schema expects."""
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin
 
@@ -24,8 +23,7 @@ def _hint(found: Any) -> str:
     """How to write what was probably meant."""
     if isinstance(found, float) and found.is_integer():
         return f": write {int(found):_}"
-    unit = re.fullmatch(r"([\d.]+)\s*[a-zA-Z]+", found) if isinstance(found, str) else None
-    return f": write {unit[1]}, in the unit that the key's name ends with" if unit else ""
+    return ""
 
 
 def annotation_of(key: str, schema: type, model: type) -> Any:

@@ -26,6 +26,15 @@ _NUMBERS = {
 _TIME = re.compile(r"([-+]?)(\d[\d_]*):([0-5]?\d)(?::([0-5]?\d(?:\.\d*)?))?(\.\d*)?")
 
 
+_SECONDS: dict[str, float] = {
+    **dict.fromkeys(("d", "day", "days"), 86_400), **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), 3600),
+    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), 60),
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1),
+}  # fmt: skip
+_COUNTS: dict[str, float] = {
+    "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12,
+    "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
+}  # fmt: skip
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -153,7 +162,7 @@ def number_meant(key: str, text: str) -> str | None:
                 return ""
     found = _TIME.fullmatch(text.strip())
     if found is None:
-        return None
+        return _of_units(key, plain)
     sign, first, second, third, rest = found.groups()
     parts = [float(first.replace("_", "")), float(second + (rest or "" if third is None else "")), float(third or 0)]
     if key.endswith("hours"):
@@ -163,6 +172,20 @@ def number_meant(key: str, text: str) -> str | None:
     else:
         return ""
     return f"{sign.replace('+', '')}{value:.6g}"
+
+
+def _of_units(key: str, text: str) -> str | None:
+    """The number that `90m` (of a time) or `1.5M` (of a count) means, in the unit that the key's name ends with."""
+    per = {"hours": 3600, "seconds": 1}.get(key.rpartition(".")[2].rpartition("_")[2])
+    units = _SECONDS if per else _COUNTS
+    if not re.fullmatch(r"(?:\d+(?:\.\d+)?\s*[a-zA-Z]+\s*)+", text):
+        return None
+    parts = re.findall(r"([\d.]+)\s*([a-zA-Z]+)", text)
+    factors = [units.get(unit.lower()) for _, unit in parts]
+    if None in factors or (not per and len(parts) > 1):
+        return None
+    value = sum(float(number) * (factor or 0) for (number, _), factor in zip(parts, factors, strict=True)) / (per or 1)
+    return f"{value:.6g}" if per or not value.is_integer() else f"{int(value):_}"
 
 
 def wrong_value(key: str, value: Any, annotation: Any) -> str | None:

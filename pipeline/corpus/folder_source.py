@@ -15,14 +15,18 @@ from pipeline.corpus.page_text import decode_code, decode_page, decode_text, mai
 from pipeline.corpus.source import Item, TextOptions, document, missing
 
 _PROSE = (
-    ".txt", ".text", ".md", ".markdown", ".rst", ".adoc", ".asciidoc", ".org", ".tex", ".textile", ".wiki",
+    ".txt", ".text", ".md", ".markdown", ".mdx", ".qmd", ".rmd", ".rst", ".adoc", ".asciidoc", ".org", ".tex", ".texi",
+    ".textile", ".wiki",
 )  # fmt: skip
 _CODE = (
     ".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".cxx", ".hh", ".hpp", ".hxx", ".cs", ".java", ".js", ".jsx", ".mjs",
     ".cjs", ".ts", ".tsx", ".go", ".rs", ".kt", ".kts", ".swift", ".rb", ".php", ".sh", ".bash", ".zsh", ".ps1", ".sql",
     ".scala", ".lua", ".pl", ".pm", ".r", ".jl", ".hs", ".ml", ".mli", ".erl", ".ex", ".exs", ".clj", ".lisp", ".scm",
     ".dart", ".groovy", ".zig", ".nim", ".f90", ".f", ".pas", ".asm", ".vb", ".fs", ".m", ".mm", ".cu", ".cuh",
-    ".proto", ".css", ".scss", ".vue", ".svelte",
+    ".proto", ".css", ".scss", ".vue", ".svelte", ".sass", ".less", ".coffee", ".elm", ".sol", ".rkt", ".el", ".tcl",
+    ".v", ".sv", ".vhd", ".vhdl", ".s", ".adb", ".ads", ".f77", ".f95", ".f03", ".f08", ".for", ".cob", ".cbl", ".bat",
+    ".cmd", ".cmake", ".gradle", ".nix", ".tf", ".awk", ".vim", ".jsp", ".erb", ".thrift", ".graphql", ".hx", ".cr",
+    ".raku", ".purs", ".ino", ".inl", ".inc", ".mojo",
 )  # fmt: skip
 PLAIN_ENDINGS = {**dict.fromkeys(_PROSE, PROSE), **dict.fromkeys(_CODE, CODE)}
 NOTEBOOK = ".ipynb"
@@ -40,7 +44,7 @@ _BINARY_ENDINGS = (
 
 class TextFolder(FileSource):
     """A folder of text (`.txt`, `.md`, `.rst`, `.tex`, `.org`), code (`.py`, `.c`, `.js`, `.go`, `.rs`, `.java` and
-    some fifty more), notebooks (`.ipynb`), pages (`.html`, main text), `.pdf` and `.docx` (extra `docs`), plain or
+    many more), notebooks (`.ipynb`), pages (`.html`, main text), `.pdf` and `.docx` (extra `docs`), plain or
     compressed (`.gz`), each a document; its first folder level is the group. `endings`: which to read (default: all of
     these); any other ending may stand there and is read as plain text. Files of others are counted, not looked at.
     `license: own` marks private text. `kind`: null takes it from the ending. Links out of the folder are not followed.

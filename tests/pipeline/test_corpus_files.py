@@ -129,7 +129,8 @@ def test_any_ending_is_read_as_plain_text_where_it_is_asked_for(folder):
 
 
 def test_the_common_languages_are_known_with_their_kind_and_compressed(folder):
-    code = ["c", "h", "cpp", "cs", "js", "ts", "go", "rs", "java", "kt", "swift", "rb", "php", "sh", "sql", "py"]
+    code = ["c", "h", "cpp", "cs", "js", "ts", "go", "rs", "java", "kt", "swift", "rb", "php", "sh", "sql", "py",
+            "el", "sol", "sv", "vhdl", "f95", "cob", "tcl", "cmake", "adb"]  # fmt: skip
     words = ["tex", "rst", "md", "org", "txt"]
     for ending in code + words:
         (folder / f"plain.{ending}").write_text(f"{ending} text")

@@ -45,6 +45,10 @@ def value_of(config: configs.Config, key: str):
         ("train.micro_batch=08", "8"), ("seed=0_12", "12"), ("train.log_every_steps=0b11", "3"),
         ("train.log_every_steps=0o17", "15"), ("train.mix={python_library: 010}", "10"),
         ("budget.max_tokens=0100_000", "100000"), ("budget.max_tokens=1e6", "1_000_000"),
+        ("budget.max_gpu_hours=90m", "1.5"), ("budget.max_gpu_hours=1h30m", "1.5"),
+        ("budget.max_gpu_hours=2 days", "48"), ("budget.max_gpu_hours=12h", "12"),
+        ("train.checkpoint_every_seconds=10min", "600"),
+        ("budget.max_tokens=1.5M", "1_500_000"), ("data.tokenizer_train_bytes=20MB", "20_000_000"),
     ],
 )  # fmt: skip
 def test_a_number_that_yaml_would_change_is_refused_with_the_one_to_write(tmp_path, override, write, way):
