@@ -1,8 +1,9 @@
-"""Cases of configs: YAML files, overrides on the command line, and studies.
+"""Cases of configs: YAML files, overrides on the command line, conditions on records, and studies.
 
 What is accepted can be printed, read again, and gives the same. Nothing runs: verbs are asked what they would do.
 """
 
+import operator
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -110,3 +111,77 @@ def _examples() -> list[str]:
 
 def _root() -> Path:
     return Path(__file__).resolve().parents[2]
+
+
+# Conditions: drawn with what they mean, and judged by both
+
+Judge = Callable[[dict[str, Any]], bool | None]  # None: unknown, as in SQL
+_COMPARED: dict[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
+
+
+def where(draw: random.Random, folder: Path) -> None:
+    """A condition on records: what it means is what is read; a damaged one is refused with its place, or counted."""
+    from pipeline.corpus.documents import SetAside
+    from pipeline.corpus.steps import make_source
+
+    values: list[Any] = [None, 0, 1, 2.5, -3, "en", "de", "it's", "", True, False, "3", [1], {"a": 1}]
+    drawn = ((f"text {i}", *draw.choices(values, k=3)) for i in range(12))
+    records = [{"text": text, "score": score, "lang": lang, "meta": {"n": n}} for text, score, lang, n in drawn]
+    path = write(folder / "in/a.jsonl", b"\n".join(map(dumped, records)))
+    text, judge = _condition(draw, draw.choice((0, 1, 2, 4)))
+    sound = draw.random() < 0.6
+    if not sound:
+        text = mutate(text.encode(), draw).decode("utf-8", "replace").replace("\0", " ")
+    options = {"type": "jsonl", "path": str(path), "where": text}
+    made = run(lambda: list(make_source(options, "data.sources.web").documents(0, 1)))
+    if made.code == 0:
+        equal(len(made.value), len(records), "records outside of a condition are not counted")
+        if sound:
+            found = [item.text for item in made.value if not isinstance(item, SetAside)]
+            equal(found, [r["text"] for r in records if judge(r)], f"the condition {text}")
+    elif sound or "where" not in made.said:
+        raise Wrong("a condition is refused" if sound else "a refusal that does not say where", f"{text}\n{made.said}")
+
+
+def _condition(draw: random.Random, depth: int) -> tuple[str, Judge]:
+    if depth == 0:
+        return _test(draw)
+    parts = [_condition(draw, depth - 1) for _ in range(draw.choice((1, 2, 2, 3)))]
+    word = draw.choice(("and", "or", "AND", "Or"))
+    text = f" {word} ".join(f"({part})" for part, _ in parts)
+    every = word.lower() == "and"
+
+    def judge(record: dict[str, Any]) -> bool | None:
+        found = [part(record) for _, part in parts]
+        if (not every) in found:  # one true decides an or, one false an and
+            return not every
+        return None if None in found else every
+
+    if draw.random() < 0.3:
+        return f"not ({text})", lambda record: None if (found := judge(record)) is None else not found
+    return text, judge
+
+
+def _test(draw: random.Random) -> tuple[str, Judge]:
+    field = draw.choice(("score", "lang", "meta.n"))
+
+    def value_of(record: dict[str, Any]) -> Any:
+        return record["meta"]["n"] if field == "meta.n" else record[field]
+
+    if draw.random() < 0.2:
+        negated = draw.random() < 0.5
+        return f"{field} is {'not ' * negated}null", lambda record: (value_of(record) is None) != negated
+    wanted = draw.choice((0, 1, 2.5, -3, "en", "it's", "", True, False))
+    kinds = bool if isinstance(wanted, bool) else str if isinstance(wanted, str) else int | float
+    written = str(wanted).lower() if isinstance(wanted, bool) else f'"{wanted}"' if kinds is str else f"{wanted}"
+    sign = draw.choice(("==", "!=") if kinds is bool else tuple(_COMPARED))
+
+    def judge(record: dict[str, Any]) -> bool | None:
+        found = value_of(record)
+        if not isinstance(found, kinds) or isinstance(found, bool) != isinstance(wanted, bool):
+            return None
+        return _COMPARED[sign](found, wanted)
+
+    return f"{field} {sign} {written}", judge

@@ -45,6 +45,7 @@ KINDS = {
     "gguf": Kind(models.gguf, 1),
     "config": Kind(configs.config, 2),
     "overrides": Kind(configs.overrides, 2),
+    "where": Kind(configs.where, 1.2, False),
     "study": Kind(configs.study, 0.3),
     "manifest": Kind(runs.manifest, 0.4),
     "ledger": Kind(runs.ledger, 0.4),

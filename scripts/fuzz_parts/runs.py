@@ -209,6 +209,8 @@ def data(draw: random.Random, folder: Path) -> None:
     kind = draw.choice(("jsonl", "parquet", "warc", "html", "text", "pdf", "word", "packed"))
     type_ = {"packed": "jsonl", "jsonl": "jsonl", "parquet": "parquet", "warc": "warc"}
     getattr(text_kinds, kind)(draw, folder / "odd")
+    if draw.random() < 0.3:  # a file that is not looked at has a row too
+        write(folder / "odd/in/notes.bin", bytes(draw.randrange(2_000)))
     sources = {
         "good": {"type": "jsonl", "path": str(folder / "good/a.jsonl"), "group_key": "domain", "license": "MIT"},
         "odd": {"type": type_.get(kind, "text"), "path": str(folder / "odd/in"), "license": "own"},
@@ -226,7 +228,11 @@ def data(draw: random.Random, folder: Path) -> None:
     made = command("data", str(path), *more)
     if made.code == 0:
         final = (Path(os.environ["HORNBOOK_ROOT"]) / "runs/stage/data").resolve()
-        _sums_to_zero(read_manifest(final), json.loads((final / "data.report.json").read_text()), len(good))
+        account = json.loads((final / "data.report.json").read_text())
+        _sums_to_zero(read_manifest(final), account, len(good))
+        sizes = [path.stat().st_size for path in (folder / "odd/in").rglob("*") if path.is_file()]
+        files = account["sources"]["odd"]["files"]
+        equal((files["found"], files["bytes"]["found"]), (len(sizes), sum(sizes)), "not every file is in the account")
     elif "max_unreadable" not in made.said:
         raise Wrong("stopped: a data stage with good documents beside damage", made.said[-1500:])
 
