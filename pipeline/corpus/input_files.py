@@ -7,6 +7,7 @@ pipe, a name that is not UTF-8. What a source does not look at is counted by end
 """
 
 import glob
+import itertools
 import os
 import re
 import stat
@@ -131,15 +132,17 @@ def find_inputs(path: str, what: str, wanted: Callable[[str], bool], *, links_in
             else:
                 files.append(InputFile(found, _clean(name), _problem(found, inside)))
     else:
-        paths = [p for p in _glob(given) if not p.is_dir()]
+        found = dict(_glob(given, links_inside))
+        paths = [p for p, problem in found.items() if problem or not p.is_dir()]
         if not re.search(r"\.[^*?\]]+$", given.name) and any(wanted(p.name) for p in paths):
             for p in paths:
-                if not wanted(p.name):
+                if not found[p] and not wanted(p.name):
                     _count(skipped, p)
-            paths = [p for p in paths if wanted(p.name)]
+            paths = [p for p in paths if found[p] or wanted(p.name)]
         base = Path(os.path.commonpath([p.parent for p in paths])) if paths else given
-        inside = base if links_inside and glob.has_magic(path) else None
-        files = [InputFile(p, _clean(p.relative_to(base).as_posix()), _problem(p, inside)) for p in paths]
+        inside = _fixed(given) if "**" in given.parts else base
+        inside = inside if links_inside and glob.has_magic(path) else None
+        files = [InputFile(p, _clean(p.relative_to(base).as_posix()), found[p] or _problem(p, inside)) for p in paths]
     if not files:
         beside = f" (it holds {skipped_words({e: n for e, (n, _) in skipped.items()})} files)" if skipped else ""
         raise missing(f"nothing matches {path}{beside}", f"{what} or a glob", "path")
@@ -182,18 +185,29 @@ def _walk(folder: Path, inside: Path | None) -> Iterator[tuple[Path, Unreadable 
                 links.append(path)
 
 
-def _glob(pattern: Path) -> list[Path]:
-    """What a pattern matches. Python's own `**` follows links in circles, so those are walked here."""
+def _fixed(pattern: Path) -> Path:
+    """The folder before the first part with a `*`."""
+    return Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts))
+
+
+def _glob(pattern: Path, links_inside: bool) -> Iterator[tuple[Path, Unreadable | None]]:
+    """What a pattern matches. Python's own `**` follows links in circles, so those are walked here, with what is wrong
+    with a folder in its place, as where the folder itself is given."""
     if "**" not in pattern.parts:
-        return list(map(Path, glob.glob(str(pattern))))
-    fixed = next(i for i, part in enumerate(pattern.parts) if glob.has_magic(part))
-    base, parts = Path(*pattern.parts[:fixed]), pattern.parts[fixed:]
+        yield from ((Path(path), None) for path in glob.glob(str(pattern)))
+        return
+    base = _fixed(pattern)
+    parts = pattern.parts[len(base.parts) :]
     expression = ""
     for part in parts[:-1]:
         expression += r"(?:[^/.][^/]*/)*" if part == "**" else _one_part(part) + "/"
     expression += r"(?:[^/.][^/]*/)*[^/.][^/]*" if parts[-1] == "**" else _one_part(parts[-1])
     matches = re.compile(expression, re.DOTALL).fullmatch
-    return [p for p, problem in _walk(base, None) if problem is None and matches(p.relative_to(base).as_posix())]
+    for path, problem in _walk(base, base if links_inside else None):
+        name = path.relative_to(base).as_posix()
+        entered = parts[0] == "**" and not any(part.startswith(".") for part in name.split("/"))
+        if matches(name) if problem is None else entered:
+            yield path, problem
 
 
 def _one_part(pattern: str) -> str:

@@ -85,6 +85,18 @@ def test_a_linked_subfolder_is_read_once_and_circles_end(folder, tmp_path):
         assert (len(documents), causes) == (2 * RECORDS, []), path
 
 
+def test_a_link_out_of_a_folder_of_text_is_one_loss_in_either_form(folder, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for i in range(5):
+        (folder / f"{i}.txt").write_text("text")
+        (elsewhere / f"{i}.txt").write_text("secret")
+    (folder / "linked").symlink_to(elsewhere)
+    for path in (folder, folder / "**", folder / "**" / "*", folder / "**" / "*.txt"):
+        documents, causes = items(TextFolder(str(path)))
+        assert ([d.text for d in documents], causes) == (["text"] * 5, ["leaves_its_folder"]), path
+
+
 def test_hidden_files_are_counted_and_not_read(folder):
     (folder / "a.jsonl").write_bytes(lines(0, 3))
     (folder / ".a.jsonl").write_bytes(lines(0, 3))
