@@ -108,14 +108,20 @@ def _summary(chosen: Sequence[str], results: Sequence[Result]) -> int:
 
 
 def _write(path: Path, chosen: Sequence[str], results: Sequence[Result]) -> None:
+    """Rows that the file has of kinds that were not chosen stay, with the commit and command that they came of."""
     rows: list[dict[str, Any]] = []
+    if path.is_file() and len(chosen) < len(kinds.KINDS):
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        origin = {"commit": earlier["commit"], "command": earlier["command"]}
+        rows = [{**origin, **kept} for kept in earlier["rows"] if kept["kind"] not in chosen]
     for name in chosen:
         own = [r for r in results if r.job.kind == name]
         faults = sum(r.what is not None for r in own)
-        more = {"cases": len(own), "seconds": round(sum(r.seconds for r in own), 1)}
+        more = {"kind": name, "cases": len(own), "seconds": round(sum(r.seconds for r in own), 1)}
         more |= {"slowest_seconds": round(max((r.seconds for r in own), default=0.0), 2)}
         more |= {"peak_bytes": max((r.peak_bytes for r in own), default=0)}
         rows.append({**row(f"{name}: cases with a fault", faults, "cases", "0", faults == 0), **more})
+    rows.sort(key=lambda row: list(kinds.KINDS).index(row["kind"]))
     content = record("fuzz", rows, ("torch", "tokenizers", "pyarrow", "trafilatura", "warcio", "pypdf", "python-docx"))
     command = " ".join(["scripts/fuzz.py", *sys.argv[1:]])
     path.write_text(json.dumps({**content, "command": command}, indent=1) + "\n", encoding="utf-8")
