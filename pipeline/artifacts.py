@@ -195,8 +195,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
-        seal = manifest.pop(SEAL, None)
-        problem = None if seal in (None, seal_of(manifest)) else "it does not fit its own hash"
+        problem = None if fits_seal(manifest) else "it does not fit its own hash"
+        manifest.pop(SEAL, None)
         if not all(isinstance(manifest[key], dict) for key in ("inputs", "outputs", "config")):
             problem = "it holds no inputs, outputs and config"
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
@@ -221,6 +221,11 @@ def read_output(folder: Path, name: str) -> Any:
 def seal_of(content: Mapping[str, Any]) -> str:
     """The hash over the other keys of a JSON object that it carries itself, under `SEAL`."""
     return hash_json(json.loads(json.dumps({key: value for key, value in content.items() if key != SEAL})))
+
+
+def fits_seal(content: Mapping[str, Any]) -> bool:
+    """Whether it does, or is of an earlier version, which set none."""
+    return content.get(SEAL) in (None, seal_of(content))
 
 
 def read_json_lines(path: Path, **needed: type) -> list[dict[str, Any]]:

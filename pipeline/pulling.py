@@ -182,7 +182,7 @@ def _progress_here(step: Step) -> Progress:
     decisions = Decisions(step.path / DECISIONS, mend=False)
     steps = []
     for path in (step.path / CHECKPOINTS).glob("step-*"):
-        with suppress(OSError, ValueError, KeyError, TypeError):
+        with suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
             index = json.loads((path / INDEX).read_bytes())
             if decisions.counts(index["step"], index["branch"]):
                 steps.append(index["step"])

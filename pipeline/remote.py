@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from pipeline.artifacts import MANIFEST, hash_json, root
+from pipeline.artifacts import MANIFEST, fits_seal, hash_json, root
 from pipeline.disk import writing
 from pipeline.errors import Busy, Failure, UserError
 from pipeline.training.identity import CHECKPOINTS, INDEX, checkpoint_step
@@ -228,9 +228,9 @@ def _lives(other: dict[str, Any]) -> bool:
 
 def manifest_of(place: Place, folder: str) -> dict[str, Any] | None:
     """The manifest of a finished folder at the remote, or None."""
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         found = json.loads(place.read(f"{folder}/{MANIFEST}") or b"null")
-        if isinstance(found, dict) and isinstance(found.get("outputs"), dict):
+        if isinstance(found, dict) and isinstance(found.get("outputs"), dict) and fits_seal(found):
             return found
     return None
 
@@ -248,7 +248,7 @@ def indexes_of(place: Place, run: str) -> dict[int, dict[str, Any]]:
 
 def index_in(content: bytes | None) -> dict[str, Any] | None:
     """A checkpoint's index that fits its own hash, or None."""
-    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+    with contextlib.suppress(ValueError, RecursionError, KeyError, TypeError, AttributeError):
         index = json.loads(content or b"null")
         if hash_json({k: v for k, v in index.items() if k != "sha256"}) == index["sha256"]:
             return index

@@ -12,6 +12,7 @@ from pipeline import clean, runs
 from pipeline.artifacts import Folder, Step, build, read_json_lines, read_manifest, read_metrics, read_output
 from pipeline.errors import UserError
 from pipeline.ledger import cards, spent_hours
+from pipeline.remote import Place, manifest_of
 from pipeline.training.checkpoint import INDEX, Checkpoints
 from pipeline.training.decisions import Decisions
 
@@ -61,6 +62,16 @@ def test_a_damaged_manifest_is_named_shown_and_made_anew(name, step, root):
     assert not step.finished
     assert build(step, experiment="mine")["documents"] == {"kept": 7}
     assert read_manifest(step.path)["documents"] == {"kept": 7}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_manifest_elsewhere_is_none(name, step, root):
+    there = Place(f"file://{root}/artifacts")
+    path = step.path / "manifest.json"
+    assert manifest_of(there, f"data/{step.fingerprint}") == json.loads(path.read_text())
+    path.write_bytes(DAMAGES[name](path.read_text()).encode(errors="surrogateescape"))
+    if name != "of an earlier version, without inputs":
+        assert manifest_of(there, f"data/{step.fingerprint}") is None
 
 
 def test_a_manifest_of_an_earlier_version_has_no_seal_and_is_read(step):
