@@ -121,8 +121,9 @@ def _asked(config: Config) -> list[int]:
 
 
 def _memory(config: Config, own: "Plan", card_bytes: int) -> dict[str, Any]:
-    found = own.largest(_asked(config), card_bytes)
-    shown = found or own.estimate(1, card_bytes)
+    asked = _asked(config)
+    found = own.largest(asked, card_bytes)
+    shown = found or own.estimate(min(asked), card_bytes)
     return {
         "fits": found is not None,
         "micro_batch": shown.windows,

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from model.estimate import Plan
 from pipeline import config as configs
 from pipeline import plan
 from pipeline.errors import UserError
 from pipeline.planning import advice, costs, text
 from pipeline.planning.measure import measure
 from pipeline.planning.show import show
+from pipeline.training.micro_batch import train_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 LLAMA_2_7B, LLAMA_2_70B, PHI_2 = 6.74e9, 68.98e9, 2.78e9
@@ -61,6 +63,16 @@ def test_a_plan_says_memory_by_kind_what_fits_where_and_what_it_costs(tiny):
     assert "1M tokens" in shown
     assert "DOES NOT FIT" not in shown
     assert f"{memory['needed_gib']:g} GiB of the card's 22.35" in shown  # 24 GB
+
+
+def test_what_does_not_fit_is_named_at_the_micro_batch_that_was_asked_for():
+    config = configs.load(ROOT / "configs" / "tiny-source.yaml", [*LIMITS, "train.micro_batch=8"])
+    own = Plan(config.model, train_settings(config.train, "bf16-mixed"))
+    at_eight, at_one = own.estimate(8).needed_bytes, own.estimate(1).needed_bytes
+    found = plan._memory(config, own, (at_eight + at_one) // 2)
+    assert not found["fits"]
+    assert (found["micro_batch"], found["needed_gib"]) == (8, round(at_eight / plan.GIB, 2))
+    assert found["needed_gib"] > found["card_gib"]
 
 
 def test_a_plan_says_what_is_lost_how_often_text_repeats_what_disk_and_every_card_costs(tiny):
