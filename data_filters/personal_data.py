@@ -54,7 +54,8 @@ _SAYS_VERSION = re.compile(
 _SAYS_ADDRESS = re.compile(
     r"(?<![a-z])(?:ips?|ipv4|ip4|inet|addr|addrs|address|addresses|hosts?|hostname|nameservers?|dns|ping|ssh|scp|telnet"
     r"|curl|wget|gateway|subnet|netmask|network|proxy|peer|router?|listen|bind|connect|connected|connecting|connection"
-    r"|clients?|visitor|login|banned|blocked|port|a record)(?![a-z])|ip4/\Z|://\Z",
+    r"|clients?|visitor|login|banned|blocked|port|a record)(?![a-z])|ip4/\Z|://\Z"
+    r"|(?<![\w-])(?:root|admin|user|ubuntu|debian|ec2-user|pi)@\Z",
     re.IGNORECASE,
 )
 _PORT_OR_LOG = re.compile(r":\d{2,5}\b|/(?:[89]|[12]\d|3[0-2])\b|\s+-\s+\S+\s+\[")  # :8080, /24, a server's log

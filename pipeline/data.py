@@ -115,7 +115,8 @@ def warnings(manifest: Mapping[str, Any]) -> list[str]:
         lost = source["lost_files"]
         if lost:
             causes = in_words(Counter(file["cause"] for file in lost))
-            found.append(f"data.sources.{name}: {causes}: {lost_words(lost)}; what came before the damage is kept")
+            kept = "; what came before the damage is kept" if any(file["records"] for file in lost) else ""
+            found.append(f"data.sources.{name}: {causes}: {lost_words(lost)}{kept}")
     found += manifest["held_out"]["warnings"]
     classifier = manifest["classifier"]
     if classifier["threshold"] is not None and not classifier["sources"]:

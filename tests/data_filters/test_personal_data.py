@@ -129,6 +129,7 @@ def test_versions_sections_and_remotes_are_left_alone(text):
         ('24.16.33.7 - - [10/Oct/2000:13:55:36] "GET /"', f'{MASKED_IP} - - [10/Oct/2000:13:55:36] "GET /"'),
         ("ssh root@24.16.33.7", f"ssh root@{MASKED_IP}"),
         ("93.184.216.34", MASKED_IP),
+        ("log in as root@12.13.14.15", f"log in as root@{MASKED_IP}"),
         ('servers = ["93.184.216.34", "151.101.1.69"]', f'servers = ["{MASKED_IP}", "{MASKED_IP}"]'),
         ("<ip>93.184.216.34</ip>", f"<ip>{MASKED_IP}</ip>"),
         ("host=24.16.33.7", f"host={MASKED_IP}"),
