@@ -76,7 +76,7 @@ def _warnings(
         if number in by_share.too_large:
             n, of, smallest = by_share.too_large[number]
             which = "the only group is" if of == 1 else f"each of the {of:,} groups is" if n == of else ""
-            too_large = which or f"{n:,} of the {of:,} groups are"
+            too_large = which or f"{n:,} of the {of:,} groups {'is' if n == 1 else 'are'}"
             beside = ", and the others hold too little" if n < of else ""
             raised = f", or data.validation.share of at least {smallest:.2g}" if smallest <= 0.5 else ""
             yield (
