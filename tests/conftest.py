@@ -32,15 +32,11 @@ def start_seconds() -> float:
     return time.monotonic() - started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def fork_seconds() -> float:
-    """The same for a command of `processes`, which has the libraries already."""
-    code = "import pipeline.pretrain, pipeline.training.finish, pipeline.training.trainer, pipeline.training.validation"
-    processes.run(["-c", "pass"])  # starts the server
-    started = time.monotonic()
-    done = processes.run(["-c", code], {**os.environ, "PYTHONPATH": str(processes.ROOT)})
-    assert done.returncode == 0, done.stderr
-    return time.monotonic() - started
+    """The same for a command of `processes`, which has the libraries already; measured for each test, as the load of a
+    machine changes while a suite runs."""
+    return processes.start_seconds()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

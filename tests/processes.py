@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 import weakref
 from collections.abc import Mapping, Sequence
@@ -98,6 +99,16 @@ def run(
     finally:
         command.kill()
     return subprocess.CompletedProcess(list(words), command.wait(), out, err)
+
+
+def start_seconds() -> float:
+    """Seconds that a command needs here and now until it could train."""
+    code = "import pipeline.pretrain, pipeline.training.finish, pipeline.training.trainer, pipeline.training.validation"
+    run(["-c", "pass"])  # starts the server
+    started = time.monotonic()
+    done = run(["-c", code], {**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    return time.monotonic() - started
 
 
 def _run(words: list[str], env: dict[str, str], cwd: str, out: Path, err: Path) -> None:

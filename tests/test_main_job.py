@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from processes import hornbook
+from processes import start_seconds as start_seconds_of_a_fork
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,8 +29,8 @@ class Shell:
     import everything, so the source's cap is so many starts and its time to train."""
 
     def __init__(self, root: Path, start_seconds: float, fork_seconds: float):
-        self.root, self.cap = root, f"budget.max_gpu_hours={(22 + 3.5 * fork_seconds) / 3600:.5f}"
-        source_cap = f"init.source_overrides.budget.max_gpu_hours={(14 + 3 * start_seconds) / 3600:.5f}"
+        self.root, self.cap = root, f"budget.max_gpu_hours={(16 + 10 * fork_seconds) / 3600:.5f}"
+        source_cap = f"init.source_overrides.budget.max_gpu_hours={(8 + 5 * start_seconds) / 3600:.5f}"
         self.slice = (*SLICE, source_cap)
         self.said = ""
 
@@ -43,9 +44,9 @@ class Shell:
 
 
 @pytest.fixture(scope="module")
-def shell(tmp_path_factory, start_seconds: float, fork_seconds: float) -> Shell:
+def shell(tmp_path_factory, start_seconds: float) -> Shell:
     """After `data`, `init` (which trains its source) and `pretrain`."""
-    shell = Shell(tmp_path_factory.mktemp("root"), start_seconds, fork_seconds)
+    shell = Shell(tmp_path_factory.mktemp("root"), start_seconds, start_seconds_of_a_fork())
     for stage in ("data", "init", "pretrain"):
         said = shell(stage, shell.cap)
         assert f"{stage}: done" in said

@@ -149,7 +149,7 @@ def _seconds_from_now(seconds: float) -> str:
 @pytest.fixture
 def cap_seconds(fork_seconds: float) -> float:
     """Room for one life."""
-    return 9 + 2 * fork_seconds
+    return 8 + 5 * fork_seconds
 
 
 def hours(seconds: float) -> str:
