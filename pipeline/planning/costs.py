@@ -72,7 +72,7 @@ def validation_cost(config: Config, tokens: int) -> tuple[str, str | None]:
     tokens of training, so that it is known before anything is measured: a forward pass is a third of a step."""
     times = _validations(config)
     work, most = times * tokens / 3, config.budget.max_tokens
-    words = f"{tokens:,} tokens are validated on {times} times: the work of training on {work:,.0f}"
+    words = f"{times} validations of {tokens:,} tokens cost as much as training on {work:,.0f} tokens"
     if not most or work <= MUCH_VALIDATION * most:
         return words, None
     return words, (

@@ -23,7 +23,7 @@ H100 = {"memory_gb": 80, "bf16_dense_tflops": 989, "price_per_hour": 2.7}
 def test_the_cost_of_validation_is_told_in_tokens_of_training_before_anything_is_measured():
     config = configs.load(ROOT / "configs" / "tiny-source.yaml", [*LIMITS, "train.validate_every_share=0.25"])
     assert costs.validation_cost(config, 30_000) == (
-        "30,000 tokens are validated on 5 times: the work of training on 50,000", None
+        "5 validations of 30,000 tokens cost as much as training on 50,000 tokens", None
     )  # fmt: skip
     words, warning = costs.validation_cost(config, 694_000)
     assert words.endswith("1,156,667")
