@@ -26,7 +26,7 @@ def test_the_cost_of_validation_is_told_in_tokens_of_training_before_anything_is
         "5 validations of 30,000 tokens cost as much as training on 50,000 tokens", None
     )  # fmt: skip
     words, warning = costs.validation_cost(config, 694_000)
-    assert words.endswith("1,156,667")
+    assert words.endswith("1,156,667 tokens")
     assert warning is not None
     assert "116% of budget.max_tokens; lower data.validation.max_bytes" in warning
 
