@@ -6,7 +6,7 @@ A file without the text column, or one that is damaged, is set aside by name and
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pipeline.corpus.compressed import BOMB_BYTES, BOMB_RATIO, Unreadable, split_ending
+from pipeline.corpus.compressed import BOMB_BYTES, BOMB_RATIO, Unreadable, open_input, split_ending
 from pipeline.corpus.input_files import FileSource, InputFile, Inputs, find_inputs
 from pipeline.corpus.licences import FIELDS
 from pipeline.corpus.records import RecordReader
@@ -43,6 +43,7 @@ class Parquet(FileSource):
         """(batch, row): a row becomes a record where it is asked for."""
         import pyarrow as pa
 
+        open_input(file.path).close()  # says what is no file, or not downloaded
         try:
             yield from self._rows(file)
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # of damaged names, too

@@ -215,6 +215,7 @@ LOST = {
     "empty.jsonl.gz": ("jsonl", lambda path: path.write_bytes(b"")),
     "pointer.jsonl": ("jsonl", lambda path: path.write_bytes(POINTER)),
     "pointer.jsonl.gz": ("jsonl", lambda path: path.write_bytes(POINTER)),
+    "pointer.parquet": ("parquet", lambda path: path.write_bytes(POINTER)),
     "cut.parquet": ("parquet", lambda path: table_file(path, cut=True)),
     "column.parquet": ("parquet", lambda path: table_file(path, "body")),
 }
@@ -242,6 +243,8 @@ def test_a_lost_file_counts_with_its_bytes_and_is_named(root, name, capsys):
     step = data.data_step(config)
     manifest = read_manifest(step.path)
     size, whole = (folder / name).stat().st_size, next(folder.glob("whole*")).stat().st_size
+    cause = "lfs_pointer" if "pointer" in name else manifest["sources"]["web"]["lost_files"][0]["cause"]
+    assert [lost["cause"] for lost in manifest["sources"]["web"]["lost_files"]] == [cause]
     files = manifest["sources"]["web"]["files"]
     assert files == {
         "found": 3, "read": 1, "lost": 1, "beyond_limit": 0, "skipped": {".pod": 1},
