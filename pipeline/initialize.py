@@ -7,7 +7,6 @@ function and does not, fails the stage.
 """
 
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -27,6 +26,7 @@ from pipeline.growth_source import check_source, source_config, source_is_experi
 from pipeline.hub import MODEL_FILES, content_of_model, is_hub_name, local_folder
 from pipeline.locks import FolderLock
 from pipeline.progress import Progress, format_seconds, progress
+from pipeline.remote import index_in
 from pipeline.tokenizer import special_tokens
 from pipeline.training.decisions import Decisions
 from pipeline.training.identity import (
@@ -354,8 +354,10 @@ def before_decay(step: Step) -> EarlyCheckpoint:
     if decays:
         folder = step.path / "checkpoints" / checkpoint_name(decays[0]["step"])
         if (folder / WEIGHTS).is_file() and (folder / INDEX).is_file():
-            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-            return EarlyCheckpoint(folder, decays[0]["step"], index["files"][WEIGHTS]["sha256"])
+            index = index_in((folder / INDEX).read_bytes())
+            if index is not None:
+                return EarlyCheckpoint(folder, decays[0]["step"], index["files"][WEIGHTS]["sha256"])
+            missing = f"has a damaged checkpoint of step {decays[0]['step']}"
     raise UserError(f"the source {step.path} {missing}; set init.source_checkpoint=final, or train it again")
 
 

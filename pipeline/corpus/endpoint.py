@@ -171,13 +171,14 @@ class ChatEndpoint:
             headers["Authorization"] = f"Bearer {self._key}"
         request = urllib.request.Request(self.url, data=body, headers=headers, method="POST")
         with self._opener.open(request, timeout=self.timeout_seconds) as reply:
-            answer: Any = json.loads(_read(reply, self.timeout_seconds))
+            content = _read(reply, self.timeout_seconds)
         try:
+            answer: Any = json.loads(content)
             choice = answer["choices"][0]
             text, finish = choice["message"]["content"], choice.get("finish_reason")
             usage = answer.get("usage") or {}
             tokens = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
+        except (KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"the answer has no choices[0].message.content ({error!r})") from None
         if not isinstance(text, str):
             raise ValueError(f"the answer's content is {type(text).__name__}, not text")
@@ -206,7 +207,7 @@ class ChatEndpoint:
                         self.dollars += self._dollars(*tokens)
                     if unsettled[key]:
                         unsettled[key].pop()
-                except (ValueError, KeyError, TypeError, IndexError):
+                except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError):
                     continue
         self.dollars += sum(self._dollars(*tokens) for left in unsettled.values() for tokens in left)
         self._cache_path.parent.mkdir(parents=True, exist_ok=True)

@@ -107,7 +107,7 @@ def parse_answer(answer: str) -> Rating | None:
     try:
         found = json.loads(match.group(0)) if match else None
         score, rationale = found["score"], " ".join(str(found["rationale"]).split())  # type: ignore[index]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     if isinstance(score, bool) or score not in range(MOST + 1) or not rationale:
         return None

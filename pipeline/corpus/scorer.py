@@ -9,6 +9,7 @@ Own code, because it is small and the result must be the same to the byte: fastT
 run (DATA.md section 3). Sums are numpy's pairwise ones; no BLAS, whose order of additions depends on threads.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -68,9 +69,13 @@ def report_beside(path: Path) -> Path:
 
 
 def read_roc(path: Path) -> list[list[float]]:
-    """The curve of the scorer at `path`; empty where none was stored."""
+    """The curve of the scorer at `path`; empty where none was stored, or what was is damaged."""
     beside = report_beside(path)
-    return json.loads(beside.read_text(encoding="utf-8"))["roc"] if beside.is_file() else []
+    with contextlib.suppress(OSError, ValueError, RecursionError, KeyError, TypeError):  # for reading only
+        roc = json.loads(beside.read_bytes())["roc"]
+        if all(isinstance(x, float | int) and isinstance(y, float | int) for x, y in roc):
+            return roc
+    return []
 
 
 def load_scorer(path: Path) -> Scorer:
@@ -81,14 +86,18 @@ def load_scorer(path: Path) -> Scorer:
         with safe_open(path, framework="numpy") as file:
             head = json.loads((file.metadata() or {})["scorer"])
             weights = file.get_tensor("weights").astype(np.float64)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        version, structure = head["features"], tuple(head["structure"])
+        slope, offset, facts = float(head["slope"]), float(head["offset"]), dict(head["facts"])
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is no scorer: {error}; expected a file that `hornbook label` has written") from None
-    if head["features"] != VERSION or tuple(head["structure"]) != STRUCTURE:
+    if version != VERSION or structure != STRUCTURE:
         raise UserError(
-            f"{path} was trained on version {head['features']} of the features, this is version {VERSION}; "
+            f"{path} was trained on version {version} of the features, this is version {VERSION}; "
             "train it again from its labels: hornbook label <config>"
         )
-    return Scorer(weights, head["slope"], head["offset"], head["facts"], read_roc(path))
+    if weights.shape != (BUCKETS + len(STRUCTURE) + 1,) or not np.isfinite(weights.sum() + slope + offset):
+        raise UserError(f"{path} is no scorer: its weights are damaged; expected what `hornbook label` has written")
+    return Scorer(weights, slope, offset, facts, read_roc(path))
 
 
 def fit(

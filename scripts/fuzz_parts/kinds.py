@@ -43,6 +43,7 @@ KINDS = {
     "config_json": Kind(models.config_json, 1),
     "safetensors": Kind(models.safetensors, 0.7),
     "gguf": Kind(models.gguf, 1),
+    "scorer": Kind(models.scorer, 0.4, False),
     "config": Kind(configs.config, 2),
     "overrides": Kind(configs.overrides, 2),
     "where": Kind(configs.where, 1.2, False),

@@ -153,6 +153,32 @@ def gguf(draw: random.Random, folder: Path) -> None:
         _command(verb, f"{key}={odd_file}", "--dry-run", codes=(0, 2))
 
 
+def scorer(draw: random.Random, folder: Path) -> None:
+    """A file of a scorer, as `data.scorer.path` names it: loaded and used, or refused."""
+    from datatrove.data import Document
+
+    from pipeline.corpus.scorers import SHIPPED, Linear
+
+    data = SHIPPED.read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + size])
+    if draw.random() < 0.7:
+        stored = json.loads(header["__metadata__"]["scorer"])
+        header["__metadata__"]["scorer"] = dumped(mutate_value(stored, draw)).decode()
+        header = header if draw.random() < 0.8 else mutate_value(header, draw)
+        head = dumped(header)
+        data = struct.pack("<Q", len(head)) + head + data[8 + size :]
+    else:
+        data = mutate(data, draw)
+    path = write(folder / "scorer.safetensors", data)
+    documents = [
+        Document(text, str(i), metadata={"kind": "prose", "path": "a.txt"}) for i, text in enumerate(texts(draw, 2))
+    ]
+    made = run(lambda: Linear(path).scores(documents).tolist())
+    if made.code == 0:
+        equal([0 <= score <= 1 for score in made.value], [True] * 2, "scores outside of 0 to 1")
+
+
 # What takes a model folder
 
 

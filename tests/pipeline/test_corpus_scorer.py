@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from data_corpus import made, make_config, prose, write_corpus
 from datatrove.data import Document
+from safetensors.numpy import save
 
 from pipeline import data
 from pipeline.corpus.features import HEAD_CHARACTERS, STRUCTURE, Sparse, docstring_share, features
@@ -141,6 +142,12 @@ def test_a_file_that_is_no_scorer_or_an_old_one_is_refused(tmp_path, monkeypatch
     (tmp_path / "bad").write_bytes(b"nothing")
     with pytest.raises(UserError, match="is no scorer"):
         load_scorer(tmp_path / "bad")
+    head = {"features": 1, "structure": list(STRUCTURE), "slope": 1.0, "offset": 0.0, "facts": {}}
+    for odd in ("12", "[]", "[" * 100_000, json.dumps({**head, "structure": 5}), json.dumps({**head, "slope": [1]}),
+                json.dumps({**head, "facts": None}), json.dumps(head)):  # fmt: skip
+        (tmp_path / "odd").write_bytes(save({"weights": np.zeros(9, np.float32)}, metadata={"scorer": odd}))
+        with pytest.raises(UserError, match="is no scorer"):
+            load_scorer(tmp_path / "odd")
     monkeypatch.setattr("pipeline.corpus.scorer.VERSION", 99)
     with pytest.raises(UserError, match=r"version 1 of the features, this is version 99.*hornbook label"):
         load_scorer(SHIPPED)

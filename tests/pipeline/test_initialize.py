@@ -331,7 +331,7 @@ def test_a_source_grows_from_before_its_decay_where_that_is_asked_for(source, da
 
     from safetensors.torch import load_file, save_file
 
-    from pipeline.artifacts import Step, hash_file
+    from pipeline.artifacts import Step, hash_file, hash_json
 
     step = Step("pretrain", 1, lambda folder: {})
     early = step.path / "checkpoints" / "step-00000007"
@@ -341,7 +341,7 @@ def test_a_source_grows_from_before_its_decay_where_that_is_asked_for(source, da
     state = load_file(step.path / "model" / "model.safetensors")
     save_file({name: tensor + 0.01 for name, tensor in state.items()}, early / "model.safetensors")
     index = {"files": {"model.safetensors": {"sha256": hash_file(early / "model.safetensors")}}}
-    (early / "checkpoint.json").write_text(json.dumps(index))
+    (early / "checkpoint.json").write_text(json.dumps({**index, "sha256": hash_json(index)}))
     decay = {"kind": "decay", "step": 7, "end_step": 10, "progress": 0.0, "bound_by": "tokens"}
     (step.path / "decisions.jsonl").write_text(json.dumps(decay) + "\n")
     monkeypatch.setattr(initialize, "pretrain_step", lambda config: step)

@@ -91,13 +91,28 @@ def test_the_key_is_sent_and_never_written(serve, tmp_path, monkeypatch):
     assert "secret" not in (tmp_path / "cache.jsonl").read_text()
 
 
+@pytest.mark.parametrize("odd", [
+    "[" * 100_000, "[1]", '{"key": []}', '{"key": "k", "text": "t", "tokens_in": Infinity, "tokens_out": 1}',
+    '{"key": "k", "at_most": [1e999, 1]}', '{"key": "k", "at_most": 5}',
+])  # fmt: skip
+def test_a_damaged_line_of_the_answers_kept_is_passed_over(odd, serve, tmp_path):
+    server = serve()
+    first = endpoint(server, tmp_path).ask(ASK, 50)
+    with open(tmp_path / "cache.jsonl", "a") as file:
+        file.write(odd + "\n")
+    again = endpoint(server, tmp_path)
+    assert again.ask(ASK, 50) == first
+    assert again.asked == 0
+
+
 @pytest.mark.parametrize(
     ("answer", "score"),
     [
         ('{"score": 3, "rationale": "teaches"}', 3), ('Sure!\n```json\n{"score": 0, "rationale": "empty"}\n```', 0),
         ('{"score": 9, "rationale": "x"}', None), ('{"score": true, "rationale": "x"}', None), ("4", None),
         ('{"score": 3.5, "rationale": "x"}', None), ('{"score": 3}', None), ('{"score": 3, "rationale": " "}', None),
-        ("[]", None), ("{", None), ("", None),
+        ("[]", None), ("{", None), ("", None), ('{"score": ' + "[" * 100_000 + "}", None),
+        ('{"score": [3], "rationale": "x"}', None), ('{"score": Infinity, "rationale": "x"}', None),
     ],
 )  # fmt: skip
 def test_only_a_rating_in_the_form_asked_for_is_taken(answer, score):
