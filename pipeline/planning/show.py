@@ -125,7 +125,8 @@ def _advice(choices: list[Mapping[str, Any]], verdict: Mapping[str, Any]) -> lis
     ]
     notes = list(dict.fromkeys(choice["basis"] for choice in choices))
     for choice in choices:
-        loss = "{:.2f} to {:.2f}".format(*choice["expected_loss"]) if choice["expected_loss"] else "unknown     "
+        ends = dict.fromkeys(f"{end:.2f}" for end in choice["expected_loss"] or ())
+        loss = (" to ".join(ends) or "unknown").ljust(12)
         tokens = f", {_span(choice['tokens'])} tokens" if choice["tokens"] else ""
         starved = "; starved: too few tokens for its size" if choice["starved"] else ""
         lines.append(

@@ -65,6 +65,17 @@ def test_a_plan_says_memory_by_kind_what_fits_where_and_what_it_costs(tiny):
     assert f"{memory['needed_gib']:g} GiB of the card's 22.35" in shown  # 24 GB
 
 
+def test_a_range_whose_ends_print_alike_is_one_figure(tiny):
+    rows = [
+        {"choice": name, "parameters": 10, "tokens": None, "starved": False, "basis": "", "expected_loss": ends}
+        for name, ends in (("a", [2.231, 2.234]), ("b", [2.29, 2.3]), ("c", None))
+    ]
+    shown = show({**tiny, "advice": rows})
+    assert [line.strip() for line in shown.splitlines() if line.endswith(" (10) [1]")] == [
+        "2.23          a (10) [1]", "2.29 to 2.30  b (10) [1]", "unknown       c (10) [1]",
+    ]  # fmt: skip
+
+
 def test_what_does_not_fit_is_named_at_the_micro_batch_that_was_asked_for():
     config = configs.load(ROOT / "configs" / "tiny-source.yaml", [*LIMITS, "train.micro_batch=8"])
     own = Plan(config.model, train_settings(config.train, "bf16-mixed"))
