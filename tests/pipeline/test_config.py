@@ -44,6 +44,7 @@ def test_every_shipped_config_is_parsed(path):
         ("tokenizer.vocab_size=999999", ["tokenizer.vocab_size", "model.vocab_size"]),
         ("train.mix.nowhere=1", ["train.mix", "data.sources"]),
         ("train.mix.exercises=[1]", ["train.mix", "expected shares of at least 0"]),
+        (f"train.learning_rate={'9' * 400}", ["int too large to convert to float"]),
         (f"data.sources.exercises.weight={'9' * 400}", ["weight", "expected a number of at least 0"]),
         ("name=../escape", ["name"]),
         ("name=js/data", ["names of stages"]),
