@@ -37,12 +37,18 @@ class DecaySegment:
     """One decision: at the start of `step` the decay has come to `progress`, and it reaches 1 at `end_step`.
 
     The first segment starts the decay (progress 0). Later ones move its end, when the speed turned out different;
-    they start at the progress reached so far. `end_step` is the first step that is no longer taken.
+    they start at the progress reached so far. `end_step` is the first step that is no longer taken. Where a machine got
+    much faster late in the decay, the rate stands still until `hold_until`: progress then moves on from there.
     """
 
     step: int
     end_step: int
     progress: float = 0.0
+    hold_until: int = 0
+
+    @property
+    def falls_from(self) -> int:
+        return max(self.step, min(self.hold_until, self.end_step - 1))
 
 
 def warmup_multiplier(step: int, warmup_steps: int) -> float:
@@ -62,8 +68,9 @@ def decay_progress(step: float, segments: Sequence[DecaySegment]) -> float:
             break
         until = min(step, ordered[index + 1].step) if index + 1 < len(ordered) else step
         start = max(progress, segment.progress)
-        length = segment.end_step - segment.step
-        progress = 1.0 if until >= segment.end_step else start + (1.0 - start) * (until - segment.step) / length
+        length = segment.end_step - segment.falls_from
+        fallen = max(0.0, until - segment.falls_from)
+        progress = 1.0 if until >= segment.end_step else start + (1.0 - start) * fallen / length
     return min(progress, 1.0)
 
 
@@ -76,10 +83,12 @@ def wsd(step: int, warmup_steps: int, segments: Sequence[DecaySegment], shape: s
     """
     ruling = sorted((segment for segment in segments if segment.step <= step), key=lambda segment: segment.step)
     progress = decay_progress(step + _read_at(ruling[-1]), ruling) if ruling else 0.0
-    return min(warmup_multiplier(step, warmup_steps), DECAYS[shape](progress))
+    multiplier = min(warmup_multiplier(step, warmup_steps), DECAYS[shape](progress))
+    is_last = bool(ruling) and step == ruling[-1].end_step - 1
+    return min(multiplier, LAST_RATE) if is_last else multiplier  # rounding can lift it a little above
 
 
 def _read_at(segment: DecaySegment) -> float:
     """The place within a step at which a decay is read, in [0.5, 1)."""
-    length, falls = segment.end_step - segment.step, 1.0 - segment.progress
+    length, falls = segment.end_step - segment.falls_from, 1.0 - segment.progress
     return max(0.5, 1.0 - LAST_RATE * length / falls) if falls > 0 else 0.5

@@ -3,8 +3,8 @@
 In: a clock that counts every second of every process of the run (the ledger's), a cap, durations measured in this
 run. Out: decisions. The stable phase does not depend on the end, so the clock decides one thing: after step s the
 decay of n = s * c / (1 - c) steps starts as soon as those steps and the reserve (last validation, checkpoint, export,
-sample, tracking, report, exit) fill what is left. During the decay the end moves, on record and with progress never
-falling: nearer whenever the prediction would overrun, to the measured speed each time the remaining steps have halved.
+sample, tracking, report, exit) fill what is left. During the decay the end follows the speed of the newest steps, on
+record and with progress never falling. Once the rate is low a few more steps use what time is left.
 `max_tokens` fixes the end in steps instead; whichever comes first. Lightning's Timer and its peers fail at this
 (started late, forgot killed lives, ended at full learning rate); the design follows those findings.
 """
@@ -23,6 +23,9 @@ EXIT_SLACK_SECONDS = 0.6  # manifest, last ledger line, process exit
 EXIT_SLACK_SHARE = 0.002  # of the cap: machines that run for a day also stall for a minute
 ANNEALED_MIN_SHARE = 0.05  # a decay over a smaller share of the steps is a stop, not an annealing
 VALIDATION_MAX_SHARE = 0.06  # of the cap: a slower last validation is cut short, not the decay
+LOW_PROGRESS = 0.01  # of a decay: its last part, below a hundredth of the peak rate where the decay is linear
+LOW_STEPS_SHARE, FALL_SHARE = 0.018, 0.005  # of the steps: as many may be in that part, and as many are planned to be
+NEARER, FARTHER = 8, 4  # the end moves by an eighth of the steps left or more, or by a quarter
 SAVE_SHARE = 0.01  # of the time, where no interval is set: a save of 1 s is worth losing 100 s
 LEAST_SAVE_INTERVAL_SECONDS = 30.0
 STOP_SECONDS = 10.0  # of steps, and of the last validation, after a first signal; Slurm's KillWait is 30 s
@@ -90,7 +93,6 @@ class Budget:
         self.replayed_end: int | None = None  # the step at which the run that this one repeats ended
         self.start_seconds = 0.0  # of this life, until its first step: what a branch will need again
         self._ends_soon = False
-        self._review_at = 0  # remaining steps at which the end is adjusted next
 
     def begin(self, step: int) -> None:
         """Once per life, `step` steps done: with `max_tokens` the decay's place is on record from the start."""
@@ -349,32 +351,50 @@ class Budget:
         self._record(step, step + length, 0.0, "max_gpu_hours")
 
     def _adjust_end(self, step: int) -> None:
-        """Nearer whenever it would overrun; both ways each time the remaining steps have halved."""
+        """Nearer where it would overrun, farther where time would be left over."""
         segment = self._segment(step)
         left = 0 if segment is None else segment["end_step"] - step
         if left <= 0 or self.plan.cap_seconds is None:
             return
-        available = self.remaining_seconds() - self.reserve_seconds()
-        fitting = max(1, self._steps_that_fit(available))
-        if self._review_at == 0:
-            self._review_at = left // 2
-        reviewing = left <= self._review_at
-        if reviewing:
-            self._review_at = left // 2
+        progress, low = self.decisions.progress(step), self._low_steps(step)
+        fitting = self._steps_to_the_end(low)
         if self.plan.max_steps is not None:
             fitting = min(fitting, self.plan.max_steps - step, self._text_ends(self._decay_start() or 0) - step)
-        # Far from the end one percent is noise that a review will settle; near it every step counts. The two
-        # steps of the reserve cover what is let pass here.
-        fixed = self._ends_soon or self._ended_by_validation()
-        longer = reviewing and fitting > left + max(1, left // 50) and not fixed
-        if fitting < left - max(left // 100, 1 if left > 8 else 0) or longer:
-            progress = self.decisions.progress(step)
-            self._record(step, step + fitting, progress, "slower" if fitting < left else "faster")
+        if fitting > left:
+            fixed = self._ends_soon or self._ended_by_validation()
+            most = math.floor(LOW_STEPS_SHARE * step) - low if progress > 1 - LOW_PROGRESS else fitting
+            fitting = left if fixed else max(left, min(fitting, most))
+        # Far from the end a difference is noise that settles; near it every step counts.
+        if fitting < left - (left // NEARER if left > 8 else 0) or fitting > left + left // FARTHER:
+            hold = step + max(0, fitting - self._longest_fall(step, progress))
+            self._record(step, step + fitting, progress, "slower" if fitting < left else "faster", hold)
 
-    def _steps_that_fit(self, available: float) -> int:
-        each = self.measured.step_seconds()
+    def _steps_to_the_end(self, low: int) -> int:
+        """How many steps still fit into a decay that runs. While no step was low there is one more, which lands."""
+        available = self.remaining_seconds() - self.reserve_seconds()
+        if low:
+            return max(0, self._steps_that_fit(available + self.measured.step_seconds(), newest=True))
+        return max(1, self._steps_that_fit(available, newest=True))
+
+    def _low_steps(self, step: int) -> int:
+        """Steps that were taken in the decay's last part."""
+        low = 0
+        while low < step and self.decisions.progress(step - low - 0.5) >= 1 - LOW_PROGRESS:
+            low += 1
+        return low
+
+    def _longest_fall(self, step: int, progress: float) -> int:
+        """Over how many steps the rest of the decay may fall so that few of them are low. Where more fit, because the
+        machine got much faster, the rate stands still first; low steps are kept for the uncertain end."""
+        return max(1, math.floor(FALL_SHARE * step * max(1.0, (1 - progress) / LOW_PROGRESS)))
+
+    def _steps_that_fit(self, available: float, newest: bool = False) -> int:
+        """`newest`: at the pace of about as many steps as fit."""
         if math.isinf(available):
             return 2**62
+        each = self.measured.step_seconds()
+        if newest and each > 0:
+            each = self.measured.step_seconds(available / each)
         return math.floor((available - self._periodic_seconds(available)) / each) if each > 0 else 10**9
 
     def _periodic_seconds(self, duration: float) -> float:
@@ -391,7 +411,7 @@ class Budget:
         validations = max(0, math.floor(last / every) - math.floor(used / every))
         return saves * save + validations * self._expected("validation")
 
-    def _record(self, step: int, end_step: int, progress: float, reason: str) -> None:
+    def _record(self, step: int, end_step: int, progress: float, reason: str, hold_until: int = 0) -> None:
         finite = math.isfinite(self.remaining_seconds())
         bound_by = "tokens" if end_step == self.plan.max_steps else "gpu_hours"
         if reason == VALIDATION or self._ended_by_validation():
@@ -401,6 +421,7 @@ class Budget:
             step,
             end_step=end_step,
             progress=progress,
+            **({"hold_until": hold_until} if hold_until > step else {}),
             reason=reason,
             bound_by=bound_by,
             max_gpu_hours=self.plan.max_gpu_hours,
@@ -409,4 +430,3 @@ class Budget:
             reserve_seconds=round(self.reserve_seconds(), 3),
             remaining_seconds=round(self.remaining_seconds(), 3) if finite else None,
         )
-        self._review_at = (end_step - step) // 2

@@ -84,9 +84,9 @@ class Decisions:
         return found
 
     def segments(self) -> list[DecaySegment]:
-        return [DecaySegment(r["step"], r["end_step"], r["progress"]) for r in self.decays()]
+        return [DecaySegment(r["step"], r["end_step"], r["progress"], r.get("hold_until", 0)) for r in self.decays()]
 
-    def progress(self, step: int) -> float:
+    def progress(self, step: float) -> float:
         """How far the decay has come when `step` steps are done; 0 before it starts."""
         return decay_progress(step, [s for s in self.segments() if s.step <= step])
 
@@ -143,7 +143,8 @@ def _checked(record: Any) -> dict[str, Any]:
     """Raises what comes of a record that has not the fields of its kind, as finite numbers of at least 0."""
     if not isinstance(record["kind"], str) or isinstance(record["step"], float):
         raise TypeError("expected a kind and a whole number of steps")
-    for name in ("step", *_NEEDED.get(record["kind"], ())):
+    needed = _NEEDED.get(record["kind"], ())
+    for name in ("step", *needed, *(name for name in ("hold_until",) if name in record)):
         if isinstance(record[name], bool) or not 0 <= record[name] < 1e15:
             raise ValueError(f"{name} is {record[name]!r:.50}")
     return record

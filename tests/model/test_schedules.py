@@ -71,3 +71,22 @@ def test_a_decay_that_a_kill_left_few_steps_still_ends_low_and_never_rises(shape
     assert all(a >= b for a, b in itertools.pairwise(rates))
     assert 0.0 < rates[130 + left - 1] <= LAST_RATE + 1e-9
     assert wsd(0, 0, [DecaySegment(0, left)], shape) < 1.0
+
+
+def test_a_held_rate_stands_still_and_then_falls_to_the_same_end() -> None:
+    first = DecaySegment(100, 200)
+    held = DecaySegment(150, 400, progress=0.5, hold_until=360)
+    rates = [wsd(step, 0, [first, held]) for step in range(401)]
+    assert set(rates[150:360]) == {0.5}
+    assert all(a > b for a, b in itertools.pairwise(rates[360:]))
+    assert 0.0 < rates[399] <= 0.01
+    assert rates[400] == 0.0
+    assert wsd(150, 0, [DecaySegment(150, 151, 0.5, hold_until=10**9)]) <= 0.01  # as a damaged record has it
+
+
+def test_no_rounding_lifts_the_last_rate_over_a_hundredth_of_the_peak() -> None:
+    for steps in range(1, 120):
+        for first in range(1, 60):
+            begun = DecaySegment(0, 3 * first + 7)
+            moved = DecaySegment(first, first + steps, decay_progress(first, [begun]))
+            assert wsd(first + steps - 1, 0, [begun, moved]) <= 0.01

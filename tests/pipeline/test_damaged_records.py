@@ -122,7 +122,7 @@ def test_rows_of_metrics_keep_their_figures_only(tmp_path):
 @pytest.mark.parametrize("odd", [
     "12", "{}", '{"kind": "decay"}', '{"kind": "decay", "step": 5, "end_step": "9", "progress": 0}',
     '{"kind": "decay", "step": 5, "end_step": NaN, "progress": 0}', '{"kind": [], "step": 1}',
-    '{"kind": "extend", "step": -1}',
+    '{"kind": "extend", "step": -1}', '{"kind": "decay", "step": 5, "end_step": 9, "progress": 0, "hold_until": "7"}',
     '{"kind": "validated", "step": 1, "bits_per_byte": null}', "[" * 100_000, "{",
 ])  # fmt: skip
 def test_a_damaged_decision_is_named_with_its_line(odd, tmp_path):
