@@ -121,7 +121,7 @@ def _advice(choices: list[Mapping[str, Any]], verdict: Mapping[str, Any]) -> lis
     lines = [
         f"  advice    {verdict['why']}",
         *([best] if verdict["best_trained"] else []),
-        "            expected loss on general text, best first:",
+        f"            expected loss on general text{', best first' if verdict['best_trained'] else ''}:",
     ]
     notes = list(dict.fromkeys(choice["basis"] for choice in choices))
     for choice in choices:
