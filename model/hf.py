@@ -144,7 +144,8 @@ def load_config(folder: Path) -> ModelConfig:
     if not file.is_file():
         adapter = (Path(folder) / "adapter_config.json").is_file()
         why = "it holds an adapter; merge it into its model first" if adapter else "so it is no model folder"
-        raise UnreadableModel(f"{folder} has no config.json, {why}; check the path.")
+        expected = "expected a folder with config.json, model.safetensors and tokenizer.json"
+        raise UnreadableModel(f"{folder} has no config.json, {why}; {expected}.")
     config = ModelConfig.from_hf(read_object(file))
     if config.tie_word_embeddings and _has_own_head(Path(folder)):
         _warn_of_own_head(Path(folder))

@@ -312,6 +312,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml_values.load(path.read_text(encoding="utf-8-sig"), Config)
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise UserError(f"config {path} is not readable YAML: {' '.join(str(error).split())}") from None
+    if values is None:  # an empty file: what it lacks is named like any other missing key
+        return {}
     if not isinstance(values, dict):
         raise UserError(f"config {path} holds no sections; expected `name: ...`, `model: ...`, see configs/tiny.yaml")
     return values

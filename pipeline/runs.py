@@ -35,9 +35,10 @@ def load(word: str, overrides: Sequence[str] = ()) -> Config:
 
     Raises `UserError` where it is neither, with the names there are.
     """
-    if word.endswith((".yaml", ".yml")) or Path(word).is_file():
-        return configs.load(word, overrides)
     recorded = root() / "runs" / word / CONFIG
+    is_folder = Path(word).is_dir() and not recorded.is_file()  # no config and no run: said by the reader of configs
+    if word.endswith((".yaml", ".yml")) or Path(word).is_file() or is_folder:
+        return configs.load(word, overrides)
     if not recorded.is_file():
         known = names()
         raise UserError(

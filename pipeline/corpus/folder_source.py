@@ -61,8 +61,10 @@ class TextFolder(FileSource):
         self.endings = _checked(endings)
 
     def find(self) -> Inputs:
-        wanted = f"files ending in {', '.join(self.endings)}"
-        return find_inputs(self.path, f"a folder, a text file, {wanted}", self._wanted, links_inside=True)
+        shown, more = ", ".join(self.endings[:12]), len(self.endings) - 12
+        wanted = f"files ending in {shown}{f' and {more} more, or those of `endings`' if more > 0 else ''}"
+        what = f"a folder, a text file, {wanted}"
+        return find_inputs(self.path, what, self._wanted, links_inside=True, noun="text file")
 
     def _wanted(self, name: str) -> bool:
         name = name.lower()

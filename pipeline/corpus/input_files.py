@@ -112,11 +112,13 @@ def _lost(file: InputFile, problem: Unreadable, records: int) -> SetAside:
     return SetAside(place, problem.cause, problem.sample, None, file.size_bytes, file.name, records)
 
 
-def find_inputs(path: str, what: str, wanted: Callable[[str], bool], *, links_inside: bool = False) -> Inputs:
+def find_inputs(
+    path: str, what: str, wanted: Callable[[str], bool], *, links_inside: bool = False, noun: str = "such file"
+) -> Inputs:
     """A file, the files that a glob matches, or those with a `wanted` name below a folder; links may lead anywhere, as
     the user named them. A glob that ends in `*` and matches wanted names passes over the others, as the folder would.
     `links_inside`: links are followed only inside the folder, or the folder that the matches of a glob share. Raises
-    `UserError` where nothing is found."""
+    `UserError` where nothing is found; `noun` says then what a folder lacks."""
     given = Path(path).expanduser()
     skipped: dict[str, tuple[int, int]] = {}
     if given.is_dir():
@@ -145,7 +147,8 @@ def find_inputs(path: str, what: str, wanted: Callable[[str], bool], *, links_in
         files = [InputFile(p, _clean(p.relative_to(base).as_posix()), found[p] or _problem(p, inside)) for p in paths]
     if not files:
         beside = f" (it holds {skipped_words({e: n for e, (n, _) in skipped.items()})} files)" if skipped else ""
-        raise missing(f"nothing matches {path}{beside}", f"{what} or a glob", "path")
+        found_none = f"{path} holds no {noun}" if given.is_dir() else f"nothing matches {path}"
+        raise missing(f"{found_none}{beside}", f"{what} or a glob", "path")
     return Inputs(sorted(files, key=lambda f: f.name.split("/")), dict(sorted(skipped.items())))
 
 

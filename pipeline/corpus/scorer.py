@@ -73,7 +73,7 @@ def read_roc(path: Path) -> list[list[float]]:
     beside = report_beside(path)
     with contextlib.suppress(OSError, ValueError, RecursionError, KeyError, TypeError):  # for reading only
         roc = json.loads(beside.read_bytes())["roc"]
-        if all(isinstance(x, float | int) and isinstance(y, float | int) for x, y in roc):
+        if all(isinstance(value, float | int) for false, true, cut in roc for value in (false, true, cut)):
             return roc
     return []
 

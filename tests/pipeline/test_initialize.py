@@ -192,7 +192,7 @@ def test_a_source_has_the_hours_its_config_states_whatever_else_was_trained(data
         folder = identity.pretrain_step(config).path
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "manifest.json").write_text(
-            json.dumps({"outputs": {}, "stopped_by": "gpu_hours", "max_gpu_hours": hours})
+            json.dumps({"inputs": {}, "outputs": {}, "config": {}, "stopped_by": "gpu_hours", "max_gpu_hours": hours})
         )
         return folder
 
