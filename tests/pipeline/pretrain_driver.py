@@ -7,6 +7,7 @@ such folders in a second: the data by the same writers, the network by the init 
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,7 @@ def main(config_path: str, *overrides: str) -> int:
     from pipeline.__main__ import _guarded, _parse
 
     install()
+    time.sleep(float(os.environ.get("START_SECONDS", "0")))  # as on a machine where a start takes long
     if look := os.environ.get("REMOTE_LOOK_SECONDS"):
         from pipeline import pushing
 

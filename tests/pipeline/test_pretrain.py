@@ -464,12 +464,14 @@ def test_a_killed_run_goes_on_under_the_same_cap_and_in_the_same_offline_wandb_r
 
 @pytest.mark.slow
 def test_raising_the_gpu_hours_goes_on_from_before_the_decay_inside_the_new_cap(
-    small: Small, cap_seconds: float
+    small: Small, cap_seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("START_SECONDS", "3")
+    cap_seconds += 3
     code, output, _ = small.command(hours(cap_seconds))
     assert code == 0, output
     first = read_manifest(small.folder)
-    code, output, _ = small.command(hours(cap_seconds + 0.3), without_torch=True)
+    code, output, _ = small.command(hours(cap_seconds + 0.1), without_torch=True)
     assert code == 2, output
     assert "took that long last time" in output
     code, output, _ = small.command(hours(2.2 * cap_seconds))
