@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import orjson
 
 from data_filters.repair import mend_surrogates
-from pipeline.corpus.compressed import MAX_SAMPLE, Unreadable, decode_utf8, numbered_lines, open_input, split_ending
+from pipeline.corpus.compressed import MAX_SAMPLE, Unreadable, decode_utf8, numbered_lines, read_whole, split_ending
 from pipeline.corpus.documents import MAX_TEXT_BYTES
 from pipeline.errors import UserError
 
@@ -68,14 +68,7 @@ def plain_ending(path: Path) -> str:
 
 def read_bytes(path: Path, max_bytes: int = 64 * MAX_TEXT_BYTES) -> bytes:
     """A whole file, decompressed, without a byte-order mark. Raises `Unreadable`."""
-    with open_input(path) as file:
-        try:
-            data = file.read(max_bytes + 1)
-        except OSError as error:
-            raise Unreadable("damaged_file", str(error.strerror)) from None
-    if len(data) > max_bytes:
-        raise Unreadable("too_large", f"over {max_bytes:,} bytes")
-    return data.removeprefix(b"\xef\xbb\xbf")
+    return read_whole(path, max_bytes).removeprefix(b"\xef\xbb\xbf")
 
 
 def records(path: Path) -> Iterator[tuple[str, Any]]:
