@@ -36,16 +36,15 @@ def load(word: str, overrides: Sequence[str] = ()) -> Config:
     Raises `UserError` where it is neither, with the names there are.
     """
     recorded = root() / "runs" / word / CONFIG
-    is_folder = Path(word).is_dir() and not recorded.is_file()  # no config and no run: said by the reader of configs
-    if word.endswith((".yaml", ".yml")) or Path(word).is_file() or is_folder:
+    if recorded.is_file() and not word.endswith((".yaml", ".yml")) and not Path(word).is_file():
+        return configs.load(recorded, overrides)
+    if word.endswith((".yaml", ".yml")) or Path(word).exists():  # of a folder the reader says that it is one
         return configs.load(word, overrides)
-    if not recorded.is_file():
-        known = names()
-        raise UserError(
-            f"there is no experiment '{word}' under {root() / 'runs'}{configs.nearest(word, known)}; expected a "
-            f"config file or one of: {', '.join(known) or 'none yet'}"
-        )
-    return configs.load(recorded, overrides)
+    known = names()
+    raise UserError(
+        f"there is no experiment '{word}' under {root() / 'runs'}{configs.nearest(word, known)}; expected a "
+        f"config file or one of: {', '.join(known) or 'none yet'}"
+    )
 
 
 def links(name: str) -> dict[str, Path]:

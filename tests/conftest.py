@@ -36,7 +36,7 @@ def start_seconds() -> float:
 def fork_seconds() -> float:
     """The same for a command of `processes`, which has the libraries already; measured for each test, as the load of a
     machine changes while a suite runs."""
-    return processes.start_seconds()
+    return processes.fork_seconds()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -101,7 +101,7 @@ def run(
     return subprocess.CompletedProcess(list(words), command.wait(), out, err)
 
 
-def start_seconds() -> float:
+def fork_seconds() -> float:
     """Seconds that a command needs here and now until it could train."""
     code = "import pipeline.pretrain, pipeline.training.finish, pipeline.training.trainer, pipeline.training.validation"
     run(["-c", "pass"])  # starts the server

@@ -10,8 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from processes import hornbook
-from processes import start_seconds as start_seconds_of_a_fork
+from processes import fork_seconds, hornbook
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,7 +45,7 @@ class Shell:
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory, start_seconds: float) -> Shell:
     """After `data`, `init` (which trains its source) and `pretrain`."""
-    shell = Shell(tmp_path_factory.mktemp("root"), start_seconds, start_seconds_of_a_fork())
+    shell = Shell(tmp_path_factory.mktemp("root"), start_seconds, fork_seconds())
     for stage in ("data", "init", "pretrain"):
         said = shell(stage, shell.cap)
         assert f"{stage}: done" in said
