@@ -28,7 +28,7 @@ class Shell:
     import everything, so the source's cap is so many starts and its time to train."""
 
     def __init__(self, root: Path, start_seconds: float, fork_seconds: float):
-        self.root, self.cap = root, f"budget.max_gpu_hours={(16 + 10 * fork_seconds) / 3600:.5f}"
+        self.root, self.cap = root, f"budget.max_gpu_hours={(36 + 10 * fork_seconds) / 3600:.5f}"
         source_cap = f"init.source_overrides.budget.max_gpu_hours={(8 + 5 * start_seconds) / 3600:.5f}"
         self.slice = (*SLICE, source_cap)
         self.said = ""
