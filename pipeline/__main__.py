@@ -16,10 +16,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pipeline import safety
-from pipeline.artifacts import root
-from pipeline.disk import writing
-from pipeline.errors import DONE, FAILED, STOPPED, WRONG_INPUT, Failure, Stopped, UserError, printable
+from pipeline.storage.steps import root
+from pipeline.system import safety
+from pipeline.system.disk import writing
+from pipeline.system.errors import DONE, FAILED, STOPPED, WRONG_INPUT, Failure, Stopped, UserError, printable
 
 SMALL_WRITE_BYTES = 1 << 20  # of links, reports, logs: whatever does not say itself what it needs
 AFTER = ("evaluate", "export", "quantize", "finetune")  # what comes after pretraining
@@ -63,7 +63,7 @@ def _guarded(arguments: argparse.Namespace) -> int:
     try:
         safety.refuse_unsafe_loading()
         if arguments.verb in (*STAGES, "study") and not arguments.dry_run:
-            from pipeline import signals
+            from pipeline.system import signals
 
             signals.install()
         with writing(root(), SMALL_WRITE_BYTES):
@@ -300,7 +300,7 @@ def _stage(arguments: argparse.Namespace) -> None:
     if arguments.print_config:
         print(configs.to_yaml(config), end="")
     elif arguments.dry_run:
-        from pipeline.dryrun import describe, show
+        from pipeline.dry_run import describe, show
 
         facts = describe(config, arguments.verb, command)
         print(json.dumps(facts, indent=1) if arguments.json else show(facts))
@@ -309,7 +309,7 @@ def _stage(arguments: argparse.Namespace) -> None:
 
 
 def _run_stage(arguments: argparse.Namespace, config: Any, command: str) -> None:
-    from pipeline import pushing
+    from pipeline.remote import upload as pushing
 
     with pushing.pushed(lambda: pushing.FINISH_SECONDS):
         if arguments.verb == "data":
@@ -317,7 +317,7 @@ def _run_stage(arguments: argparse.Namespace, config: Any, command: str) -> None
 
             data.run(config, command)
         elif arguments.verb == "init":
-            from pipeline import initialize
+            from pipeline import init as initialize
 
             initialize.run(config, command)
         elif arguments.verb == "pretrain":
@@ -331,27 +331,27 @@ def _run_stage(arguments: argparse.Namespace, config: Any, command: str) -> None
 def _plan(arguments: argparse.Namespace) -> None:
     from pipeline import runs
     from pipeline.plan import make_plan
-    from pipeline.planning.show import show
+    from pipeline.planner.show import show
 
     made = make_plan(runs.load(arguments.config, arguments.overrides), arguments.card, arguments.measure)
     print(json.dumps(made, indent=1) if arguments.json else show(made))
 
 
 def _study(arguments: argparse.Namespace) -> None:
-    from pipeline.study import verb
+    from pipeline import study
 
     if arguments.slurm:
         if arguments.at_once is not None and arguments.at_once < 1:
             raise UserError(f"study: --at-once is {arguments.at_once}; expected at least 1 member")
-        verb.submit(arguments.config, _slurm_options(arguments), arguments.at_once, dry_run=arguments.dry_run)
+        study.submit(arguments.config, _slurm_options(arguments), arguments.at_once, dry_run=arguments.dry_run)
     else:
-        verb.run(arguments.config, dry_run=arguments.dry_run, only_report=arguments.report, as_json=arguments.json)
+        study.run(arguments.config, dry_run=arguments.dry_run, only_report=arguments.report, as_json=arguments.json)
 
 
 def _slurm_options(arguments: argparse.Namespace) -> Any:
     from dataclasses import fields
 
-    from pipeline import slurm
+    from pipeline.slurm import jobs as slurm
 
     return slurm.Options(**{f.name: getattr(arguments, f.name) for f in fields(slurm.Options)})
 
@@ -392,8 +392,8 @@ def _score(arguments: argparse.Namespace) -> None:
 
 def _label(arguments: argparse.Namespace) -> None:
     from pipeline import label, runs
-    from pipeline.corpus.endpoint import ChatEndpoint, Price
-    from pipeline.experiment import Experiment
+    from pipeline.corpus.synthetic.endpoint import ChatEndpoint, Price
+    from pipeline.storage.experiment import Experiment
 
     config = runs.load(arguments.config, arguments.overrides)
     endpoint = None
@@ -419,14 +419,15 @@ def _typed(arguments: argparse.Namespace) -> str:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from pipeline import report, runs
+    from pipeline import runs
+    from pipeline.reporting import page as report
 
     print(report.write(runs.load(arguments.config, arguments.overrides)))
 
 
 def _where(arguments: argparse.Namespace) -> None:
     from pipeline import runs
-    from pipeline.dryrun import step_of
+    from pipeline.dry_run import step_of
 
     config = runs.load(arguments.config, arguments.overrides)
     print(step_of(config, arguments.stage, _typed(arguments)).path)
@@ -455,7 +456,8 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _batch(arguments: argparse.Namespace) -> None:
-    from pipeline import batch, runs
+    from pipeline import runs
+    from pipeline import show_batch as batch
 
     facts = batch.pieces(runs.load(arguments.name), arguments.step)
     print(json.dumps(facts, indent=1, ensure_ascii=False) if arguments.json else batch.show(facts))
@@ -463,7 +465,8 @@ def _batch(arguments: argparse.Namespace) -> None:
 
 def _sync(arguments: argparse.Namespace) -> None:
     from pipeline import config as configs
-    from pipeline import runs, sync
+    from pipeline import retrack as sync
+    from pipeline import runs
 
     config = runs.load(arguments.name)
     if arguments.to:
@@ -486,7 +489,7 @@ def _grow(arguments: argparse.Namespace) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    from pipeline.tables import show
+    from pipeline.list_names import show
 
     print(show(arguments.table))
 

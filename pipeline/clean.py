@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
-from pipeline import remote, runs
-from pipeline.artifacts import MANIFEST, Step, read_manifest, root
+from pipeline import runs
 from pipeline.config import Config
-from pipeline.errors import Busy, UserError
-from pipeline.locks import FolderLock
-from pipeline.progress import format_bytes
+from pipeline.remote.place import place as remote
+from pipeline.storage.locks import FolderLock
+from pipeline.storage.steps import MANIFEST, Step, read_manifest, root
+from pipeline.system.errors import Busy, UserError
+from pipeline.system.progress import format_bytes
 from pipeline.training.branching import trunk_folder
 
 
@@ -131,7 +132,7 @@ def _named(name: str) -> list[Path]:
 def _steps(config: Config) -> list[Step]:
     """The steps of a config and of the experiment it grows from, as far as they can be known."""
     from pipeline.data import data_step
-    from pipeline.initialize import init_step, source_config, source_is_experiment
+    from pipeline.init import init_step, source_config, source_is_experiment
     from pipeline.training.identity import pretrain_step
 
     steps = list(data_step(config).chain())

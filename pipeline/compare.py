@@ -13,12 +13,12 @@ from typing import Any
 
 from pipeline import config as configs
 from pipeline import runs
-from pipeline.artifacts import read_manifest, read_metrics, root, write_text
-from pipeline.charts import Line, line_chart
 from pipeline.config import Config
-from pipeline.errors import UserError
-from pipeline.progress import format_bytes, format_count
-from pipeline.report import STYLE
+from pipeline.pages.charts import Line, line_chart
+from pipeline.reporting.page import STYLE
+from pipeline.storage.steps import read_manifest, read_metrics, root, write_text
+from pipeline.system.errors import UserError
+from pipeline.system.progress import format_bytes, format_count
 
 LOSS = "val/bits_per_byte"
 FIGURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (

@@ -11,17 +11,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline import config as configs
-from pipeline import report
-from pipeline.artifacts import Step, build, read_manifest
 from pipeline.config import Config
 from pipeline.corpus import steps
 from pipeline.corpus.reading import in_words, lost_words
-from pipeline.data_card import file_words
-from pipeline.experiment import Experiment
-from pipeline.growth_source import check_source
-from pipeline.planning.costs import validation_cost
-from pipeline.planning.text import validation_tokens
-from pipeline.progress import format_seconds
+from pipeline.growing.source import check_source
+from pipeline.pages.data_card import file_words
+from pipeline.planner.costs import validation_cost
+from pipeline.planner.epochs import validation_tokens
+from pipeline.reporting import page as report
+from pipeline.storage.experiment import Experiment
+from pipeline.storage.steps import Step, build, read_manifest
+from pipeline.system.progress import format_seconds
 
 
 def data_step(config: Config) -> Step:

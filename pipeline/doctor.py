@@ -16,10 +16,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline import remote
-from pipeline.artifacts import root
-from pipeline.errors import Failure, UserError
-from pipeline.progress import format_bytes
+from pipeline.remote.place import place as remote
+from pipeline.storage.steps import root
+from pipeline.system.errors import Failure, UserError
+from pipeline.system.progress import format_bytes
 
 OK, NOTE, MISSING = "ok", "note", "missing"
 ANSWER_SECONDS = 10.0  # a remote that is asked and says nothing for so long is not there

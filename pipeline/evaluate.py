@@ -1,23 +1,23 @@
 """The evaluate stage: how good a model is, on held-out text and on tasks, each score with its standard error.
 
 In: a model (this experiment's, another's, any Phi folder) and this experiment's held-out text. Out: `scores.json`.
-Tasks are in pipeline/after/tasks.py; `evaluate.lm_eval` names tasks of lm-eval, which reads the model's folder itself.
+Tasks are in pipeline/evaluation/tasks.py; `evaluate.lm_eval` names tasks of lm-eval, which reads the model's folder.
 """
 
 from typing import Any
 
 from pipeline import config as configs
 from pipeline import data
-from pipeline.after.choice_sets import check_sets, score_sets, set_file
-from pipeline.after.held_out import HeldOutText
-from pipeline.after.stage import run_step
-from pipeline.after.taken import TakenModel, check_readable, refuse_quantized, taken_model
-from pipeline.after.tasks import check_tasks, run_tasks
-from pipeline.artifacts import Folder, Step, hash_files, write_json
 from pipeline.config import Config
-from pipeline.initialize import require_data
-from pipeline.intervals import over_documents
-from pipeline.tokenizer import load_tokenizer
+from pipeline.corpus.text.intervals import over_documents
+from pipeline.corpus.text.tokenizer import load_tokenizer
+from pipeline.evaluation.choice_sets import check_sets, score_sets, set_file
+from pipeline.evaluation.held_out import HeldOutText
+from pipeline.evaluation.model_input import TakenModel, check_readable, refuse_quantized, taken_model
+from pipeline.evaluation.stage import run_step
+from pipeline.evaluation.tasks import check_tasks, run_tasks
+from pipeline.init import require_data
+from pipeline.storage.steps import Folder, Step, hash_files, write_json
 
 VERSION = 3
 
@@ -38,7 +38,7 @@ def check_options(config: Config) -> None:
     check_tasks(config.evaluate.tasks, "evaluate.tasks")
     check_sets(config.evaluate.sets, config.data.max_unreadable)
     if config.evaluate.lm_eval:
-        from pipeline.after.harness import check_harness
+        from pipeline.evaluation.harness import check_harness
 
         check_harness(config.evaluate.lm_eval, config.evaluate.lm_eval_path)
 
@@ -59,7 +59,7 @@ def evaluate_step(config: Config, command: str) -> Step:
 
 
 def _make(config: Config, model: TakenModel, folder: Folder) -> dict[str, Any]:
-    from pipeline.corpus.shards import TokenShards
+    from pipeline.corpus.text.shards import TokenShards
 
     options = config.evaluate
     text = HeldOutText(TokenShards.open(folder.input("data")))
@@ -67,7 +67,7 @@ def _make(config: Config, model: TakenModel, folder: Folder) -> dict[str, Any]:
     scores = run_tasks(options.tasks, loaded, text, options.items, config.seed)
     scores |= score_sets(options.sets, loaded, options.items, config.seed)
     if options.lm_eval:
-        from pipeline.after.harness import run_harness
+        from pipeline.evaluation.harness import run_harness
 
         scores |= run_harness(model.folder, model.context_tokens, options.lm_eval, options.lm_eval_path, options.items)
     write_json(folder.path / "scores.json", scores)
@@ -79,7 +79,7 @@ def load(config: Config, model: TakenModel) -> Any:
     import torch
 
     from model.hf import load_network
-    from pipeline.after.language_model import LanguageModel
+    from pipeline.evaluation.language_model import LanguageModel
     from pipeline.training import devices
 
     machine = devices.choose(config.train)

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
-from pipeline.after.cards import Lineage, model_card
-from pipeline.after.stage import run_step
-from pipeline.after.taken import TakenModel, check_readable, refuse_quantized, taken_model
-from pipeline.artifacts import MANIFEST, Folder, Step, read_manifest, read_output, root
 from pipeline.config import Config
-from pipeline.data_card import ATTRIBUTION, CARD, REPORT
-from pipeline.experiment import Experiment
-from pipeline.ledger import spent_hours
+from pipeline.evaluation.model_input import TakenModel, check_readable, refuse_quantized, taken_model
+from pipeline.evaluation.stage import run_step
+from pipeline.pages.data_card import ATTRIBUTION, CARD, REPORT
+from pipeline.release.model_card import Lineage, model_card
+from pipeline.storage.experiment import Experiment
+from pipeline.storage.ledger import spent_hours
+from pipeline.storage.steps import MANIFEST, Folder, Step, read_manifest, read_output, root
 
 VERSION = 4
 
@@ -49,7 +49,7 @@ def export_step(config: Config, command: str) -> Step:
 def check_options(config: Config) -> None:
     """Raises `UserError` where a package is missing that the forms ask for."""
     if config.export.gguf:
-        from pipeline.after.gguf_file import require_gguf
+        from pipeline.release.gguf import require_gguf
 
         require_gguf()
 
@@ -57,7 +57,7 @@ def check_options(config: Config) -> None:
 def _check_gguf(config: Config, model: TakenModel) -> None:
     if config.export.gguf:
         from model.hf import load_config
-        from pipeline.after.gguf_limits import check_shape, check_special, check_tokenizer
+        from pipeline.release.gguf_limits import check_shape, check_special, check_tokenizer
 
         shape = load_config(model.folder)
         check_shape(shape, "export.gguf")
@@ -66,7 +66,7 @@ def _check_gguf(config: Config, model: TakenModel) -> None:
 
 
 def _make(config: Config, model: TakenModel, folder: Folder) -> dict[str, Any]:
-    from pipeline.after.gguf_file import write_gguf
+    from pipeline.release.gguf import write_gguf
 
     copy_model(model, folder.path / "model", config.export.dtype)
     files = []
@@ -157,7 +157,7 @@ def _account(data: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _base_model(config: Config, init: dict[str, Any] | None) -> str | None:
     """A hub name, where these weights began as one."""
-    from pipeline.hub import is_hub_name
+    from pipeline.storage.hub import is_hub_name
 
     for name in ((init or {}).get("source"), config.export.model, config.finetune.model):
         if name and is_hub_name(name):

@@ -13,29 +13,30 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
-from pipeline import report, signals
-from pipeline.after.adapting import check_packages
-from pipeline.after.savings import no_memory_saved
-from pipeline.after.taken import TakenModel, check_readable, refuse_quantized, taken_model
-from pipeline.after.tuning_data import Pieces, TuningData, encode, read_sources, source_files
-from pipeline.artifacts import Step, hash_file, hash_json, write_manifest
 from pipeline.config import Config
-from pipeline.errors import UserError
-from pipeline.experiment import Experiment
-from pipeline.intervals import beside
-from pipeline.ledger import Ledger
-from pipeline.locks import FolderLock
-from pipeline.progress import format_seconds
-from pipeline.tokenizer import load_tokenizer
+from pipeline.corpus.text.intervals import beside
+from pipeline.corpus.text.tokenizer import load_tokenizer
+from pipeline.evaluation.model_input import TakenModel, check_readable, refuse_quantized, taken_model
+from pipeline.release.savings import no_memory_saved
+from pipeline.reporting import page as report
+from pipeline.storage.experiment import Experiment
+from pipeline.storage.ledger import Ledger
+from pipeline.storage.locks import FolderLock
+from pipeline.storage.steps import Step, hash_file, hash_json, write_manifest
+from pipeline.system import signals
+from pipeline.system.errors import UserError
+from pipeline.system.progress import format_seconds
 from pipeline.training.cap import Cap
 from pipeline.training.identity import REPORTS, finished_manifest
+from pipeline.tuning.adapters import check_packages
+from pipeline.tuning.data import Pieces, TuningData, encode, read_sources, source_files
 
 VERSION = 3
 
 
 def run(config: Config, command: str, as_json: bool = False) -> None:
     """Tunes until the cap, or goes on with what a killed process left, or says that it is up to date."""
-    from pipeline.training.lives import check_cap
+    from pipeline.training.loop import check_cap
 
     options = config.finetune
     model = taken_model(config, options.model, command, "finetune.model")
@@ -105,7 +106,7 @@ def tuning_config(config: Config) -> Config:
 
 
 def _target(config: Config) -> Any:
-    from pipeline.after.targets import make_target, target_task
+    from pipeline.tuning.targets import make_target, target_task
 
     options = config.finetune
     task = target_task(options)
@@ -113,7 +114,7 @@ def _target(config: Config) -> Any:
 
 
 def _tune(config: Config, tuned: Config, model: TakenModel, sources: Any, step: Step) -> dict[str, Any]:
-    from pipeline.training.lives import train
+    from pipeline.training.loop import train
 
     experiment, options = Experiment(config), config.finetune
     step.path.mkdir(parents=True, exist_ok=True)
@@ -145,10 +146,10 @@ def _finished(
 def make_job(config: Config, tuned: Config, model: TakenModel, sources: Any, step: Step) -> Any:
     """The training as the shared code runs it, the base measured before."""
     from model.hf import load_config
-    from pipeline.after.tuned import Tuning
     from pipeline.training.batches import TokenBatches
-    from pipeline.training.lives import Job
+    from pipeline.training.loop import Job
     from pipeline.training.validation import Validation
+    from pipeline.tuning.run import Tuning
 
     shape, target = load_config(model.folder), _target(config)
     end = model.special_tokens().eos_token_id

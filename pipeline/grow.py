@@ -13,11 +13,11 @@ from pathlib import Path
 
 from pipeline import config as configs
 from pipeline.config import Config
-from pipeline.errors import UserError
-from pipeline.growth_gate import GATE_WINDOWS, HeldOut, SourceFiles, measure
-from pipeline.hub import MODEL_FILES, TOKENIZER_FILES, local_folder
-from pipeline.initialize import check_method, grow_folder
-from pipeline.tokenizer import load_tokenizer
+from pipeline.corpus.text.tokenizer import load_tokenizer
+from pipeline.growing.gate import GATE_WINDOWS, HeldOut, SourceFiles, measure
+from pipeline.init import check_method, grow_folder
+from pipeline.storage.hub import MODEL_FILES, TOKENIZER_FILES, local_folder
+from pipeline.system.errors import UserError
 
 
 def run(source: str, target: str, overrides: Sequence[str], text_path: str | None) -> None:

@@ -19,22 +19,22 @@ import numpy as np
 from datatrove.data import Document
 
 from data_filters.rule import EXERCISE
-from pipeline.artifacts import Step, build
 from pipeline.config import Config
-from pipeline.corpus.asking import MOST_FAILURES
-from pipeline.corpus.compressed import Unreadable
-from pipeline.corpus.documents import DocumentReader, Table, draw, read_all_alive, write_masks
 from pipeline.corpus.duplicates import read_validation
-from pipeline.corpus.endpoint import ChatEndpoint, CostCapReached, EndpointError
-from pipeline.corpus.gold import MOST, content_hash
-from pipeline.corpus.json_lines import read_files
-from pipeline.corpus.learning import learn
-from pipeline.corpus.rating import Model, Person, Rating, StopRating
-from pipeline.corpus.records import shown
-from pipeline.corpus.scorers import SHIPPED
+from pipeline.corpus.scorers.base import SHIPPED
+from pipeline.corpus.scorers.gold import MOST, content_hash
+from pipeline.corpus.scorers.learning import learn
+from pipeline.corpus.scorers.rating import Model, Person, Rating, StopRating
+from pipeline.corpus.sources.records import shown
 from pipeline.corpus.steps import data_step
-from pipeline.errors import UserError
-from pipeline.experiment import Experiment
+from pipeline.corpus.synthetic.asking import MOST_FAILURES
+from pipeline.corpus.synthetic.endpoint import ChatEndpoint, CostCapReached, EndpointError
+from pipeline.corpus.text.compressed import Unreadable
+from pipeline.corpus.text.documents import DocumentReader, Table, draw, read_all_alive, write_masks
+from pipeline.corpus.text.json_lines import read_files
+from pipeline.storage.experiment import Experiment
+from pipeline.storage.steps import Step, build
+from pipeline.system.errors import UserError
 
 LABELS, REQUESTS = "labels.jsonl", "label_requests.jsonl"
 

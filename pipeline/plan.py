@@ -14,11 +14,11 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
-from pipeline.errors import UserError
-from pipeline.growth_source import check_source
-from pipeline.planning.advice import advice, growth_advice, verdict
-from pipeline.planning.costs import MFU_BASIS, cards, disk, hours, overhead
-from pipeline.planning.text import epochs_of, text_of, unique_tokens
+from pipeline.growing.source import check_source
+from pipeline.planner.advice import advice, growth_advice, verdict
+from pipeline.planner.costs import MFU_BASIS, cards, disk, hours, overhead
+from pipeline.planner.epochs import epochs_of, text_of, unique_tokens
+from pipeline.system.errors import UserError
 from pipeline.training.micro_batch import choices, train_settings
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _epochs(config: Config, text: Mapping[str, Any], bought: Mapping[str, Any]) 
 def _measured(config: Config, card: Mapping[str, Any], validation_tokens: int) -> dict[str, Any]:
     """A few real steps here; where this machine has the card that was asked for, also what the hours buy at that
     speed."""
-    from pipeline.planning.measure import measure
+    from pipeline.planner.measure import measure
     from pipeline.training.devices import find_card
 
     found = measure(config)

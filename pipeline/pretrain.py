@@ -10,25 +10,28 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline import ledger as ledgers
-from pipeline import pulling, pushing, report, signals
-from pipeline.artifacts import Step, read_manifest, write_manifest
 from pipeline.config import Config
-from pipeline.errors import UserError
-from pipeline.experiment import Experiment
-from pipeline.initialize import check_method
-from pipeline.intervals import beside
-from pipeline.ledger import Ledger
-from pipeline.locks import FolderLock
-from pipeline.planning.costs import validation_cost
-from pipeline.planning.text import validation_tokens
-from pipeline.progress import format_seconds
-from pipeline.remote import place
+from pipeline.corpus.text.intervals import beside
+from pipeline.init import check_method
+from pipeline.planner.costs import validation_cost
+from pipeline.planner.epochs import validation_tokens
+from pipeline.remote import download as pulling
+from pipeline.remote import upload as pushing
+from pipeline.remote.place import place
+from pipeline.reporting import page as report
+from pipeline.storage import ledger as ledgers
+from pipeline.storage.experiment import Experiment
+from pipeline.storage.ledger import Ledger
+from pipeline.storage.locks import FolderLock
+from pipeline.storage.steps import Step, read_manifest, write_manifest
+from pipeline.system import signals
+from pipeline.system.errors import UserError
+from pipeline.system.progress import format_seconds
 from pipeline.training.budget import EXIT_SLACK_SECONDS
 from pipeline.training.cap import Cap, pretrain_cap
+from pipeline.training.forgetting import replay_lines
 from pipeline.training.identity import finished_manifest, pretrain_step
-from pipeline.training.lives import Job, check_cap, is_last_life, train
-from pipeline.training.replay import replay_lines
+from pipeline.training.loop import Job, check_cap, is_last_life, train
 
 __all__ = ["pretrain_step", "run"]
 
@@ -57,8 +60,8 @@ def run(config: Config, command: str, replay: str | None = None) -> None:
     _check_inputs(config, step, command)
     _tell_validation_cost(config, step)
     if config.evaluate.every_tokens:
-        from pipeline.after.choice_sets import check_sets
-        from pipeline.after.tasks import check_tasks
+        from pipeline.evaluation.choice_sets import check_sets
+        from pipeline.evaluation.tasks import check_tasks
 
         check_tasks(config.evaluate.during, "evaluate.during")
         check_sets(config.evaluate.sets, config.data.max_unreadable)
@@ -130,11 +133,11 @@ def _train(
     replayed: str | None,
 ) -> tuple[dict[str, Any], str]:
     from model.hf import load_network
-    from pipeline.corpus.shards import TokenShards
+    from pipeline.corpus.text.shards import TokenShards
+    from pipeline.evaluation.during_training import ProgressTasks
     from pipeline.training.batches import TokenBatches
     from pipeline.training.finish import finish
-    from pipeline.training.progress_tasks import ProgressTasks
-    from pipeline.training.replayed import Replay
+    from pipeline.training.recorded import Replay
     from pipeline.training.validation import Validation
 
     tokens = TokenShards.open(_input(step, "data"))

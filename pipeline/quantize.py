@@ -13,15 +13,15 @@ from typing import Any
 
 from pipeline import config as configs
 from pipeline import data
-from pipeline.after.held_out import HeldOutText
-from pipeline.after.savings import no_better_than, no_saving_lines
-from pipeline.after.stage import run_step
-from pipeline.after.taken import TakenModel, check_readable, refuse_quantized, taken_model
-from pipeline.after.tasks import check_tasks, run_tasks
-from pipeline.artifacts import Folder, Step, write_json
 from pipeline.config import Config, nearest
-from pipeline.errors import UserError
-from pipeline.initialize import require_data
+from pipeline.evaluation.held_out import HeldOutText
+from pipeline.evaluation.model_input import TakenModel, check_readable, refuse_quantized, taken_model
+from pipeline.evaluation.stage import run_step
+from pipeline.evaluation.tasks import check_tasks, run_tasks
+from pipeline.init import require_data
+from pipeline.release.savings import no_better_than, no_saving_lines
+from pipeline.storage.steps import Folder, Step, write_json
+from pipeline.system.errors import UserError
 
 VERSION = 5
 OPTIONAL = ("torchao", "gguf", "llama-cpp-python")  # one more of them: more kinds, or more measured
@@ -65,7 +65,7 @@ def check_options(config: Config) -> None:
 
 def check_kinds(kinds: list[str], key: str = "quantize.kinds") -> None:
     """Raises `UserError` for a kind that is not in `hornbook list kinds`."""
-    from pipeline.after.kinds import KINDS
+    from pipeline.release.formats import KINDS
 
     for name in kinds:
         if name not in KINDS:
@@ -73,7 +73,7 @@ def check_kinds(kinds: list[str], key: str = "quantize.kinds") -> None:
 
 
 def _make(config: Config, model: TakenModel, folder: Folder) -> dict[str, Any]:
-    from pipeline.corpus.shards import TokenShards
+    from pipeline.corpus.text.shards import TokenShards
     from pipeline.evaluate import load
 
     options = config.quantize
@@ -103,8 +103,8 @@ def _one_kind(config: Config, model: TakenModel, name: str, target: Path, text: 
     """Makes, saves and measures one kind; `{unavailable: why}` where this machine cannot."""
     import torch
 
-    from pipeline.after import kinds
     from pipeline.evaluate import load
+    from pipeline.release import formats as kinds
 
     kind, options = kinds.KINDS[name], config.quantize
     subject = load(config, model)
@@ -143,7 +143,7 @@ def _multiplies_fast(dtype: Any, device: Any) -> bool:
 
 def _gguf_kind(config: Config, model: TakenModel, kind: str, target: Path, subject: Any) -> dict[str, Any]:
     """The file; quality from its dequantized weights in our network, speed from llama.cpp where it is installed."""
-    from pipeline.after.gguf_file import dequantized, tensor_bytes, write_gguf
+    from pipeline.release.gguf import dequantized, tensor_bytes, write_gguf
 
     path = target / f"{Path(config.name).name}-{kind}.gguf"
     facts = write_gguf(model.folder, path, kind, config.name)
@@ -178,7 +178,7 @@ def _measured(network: Any) -> dict[str, Any]:
     """Bytes of its tensors, and tokens per second of one greedy continuation (the best of three, after a first)."""
     import torch
 
-    from pipeline.after.kinds import memory_bytes
+    from pipeline.release.formats import memory_bytes
 
     device = network.lm_head.weight.device
     ids = torch.arange(1, SPEED_PROMPT_TOKENS + 1)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
-from pipeline.artifacts import MANIFEST, read_manifest, root
 from pipeline.config import Config
-from pipeline.errors import UserError
-from pipeline.ledger import HEARTBEAT_SECONDS, LEDGER, spent_hours
-from pipeline.locks import lock_owner
-from pipeline.progress import format_bytes, format_count
+from pipeline.storage.ledger import HEARTBEAT_SECONDS, LEDGER, spent_hours
+from pipeline.storage.locks import lock_owner
+from pipeline.storage.steps import MANIFEST, read_manifest, root
+from pipeline.system.errors import UserError
+from pipeline.system.progress import format_bytes, format_count
 
 CONFIG = "config.yaml"
 DONE, RUNNING, STOPPED, DAMAGED = "done", "running", "stopped", "damaged"

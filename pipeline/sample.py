@@ -7,12 +7,12 @@ text on standard output.
 import sys
 from typing import TYPE_CHECKING
 
-from pipeline.after.taken import TakenModel, check_readable, refuse_quantized, taken_model
 from pipeline.config import Config
-from pipeline.tokenizer import load_tokenizer
+from pipeline.corpus.text.tokenizer import load_tokenizer
+from pipeline.evaluation.model_input import TakenModel, check_readable, refuse_quantized, taken_model
 
 if TYPE_CHECKING:
-    from pipeline.training.generation import Writer
+    from pipeline.training.text_writer import Writer
 
 
 def run(config: Config, command: str, prompt: str | None = None, chat: bool = False) -> None:
@@ -31,7 +31,7 @@ def run(config: Config, command: str, prompt: str | None = None, chat: bool = Fa
 
 def _talk(config: Config, model: TakenModel, prompt: str | None) -> None:
     """One answer to `prompt`; without one a conversation, line by line, until the input ends."""
-    from pipeline.after.chat import render, require_our_template
+    from pipeline.tuning.chat import render, require_our_template
 
     require_our_template(model.folder)
     writer, end = _writer(config, model), model.special_tokens().eos_token or ""
@@ -66,7 +66,7 @@ def _answer(writer: "Writer", text: str, max_new_tokens: int, chat: bool = False
 
 def _writer(config: Config, model: TakenModel) -> "Writer":
     from model.hf import load_network
-    from pipeline.training.generation import Writer
+    from pipeline.training.text_writer import Writer
 
     special = model.special_tokens()
     return Writer(

@@ -19,19 +19,21 @@ from datatrove.data import Document
 
 from data_filters.repair import mend_surrogates, repair
 from data_filters.rule import EXERCISE
-from pipeline.artifacts import MANIFEST, read_manifest
 from pipeline.config import Config
-from pipeline.corpus import jsonl_source, parquet_source, warc_source
-from pipeline.corpus.compressed import split_ending
-from pipeline.corpus.documents import SetAside
 from pipeline.corpus.execute import map_processes, worker_count
-from pipeline.corpus.options import make
-from pipeline.corpus.scorers import DocumentScorer
+from pipeline.corpus.scorers.base import DocumentScorer
 from pipeline.corpus.scoring import BATCH_DOCUMENTS, stored_scorer
-from pipeline.corpus.source import Source
-from pipeline.corpus.sources import SOURCES
-from pipeline.errors import UserError
-from pipeline.experiment import Experiment
+from pipeline.corpus.sources import jsonl as jsonl_source
+from pipeline.corpus.sources import parquet as parquet_source
+from pipeline.corpus.sources import warc as warc_source
+from pipeline.corpus.sources.source import Source
+from pipeline.corpus.sources.table import SOURCES
+from pipeline.corpus.text.compressed import split_ending
+from pipeline.corpus.text.documents import SetAside
+from pipeline.corpus.text.options import make
+from pipeline.storage.experiment import Experiment
+from pipeline.storage.steps import MANIFEST, read_manifest
+from pipeline.system.errors import UserError
 
 RECORD_ENDINGS = {
     **dict.fromkeys(jsonl_source.ENDINGS, "jsonl"), **dict.fromkeys(parquet_source.ENDINGS, "parquet"),

@@ -16,14 +16,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline import config as configs
-from pipeline import slurm
-from pipeline.artifacts import code_state, hash_json, root, write_json, write_text
 from pipeline.config import Config
 from pipeline.data import data_step
-from pipeline.errors import UserError
-from pipeline.growth_source import check_source
-from pipeline.hub import content_of_model
-from pipeline.initialize import (
+from pipeline.growing.source import check_source
+from pipeline.init import (
     check_method,
     init_identity,
     init_step,
@@ -32,8 +28,12 @@ from pipeline.initialize import (
     source_is_experiment,
     untrained_source,
 )
-from pipeline.locks import FolderLock
-from pipeline.slurm import Job, Options, Queued
+from pipeline.slurm import jobs as slurm
+from pipeline.slurm.jobs import Job, Options, Queued
+from pipeline.storage.hub import content_of_model
+from pipeline.storage.locks import FolderLock
+from pipeline.storage.steps import code_state, hash_json, root, write_json, write_text
+from pipeline.system.errors import UserError
 from pipeline.training.identity import pretrain_identity
 
 LAST = "evaluate"  # the stage that a chain ends with

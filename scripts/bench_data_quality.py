@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.study.effects import estimate
+from pipeline.studies.effects import estimate
 from scripts.bench_rows import ROOT, Part, Rows, main, row
 from scripts.data_bench.quality import SEEDS, Corpus, bits_per_byte, first_tokens, load, total_tokens, train
 

@@ -2,7 +2,7 @@
 
     scripts/with_env.sh scripts/bench_scorer.py --json docs/data/bench_scorer.json
 
-In: the labels in pipeline/corpus/gold and the distributions they name, as installed here. Good is a score of 3 or more.
+In: the labels in pipeline/corpus/scorers/gold and the distributions they name, as installed. Good is a score >= 3.
 AUC is over documents of packages that were not trained on (10 folds, packages whole), with a 95% interval from
 resampling packages. `--quick` leaves out the scorers of parts of the features.
 """
@@ -20,8 +20,9 @@ from datatrove.data import Document
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_filters.rule import CODE
-from pipeline.corpus.features import HEAD_CHARACTERS, Sparse, docstring_share, features
-from pipeline.corpus.gold import (
+from pipeline.corpus.scorers.base import SHIPPED
+from pipeline.corpus.scorers.features import HEAD_CHARACTERS, Sparse, docstring_share, features
+from pipeline.corpus.scorers.gold import (
     GOOD,
     SECOND_LABELS,
     Label,
@@ -29,9 +30,8 @@ from pipeline.corpus.gold import (
     find_documents,
     read_labels,
 )
-from pipeline.corpus.learning import BATCH_DOCUMENTS, repaired, rows_of
-from pipeline.corpus.scorer import Scorer, auc, auc_interval, load_scorer, unseen_logits
-from pipeline.corpus.scorers import SHIPPED
+from pipeline.corpus.scorers.learning import BATCH_DOCUMENTS, repaired, rows_of
+from pipeline.corpus.scorers.linear import Scorer, auc, auc_interval, load_scorer, unseen_logits
 from scripts.bench_rows import Part, Rows, at_least, main, row
 
 REPEATS = 5

@@ -103,7 +103,7 @@ def _each(ratios: Sequence[float]) -> str:
 
 def picture(rows: Rows) -> str:
     """The trunk of seed 1 before its decay, and its models at every budget beside the dedicated runs: an SVG."""
-    from pipeline.charts import COLOURS, Line, line_chart
+    from pipeline.pages.charts import COLOURS, Line, line_chart
 
     def ends(kind: str) -> list[tuple[float, float]]:
         found = [r for r in rows if r["name"].startswith(f"bits per byte, {kind}, ")]

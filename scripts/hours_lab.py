@@ -64,7 +64,7 @@ class Lab:
         run's. `branch`: as `--branch`."""
         from pipeline import config as configs
         from pipeline import pretrain
-        from pipeline.artifacts import read_manifest
+        from pipeline.storage.steps import read_manifest
         from pipeline.training.branching import branch as branch_of
 
         os.environ["HORNBOOK_ROOT"] = str(self.folder)
@@ -76,7 +76,7 @@ class Lab:
     def prepare_here(self, *words: str) -> None:
         """Data and init in this process."""
         from pipeline import config as configs
-        from pipeline.artifacts import Step, build
+        from pipeline.storage.steps import Step, build
         from pipeline.training.identity import input_steps
 
         os.environ["HORNBOOK_ROOT"] = str(self.folder)

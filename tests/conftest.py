@@ -18,7 +18,7 @@ import processes
 @pytest.fixture(autouse=True)
 def _age_of_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hours and shares of a cap count from a test's start, as in a command, and not from the suite's."""
-    from pipeline import ledger
+    from pipeline.storage import ledger
 
     monkeypatch.setattr(ledger, "_PROCESS_START", time.monotonic())
 

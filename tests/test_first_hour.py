@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import __main__ as command
-from pipeline import signals
+from pipeline.system import signals
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = str(ROOT / "configs" / "tiny.yaml")

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # scripts are in no package that is installed
 
-from pipeline.errors import UserError
+from pipeline.system.errors import UserError
 from scripts.fuzz_parts.kinds import KINDS
 from scripts.fuzz_parts.lab import Wrong, run, survive
 from scripts.fuzz_parts.workers import TOO_LARGE, TOO_LONG, Job, Workers

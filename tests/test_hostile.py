@@ -27,11 +27,11 @@ from data_corpus import items
 from model.config import ImpossibleShape
 from model.hf import UnreadableModel, load_network, save_folder
 from pipeline import config as configs
-from pipeline.corpus.folder_source import TextFolder
-from pipeline.corpus.jsonl_source import Jsonl
-from pipeline.corpus.parquet_source import Parquet
-from pipeline.corpus.warc_source import Warc
-from pipeline.errors import UserError
+from pipeline.corpus.sources.folder import TextFolder
+from pipeline.corpus.sources.jsonl import Jsonl
+from pipeline.corpus.sources.parquet import Parquet
+from pipeline.corpus.sources.warc import Warc
+from pipeline.system.errors import UserError
 
 EXTRA_MEMORY_BYTES = 3 << 30  # beside what the libraries map at import
 GOOD = json.dumps({"text": "kept"}).encode() + b"\n"
@@ -349,7 +349,7 @@ PROGRAMS = {
 
 @pytest.fixture(scope="module", params=["namespaces", "bubblewrap"])
 def isolated(request):
-    from pipeline.corpus.isolated import IsolatedRunner, NotIsolated
+    from pipeline.corpus.exercises.isolated import IsolatedRunner, NotIsolated
 
     os.environ["SECRET"] = "planted"
     try:

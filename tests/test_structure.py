@@ -58,7 +58,7 @@ def test_one_place_alone_loads_tokenizers():
         and node.attr in loading
         and ast.unparse(node.value).split(".")[-1] == "Tokenizer"
     }
-    assert found == {"pipeline/tokenizer.py"}
+    assert found == {"pipeline/corpus/text/tokenizer.py"}
 
 
 def test_every_package_folder_is_listed_for_installation():

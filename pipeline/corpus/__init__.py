@@ -1,1 +1,1 @@
-"""Text in, token shards out: the parts of the data stage."""
+"""From text to token shards: one module a step of the data stage. May import `pages`, `storage` and below."""

@@ -1,7 +1,8 @@
 """The account of a finished data stage: `data.report.json`, `data_card.md` and `ATTRIBUTION.md` in its folder.
 
 In: the table of documents, what became of each, tokens and scores. Out: every figure of the report's data part, so that
-page and card are renderings of this one value (schema: pipeline/report_schema.json). Documents and bytes are counted;
+page and card are renderings of this one value (schema: pipeline/reporting/report_schema.json). Documents and bytes
+are counted;
 tokens too where a text was encoded, that is from the cut on; of what was dropped before, they are estimated from a
 sample of each reason and marked so. Read = kept + all drops, in all three, to the last one.
 """
@@ -15,19 +16,19 @@ import numpy as np
 import orjson
 
 from data_filters.licence_terms import verdict
-from pipeline.artifacts import Folder, write_json
 from pipeline.corpus import statistics
-from pipeline.corpus.documents import Table, read_lines, shard_name, sum_mappings
 from pipeline.corpus.dropped import Candidates, Survey, survey
-from pipeline.corpus.encoder import encoder
 from pipeline.corpus.gallery import Examples, Gallery
 from pipeline.corpus.provenance import Provenance, metadata_of, notices
-from pipeline.corpus.scorer import read_roc
-from pipeline.corpus.scorers import SHIPPED
+from pipeline.corpus.scorers.base import SHIPPED
+from pipeline.corpus.scorers.linear import read_roc
+from pipeline.corpus.text.documents import Table, read_lines, shard_name, sum_mappings
+from pipeline.corpus.text.encoder import encoder
+from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.corpus.tokenizing import open_ids, token_dtype
-from pipeline.data_card import ATTRIBUTION, CARD, REPORT, attribution, dataset_card
-from pipeline.private import PRIVATE_NAME, is_private_source
-from pipeline.tokenizer import load_tokenizer
+from pipeline.pages.data_card import ATTRIBUTION, CARD, REPORT, attribution, dataset_card
+from pipeline.pages.private import PRIVATE_NAME, is_private_source
+from pipeline.storage.steps import Folder, write_json
 
 FILES = (REPORT, CARD, ATTRIBUTION)  # for reading only: `Step.reports`
 FROM_LABELS = ("auc", "auc_interval", "auc_docstring_share", "documents", "good", "groups", "labels", "note")

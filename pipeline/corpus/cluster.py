@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from pipeline.artifacts import Folder
 from pipeline.corpus.execute import unfinished_message, unfinished_shards
-from pipeline.errors import Failure, Stopped, UserError
-from pipeline.progress import Progress, progress
+from pipeline.storage.steps import Folder
+from pipeline.system.errors import Failure, Stopped, UserError
+from pipeline.system.progress import Progress, progress
 
 if TYPE_CHECKING:
     from pipeline.corpus.execute import Executor

@@ -19,19 +19,19 @@ from datatrove.pipeline.base import PipelineStep
 
 from data_filters.repair import mend_surrogates
 from data_filters.rule import Drop
-from pipeline.artifacts import Folder
-from pipeline.corpus.compressed import Unreadable, decode_utf8
-from pipeline.corpus.documents import (
+from pipeline.corpus.execute import Executor
+from pipeline.corpus.text.compressed import Unreadable, decode_utf8
+from pipeline.corpus.text.documents import (
     DocumentReader,
     ShardDecisions,
     Table,
     read_alive,
     step_facts,
 )
-from pipeline.corpus.execute import Executor
-from pipeline.corpus.json_lines import MAX_UNREADABLE, Found, plain_ending, read_bytes, records
-from pipeline.corpus.words import WordHashes, ngrams, plain_words
-from pipeline.errors import UserError
+from pipeline.corpus.text.json_lines import MAX_UNREADABLE, Found, plain_ending, read_bytes, records
+from pipeline.corpus.text.ngrams import WordHashes, ngrams, plain_words
+from pipeline.storage.steps import Folder
+from pipeline.system.errors import UserError
 
 KEY = "data.decontamination.files"
 RECORD_ENDINGS = (".jsonl", ".ndjson", ".json")

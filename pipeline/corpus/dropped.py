@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts import Folder
-from pipeline.corpus.documents import Table, hash_key, read_records, shard_name
+from pipeline.corpus.text.documents import Table, hash_key, read_records, shard_name
+from pipeline.storage.steps import Folder
 
 PER_REASON, NEAR_MISSES = 20, 2
 UNREADABLE, CONTAMINATION = "unreadable", "contamination"

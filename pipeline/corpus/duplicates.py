@@ -20,8 +20,8 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from data_filters.rule import EXERCISE, PROSE, Drop
-from pipeline.artifacts import Folder
-from pipeline.corpus.documents import (
+from pipeline.corpus.execute import Executor
+from pipeline.corpus.text.documents import (
     DocumentReader,
     Table,
     draw,
@@ -31,8 +31,8 @@ from pipeline.corpus.documents import (
     step_facts,
     write_decisions,
 )
-from pipeline.corpus.execute import Executor
-from pipeline.corpus.words import WordHashes, ngrams, plain_words, symbols, without_accents, without_numbers
+from pipeline.corpus.text.ngrams import WordHashes, ngrams, plain_words, symbols, without_accents, without_numbers
+from pipeline.storage.steps import Folder
 
 PERMUTATIONS = 256
 SHINGLE_WORDS = 5

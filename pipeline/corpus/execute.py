@@ -24,11 +24,11 @@ from typing import Any
 
 from loguru import logger
 
-from pipeline import signals
-from pipeline.artifacts import Folder
-from pipeline.errors import Failure
-from pipeline.family import end_with_parent
-from pipeline.progress import progress
+from pipeline.storage.steps import Folder
+from pipeline.system import signals
+from pipeline.system.errors import Failure
+from pipeline.system.processes import end_with_parent
+from pipeline.system.progress import progress
 
 SHARDS_NAMED, LOG_LINE_CHARACTERS = 10, 300
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-from pipeline.corpus.documents import Table, draw
 from pipeline.corpus.dropped import PER_REASON, Candidate, Candidates, Reason, Survey
-from pipeline.private import OWN
+from pipeline.corpus.text.documents import Table, draw
+from pipeline.pages.private import OWN
 
 SAMPLE_CHARACTERS, EXAMPLE_CHARACTERS, EXAMPLES = 4_000, 400, 2
 SCORED = "quality"

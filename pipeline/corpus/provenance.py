@@ -17,8 +17,8 @@ from typing import Any
 import orjson
 
 from data_filters.licence import normalise
-from pipeline.corpus.python_library import STANDARD_LIBRARY
-from pipeline.private import OWN
+from pipeline.corpus.sources.python_library import STANDARD_LIBRARY
+from pipeline.pages.private import OWN
 
 _LICENCE_FILE = re.compile(r"(?i)(?:^|/)[^/]*(?:licen[sc]e|copying|copyright)[^/]*$")
 _NOTICE_FILE = re.compile(r"(?i)(?:^|/)[^/]*notice[^/]*$")

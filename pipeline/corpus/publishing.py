@@ -17,15 +17,15 @@ import numpy as np
 from data_filters.licence import normalise
 from data_filters.quality import Quality
 from data_filters.rule import Drop
-from pipeline.artifacts import Folder, read_manifest
 from pipeline.corpus.account import Outcome, all_files, write_account
-from pipeline.corpus.documents import WHERE, Table, draw, read_all_alive, step_facts, sum_mappings, write_decisions
 from pipeline.corpus.duplicates import read_validation
 from pipeline.corpus.scoring import read_scores
-from pipeline.corpus.shards import HEAD_TOKENS, TEXTBOOK, TOKENS_FOLDER, head_bytes, write_token_set
+from pipeline.corpus.text.documents import WHERE, Table, draw, read_all_alive, step_facts, sum_mappings, write_decisions
+from pipeline.corpus.text.shards import HEAD_TOKENS, TEXTBOOK, TOKENS_FOLDER, head_bytes, write_token_set
+from pipeline.corpus.text.tokenizer import load_tokenizer, tokenizer_files
 from pipeline.corpus.tokenizing import empty_corpus, open_ids, read_index, token_dtype
-from pipeline.private import OWN
-from pipeline.tokenizer import load_tokenizer, tokenizer_files
+from pipeline.pages.private import OWN
+from pipeline.storage.steps import Folder, read_manifest
 
 # The steps that drop documents, in order; decontamination only where there are items to compare with.
 DECIDING = ("repair", "rules", "exact_dedup", "near_dedup", "contamination", "cut")

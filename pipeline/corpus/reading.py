@@ -18,9 +18,11 @@ from datatrove.pipeline.base import PipelineStep
 from data_filters.personal_data import mask
 from data_filters.repair import mend_surrogates, repair
 from data_filters.rule import EXERCISE, KINDS, Drop, Rule
-from pipeline.artifacts import Folder, write_json
-from pipeline.corpus.compressed import split_ending
-from pipeline.corpus.documents import (
+from pipeline.corpus.execute import Executor
+from pipeline.corpus.sources.input_files import FileSource, Inputs
+from pipeline.corpus.sources.source import Source
+from pipeline.corpus.text.compressed import split_ending
+from pipeline.corpus.text.documents import (
     WHERE,
     DocumentReader,
     Names,
@@ -38,11 +40,9 @@ from pipeline.corpus.documents import (
     step_facts,
     sum_mappings,
 )
-from pipeline.corpus.execute import Executor
-from pipeline.corpus.input_files import FileSource, Inputs
-from pipeline.corpus.json_lines import mended
-from pipeline.corpus.source import Source
-from pipeline.errors import UserError
+from pipeline.corpus.text.json_lines import mended
+from pipeline.storage.steps import Folder, write_json
+from pipeline.system.errors import UserError
 
 GROUPS_LOOKED_AT = 1_000
 LOST_NAMED = 5

@@ -16,14 +16,14 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from data_filters.rule import EXERCISE
-from pipeline.artifacts import Folder, write_json
-from pipeline.corpus.documents import DocumentReader, RowWriter, Table, read_rows
 from pipeline.corpus.execute import Executor
-from pipeline.corpus.options import look_up, make
-from pipeline.corpus.scorer_table import SCORERS
-from pipeline.corpus.scorers import KEY, SHIPPED, DocumentScorer, Linear
+from pipeline.corpus.scorers.base import KEY, SHIPPED, DocumentScorer, Linear
+from pipeline.corpus.scorers.table import SCORERS
+from pipeline.corpus.text.documents import DocumentReader, RowWriter, Table, read_rows
+from pipeline.corpus.text.options import look_up, make
 from pipeline.corpus.tokenizing import open_ids, token_dtype
-from pipeline.errors import UserError
+from pipeline.storage.steps import Folder, write_json
+from pipeline.system.errors import UserError
 
 BATCH_DOCUMENTS = 64
 SCORES = np.dtype("<f4")

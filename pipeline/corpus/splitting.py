@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts import Folder
-from pipeline.corpus.documents import Table, count_documents, draw, read_all_alive, write_masks
-from pipeline.corpus.shards import head_bytes
+from pipeline.corpus.text.documents import Table, count_documents, draw, read_all_alive, write_masks
+from pipeline.corpus.text.shards import head_bytes
+from pipeline.storage.steps import Folder
 
 UNIT_SHARES = (1 / 8, 1 / 2, 1.0)  # of the limit: small units come first, so that a set spans many of them
 FULL = 7 / 8  # of the limit: what is left then is too little to look for a unit that fits

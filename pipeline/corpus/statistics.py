@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from data_filters.rule import EXERCISE
-from pipeline.corpus.documents import Table, draw
+from pipeline.corpus.text.documents import Table, draw
 
 SAMPLE_TOKENS = 200_000
 SAMPLE_DOCUMENTS = 2_000

@@ -15,22 +15,22 @@ from data_filters.c4 import C4Quality
 from data_filters.quality import Quality
 from data_filters.rule import Rule
 from data_filters.table import FILTERS
-from pipeline.artifacts import Folder, Step, hash_files, read_manifest
 from pipeline.config import Config, merge
 from pipeline.corpus import account, cluster
 from pipeline.corpus.contamination import drop_contaminated, item_files
 from pipeline.corpus.duplicates import drop_exact_duplicates, drop_near_duplicates
 from pipeline.corpus.execute import Executor
 from pipeline.corpus.gallery import REPORTS
-from pipeline.corpus.options import look_up, make
 from pipeline.corpus.publishing import cut_by_score, publish
 from pipeline.corpus.reading import apply_rules, read_source, repair_documents
-from pipeline.corpus.scorers import SHIPPED
+from pipeline.corpus.scorers.base import SHIPPED
 from pipeline.corpus.scoring import make_scorer, score_documents
-from pipeline.corpus.shards import TEXTBOOK
-from pipeline.corpus.source import Source
-from pipeline.corpus.sources import SOURCES
+from pipeline.corpus.sources.source import Source
+from pipeline.corpus.sources.table import SOURCES
 from pipeline.corpus.splitting import split_groups
+from pipeline.corpus.text.options import look_up, make
+from pipeline.corpus.text.shards import TEXTBOOK
+from pipeline.corpus.text.tokenizer import tokenizer_files
 from pipeline.corpus.tokenizing import (
     check_given_tokenizer,
     copy_tokenizer,
@@ -38,10 +38,10 @@ from pipeline.corpus.tokenizing import (
     tokenizer_file,
     train_tokenizer,
 )
-from pipeline.errors import UserError
-from pipeline.experiment import Experiment
-from pipeline.hub import TOKENIZER_FILES, content_of_model, is_hub_name, local_folder
-from pipeline.tokenizer import tokenizer_files
+from pipeline.storage.experiment import Experiment
+from pipeline.storage.hub import TOKENIZER_FILES, content_of_model, is_hub_name, local_folder
+from pipeline.storage.steps import Folder, Step, hash_files, read_manifest
+from pipeline.system.errors import UserError
 
 VERSIONS = {
     "read": 5, "repair": 5, "rules": 3, "exact_dedup": 2, "split": 3, "near_dedup": 4, "contamination": 4,

@@ -15,8 +15,9 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from model.special_tokens import KNOWN_ENDS
-from pipeline.artifacts import Folder, read_manifest
-from pipeline.corpus.documents import (
+from pipeline.corpus.duplicates import read_validation
+from pipeline.corpus.execute import Executor, map_processes
+from pipeline.corpus.text.documents import (
     DocumentReader,
     RowWriter,
     Table,
@@ -26,11 +27,10 @@ from pipeline.corpus.documents import (
     sum_mappings,
     write_masks,
 )
-from pipeline.corpus.duplicates import read_validation
-from pipeline.corpus.encoder import WORD_PATTERN, encoder
-from pipeline.corpus.execute import Executor, map_processes
-from pipeline.errors import UserError
-from pipeline.tokenizer import len_tokenizer, load_tokenizer, special_tokens
+from pipeline.corpus.text.encoder import WORD_PATTERN, encoder
+from pipeline.corpus.text.tokenizer import len_tokenizer, load_tokenizer, special_tokens
+from pipeline.storage.steps import Folder, read_manifest
+from pipeline.system.errors import UserError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

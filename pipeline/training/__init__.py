@@ -1,1 +1,1 @@
-"""The parts of pretraining: batches, budget, module, callbacks, checkpoints, tracking."""
+"""The training loop: batches, budget, checkpoints, validation, devices, tracking. May import `corpus`."""

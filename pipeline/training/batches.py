@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from pipeline.config import Config
-from pipeline.corpus.shards import TokenSet
-from pipeline.errors import UserError
+from pipeline.corpus.text.shards import TokenSet
+from pipeline.system.errors import UserError
 from pipeline.training.copies import Copied, Copies
 from pipeline.training.examples import Examples
 from pipeline.training.mixing import Order, caps_of, effective_weights, key_of, permute

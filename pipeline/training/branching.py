@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import config as configs
-from pipeline import pulling
-from pipeline.artifacts import root
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.remote import download as pulling
+from pipeline.storage.steps import root
+from pipeline.system.errors import UserError
 from pipeline.training.budget import planned_decay_start
 from pipeline.training.cap import Cap
 from pipeline.training.decisions import Decisions

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.system.errors import UserError
 from pipeline.training.decisions import Decisions
 from pipeline.training.measured import FIRST_MARGIN, FIRST_STEP, Measured
 

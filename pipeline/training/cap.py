@@ -6,8 +6,8 @@ In: `budget.max_gpu_hours`, and what the source's training used of it where `bud
 import math
 from dataclasses import dataclass
 
-from pipeline.artifacts import Step, read_manifest
 from pipeline.config import Config
+from pipeline.storage.steps import Step, read_manifest
 
 
 @dataclass(frozen=True)

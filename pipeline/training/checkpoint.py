@@ -23,10 +23,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from model.hf import write_safetensors
-from pipeline.artifacts import hash_file, hash_json, write_json
-from pipeline.disk import check_free, sync_folder, writing
-from pipeline.errors import Failure, UserError
-from pipeline.safety import refuse_unsafe_loading
+from pipeline.storage.steps import hash_file, hash_json, write_json
+from pipeline.system.disk import check_free, sync_folder, writing
+from pipeline.system.errors import Failure, UserError
+from pipeline.system.safety import refuse_unsafe_loading
 from pipeline.training.decisions import Decisions
 from pipeline.training.identity import INDEX, TRAINER, WEIGHTS, checkpoint_name
 

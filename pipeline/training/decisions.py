@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from model.schedules import DecaySegment, decay_progress
-from pipeline.disk import append_synced
-from pipeline.errors import UserError
+from pipeline.system.disk import append_synced
+from pipeline.system.errors import UserError
 
 
 class Decisions:

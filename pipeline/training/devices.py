@@ -19,7 +19,7 @@ import yaml
 
 from model import cpu_kernels, float8
 from pipeline.config import TrainConfig
-from pipeline.errors import UserError
+from pipeline.system.errors import UserError
 from pipeline.training import allocator
 from pipeline.training.device_memory import DeviceMemory
 

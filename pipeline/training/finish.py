@@ -15,20 +15,20 @@ import torch
 
 from model.adapters import is_adapted, merged
 from model.hf import save_folder
-from pipeline import signals
-from pipeline.artifacts import write_text
 from pipeline.config import Config
-from pipeline.corpus.shards import TokenShards
-from pipeline.disk import writing
-from pipeline.errors import Stopped
-from pipeline.intervals import beside
-from pipeline.planning.costs import FLOAT32_MAX_BYTES
-from pipeline.tokenizer import load_tokenizer, special_tokens
+from pipeline.corpus.text.intervals import beside
+from pipeline.corpus.text.shards import TokenShards
+from pipeline.corpus.text.tokenizer import load_tokenizer, special_tokens
+from pipeline.planner.costs import FLOAT32_MAX_BYTES
+from pipeline.storage.steps import write_text
+from pipeline.system import signals
+from pipeline.system.disk import writing
+from pipeline.system.errors import Stopped
 from pipeline.training.best import best_state
-from pipeline.training.callbacks import Control
+from pipeline.training.control import Control
 from pipeline.training.forecast import time_facts
-from pipeline.training.generation import Writer
-from pipeline.training.replay import what_was_lost
+from pipeline.training.forgetting import what_was_lost
+from pipeline.training.text_writer import Writer
 
 
 def finish(control: Control, config: Config, folder: Path, tokens: TokenShards) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline import config as configs
-from pipeline.artifacts import Folder, Step, read_manifest
 from pipeline.config import BudgetConfig, Config
-from pipeline.errors import UserError
+from pipeline.storage.steps import Folder, Step, read_manifest
+from pipeline.system.errors import UserError
 from pipeline.training.decisions import Decisions
 
 VERSION = 2  # raised when the same config, data and init train differently
@@ -81,7 +81,7 @@ def source_weights(config: Config) -> dict[str, float]:
 
 def input_steps(config: Config) -> dict[str, Step | str]:
     """What pretraining reads: the token shards and the network it starts from."""
-    from pipeline.initialize import init_step
+    from pipeline.init import init_step
 
     init = init_step(config)
     return {"data": init.inputs["data"], "init": init}

@@ -17,8 +17,8 @@ from typing import Any
 from urllib.parse import urlparse
 
 from pipeline import config as configs
-from pipeline.artifacts import Step, write_text
 from pipeline.config import Config
+from pipeline.storage.steps import Step, write_text
 
 WANDB, TENSORBOARD, NONE = "wandb", "tensorboard", "none"
 WANDB_ID_FILE = "wandb-id"

@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.system.errors import UserError
 from pipeline.training.identity import source_weights
 
 BLOCK_SLOTS = 1024  # sequences over which the shares of the mix hold to within one sequence

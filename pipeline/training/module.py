@@ -19,9 +19,9 @@ from model.optim import OPTIMIZERS, MasterWeights, needs_slices
 from model.schedules import DecaySegment, wsd
 from model.transformer import Transformer
 from model.width import rate_scales
-from pipeline import signals
 from pipeline.config import TrainConfig
-from pipeline.errors import UserError
+from pipeline.system import signals
+from pipeline.system.errors import UserError
 from pipeline.training.batches import Batch
 from pipeline.training.checkpoint import random_state
 from pipeline.training.micro_batch import divisors, micro_batch_windows

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.corpus.shards import TokenSet
+from pipeline.corpus.text.shards import TokenSet
 from pipeline.training.examples import IGNORED_LABEL, Examples
 
 STREAM, BEST_FIT = "stream", "best_fit"

@@ -15,8 +15,8 @@ from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 
-from pipeline.artifacts import read_metrics, write_text
-from pipeline.disk import DiskFull, writing
+from pipeline.storage.steps import read_metrics, write_text
+from pipeline.system.disk import DiskFull, writing
 from pipeline.training.mirrors import Mirror
 
 

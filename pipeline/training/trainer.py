@@ -10,7 +10,7 @@ import warnings
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 
-from pipeline.training.callbacks import Control
+from pipeline.training.control import Control
 from pipeline.training.devices import Machine
 from pipeline.training.tracking import Metrics
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from model.transformer import Transformer
-from pipeline.corpus.shards import TEXTBOOK, TokenSet
-from pipeline.intervals import interval, ratio_of_sums
+from pipeline.corpus.text.intervals import interval, ratio_of_sums
+from pipeline.corpus.text.shards import TEXTBOOK, TokenSet
 from pipeline.training.examples import IGNORED_LABEL, Examples
 from pipeline.training.packing import Stream, windows_of
 

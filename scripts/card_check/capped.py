@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from model.schedules import wsd
-from pipeline.ledger import LEDGER, Ledger, spent_seconds
+from pipeline.storage.ledger import LEDGER, Ledger, spent_seconds
 from pipeline.training.budget import Budget, Plan, Verdict
 from pipeline.training.decisions import Decisions
 from scripts.card_check.networks import batch_of, built, step

@@ -14,8 +14,8 @@ from typing import Any
 
 from data_filters.table import FILTERS
 from pipeline import config as configs
-from pipeline.artifacts import read_manifest
 from pipeline.config import Config, from_values
+from pipeline.storage.steps import read_manifest
 from scripts.bench_rows import at_least, at_most, row
 from scripts.data_bench.corpus import Sample, paired, sample
 

@@ -12,7 +12,7 @@ from typing import Any
 from datatrove.data import Document
 from loguru import logger
 
-from pipeline.corpus.python_library import PythonLibrary
+from pipeline.corpus.sources.python_library import PythonLibrary
 
 DISTRIBUTIONS = (
     "aiohttp", "datasets", "datatrove", "fsspec", "lightning", "mpmath", "networkx", "numpy", "pyarrow", "pydantic",

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from datatrove.data import Document
 
-from pipeline.corpus.documents import ROW
 from pipeline.corpus.duplicates import (
     PERMUTATIONS,
     SignatureStore,
@@ -18,8 +17,9 @@ from pipeline.corpus.duplicates import (
     band_rows,
     clusters,
 )
-from pipeline.corpus.exercises import Exercises
-from pipeline.corpus.words import WordHashes, ngrams, plain_words, without_numbers
+from pipeline.corpus.exercises.source import Exercises
+from pipeline.corpus.text.documents import ROW
+from pipeline.corpus.text.ngrams import WordHashes, ngrams, plain_words, without_numbers
 from scripts.bench_rows import at_least, at_most, row
 from scripts.data_bench.corpus import Sample, paired, sample
 

@@ -17,13 +17,13 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.transformer import Transformer
 from pipeline import config as configs
-from pipeline.artifacts import Folder, Step, build, read_manifest
-from pipeline.corpus.documents import Table, read_all_alive
-from pipeline.corpus.gold import fold_by_group, read_labels
 from pipeline.corpus.publishing import Encoded, corpus_scores
+from pipeline.corpus.scorers.gold import fold_by_group, read_labels
 from pipeline.corpus.steps import data_step
+from pipeline.corpus.text.documents import Table, read_all_alive
+from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.corpus.tokenizing import token_dtype
-from pipeline.tokenizer import load_tokenizer
+from pipeline.storage.steps import Folder, Step, build, read_manifest
 from scripts.bench_rows import ROOT
 from scripts.growth_bench.lab import Lab, Scale, Text
 

@@ -80,7 +80,7 @@ def _tokenizer_keys(value: Any, draw: random.Random) -> Any:
 
 def _encodes(path: Path, draw: random.Random) -> None:
     """What was accepted encodes any text, into ids that the model has rows for, and does not cut it."""
-    from pipeline.corpus.encoder import encoder
+    from pipeline.corpus.text.encoder import encoder
     from pipeline.corpus.tokenizing import len_tokenizer, load_tokenizer
 
     some = [
@@ -134,7 +134,7 @@ def gguf(draw: random.Random, folder: Path) -> None:
     """GGUF files out of a folder with odd values that it may well have; and a GGUF file where a folder is expected."""
     from gguf import GGUFReader
 
-    from pipeline.after.gguf_file import write_gguf
+    from pipeline.release.gguf import write_gguf
 
     model = _copy_model(folder)
     if draw.random() < 0.85:
@@ -157,7 +157,7 @@ def scorer(draw: random.Random, folder: Path) -> None:
     """A file of a scorer, as `data.scorer.path` names it: loaded and used, or refused."""
     from datatrove.data import Document
 
-    from pipeline.corpus.scorers import SHIPPED, Linear
+    from pipeline.corpus.scorers.base import SHIPPED, Linear
 
     data = SHIPPED.read_bytes()
     size = struct.unpack("<Q", data[:8])[0]

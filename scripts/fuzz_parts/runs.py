@@ -121,7 +121,7 @@ def manifest(draw: random.Random, folder: Path) -> None:
 
 
 def ledger(draw: random.Random, folder: Path) -> None:
-    from pipeline.ledger import spent_hours
+    from pipeline.storage.ledger import spent_hours
 
     root = _ready()
     path = draw.choice((root / "runs/fuzz/ledger.jsonl", next(root.glob("artifacts/pretrain/*/ledger.jsonl"))))
@@ -201,7 +201,7 @@ def _same(data: bytes, before: bytes) -> bool:
 
 def data(draw: random.Random, folder: Path) -> None:
     """The whole stage on a good source and damaged ones: its account sums to zero in every unit, at every step."""
-    from pipeline.artifacts import read_manifest
+    from pipeline.storage.steps import read_manifest
 
     good = texts(draw, 40, 8)
     lines = [dumped({"text": t, "domain": f"site{i % 9}.org"}) for i, t in enumerate(good)]

@@ -21,14 +21,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from pipeline.artifacts import Folder
-from pipeline.corpus.documents import SetAside, read_records, shard_name
 from pipeline.corpus.execute import Executor
-from pipeline.corpus.folder_source import TextFolder
-from pipeline.corpus.jsonl_source import Jsonl
-from pipeline.corpus.parquet_source import Parquet
 from pipeline.corpus.reading import read_source
-from pipeline.corpus.warc_source import Warc
+from pipeline.corpus.sources.folder import TextFolder
+from pipeline.corpus.sources.jsonl import Jsonl
+from pipeline.corpus.sources.parquet import Parquet
+from pipeline.corpus.sources.warc import Warc
+from pipeline.corpus.text.documents import SetAside, read_records, shard_name
+from pipeline.storage.steps import Folder
 from scripts.fuzz_parts.lab import Wrong, equal, run, survive, texts, write
 from scripts.fuzz_parts.mutate import dumped, mutate, mutate_value, odd
 
@@ -362,7 +362,7 @@ def zipped(parts: dict[str, bytes]) -> bytes:
 
 def finetune(draw: random.Random, folder: Path) -> None:
     """Examples to tune on: good lines in the damaged file and in the file beside it are kept, the rest is counted."""
-    from pipeline.after.tuning_data import read_sources
+    from pipeline.tuning.data import read_sources
 
     kind = draw.choice(("text", "completion", "chat"))
     good, own = ([_example(t, kind, draw) for t in texts(draw, n)] for n in (4, 5))
@@ -437,7 +437,7 @@ def decontamination(draw: random.Random, folder: Path) -> None:
 
 def sets(draw: random.Random, folder: Path) -> None:
     """Multiple-choice sets: sound items around a damaged one are asked."""
-    from pipeline.after.choice_sets import _read, check_sets
+    from pipeline.evaluation.choice_sets import _read, check_sets
 
     made = [_question(t, draw) for t in texts(draw, 6)]
     lines = [dumped(q) for q in made]

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from pipeline.family import end_with_parent
+from pipeline.system.processes import end_with_parent
 from scripts.fuzz_parts.lab import Wrong
 
 MOST_SECONDS, MOST_BYTES = 20.0, 2 << 30

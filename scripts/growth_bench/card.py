@@ -13,7 +13,7 @@ import torch
 from model.config import ModelConfig
 from model.optim import MasterWeights, adamw
 from model.transformer import Transformer
-from pipeline.charts import Line, chart_file, line_chart
+from pipeline.pages.charts import Line, chart_file, line_chart
 from scripts.growth_bench import schedule
 from scripts.growth_bench.lab import DECAY_SHARE, SCALES, Lab, Run, Scale, Text, precision
 

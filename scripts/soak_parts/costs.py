@@ -10,8 +10,8 @@ from statistics import median
 
 import torch
 
-from pipeline.pushing import Pusher
-from pipeline.remote import REMOTE, Place
+from pipeline.remote.place import REMOTE, Place
+from pipeline.remote.upload import Pusher
 from pipeline.training.budget import SAVE_SHARE, save_interval_seconds
 from pipeline.training.checkpoint import Checkpoints, State
 from pipeline.training.decisions import Decisions

@@ -23,8 +23,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline import ledger
-from pipeline.artifacts import read_json_lines, read_manifest
+from pipeline.storage import ledger
+from pipeline.storage.steps import read_json_lines, read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 SAVE_SECONDS = 0.4
@@ -50,9 +50,9 @@ budget: {max_tokens: 20_480}
 tracking: {to: none}
 sample: {prompts: ["def "], max_new_tokens: 8}
 """.replace("HERE", str(ROOT)).replace("SAVE_SECONDS", str(SAVE_SECONDS))
-WARM = ("lightning.pytorch", "tokenizers", "pipeline.pretrain", "pipeline.initialize", "pipeline.training.finish",
-        "pipeline.training.trainer", "pipeline.training.replayed", "pipeline.training.branching",
-        "pipeline.corpus.shards", "pipeline.corpus.folder_source")  # fmt: skip
+WARM = ("lightning.pytorch", "tokenizers", "pipeline.pretrain", "pipeline.init", "pipeline.training.finish",
+        "pipeline.training.trainer", "pipeline.training.recorded", "pipeline.training.branching",
+        "pipeline.corpus.text.shards", "pipeline.corpus.sources.folder")  # fmt: skip
 
 
 @dataclass
@@ -355,7 +355,7 @@ def expected_tokens(lab: Lab, steps: int) -> str:
     code = (
         "import hashlib, sys; from pathlib import Path\n"
         "from pipeline import config as configs\n"
-        "from pipeline.corpus.shards import TokenShards\n"
+        "from pipeline.corpus.text.shards import TokenShards\n"
         "from pipeline.training.batches import TokenBatches\n"
         "from pipeline.training.identity import pretrain_step\n"
         "config = configs.load(sys.argv[1]); folder = pretrain_step(config).inputs['data'].path\n"

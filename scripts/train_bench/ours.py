@@ -12,7 +12,7 @@ import torch
 from model.config import ModelConfig
 from model.transformer import Transformer
 from pipeline import config as configs
-from pipeline.corpus.shards import INDEX_DTYPE, TokenSet
+from pipeline.corpus.text.shards import INDEX_DTYPE, TokenSet
 from pipeline.training import devices
 from pipeline.training.batches import Batch, TokenBatches
 from pipeline.training.forecast import MemoryForecast
@@ -84,11 +84,11 @@ def fit(shape: Shape, meter: Meter, folder: Path, wandb: bool, **train: Any) -> 
     """`hornbook pretrain`'s own parts, put together as pipeline/pretrain.py does, with the meter as last callback."""
     from lightning.pytorch import Callback
 
-    from pipeline.ledger import Ledger
+    from pipeline.storage.ledger import Ledger
     from pipeline.training import mirrors, tracking
     from pipeline.training.budget import Budget, Plan
-    from pipeline.training.callbacks import Control, Parts
     from pipeline.training.checkpoint import Checkpoints
+    from pipeline.training.control import Control, Parts
     from pipeline.training.decisions import Decisions
     from pipeline.training.trainer import build_trainer
     from pipeline.training.validation import Validation

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from model.schedules import DecaySegment
-from pipeline.corpus.shards import TokenSet
+from pipeline.corpus.text.shards import TokenSet
 from scripts.bench_rows import Rows, row
 from scripts.train_bench import ours, task
 from scripts.train_bench.shapes import Shape

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.corpus.shards import INDEX_DTYPE, TokenSet
-from pipeline.tokenizer import load_tokenizer
+from pipeline.corpus.text.shards import INDEX_DTYPE, TokenSet
+from pipeline.corpus.text.tokenizer import load_tokenizer
 
 VOCAB_SIZE = 8192
 HELD_OUT_SHARE, SEED = 0.05, 0

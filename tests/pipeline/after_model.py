@@ -30,8 +30,8 @@ def write_config(folder: Path) -> Path:
 
 
 def input_steps(config):
-    from pipeline import initialize
-    from pipeline.artifacts import Step
+    from pipeline import init as initialize
+    from pipeline.storage.steps import Step
 
     data = Step("data", 1, make_data, {"seed": config.seed, "vocab_size": config.model.vocab_size})
     init = Step("init", 1, lambda folder: initialize._make(config, folder), {"seed": config.seed}, {"data": data})
@@ -42,8 +42,8 @@ def texts() -> dict[str, list[str]]:
     import importlib
     import inspect
 
-    from pipeline.corpus.exercise import DIFFICULTIES
-    from pipeline.corpus.templates import TEMPLATES
+    from pipeline.corpus.exercises.exercise import DIFFICULTIES
+    from pipeline.corpus.exercises.templates import TEMPLATES
 
     exercises = [
         TEMPLATES[name](random.Random(f"{name}{i}"), DIFFICULTIES[i % 3]).text
@@ -56,9 +56,9 @@ def texts() -> dict[str, list[str]]:
 
 
 def make_data(folder) -> dict:
-    from pipeline.corpus.shards import write_token_set
+    from pipeline.corpus.text.shards import write_token_set
+    from pipeline.corpus.text.tokenizer import load_tokenizer
     from pipeline.corpus.tokenizing import _train
-    from pipeline.tokenizer import load_tokenizer
 
     documents = texts()
     _train([t for ts in documents.values() for t in ts], 512, folder.path / "tokenizer.json")

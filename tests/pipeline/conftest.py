@@ -13,8 +13,10 @@ import after_model
 from data_corpus import make_config, write_corpus
 
 from pipeline import config as configs
-from pipeline import data, initialize, pretrain, signals
-from pipeline.artifacts import build
+from pipeline import data, pretrain
+from pipeline import init as initialize
+from pipeline.storage.steps import build
+from pipeline.system import signals
 from pipeline.training import identity
 
 

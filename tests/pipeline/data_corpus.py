@@ -7,10 +7,10 @@ import numpy as np
 from datatrove.data import Document
 
 from pipeline import data
-from pipeline.artifacts import build
 from pipeline.config import from_values
-from pipeline.corpus.compressed import MAX_SAMPLE
-from pipeline.corpus.documents import SetAside
+from pipeline.corpus.text.compressed import MAX_SAMPLE
+from pipeline.corpus.text.documents import SetAside
+from pipeline.storage.steps import build
 
 MODEL = {
     "vocab_size": 400,

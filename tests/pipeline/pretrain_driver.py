@@ -39,8 +39,8 @@ def install() -> None:
 
 
 def input_steps(config):
-    from pipeline import initialize
-    from pipeline.artifacts import Step
+    from pipeline import init as initialize
+    from pipeline.storage.steps import Step
 
     data = Step("data", 1, make_data, {"seed": config.seed, "vocab_size": config.model.vocab_size})
     init = Step("init", 1, lambda folder: initialize._make(config, folder), {"seed": config.seed}, {"data": data})
@@ -48,7 +48,7 @@ def input_steps(config):
 
 
 def make_inputs(config) -> None:
-    from pipeline.artifacts import build
+    from pipeline.storage.steps import build
 
     build(input_steps(config)["init"], experiment=config.name)
 
@@ -59,7 +59,7 @@ def make_data(folder) -> dict:
 
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    from pipeline.corpus.shards import write_token_set
+    from pipeline.corpus.text.shards import write_token_set
 
     texts = {name: [inspect.getsource(importlib.import_module(m)) for m in names] for name, names in MODULES.items()}
     tokenizer = Tokenizer(models.BPE())
@@ -86,7 +86,7 @@ def main(config_path: str, *overrides: str) -> int:
     install()
     time.sleep(float(os.environ.get("START_SECONDS", "0")))  # as on a machine where a start takes long
     if look := os.environ.get("REMOTE_LOOK_SECONDS"):
-        from pipeline import pushing
+        from pipeline.remote import upload as pushing
 
         pushing.LOOK_SECONDS, pushing.CPU_SHARE = float(look), 1.0
     if os.environ.get("WITHOUT_TORCH"):

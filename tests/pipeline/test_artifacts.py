@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from pipeline.artifacts import Folder, Step, build, content_hash, hash_files, hash_outputs, read_manifest
-from pipeline.errors import Busy
-from pipeline.locks import FolderLock
+from pipeline.storage.locks import FolderLock
+from pipeline.storage.steps import Folder, Step, build, content_hash, hash_files, hash_outputs, read_manifest
+from pipeline.system.errors import Busy
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def test_config_version_and_inputs_each_lead_to_another_folder():
 def test_library_versions_are_part_of_the_fingerprint(monkeypatch):
     step = Step("s", 1, lambda folder: {}, libraries=("numpy",))
     before = step.fingerprint
-    monkeypatch.setattr("pipeline.artifacts.metadata.version", lambda name: "999")
+    monkeypatch.setattr("pipeline.storage.steps.metadata.version", lambda name: "999")
     assert Step("s", 1, lambda folder: {}, libraries=("numpy",)).fingerprint != before
 
 
@@ -119,7 +119,7 @@ def test_input_files_are_hashed_by_content_and_not_by_place(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from pipeline.locks import FolderLock
+from pipeline.storage.locks import FolderLock
 with FolderLock(Path(sys.argv[1]), wait=True):
     print("held", flush=True)
     time.sleep(1.5)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import config as configs
-from pipeline.errors import UserError
+from pipeline.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "configs" / "tiny.yaml"

@@ -19,9 +19,9 @@ from datatrove.executor.base import PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
 from pipeline.corpus import cluster
-from pipeline.corpus.documents import document_writer, read_lines, shard_name
 from pipeline.corpus.execute import Executor, unfinished_shards
-from pipeline.errors import Failure
+from pipeline.corpus.text.documents import document_writer, read_lines, shard_name
+from pipeline.system.errors import Failure
 
 TASKS, DOCUMENTS = 3, 5
 

@@ -12,15 +12,15 @@ import zstandard
 from data_corpus import items, made, make_config, prose
 
 from pipeline import data
-from pipeline.artifacts import read_manifest
 from pipeline.corpus.account import check_sums
-from pipeline.corpus.folder_source import TextFolder
-from pipeline.corpus.hub_source import HuggingFace
-from pipeline.corpus.jsonl_source import Jsonl
-from pipeline.corpus.parquet_source import Parquet
-from pipeline.corpus.warc_source import Warc
-from pipeline.data_card import REPORT
-from pipeline.errors import UserError
+from pipeline.corpus.sources.folder import TextFolder
+from pipeline.corpus.sources.hub import HuggingFace
+from pipeline.corpus.sources.jsonl import Jsonl
+from pipeline.corpus.sources.parquet import Parquet
+from pipeline.corpus.sources.warc import Warc
+from pipeline.pages.data_card import REPORT
+from pipeline.storage.steps import read_manifest
+from pipeline.system.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("root")
 

@@ -6,10 +6,10 @@ import pytest
 from data_corpus import items, made, make_config, prose
 
 from data_filters.licence import normalise
-from pipeline.corpus.hub_source import HuggingFace
-from pipeline.corpus.jsonl_source import Jsonl
-from pipeline.corpus.licences import own_license
-from pipeline.corpus.parquet_source import Parquet
+from pipeline.corpus.sources.hub import HuggingFace
+from pipeline.corpus.sources.jsonl import Jsonl
+from pipeline.corpus.sources.licences import own_license
+from pipeline.corpus.sources.parquet import Parquet
 
 pytestmark = pytest.mark.usefixtures("root")
 

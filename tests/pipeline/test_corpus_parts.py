@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 from datatrove.data import Document
 
-from pipeline.corpus.confined import BLOCKED, FAILED, KILLED, PASSED, ConfinedRunner
-from pipeline.corpus.documents import hash_key
 from pipeline.corpus.duplicates import Sketcher, band_keys, band_rows, clusters
-from pipeline.corpus.encoder import Encoder
 from pipeline.corpus.execute import map_processes
-from pipeline.corpus.exercise import Exercise
-from pipeline.corpus.exercise_styles import program_of
-from pipeline.corpus.exercises import Exercises, verify
-from pipeline.corpus.python_library import PythonLibrary, long_docstrings
-from pipeline.corpus.templates import TEMPLATES
+from pipeline.corpus.exercises.confined import BLOCKED, FAILED, KILLED, PASSED, ConfinedRunner
+from pipeline.corpus.exercises.exercise import Exercise
+from pipeline.corpus.exercises.source import Exercises, verify
+from pipeline.corpus.exercises.styles import program_of
+from pipeline.corpus.exercises.templates import TEMPLATES
+from pipeline.corpus.sources.python_library import PythonLibrary, long_docstrings
+from pipeline.corpus.text.documents import hash_key
+from pipeline.corpus.text.encoder import Encoder
+from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.corpus.tokenizing import _train
-from pipeline.tokenizer import load_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -196,8 +196,8 @@ def test_training_a_tokenizer_twice_gives_the_same_file(tmp_path):
 
 def test_golden_outputs_that_step_versions_guard():
     """If this fails because an output changed on purpose, raise that step's number in `steps.VERSIONS`."""
-    from pipeline.artifacts import hash_json
     from pipeline.corpus.reading import digest
+    from pipeline.storage.steps import hash_json
 
     text = 'def f(x):\n    """Return twice x, and say so at some length."""\n    return 2 * x  # twice\n'
     exercise = next(d for d in Exercises(count=1).documents(0, 1) if isinstance(d, Document))

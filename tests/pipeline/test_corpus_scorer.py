@@ -11,8 +11,10 @@ from datatrove.data import Document
 from safetensors.numpy import save
 
 from pipeline import data
-from pipeline.corpus.features import HEAD_CHARACTERS, STRUCTURE, Sparse, docstring_share, features
-from pipeline.corpus.gold import (
+from pipeline.corpus.publishing import arrange
+from pipeline.corpus.scorers.base import SHIPPED, Linear, Shipped
+from pipeline.corpus.scorers.features import HEAD_CHARACTERS, STRUCTURE, Sparse, docstring_share, features
+from pipeline.corpus.scorers.gold import (
     GOOD,
     LABELS,
     Label,
@@ -22,13 +24,11 @@ from pipeline.corpus.gold import (
     read_labels,
     write_labels,
 )
-from pipeline.corpus.learning import learn, learn_shipped, rows_of
-from pipeline.corpus.ngrams import BUCKETS, split_words
-from pipeline.corpus.publishing import arrange
-from pipeline.corpus.scorer import auc, auc_interval, calibrate, load_scorer, train
-from pipeline.corpus.scorers import SHIPPED, Linear, Shipped
+from pipeline.corpus.scorers.learning import learn, learn_shipped, rows_of
+from pipeline.corpus.scorers.linear import auc, auc_interval, calibrate, load_scorer, train
+from pipeline.corpus.scorers.word_table import BUCKETS, split_words
 from pipeline.corpus.scoring import make_scorer
-from pipeline.errors import UserError
+from pipeline.system.errors import UserError
 
 DOCUMENTED = 'def double(x):\n    """Return twice `x`, because one is not enough."""\n    return 2 * x  # twice\n'
 TEACHING = (
@@ -148,7 +148,7 @@ def test_a_file_that_is_no_scorer_or_an_old_one_is_refused(tmp_path, monkeypatch
         (tmp_path / "odd").write_bytes(save({"weights": np.zeros(9, np.float32)}, metadata={"scorer": odd}))
         with pytest.raises(UserError, match="is no scorer"):
             load_scorer(tmp_path / "odd")
-    monkeypatch.setattr("pipeline.corpus.scorer.VERSION", 99)
+    monkeypatch.setattr("pipeline.corpus.scorers.linear.VERSION", 99)
     with pytest.raises(UserError, match=r"version 1 of the features, this is version 99.*hornbook label"):
         load_scorer(SHIPPED)
 

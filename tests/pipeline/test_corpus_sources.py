@@ -10,15 +10,15 @@ import time
 import pytest
 from data_corpus import items
 
-from pipeline.corpus.documents import MAX_TEXT_BYTES
-from pipeline.corpus.exercises import Exercises
-from pipeline.corpus.folder_source import TextFolder
-from pipeline.corpus.hub_source import HuggingFace
-from pipeline.corpus.jsonl_source import Jsonl
-from pipeline.corpus.options import make
-from pipeline.corpus.python_library import PythonLibrary
-from pipeline.corpus.sources import SOURCES
-from pipeline.errors import UserError
+from pipeline.corpus.exercises.source import Exercises
+from pipeline.corpus.sources.folder import TextFolder
+from pipeline.corpus.sources.hub import HuggingFace
+from pipeline.corpus.sources.jsonl import Jsonl
+from pipeline.corpus.sources.python_library import PythonLibrary
+from pipeline.corpus.sources.table import SOURCES
+from pipeline.corpus.text.documents import MAX_TEXT_BYTES
+from pipeline.corpus.text.options import make
+from pipeline.system.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -257,7 +257,7 @@ def test_a_damaged_archive_keeps_what_came_before(folder, ending, harm):
 
 MEASURED_READ = """
 import resource, sys, time
-from pipeline.corpus.jsonl_source import Jsonl
+from pipeline.corpus.sources.jsonl import Jsonl
 source, before = Jsonl(sys.argv[1]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 found = [getattr(i, "cause", None) or i.text for i in source.documents(0, 1)]
 print(found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 from data_corpus import items
 
-from pipeline.after import choice_sets
-from pipeline.corpus import parquet_source
-from pipeline.corpus.documents import SetAside
-from pipeline.corpus.hub_source import HuggingFace
-from pipeline.corpus.parquet_source import Parquet
-from pipeline.errors import UserError
+from pipeline.corpus.sources import parquet as parquet_source
+from pipeline.corpus.sources.hub import HuggingFace
+from pipeline.corpus.sources.parquet import Parquet
+from pipeline.corpus.text.documents import SetAside
+from pipeline.evaluation import choice_sets
+from pipeline.system.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("root")
 

@@ -7,13 +7,13 @@ import pytest
 from data_corpus import items, made, make_config, prose
 
 from pipeline import data
-from pipeline.corpus.compressed import Unreadable
-from pipeline.corpus.hub_source import HuggingFace
-from pipeline.corpus.jsonl_source import Jsonl
-from pipeline.corpus.options import make
-from pipeline.corpus.parquet_source import Parquet
-from pipeline.corpus.where import MAX_CHARACTERS, Where
-from pipeline.errors import UserError
+from pipeline.corpus.sources.hub import HuggingFace
+from pipeline.corpus.sources.jsonl import Jsonl
+from pipeline.corpus.sources.parquet import Parquet
+from pipeline.corpus.sources.where import MAX_CHARACTERS, Where
+from pipeline.corpus.text.compressed import Unreadable
+from pipeline.corpus.text.options import make
+from pipeline.system.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("root")
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from pipeline.corpus import encoder as encoding
 from pipeline.corpus import tokenizing
 from pipeline.corpus.contamination import Index, Item
-from pipeline.corpus.encoder import Encoder
-from pipeline.corpus.words import WordHashes, ngrams, plain_words, symbols, without_numbers
-from pipeline.tokenizer import load_tokenizer
+from pipeline.corpus.text import encoder as encoding
+from pipeline.corpus.text.encoder import Encoder
+from pipeline.corpus.text.ngrams import WordHashes, ngrams, plain_words, symbols, without_numbers
+from pipeline.corpus.text.tokenizer import load_tokenizer
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import pytest
 
 from pipeline import __main__ as hornbook
 from pipeline import clean, runs
-from pipeline.artifacts import Folder, Step, build, read_json_lines, read_manifest, read_metrics, read_output
-from pipeline.errors import UserError
-from pipeline.ledger import cards, spent_hours
-from pipeline.remote import Place, manifest_of
+from pipeline.remote.place import Place, manifest_of
+from pipeline.storage.ledger import cards, spent_hours
+from pipeline.storage.steps import Folder, Step, build, read_json_lines, read_manifest, read_metrics, read_output
+from pipeline.system.errors import UserError
 from pipeline.training.checkpoint import INDEX, Checkpoints
 from pipeline.training.decisions import Decisions
 
@@ -148,7 +148,7 @@ def test_a_checkpoint_whose_index_names_no_branch_is_damaged_and_the_one_before_
 
 @pytest.mark.parametrize("content", ["[1]", '{"a": 1}', "[" * 100_000, "{"])
 def test_a_damaged_cache_of_hashes_and_a_damaged_lock_stop_nothing(content, step, root, tmp_path):
-    from pipeline.artifacts import hash_files
+    from pipeline.storage.steps import hash_files
 
     file = tmp_path / "input.txt"
     file.write_text("x")

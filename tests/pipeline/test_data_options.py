@@ -15,9 +15,9 @@ from data_corpus import fingerprints, made, make_config, prose, write_corpus
 
 from pipeline import config as configs
 from pipeline import data, score
-from pipeline.artifacts import read_manifest
-from pipeline.corpus.documents import read_decisions
-from pipeline.errors import UserError
+from pipeline.corpus.text.documents import read_decisions
+from pipeline.storage.steps import read_manifest
+from pipeline.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ["networkx", "mpmath", "rich", "typer", "omegaconf", "tqdm", "pydantic", "fsspec", "aiohttp", "attrs"]
@@ -173,16 +173,16 @@ def test_scores_of_ones_own_texts_are_those_of_the_stage(tmp_path, monkeypatch, 
 
 
 def _names(step):
-    from pipeline.corpus.documents import Table
+    from pipeline.corpus.text.documents import Table
 
     table = Table.load(step.inputs["repair"].path)
     return [names for _, names in table.each_names(np.ones(len(table), dtype=bool))]
 
 
 def _stage_scores(step):
-    from pipeline.artifacts import Folder
-    from pipeline.corpus.documents import Table
     from pipeline.corpus.publishing import corpus_scores
+    from pipeline.corpus.text.documents import Table
+    from pipeline.storage.steps import Folder
 
     inputs = {name: s.path for name, s in step.inputs.items()}
     return corpus_scores(Folder(step.path, inputs), Table.load(inputs["repair"]))

@@ -13,18 +13,19 @@ from data_corpus import make_config, prose, write_corpus
 from json_schema import SCHEMA, problems, report_of
 
 from data_filters.rule import PROSE
-from pipeline import data, report
-from pipeline.artifacts import read_manifest
+from pipeline import data
 from pipeline.corpus import statistics
-from pipeline.corpus.documents import read_decisions
 from pipeline.corpus.provenance import Provenance, metadata_of, notices
-from pipeline.corpus.scorer import auc, read_roc, roc_curve
-from pipeline.corpus.scorers import SHIPPED
-from pipeline.corpus.shards import TokenShards
-from pipeline.data_card import ATTRIBUTION, CARD, REPORT
-from pipeline.data_pictures import roc_chart, score_chart
-from pipeline.data_report import data_section
-from pipeline.tokenizer import load_tokenizer
+from pipeline.corpus.scorers.base import SHIPPED
+from pipeline.corpus.scorers.linear import auc, read_roc, roc_curve
+from pipeline.corpus.text.documents import read_decisions
+from pipeline.corpus.text.shards import TokenShards
+from pipeline.corpus.text.tokenizer import load_tokenizer
+from pipeline.pages.data_card import ATTRIBUTION, CARD, REPORT
+from pipeline.pages.data_pictures import roc_chart, score_chart
+from pipeline.reporting import page as report
+from pipeline.reporting.data import data_section
+from pipeline.storage.steps import read_manifest
 
 UNITS = ("documents", "bytes", "tokens")
 SECRET = "zanzibar"
@@ -219,7 +220,7 @@ def test_the_roc_curve_holds_the_area_and_the_shipped_one_is_that_of_the_shipped
     scores = np.round(rng.random(500) * 0.5 + 0.3 * good, 2)
     curve = np.array(roc_curve(scores, good, points=1_000))
     assert np.trapezoid(curve[:, 1], curve[:, 0]) == pytest.approx(auc(scores, good), abs=1e-3)
-    from pipeline.corpus.scorer import load_scorer
+    from pipeline.corpus.scorers.linear import load_scorer
 
     shipped = np.array(read_roc(SHIPPED))
     assert np.trapezoid(shipped[:, 1], shipped[:, 0]) == pytest.approx(load_scorer(SHIPPED).facts["auc"], abs=5e-3)

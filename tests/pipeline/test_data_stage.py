@@ -12,12 +12,12 @@ import pytest
 from data_corpus import MODEL, fingerprints, made, make_config, prose, write_corpus
 
 from pipeline import data
-from pipeline.artifacts import read_manifest
-from pipeline.corpus.documents import read_records, shard_name
 from pipeline.corpus.duplicates import read_validation
-from pipeline.corpus.shards import INDEX_DTYPE, TokenShards
-from pipeline.errors import UserError
-from pipeline.tokenizer import load_tokenizer
+from pipeline.corpus.text.documents import read_records, shard_name
+from pipeline.corpus.text.shards import INDEX_DTYPE, TokenShards
+from pipeline.corpus.text.tokenizer import load_tokenizer
+from pipeline.storage.steps import read_manifest
+from pipeline.system.errors import UserError
 
 
 def test_every_document_read_is_kept_dropped_or_unreadable(finished):

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 
-from pipeline.disk import DiskFull, append_synced, check_free, full_disk, writing
-from pipeline.errors import UserError
-from pipeline.safety import refuse_unsafe_loading
+from pipeline.system.disk import DiskFull, append_synced, check_free, full_disk, writing
+from pipeline.system.errors import UserError
+from pipeline.system.safety import refuse_unsafe_loading
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import yaml
 from data_corpus import prose
 from processes import hornbook
 
-from pipeline.artifacts import read_manifest
+from pipeline.storage.steps import read_manifest
 
 pytest.importorskip("pypdf")
 pytest.importorskip("trafilatura")

@@ -11,17 +11,17 @@ import torch
 from json_schema import report_of
 
 from pipeline import evaluate
-from pipeline.after import tasks
-from pipeline.after.exercise_runs import find_exercises, pass_at_1
-from pipeline.after.held_out import HeldOutText, bits_per_byte
-from pipeline.after.language_model import LanguageModel
-from pipeline.after.scores import ratio, share
-from pipeline.after.taken import taken_model
-from pipeline.artifacts import read_manifest
-from pipeline.corpus.isolated import IsolatedRunner, NotIsolated
-from pipeline.corpus.shards import TokenSet, TokenShards, write_token_set
-from pipeline.errors import UserError
-from pipeline.tokenizer import load_tokenizer
+from pipeline.corpus.exercises.isolated import IsolatedRunner, NotIsolated
+from pipeline.corpus.text.shards import TokenSet, TokenShards, write_token_set
+from pipeline.corpus.text.tokenizer import load_tokenizer
+from pipeline.evaluation import tasks
+from pipeline.evaluation.exercise_runs import find_exercises, pass_at_1
+from pipeline.evaluation.held_out import HeldOutText, bits_per_byte
+from pipeline.evaluation.language_model import LanguageModel
+from pipeline.evaluation.model_input import taken_model
+from pipeline.evaluation.scores import ratio, share
+from pipeline.storage.steps import read_manifest
+from pipeline.system.errors import UserError
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model.hf import load_config, load_network
 from pipeline import export, quantize
-from pipeline.after.cards import Lineage, model_card
-from pipeline.after.chat import TEMPLATE, add_template, render
-from pipeline.after.gguf_file import KINDS, dequantized, write_gguf
-from pipeline.after.taken import taken_model
-from pipeline.artifacts import read_manifest
-from pipeline.errors import UserError
+from pipeline.evaluation.model_input import taken_model
+from pipeline.release.gguf import KINDS, dequantized, write_gguf
+from pipeline.release.model_card import Lineage, model_card
+from pipeline.storage.steps import read_manifest
+from pipeline.system.errors import UserError
+from pipeline.tuning.chat import TEMPLATE, add_template, render
 
 TEXT = "def add(a, b):\n    return a + b\n"
 

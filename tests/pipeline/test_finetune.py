@@ -14,14 +14,15 @@ from model.adapters import add_adapters, is_packed, merged, quantize_base, train
 from model.hf import load_network, save_folder
 from model.optim import MasterWeights, trained_parameters
 from pipeline import config as configs
-from pipeline import dryrun, export, finetune
-from pipeline.after.savings import no_memory_saved
-from pipeline.after.taken import taken_model
-from pipeline.after.targets import TARGETS, make_target
-from pipeline.after.tuning_data import encode, read_sources
-from pipeline.artifacts import read_manifest
-from pipeline.errors import Stopped, UserError
-from pipeline.tokenizer import load_tokenizer
+from pipeline import dry_run as dryrun
+from pipeline import export, finetune
+from pipeline.corpus.text.tokenizer import load_tokenizer
+from pipeline.evaluation.model_input import taken_model
+from pipeline.release.savings import no_memory_saved
+from pipeline.storage.steps import read_manifest
+from pipeline.system.errors import Stopped, UserError
+from pipeline.tuning.data import encode, read_sources
+from pipeline.tuning.targets import TARGETS, make_target
 
 pytest.importorskip("peft")
 SHORT = (
@@ -129,8 +130,8 @@ def test_lora_learns_the_task_and_says_what_it_gained(pretrained, capsys):
 
 
 def test_a_stopped_tuning_goes_on_where_it_was(pretrained, monkeypatch):
-    from pipeline import signals
-    from pipeline.training.callbacks import Control
+    from pipeline.system import signals
+    from pipeline.training.control import Control
 
     whole = pretrained(*SHORT, "finetune.budget.max_tokens=6000")
     finetune.run(whole, "small.yaml")
@@ -186,7 +187,7 @@ def test_examples_learn_the_completion_alone(tmp_path, pretrained):
 
 
 def test_chat_examples_learn_what_the_assistant_says_and_the_model_gets_the_template(tmp_path, pretrained, capsys):
-    from pipeline.after.chat import TEMPLATE
+    from pipeline.tuning.chat import TEMPLATE
 
     path = tmp_path / "chat.jsonl"
     line = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
@@ -356,7 +357,7 @@ def test_the_finetune_of_tiny_has_an_end_and_needs_no_extra(monkeypatch):
     """`make finetune` is a command of the README."""
     from importlib import util
 
-    from pipeline.after.adapting import check_packages
+    from pipeline.tuning.adapters import check_packages
 
     config = configs.load(Path(__file__).resolve().parents[2] / "configs" / "tiny.yaml")
     assert finetune.tuning_config(config).budget.max_tokens == 200_000

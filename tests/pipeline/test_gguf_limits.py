@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from test_special_tokens import small
 
 from model.hf import load_config
-from pipeline.after.gguf_file import write_gguf
-from pipeline.after.gguf_limits import check_tokenizer, check_values
-from pipeline.corpus.encoder import WORD_PATTERN
-from pipeline.errors import UserError
+from pipeline.corpus.text.encoder import WORD_PATTERN
+from pipeline.release.gguf import write_gguf
+from pipeline.release.gguf_limits import check_tokenizer, check_values
+from pipeline.system.errors import UserError
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 WORDS = {"type": "Split", "pattern": {"Regex": WORD_PATTERN}, "behavior": "Isolated", "invert": False}

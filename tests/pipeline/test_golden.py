@@ -13,6 +13,9 @@ from model.optim import OPTIMIZERS, MasterWeights
 from model.schedules import wsd
 from model.transformer import Transformer
 from pipeline import config as configs
+from pipeline.corpus.exercises.source import Exercises
+from pipeline.corpus.text.documents import SetAside
+from pipeline.storage.steps import hash_json
 
 TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny.yaml"
 STEPS = 6
@@ -52,3 +55,11 @@ def _losses(precision: str) -> list[float]:
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_the_first_losses_of_tiny_are_what_they_were(precision):
     assert _losses(precision) == pytest.approx(GOLDEN, abs=TOLERANCE[precision])
+
+
+def test_exercises_are_the_texts_that_their_content_hash_stands_for():
+    """If this fails and you meant it: other exercises are another corpus. Give `TEXTS` in
+    pipeline/corpus/exercises/source.py another value, so that data is made again, and put the new hash here."""
+    texts = [item.text for item in Exercises(count=400, seed=1).items(0, 1) if not isinstance(item, SetAside)]
+    assert len(texts) > 390
+    assert hash_json(texts) == "33dcaf8c92628e244389ca764afb692165f0d153dabb5aee09c7bb9920baf19b"

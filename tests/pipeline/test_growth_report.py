@@ -6,7 +6,7 @@ from model.config import ModelConfig
 from model.growth import GROWTH
 from model.growth.blocks import block_origins
 from pipeline import config as configs
-from pipeline import growth_report
+from pipeline.reporting import growth as growth_report
 
 SMALL = ModelConfig(512, 32, 128, 3, 4)
 LARGE = ModelConfig(512, 40, 160, 4, 4, partial_rotary_factor=0.4)

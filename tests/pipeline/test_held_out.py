@@ -8,11 +8,11 @@ import pytest
 from data_corpus import made, make_config, prose
 
 from pipeline import data
-from pipeline.corpus.documents import ROW, Table, hash_key, read_all_alive
 from pipeline.corpus.duplicates import read_validation
-from pipeline.corpus.shards import HEAD_TOKENS, TokenShards, head_bytes
 from pipeline.corpus.splitting import choose
-from pipeline.tokenizer import load_tokenizer
+from pipeline.corpus.text.documents import ROW, Table, hash_key, read_all_alive
+from pipeline.corpus.text.shards import HEAD_TOKENS, TokenShards, head_bytes
+from pipeline.corpus.text.tokenizer import load_tokenizer
 
 
 def rows_of(documents) -> np.ndarray:

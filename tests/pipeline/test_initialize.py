@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from pipeline import config as configs
-from pipeline import grow, initialize
-from pipeline.artifacts import Step, build
-from pipeline.errors import UserError
-from pipeline.experiment import Experiment
+from pipeline import grow
+from pipeline import init as initialize
+from pipeline.storage.experiment import Experiment
+from pipeline.storage.steps import Step, build
+from pipeline.system.errors import UserError
 from pipeline.training import identity
 
 SMALL = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -49,7 +50,7 @@ def data(monkeypatch, tmp_path) -> Step:
     spec.loader.exec_module(driver)
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "root"))
     step = Step("data", 1, driver.make_data)
-    for module in ("pipeline.initialize", "pipeline.data"):
+    for module in ("pipeline.init", "pipeline.data"):
         monkeypatch.setattr(f"{module}.data_step", lambda config: step)
     return step
 
@@ -212,7 +213,7 @@ def test_a_source_has_the_hours_its_config_states_whatever_else_was_trained(data
 
 
 def test_the_stage_leaves_links_and_a_ledger(data, capsys, monkeypatch):
-    monkeypatch.setattr("pipeline.report.write", lambda config: None)  # these shards come without a funnel
+    monkeypatch.setattr("pipeline.reporting.page.write", lambda config: None)  # these shards come without a funnel
     build(data, experiment="test")
     config = _config({"method": "random"})
     initialize.run(config, "my.yaml")
@@ -273,7 +274,7 @@ def test_the_gate_prints_its_cost_and_takes_no_more_text_than_that_allows(source
     grow.run(str(source), str(tmp_path / "grown"), words, text_path=None)
     assert "gate: 32 windows of 64 tokens: 0.00" in capsys.readouterr().out
     monkeypatch.setattr("model.growth.gate.MAX_FLOPS", 1e6)
-    monkeypatch.setattr("pipeline.progress.LINE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.system.progress.LINE_EVERY_SECONDS", 0.0)
     grow.run(str(source), str(tmp_path / "again"), words, text_path=None)
     printed = capsys.readouterr().out
     assert "gate: 2 windows of 16 tokens (of 32 of 64): " in printed
@@ -331,7 +332,7 @@ def test_a_source_grows_from_before_its_decay_where_that_is_asked_for(source, da
 
     from safetensors.torch import load_file, save_file
 
-    from pipeline.artifacts import Step, hash_file, hash_json
+    from pipeline.storage.steps import Step, hash_file, hash_json
 
     step = Step("pretrain", 1, lambda folder: {})
     early = step.path / "checkpoints" / "step-00000007"
@@ -375,7 +376,7 @@ def test_growth_runs_in_one_thread_and_gives_the_others_back(source, tmp_path, m
     import torch
 
     seen = []
-    monkeypatch.setattr("pipeline.progress.Progress.advance", lambda *_: seen.append(torch.get_num_threads()))
+    monkeypatch.setattr("pipeline.system.progress.Progress.advance", lambda *_: seen.append(torch.get_num_threads()))
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

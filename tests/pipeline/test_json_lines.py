@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from data_corpus import items, made, make_config, write_corpus
 
-from pipeline.after.choice_sets import check_sets
-from pipeline.after.tuning_data import read_sources
-from pipeline.corpus.compressed import Unreadable
 from pipeline.corpus.contamination import read_items
-from pipeline.corpus.json_lines import plain_ending, records
-from pipeline.corpus.jsonl_source import Jsonl
-from pipeline.errors import UserError
+from pipeline.corpus.sources.jsonl import Jsonl
+from pipeline.corpus.text.compressed import Unreadable
+from pipeline.corpus.text.json_lines import plain_ending, records
+from pipeline.evaluation.choice_sets import check_sets
 from pipeline.label import read_ratings
+from pipeline.system.errors import UserError
+from pipeline.tuning.data import read_sources
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -74,7 +74,7 @@ def read_as(kind: str, path: Path, max_unreadable: float = 0.1) -> int:
         return sum(map(len, read_items([path], None).check(max_unreadable).made))
     if kind == "set":
         check_sets({"x": str(path)}, max_unreadable)
-        from pipeline.after.choice_sets import _read
+        from pipeline.evaluation.choice_sets import _read
 
         return len(_read(path, "evaluate.sets.x").made)
     if kind == "ratings":

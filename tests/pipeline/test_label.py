@@ -9,10 +9,10 @@ from data_corpus import made, make_config, prose
 from pipeline import __main__ as command
 from pipeline import config as configs
 from pipeline import label
-from pipeline.corpus.endpoint import ChatEndpoint, CostCapReached, EndpointError, Price
-from pipeline.corpus.rating import Person, StopRating, excerpt, parse_answer
-from pipeline.corpus.scorers import SHIPPED
-from pipeline.errors import UserError
+from pipeline.corpus.scorers.base import SHIPPED
+from pipeline.corpus.scorers.rating import Person, StopRating, excerpt, parse_answer
+from pipeline.corpus.synthetic.endpoint import ChatEndpoint, CostCapReached, EndpointError, Price
+from pipeline.system.errors import UserError
 
 ASK = [{"role": "user", "content": "x"}]
 

@@ -5,8 +5,8 @@ import subprocess
 import sys
 import time
 
-from pipeline.artifacts import read_json_lines
-from pipeline.ledger import Ledger, process_age_seconds, spent_hours
+from pipeline.storage.ledger import Ledger, process_age_seconds, spent_hours
+from pipeline.storage.steps import read_json_lines
 
 
 def _line(**values) -> str:
@@ -36,7 +36,7 @@ def test_other_stages_and_other_fingerprints_are_counted_apart(tmp_path):
 
 
 def test_the_clock_starts_with_the_process_and_not_with_the_import():
-    code = "import time; time.sleep(0.5); from pipeline.ledger import process_age_seconds as a; print(a())"
+    code = "import time; time.sleep(0.5); from pipeline.storage.ledger import process_age_seconds as a; print(a())"
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert 0.5 <= float(done.stdout) <= time.monotonic() - started + 0.1

@@ -8,10 +8,11 @@ import pytest
 from model.estimate import Plan
 from pipeline import config as configs
 from pipeline import plan
-from pipeline.errors import UserError
-from pipeline.planning import advice, costs, text
-from pipeline.planning.measure import measure
-from pipeline.planning.show import show
+from pipeline.planner import advice, costs
+from pipeline.planner import epochs as text
+from pipeline.planner.measure import measure
+from pipeline.planner.show import show
+from pipeline.system.errors import UserError
 from pipeline.training.micro_batch import train_settings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,10 +16,12 @@ import torch
 from processes import Command, run
 
 from pipeline import config as configs
-from pipeline import ledger, pretrain, signals
-from pipeline.artifacts import read_json_lines, read_manifest
-from pipeline.errors import Busy, UserError
-from pipeline.locks import FolderLock
+from pipeline import pretrain
+from pipeline.storage import ledger
+from pipeline.storage.locks import FolderLock
+from pipeline.storage.steps import read_json_lines, read_manifest
+from pipeline.system import signals
+from pipeline.system.errors import Busy, UserError
 from pipeline.training.identity import pretrain_step
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -81,7 +83,7 @@ class Small:
 
     def batches(self, *overrides: str):
         """The text that a run under these overrides reads."""
-        from pipeline.corpus.shards import TokenShards
+        from pipeline.corpus.text.shards import TokenShards
         from pipeline.training.batches import TokenBatches
 
         config = self.config(*overrides)
@@ -370,7 +372,7 @@ def test_a_second_trainer_is_turned_away_and_writes_nothing(small: Small) -> Non
 
 def test_ten_gradients_in_a_row_that_are_not_finite_end_the_run(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     from model.transformer import Transformer
-    from pipeline.training.callbacks import Diverged
+    from pipeline.training.control import Diverged
 
     plain = Transformer.loss
 

@@ -7,8 +7,8 @@ import pytest
 from test_pretrain import Small, cap_seconds, driver, hours, small, small_inputs  # noqa: F401 - fixtures
 
 from pipeline import pretrain
-from pipeline.artifacts import read_json_lines, read_manifest
-from pipeline.errors import UserError
+from pipeline.storage.steps import read_json_lines, read_manifest
+from pipeline.system.errors import UserError
 from pipeline.training.branching import branch, planned
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.decisions import Decisions

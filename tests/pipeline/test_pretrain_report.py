@@ -5,7 +5,8 @@ import time
 import pytest
 from test_pretrain import Small, hours, small, small_inputs  # noqa: F401 - fixtures
 
-from pipeline import ledger, report
+from pipeline.reporting import page as report
+from pipeline.storage import ledger
 from pipeline.training import finish
 
 CAP_SECONDS = 16.0

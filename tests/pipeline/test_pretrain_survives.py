@@ -11,10 +11,11 @@ import pytest
 import torch
 from test_pretrain import Small, small, small_inputs  # noqa: F401 - fixtures
 
-from pipeline import pretrain, signals
-from pipeline.artifacts import read_manifest
-from pipeline.errors import UserError
-from pipeline.training.replayed import Replay
+from pipeline import pretrain
+from pipeline.storage.steps import read_manifest
+from pipeline.system import signals
+from pipeline.system.errors import UserError
+from pipeline.training.recorded import Replay
 
 EXACT = ("train.precision=32-true", "train.micro_batch=4", "train.checkpoint_every_seconds=1000")
 
@@ -95,7 +96,7 @@ def test_a_signal_between_two_micro_batches_gives_the_step_up_and_loses_nothing(
     small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from model.transformer import Transformer
-    from pipeline.errors import Stopped
+    from pipeline.system.errors import Stopped
 
     whole = small.run_here("budget.max_tokens=10_240", *EXACT)
     rows = losses(small)
@@ -126,7 +127,7 @@ def test_a_stop_that_no_other_life_can_follow_ends_the_run_in_this_one(
     small: Small, monkeypatch: pytest.MonkeyPatch, seconds: float, steps: int, annealed: bool
 ) -> None:
     from pipeline.training.budget import Budget
-    from pipeline.training.callbacks import Control
+    from pipeline.training.control import Control
 
     monkeypatch.setattr(signals, "_received", [])
     monkeypatch.setattr(signals, "_end_is_near", False)

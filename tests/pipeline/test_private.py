@@ -1,9 +1,9 @@
 """A page that people pass on shows no name and no text of private documents; a card does not even name their source."""
 
-from pipeline.after.cards import Lineage, model_card
 from pipeline.corpus.gallery import public_record
-from pipeline.data_gallery import examples
-from pipeline.private import public_names
+from pipeline.pages.data_gallery import examples
+from pipeline.pages.private import public_names
+from pipeline.release.model_card import Lineage, model_card
 
 
 def _shown(record: dict, private: tuple[str, ...] = ()) -> dict:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import evaluate, pretrain, signals
-from pipeline.after.choice_sets import check_sets, score_sets
-from pipeline.after.taken import taken_model
-from pipeline.artifacts import read_manifest
-from pipeline.errors import UserError
+from pipeline import evaluate, pretrain
+from pipeline.evaluation.choice_sets import check_sets, score_sets
+from pipeline.evaluation.during_training import SAMPLES
+from pipeline.evaluation.model_input import taken_model
+from pipeline.storage.steps import read_manifest
+from pipeline.system import signals
+from pipeline.system.errors import UserError
 from pipeline.training.identity import METRICS, pretrain_step
-from pipeline.training.progress_tasks import SAMPLES
 
 ITEMS = [
     {"prompt": "import", "options": [" json", " qqqq"], "right": 0},
@@ -31,7 +32,7 @@ def public(tmp_path: Path) -> Path:
 
 
 def _trained(config) -> tuple[Path, dict]:
-    from pipeline.artifacts import build
+    from pipeline.storage.steps import build
 
     for step in pretrain_step(config).inputs.values():
         build(step, experiment="small")
@@ -64,7 +65,7 @@ def test_tasks_sets_and_samples_come_every_so_many_tokens_and_the_model_is_the_s
 
 
 def test_a_round_ends_in_time_with_what_it_has(pretrained, monkeypatch):
-    from pipeline.training import progress_tasks
+    from pipeline.evaluation import during_training as progress_tasks
 
     monkeypatch.setattr(progress_tasks, "LONGEST_SECONDS", 0.0)
     folder, manifest = _trained(pretrained(*SHORTER, "evaluate.every_tokens=4_096"))

@@ -8,10 +8,10 @@ from json_schema import report_of
 
 from model.hf import load_network
 from pipeline import quantize
-from pipeline.after import kinds
-from pipeline.after.savings import no_better_than, no_saving_lines
-from pipeline.artifacts import read_manifest
-from pipeline.errors import UserError
+from pipeline.release import formats as kinds
+from pipeline.release.savings import no_better_than, no_saving_lines
+from pipeline.storage.steps import read_manifest
+from pipeline.system.errors import UserError
 
 pytest.importorskip("torchao")
 KINDS = "quantize.kinds=[bf16,int8,int4,fp8,gguf-q4_0]"
@@ -19,7 +19,7 @@ KINDS = "quantize.kinds=[bf16,int8,int4,fp8,gguf-q4_0]"
 
 @pytest.fixture
 def network(pretrained):
-    from pipeline.after.taken import taken_model
+    from pipeline.evaluation.model_input import taken_model
 
     return load_network(taken_model(pretrained(), None, "small.yaml", "quantize.model").folder)
 

@@ -14,9 +14,12 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from test_pretrain import Small, _seconds_from_now, small_inputs  # noqa: F401 - fixtures
 
-from pipeline import ledger, pulling, pushing, remote
-from pipeline.artifacts import Step, build
-from pipeline.errors import Busy, UserError
+from pipeline.remote import download as pulling
+from pipeline.remote import upload as pushing
+from pipeline.remote.place import place as remote
+from pipeline.storage import ledger
+from pipeline.storage.steps import Step, build
+from pipeline.system.errors import Busy, UserError
 from pipeline.training.identity import pretrain_step
 
 EXACT = ("train.precision=32-true", "train.micro_batch=4", "train.checkpoint_every_seconds=1000")
@@ -225,7 +228,7 @@ def test_a_raised_cap_goes_on_from_before_the_decay_on_another_machine(
 def test_a_slow_remote_is_never_called_from_the_training_loop_and_never_passes_the_cap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    from pipeline.training.callbacks import Control
+    from pipeline.training.control import Control
 
     a = machine(tmp_path, monkeypatch, "a")
     monkeypatch.setenv(remote.REMOTE, "shaky://box/runs")
@@ -250,7 +253,7 @@ def test_a_slow_remote_is_never_called_from_the_training_loop_and_never_passes_t
 def test_a_failing_remote_is_said_once_and_again_when_it_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    from pipeline.training.callbacks import Control
+    from pipeline.training.control import Control
 
     a = machine(tmp_path, monkeypatch, "a")
     monkeypatch.setenv(remote.REMOTE, "shaky://me:secret@box/runs")

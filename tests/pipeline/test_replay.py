@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import config as configs
-from pipeline.report import _replay
-from pipeline.training.replay import replay_lines, what_was_lost
+from pipeline.reporting.page import _replay
+from pipeline.training.forgetting import replay_lines, what_was_lost
 
 TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny.yaml"
 

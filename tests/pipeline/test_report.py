@@ -2,8 +2,8 @@
 
 import re
 
-from pipeline.charts import Line, line_chart
-from pipeline.progress import format_seconds
+from pipeline.pages.charts import Line, line_chart
+from pipeline.system.progress import format_seconds
 
 
 def test_a_chart_names_its_curves_and_axes_and_escapes_text():
@@ -42,7 +42,7 @@ def test_durations_read_like_a_person_would_say_them():
 
 
 def test_a_run_that_was_exported_without_a_validation_still_gets_its_page():
-    from pipeline.report import _growth, _summary
+    from pipeline.reporting.page import _growth, _summary
 
     pretrain = {
         "initial_val_bits_per_byte": 4.0,
@@ -65,7 +65,7 @@ def test_a_run_that_was_exported_without_a_validation_still_gets_its_page():
 
 
 def test_the_page_says_how_often_each_source_was_read_and_what_share_it_had():
-    from pipeline.report import _text_read
+    from pipeline.reporting.page import _text_read
 
     table = _text_read(
         {

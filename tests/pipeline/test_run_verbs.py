@@ -11,14 +11,18 @@ import pytest
 from test_pretrain import Small, small_inputs  # noqa: F401 - fixtures
 
 from pipeline import __main__ as command
-from pipeline import batch, clean, compare, doctor, remote, runs, signals, sync
-from pipeline.artifacts import read_manifest, write_json
+from pipeline import clean, compare, doctor, runs
+from pipeline import retrack as sync
+from pipeline import show_batch as batch
 from pipeline.config import from_values
-from pipeline.corpus.shards import TokenShards
-from pipeline.errors import WRONG_INPUT, UserError
-from pipeline.experiment import Experiment
-from pipeline.locks import FolderLock
-from pipeline.tokenizer import load_tokenizer
+from pipeline.corpus.text.shards import TokenShards
+from pipeline.corpus.text.tokenizer import load_tokenizer
+from pipeline.remote.place import place as remote
+from pipeline.storage.experiment import Experiment
+from pipeline.storage.locks import FolderLock
+from pipeline.storage.steps import read_manifest, write_json
+from pipeline.system import signals
+from pipeline.system.errors import WRONG_INPUT, UserError
 from pipeline.training.batches import TokenBatches
 from pipeline.training.identity import pretrain_step
 

@@ -24,10 +24,10 @@ from data_corpus import made, make_config, write_corpus
 from pipeline import config as configs
 from pipeline import submit
 from pipeline.__main__ import _parse
-from pipeline.artifacts import read_json_lines, read_manifest
 from pipeline.corpus import cluster as cluster_jobs
-from pipeline.dryrun import step_of
-from pipeline.slurm import Options
+from pipeline.dry_run import step_of
+from pipeline.slurm.jobs import Options
+from pipeline.storage.steps import read_json_lines, read_manifest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPTS = REPOSITORY / "scripts"

@@ -17,16 +17,18 @@ from model.config import ModelConfig
 from model.hf import UnreadableModel, save_folder
 from model.special_tokens import SpecialTokens, UnreadableTokenizer, read_special_tokens
 from model.transformer import Transformer
-from pipeline import data, evaluate, export, finetune, grow, initialize, pretrain, quantize, sample, signals
-from pipeline.after.chat import TEMPLATE, add_template, require_our_template
-from pipeline.after.gguf_file import write_gguf
-from pipeline.after.taken import taken_model
-from pipeline.artifacts import build
-from pipeline.corpus.shards import TokenShards
-from pipeline.errors import UserError
-from pipeline.hub import content_of_model
-from pipeline.tokenizer import load_tokenizer, special_tokens
-from pipeline.training.generation import Writer
+from pipeline import data, evaluate, export, finetune, grow, pretrain, quantize, sample
+from pipeline import init as initialize
+from pipeline.corpus.text.shards import TokenShards
+from pipeline.corpus.text.tokenizer import load_tokenizer, special_tokens
+from pipeline.evaluation.model_input import taken_model
+from pipeline.release.gguf import write_gguf
+from pipeline.storage.hub import content_of_model
+from pipeline.storage.steps import build
+from pipeline.system import signals
+from pipeline.system.errors import UserError
+from pipeline.training.text_writer import Writer
+from pipeline.tuning.chat import TEMPLATE, add_template, require_our_template
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 

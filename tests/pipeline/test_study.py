@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artifacts import read_json_lines
-from pipeline.errors import DONE, STOPPED
+from pipeline.storage.steps import read_json_lines
+from pipeline.system.errors import DONE, STOPPED
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = """

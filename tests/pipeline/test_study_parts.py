@@ -7,21 +7,21 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import submit
+from pipeline import study, submit
 from pipeline.__main__ import main
-from pipeline.artifacts import hash_json
-from pipeline.errors import WRONG_INPUT, UserError
-from pipeline.initialize import init_identity
-from pipeline.intervals import t_quantile
-from pipeline.slurm import Options
-from pipeline.study import design, verb
-from pipeline.study.claims import check_claims, verdicts
-from pipeline.study.effects import Point, estimate, interaction, main_effect
-from pipeline.study.fronts import at_equal_bytes, pareto
-from pipeline.study.members import experiments, flops_per_token, members, tuning_flops_per_token
-from pipeline.study.picture import Dot, scatter
-from pipeline.study.reading import read
-from pipeline.study.running import choose
+from pipeline.corpus.text.intervals import t_quantile
+from pipeline.init import init_identity
+from pipeline.slurm.jobs import Options
+from pipeline.storage.steps import hash_json
+from pipeline.studies import design
+from pipeline.studies.claims import check_claims, verdicts
+from pipeline.studies.effects import Point, estimate, interaction, main_effect
+from pipeline.studies.fronts import at_equal_bytes, pareto
+from pipeline.studies.members import experiments, flops_per_token, members, tuning_flops_per_token
+from pipeline.studies.picture import Dot, scatter
+from pipeline.studies.running import choose
+from pipeline.studies.study_file import read
+from pipeline.system.errors import WRONG_INPUT, UserError
 from pipeline.training.identity import pretrain_identity
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -262,7 +262,7 @@ def test_the_shipped_studies_are_whole(root, name):
 
 def test_an_array_has_every_pretraining_once_and_a_last_job(root, folder, capsys):
     path = written(folder, members=[{"tuning": ["full", "lora"]}], seeds=[1])
-    verb.submit(str(path), Options(), None, dry_run=True)
+    study.submit(str(path), Options(), None, dry_run=True)
     said = capsys.readouterr().out
     assert "#SBATCH --array=0-0" in said  # both tunings are of one pretraining
     assert "verbs=(init pretrain)" in said
@@ -271,4 +271,4 @@ def test_an_array_has_every_pretraining_once_and_a_last_job(root, folder, capsys
     assert submit.JOBS in said
     stopping = written(folder, stop={"at": [0.5], "keep": 0.5})
     with pytest.raises(UserError, match="leave --slurm out"):
-        verb.submit(str(stopping), Options(), None, dry_run=True)
+        study.submit(str(stopping), Options(), None, dry_run=True)

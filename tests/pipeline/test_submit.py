@@ -10,10 +10,12 @@ import pytest
 from data_corpus import make_config, write_corpus
 
 from pipeline import config as configs
-from pipeline import locks, slurm, submit
-from pipeline.errors import Busy, UserError
-from pipeline.locks import FolderLock
-from pipeline.slurm import Job, Options
+from pipeline import submit
+from pipeline.slurm import jobs as slurm
+from pipeline.slurm.jobs import Job, Options
+from pipeline.storage import locks
+from pipeline.storage.locks import FolderLock
+from pipeline.system.errors import Busy, UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -124,7 +126,7 @@ def test_the_time_left_is_understood_in_every_form(left, seconds):
 
 def test_a_signal_that_comes_twice_is_one_request():
     code = (
-        "import os, signal, time\nfrom pipeline import signals\nfrom pipeline.errors import Stopped\n"
+        "import os, signal, time\nfrom pipeline import signals\nfrom pipeline.system.errors import Stopped\n"
         "signals.install()\nsignals.defer(True)\n"
         "for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM):\n    os.kill(os.getpid(), number)\n"
         "assert signals.stop_requested() == 'SIGTERM'\ntime.sleep(signals.SAME_REQUEST_SECONDS)\n"

@@ -19,26 +19,27 @@ from data_corpus import SUBJECTS, VERBS, made, make_config, prose
 from datatrove.data import Document
 
 from pipeline import clean
-from pipeline.after.exercise_runs import find_exercises
-from pipeline.artifacts import build, read_json_lines, root
-from pipeline.corpus import steps, synthetic_gates
-from pipeline.corpus.confined import FAILED, PASSED, ConfinedRunner
-from pipeline.corpus.documents import Table, read_all_alive, read_records
+from pipeline.corpus import steps
 from pipeline.corpus.duplicates import read_validation
-from pipeline.corpus.endpoint import ChatEndpoint, CostCapReached, EndpointError, Price
-from pipeline.corpus.exercise import DIFFICULTIES, Exercise
-from pipeline.corpus.exercise_bugs import plant_bug
-from pipeline.corpus.exercise_styles import STYLES, program_of
-from pipeline.corpus.exercise_traces import trace
-from pipeline.corpus.exercises import Exercises
-from pipeline.corpus.isolated import IsolatedRunner, NotIsolated
-from pipeline.corpus.model_exercise import problem_of, verify
-from pipeline.corpus.synthetic_forms import FORMS
-from pipeline.corpus.synthetic_gates import problem
-from pipeline.corpus.synthetic_seeds import cut, make_seeds
-from pipeline.corpus.synthetic_source import Synthetic
-from pipeline.corpus.templates import TEMPLATES
-from pipeline.errors import UserError
+from pipeline.corpus.exercises.bugs import plant_bug
+from pipeline.corpus.exercises.confined import FAILED, PASSED, ConfinedRunner
+from pipeline.corpus.exercises.exercise import DIFFICULTIES, Exercise
+from pipeline.corpus.exercises.isolated import IsolatedRunner, NotIsolated
+from pipeline.corpus.exercises.model_exercise import problem_of, verify
+from pipeline.corpus.exercises.source import Exercises
+from pipeline.corpus.exercises.styles import STYLES, program_of
+from pipeline.corpus.exercises.templates import TEMPLATES
+from pipeline.corpus.exercises.traces import trace
+from pipeline.corpus.synthetic import gates as synthetic_gates
+from pipeline.corpus.synthetic.endpoint import ChatEndpoint, CostCapReached, EndpointError, Price
+from pipeline.corpus.synthetic.forms import FORMS
+from pipeline.corpus.synthetic.gates import problem
+from pipeline.corpus.synthetic.seeds import cut, make_seeds
+from pipeline.corpus.synthetic.source import Synthetic
+from pipeline.corpus.text.documents import Table, read_all_alive, read_records
+from pipeline.evaluation.exercise_runs import find_exercises
+from pipeline.storage.steps import build, read_json_lines, root
+from pipeline.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 ASK = [{"role": "user", "content": "x"}]

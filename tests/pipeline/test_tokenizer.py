@@ -12,15 +12,15 @@ from data_corpus import made, make_config, prose, write_corpus
 from tokenizers import Tokenizer, models
 
 from pipeline import data, evaluate, finetune, grow, sample
-from pipeline.after.held_out import HeldOutText
-from pipeline.after.taken import taken_model
-from pipeline.after.tuning_data import encode, read_sources
-from pipeline.artifacts import Folder, read_manifest
-from pipeline.corpus.encoder import Encoder
-from pipeline.corpus.shards import TokenShards
+from pipeline.corpus.text.encoder import Encoder
+from pipeline.corpus.text.shards import TokenShards
+from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.corpus.tokenizing import _train, copy_tokenizer
-from pipeline.errors import UserError
-from pipeline.tokenizer import load_tokenizer
+from pipeline.evaluation.held_out import HeldOutText
+from pipeline.evaluation.model_input import taken_model
+from pipeline.storage.steps import Folder, read_manifest
+from pipeline.system.errors import UserError
+from pipeline.tuning.data import encode, read_sources
 
 TRUNCATION = {"max_length": 64, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
 PADDING = {
@@ -207,7 +207,5 @@ def test_a_model_folder_with_a_broken_tokenizer_is_one_message_and_exit_code_2(m
 
 
 def test_the_loader_needs_no_torch():
-    code = (
-        "import sys; import pipeline.tokenizer; assert 'torch' not in sys.modules and 'tokenizers' not in sys.modules"
-    )
+    code = "import sys, pipeline.corpus.text.tokenizer; assert not {'torch', 'tokenizers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-P", "-c", code], check=True)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pipeline.config import Config, TrainConfig
-from pipeline.corpus.shards import INDEX_DTYPE, TokenSet
-from pipeline.errors import UserError
+from pipeline.corpus.text.shards import INDEX_DTYPE, TokenSet
+from pipeline.system.errors import UserError
 from pipeline.training.batches import TokenBatches
 from pipeline.training.copies import Copies
 from pipeline.training.mixing import Mixer, key_of, permute

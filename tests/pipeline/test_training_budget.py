@@ -8,10 +8,10 @@ from itertools import pairwise
 import pytest
 
 from model.schedules import wsd
-from pipeline.errors import UserError
+from pipeline.system.errors import UserError
 from pipeline.training.budget import Budget, Plan, Verdict
 from pipeline.training.decisions import Decisions
-from pipeline.training.lives import LAST_LIFE_STARTS
+from pipeline.training.loop import LAST_LIFE_STARTS
 from pipeline.training.measured import Measured
 
 PEAK_SHARE_AT_END = 0.01
@@ -48,7 +48,7 @@ class Machine:
 
 @dataclass
 class Run:
-    """One run over all its lives, as pipeline/training/callbacks.py drives the budget, on a made-up clock."""
+    """One run over all its lives, as pipeline/training/control.py drives the budget, on a made-up clock."""
 
     machine: Machine
     plan: Plan

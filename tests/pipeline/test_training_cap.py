@@ -11,12 +11,12 @@ from test_pretrain import driver
 
 from pipeline import config as configs
 from pipeline.config import Config
-from pipeline.errors import UserError
-from pipeline.ledger import LEDGER, Ledger, process_age_seconds
+from pipeline.storage.ledger import LEDGER, Ledger, process_age_seconds
+from pipeline.system.errors import UserError
 from pipeline.training import branching
 from pipeline.training.cap import Cap, pretrain_cap
 from pipeline.training.decisions import Decisions
-from pipeline.training.lives import check_cap, is_last_life
+from pipeline.training.loop import check_cap, is_last_life
 
 HOUR = 3600.0
 
@@ -87,7 +87,7 @@ def test_a_start_is_refused_where_the_source_used_the_cap(tmp_path: Path) -> Non
 
 
 def test_the_sources_hours_count_only_where_the_budget_says_so(tmp_path: Path, monkeypatch: Any) -> None:
-    from pipeline.artifacts import Step
+    from pipeline.storage.steps import Step
 
     init = Step("init", 1, lambda folder: {}, {})
     step = Step("pretrain", 1, lambda folder: {}, {}, {"init": init})

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.disk import DiskFull
-from pipeline.errors import UserError
+from pipeline.system.disk import DiskFull
+from pipeline.system.errors import UserError
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import INDEX, TRAINER, WEIGHTS, Checkpoints, NotFinite, State
 from pipeline.training.decisions import Decisions

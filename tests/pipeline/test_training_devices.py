@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline.config import TrainConfig
-from pipeline.errors import UserError
+from pipeline.system.errors import UserError
 from pipeline.training import devices
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,8 +10,8 @@ import torch
 
 from pipeline import config as configs
 from pipeline.config import Config, DataConfig, TrainConfig
-from pipeline.corpus.shards import INDEX_DTYPE, TokenSet
-from pipeline.errors import UserError
+from pipeline.corpus.text.shards import INDEX_DTYPE, TokenSet
+from pipeline.system.errors import UserError
 from pipeline.training import identity
 from pipeline.training.batches import TokenBatches
 from pipeline.training.budget import planned_decay_start

@@ -9,7 +9,7 @@ from model.config import ModelConfig
 from model.transformer import Transformer
 from pipeline import config as configs
 from pipeline.config import TrainConfig
-from pipeline.errors import UserError
+from pipeline.system.errors import UserError
 from pipeline.training.batches import Batch
 from pipeline.training.micro_batch import micro_batch_windows, planned_windows
 from pipeline.training.module import PretrainModule

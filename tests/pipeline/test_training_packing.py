@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.config import Config, TrainConfig
-from pipeline.corpus.shards import INDEX_DTYPE, TokenSet
+from pipeline.corpus.text.shards import INDEX_DTYPE, TokenSet
 from pipeline.training.batches import TokenBatches
 from pipeline.training.packing import IGNORED_LABEL, BestFit, Stream, best_fit, windows_of
 

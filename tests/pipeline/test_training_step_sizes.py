@@ -6,7 +6,7 @@ from test_training_batches import LENGTH, token_set
 
 from pipeline import config as configs
 from pipeline.config import Config, TrainConfig
-from pipeline.errors import UserError
+from pipeline.system.errors import UserError
 from pipeline.training.batches import TokenBatches
 from pipeline.training.micro_batch import divisors
 from pipeline.training.step_sizes import StepSizes

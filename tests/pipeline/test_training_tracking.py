@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline import config as configs
-from pipeline.artifacts import read_json_lines
+from pipeline.storage.steps import read_json_lines
 from pipeline.training.mirrors import TensorboardMirror, WandbMirror, logged_config
 from pipeline.training.tracking import Metrics, cut_metrics, set_metrics_aside
 

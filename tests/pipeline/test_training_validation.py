@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.corpus.shards import INDEX_DTYPE, TokenSet
-from pipeline.intervals import beside, interval, ratio_of_sums, shown, t_quantile
+from pipeline.corpus.text.intervals import beside, interval, ratio_of_sums, shown, t_quantile
+from pipeline.corpus.text.shards import INDEX_DTYPE, TokenSet
 from pipeline.training.examples import Examples
 from pipeline.training.validation import Validation
 

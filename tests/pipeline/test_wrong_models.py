@@ -14,8 +14,8 @@ from model.config import ImpossibleShape, ModelConfig
 from model.hf import UnreadableModel, load_network, open_model, save_folder
 from model.transformer import Transformer
 from pipeline import __main__ as command
-from pipeline import signals
-from pipeline.errors import WRONG_INPUT
+from pipeline.system import signals
+from pipeline.system.errors import WRONG_INPUT
 
 SHAPE = ModelConfig(300, 32, 64, 2, 4, max_position_embeddings=64)
 

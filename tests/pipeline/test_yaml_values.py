@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from pipeline import config as configs
-from pipeline import yaml_values
-from pipeline.corpus.jsonl_source import Jsonl
-from pipeline.corpus.options import make
-from pipeline.errors import UserError
+from pipeline.config import yaml_values
+from pipeline.corpus.sources.jsonl import Jsonl
+from pipeline.corpus.text.options import make
+from pipeline.system.errors import UserError
 
 TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny.yaml"
 

@@ -1,0 +1,1 @@
+"""Exercises written by programs and verified by running them."""

@@ -1,0 +1,209 @@
+"""How an exercise is told: as code, as a textbook section, as question and answer, with a gap, with a mistake to find,
+from its tests, or followed step by step.
+
+In: an exercise, a random source, a confined runner. Out: the text. What is run to verify a text is in the text itself:
+`program_of(text)`. Styles in Markdown show code that is only looked at in blocks marked `text`.
+"""
+
+import re
+from collections.abc import Callable
+from random import Random
+
+from pipeline.corpus.exercises.bugs import plant_bug
+from pipeline.corpus.exercises.confined import ConfinedRunner
+from pipeline.corpus.exercises.exercise import EASY, HARD, Exercise
+from pipeline.corpus.exercises.traces import MOST_STEPS, trace
+
+_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+Style = Callable[[Exercise, Random, ConfinedRunner], str | None]
+
+
+def program_of(text: str) -> str:
+    """The Python of a text: its ```python blocks in order, or all of it where there is no block."""
+    blocks = _BLOCK.findall(text)
+    return "\n\n".join(blocks) if blocks else text
+
+
+def function(exercise: Exercise, draw: Random, runner: ConfinedRunner) -> str:
+    """Signature, docstring, solution, assertions."""
+    return exercise.text
+
+
+def textbook(exercise: Exercise, draw: Random, runner: ConfinedRunner) -> str:
+    """A section: problem, idea, code, what to check, something to try."""
+    example = _example(exercise)
+    parts = [
+        f"# {_title(exercise, draw)}",
+        draw.choice(_OPENINGS[exercise.difficulty]),
+        f"## {draw.choice(['The problem', 'What is asked', 'The task'])}",
+        exercise.task,
+        *([draw.choice(_EXAMPLES).format(*example)] if example else []),
+        f"## {draw.choice(['The idea', 'How it works', 'Thinking it through'])}",
+        exercise.idea,
+        f"## {draw.choice(['The code', 'In Python', 'A solution'])}",
+        _code(exercise, docstring=False),
+        draw.choice(_CHECKS),
+        _block(exercise.test_lines),
+        draw.choice(_CLOSINGS),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def question(exercise: Exercise, draw: Random, runner: ConfinedRunner) -> str:
+    """A question and its answer."""
+    asked, answered = draw.choice([("Question:", "Answer:"), ("Q:", "A:"), ("**Question.**", "**Answer.**")])
+    example = _example(exercise)
+    shown = f" {draw.choice(_EXAMPLES).format(*example)}" if example and draw.random() < 0.7 else ""
+    what = "a class" if exercise.signature.startswith("class ") else "a function"
+    lead = draw.choice([f"How would you write {what} for this?", f"Please write {what} `{exercise.name}`.",
+                        "How can this be done in Python?", "I am stuck with this task:", "Can you solve this for "
+                        "me?"])  # fmt: skip
+    code = _code(exercise, docstring=False)
+    answer = [exercise.idea, code] if draw.random() < 0.6 else [code, exercise.idea]
+    return "\n\n".join(
+        [f"{asked} {lead} {exercise.task}{shown}", f"{answered} {answer[0]}" if answer[0] == exercise.idea
+         else f"{answered} {draw.choice(['Like this:', 'Here is one way.', 'This does it:'])}\n\n{code}",
+         answer[1], draw.choice(_CHECKS), _block(exercise.test_lines)]
+    ) + "\n"  # fmt: skip
+
+
+def fill(exercise: Exercise, draw: Random, runner: ConfinedRunner) -> str | None:
+    """The solution with one line missing, then that line and the whole."""
+    lines = exercise.body.split("\n")
+    places = [
+        i for i, line in enumerate(lines) if len(line.strip()) > 8 and not line.rstrip().endswith((":", "{", "("))
+    ]
+    if len(lines) < 3 or not places:
+        return None
+    at = draw.choice(places)
+    indent = lines[at][: len(lines[at]) - len(lines[at].lstrip())]
+    gap = "\n".join([*lines[:at], f"{indent}____", *lines[at + 1 :]])
+    missing = lines[at].strip()
+    said = [
+        f"The missing line is `{missing}`. {exercise.idea}",
+        f"{exercise.idea} So `{missing}` belongs into the gap.",
+        f"`{missing}` completes it. {exercise.idea}",
+    ]
+    return "\n\n".join([
+        draw.choice(["Fill in the gap so that the code does what its docstring says.",
+                     "One line is missing. Which one?", "Complete the line marked with ____.",
+                     "Replace ____ by one line of Python."]),
+        _block(exercise.code(gap), "text"), draw.choice(said), _code(exercise), draw.choice(_CHECKS),
+        _block(exercise.test_lines),
+    ]) + "\n"  # fmt: skip
+
+
+def debugging(exercise: Exercise, draw: Random, runner: ConfinedRunner) -> str | None:
+    """A solution with a mistake, the test that shows it, the mistake explained, and mended."""
+    bug = plant_bug(exercise, draw, runner)
+    if bug is None:
+        return None
+    right, wrong = exercise.body.split("\n")[bug.line - 1].strip(), bug.body.split("\n")[bug.line - 1].strip()
+    found = [
+        f"The mistake is in the line `{wrong}`: it has `{bug.wrong}` where `{bug.right}` is needed.",
+        f"Look at `{wrong}`. With `{bug.wrong}` it does something else; it should be `{right}`.",
+        f"`{bug.wrong}` in the line `{wrong}` is wrong. It must be `{bug.right}`.",
+    ]
+    return "\n\n".join([
+        draw.choice(["This code does not do what it should.", "Find the mistake in this code.",
+                     "A colleague wrote this, and a test fails.", "There is one bug in these lines."]),
+        f"{draw.choice(['The task was:', 'It should do this:', 'What it is for:'])} {exercise.task}",
+        _block(exercise.code(bug.body, docstring=False), "text"),
+        draw.choice(["This check fails:", "Here one sees it:", "What goes wrong:"]), _block(bug.test, "text"),
+        draw.choice(found), exercise.idea, draw.choice(["Mended:", "The corrected code:", "With the change:"]),
+        _code(exercise, docstring=False), _block(exercise.test_lines),
+    ]) + "\n"  # fmt: skip
+
+
+def tests_first(exercise: Exercise, draw: Random, runner: ConfinedRunner) -> str:
+    """The checks come first, and the code that makes them pass follows."""
+    what = "class" if exercise.signature.startswith("class ") else "function"
+    return "\n\n".join([
+        draw.choice([f"Write the {what} `{exercise.name}` so that these checks pass.",
+                     f"These checks describe a {what}. Write it.",
+                     f"Start from the tests: what must `{exercise.name}` do?"]),
+        _block(exercise.test_lines, "text"),
+        draw.choice([f"Read as a sentence, they ask for this: {exercise.task}", f"In words: {exercise.task}"]),
+        exercise.idea, _code(exercise), draw.choice(["Now all of them hold:", "Run them again:", "The checks:"]),
+        _block(exercise.test_lines),
+    ]) + "\n"  # fmt: skip
+
+
+def walkthrough(exercise: Exercise, draw: Random, runner: ConfinedRunner) -> str | None:
+    """One call followed step by step, with what each line changed."""
+    example = _example(exercise)
+    followed = trace(exercise, example[0]) if example else None
+    if example is None or followed is None:
+        return None
+    steps, result = followed
+    table = ["| step | line | after it |", "|---|---|---|"]
+    table += [
+        f"| {n} | `{line}` | {after} |" for n, (line, after) in enumerate(steps[:MOST_STEPS], 1) if "|" not in line
+    ]
+    more = f" ({len(steps) - MOST_STEPS} more steps are left out.)" if len(steps) > MOST_STEPS else ""
+    return "\n\n".join([
+        draw.choice([f"# What does `{example[0]}` do?", f"# Following `{exercise.name}` step by step",
+                     f"# `{exercise.name}`, line by line"]),
+        f"{exercise.task} {exercise.idea}", _code(exercise, docstring=False),
+        draw.choice([f"Follow the call `{example[0]}`. Only lines that change a variable are shown.",
+                     f"Here is what happens in `{example[0]}`, for each line that changes something.",
+                     f"Take `{example[0]}` and write down every change."]),
+        "\n".join(table), f"{draw.choice(['The result is', 'So it returns', 'It ends with'])} `{result}`.{more}",
+        draw.choice(_CHECKS), _block(exercise.test_lines),
+    ]) + "\n"  # fmt: skip
+
+
+STYLES: dict[str, Style] = {
+    style.__name__: style for style in (function, textbook, question, fill, debugging, tests_first, walkthrough)
+}
+PLAIN = "function"  # can be made of any exercise
+RUN_HERE = (walkthrough,)  # styles that run the solution in this process: it must have passed confined before
+
+
+def _block(code: str, language: str = "python") -> str:
+    return f"```{language}\n{code.rstrip()}\n```"
+
+
+def _code(exercise: Exercise, *, docstring: bool = True) -> str:
+    return _block(exercise.code(docstring=docstring))
+
+
+def _example(exercise: Exercise) -> tuple[str, str] | None:
+    return (exercise.examples[0].removeprefix(">>> "), exercise.examples[1]) if exercise.examples else None
+
+
+def _title(exercise: Exercise, draw: Random) -> str:
+    topic, idea = (name.replace("_", " ").replace("-", ", ") for name in (exercise.template, exercise.variant))
+    return draw.choice([f"{topic.capitalize()}: {idea}", f"{idea.capitalize()}", f"A lesson on {topic}: {idea}"])
+
+
+_OPENINGS = {
+    EASY: ["We begin with something small.", "This one needs no more than the basics.",
+           "A first exercise, to warm up.", "Everything used here is in the first chapters of any Python book.",
+           "Read the problem, and try it yourself before you look at the code."],
+    "medium": ["This section works through one problem from the question to the tests.",
+               "Here several things that you know come together.", "It helps to take a small case by hand first.",
+               "The code is short, but the reason why it works deserves a moment.",
+               "A typical task of daily work, and a typical way to solve it."],
+    HARD: ["This one is harder: read the idea twice.", "A problem that many solve in a slower way at first.",
+           "Here the choice of method decides how long the code becomes.",
+           "Do not start to write before the idea is clear.",
+           "Such problems come up in interviews, and now and then at work."],
+}  # fmt: skip
+_EXAMPLES = [
+    "For example, `{0}` gives `{1}`.", "So `{0}` is `{1}`.", "With `{0}` the answer is `{1}`.",
+    "For instance, `{0}` must return `{1}`.", "Calling `{0}` should produce `{1}`.",
+]  # fmt: skip
+_CHECKS = [
+    "These checks hold:", "To be sure, try some cases:", "Some cases to check it with:",
+    "Each of these lines must pass in silence:", "Tests, worked out by another method:", "Let us check it:",
+]  # fmt: skip
+_CLOSINGS = [
+    "Change one of the values and predict the result before you run it.",
+    "What happens with an empty input? Think first, then try.",
+    "Which line would you change if the opposite were asked?",
+    "Explain the code to somebody in two sentences.",
+    "Write one more check that a wrong solution would fail.",
+    "How does the time grow when the input is twice as long?",
+]  # fmt: skip

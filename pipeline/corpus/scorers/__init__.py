@@ -1,0 +1,1 @@
+"""Quality scorers: features, the linear model, training it, other programs' models."""

@@ -1,0 +1,1 @@
+"""Where text comes from: one module a source, and `SOURCES`, which maps a config name to its class."""

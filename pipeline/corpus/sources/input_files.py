@@ -1,0 +1,267 @@
+"""The files that a source reads: found by folder, file or glob, named so that the place they lie in does not matter.
+
+Folder and glob find the same: links to folders are followed, each real folder is entered once (so that circles end),
+and names that begin with a dot are passed over. A file that must not or cannot be read is still listed, with its
+problem, so that it is counted and hashed like the others: a link that leaves its folder, one that leads nowhere, a
+pipe, a name that is not UTF-8. What a source does not look at is counted by ending.
+"""
+
+import glob
+import itertools
+import os
+import re
+import stat
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from data_filters.repair import mend_surrogates
+from pipeline.corpus.sources.source import Item, Source, missing, set_aside
+from pipeline.corpus.text.compressed import LostFile, Unreadable, split_ending
+from pipeline.corpus.text.documents import SetAside
+from pipeline.pages.data_card import skipped_words
+from pipeline.storage.steps import hash_files, hash_json
+
+HIDDEN, NO_ENDING = "hidden", "no ending"
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """`name` is relative, with slashes, the same on every machine; `problem` says why it is not to be opened."""
+
+    path: Path
+    name: str
+    problem: Unreadable | None = None
+
+    @property
+    def ending(self) -> str:
+        """Without a compression: `.txt` of `a.txt.gz`."""
+        return split_ending(self.name)[0]
+
+    @property
+    def size_bytes(self) -> int:
+        """On disk; 0 of what is no file that may be opened."""
+        return _size_bytes(self.path) if self.problem is None or self.problem.cause == "cannot_open" else 0
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """`files`: those that are read. `skipped`: ending -> (files, bytes) of those beside them that are not."""
+
+    files: list[InputFile]
+    skipped: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+class FileSource(Source):
+    """A source whose input is files. Each is shared out over the shards by file where there are enough of them; else
+    every shard goes over the records of all and takes its share. `reached`: names of the files that were opened."""
+
+    @abstractmethod
+    def find(self) -> Inputs:
+        """Raises `UserError` where there is nothing to read."""
+
+    @abstractmethod
+    def raw_records(self, file: InputFile) -> Iterator[Any]:
+        """What a file holds, in its order, as cheap as it can be had; an `Unreadable` in place of a record that is
+        lost alone. Raises `Unreadable` (or gives a `LostFile`) for what ends the file."""
+
+    @abstractmethod
+    def item(self, raw: Any, file: InputFile, place: str) -> Item | None:
+        """A document of a raw record. Raises `Unreadable` where the whole file is lost with it."""
+
+    @cached_property
+    def reached(self) -> set[str]:
+        return set()
+
+    def files(self) -> list[InputFile]:
+        return self.find().files
+
+    def content_hash(self) -> str:
+        return hash_inputs(self.files())
+
+    def items(self, task: int, tasks: int) -> Iterator[Item]:
+        files = self.files()
+        by_file = len(files) >= tasks
+        for i, file in enumerate(files):
+            if by_file and i % tasks != task:
+                continue
+            self.reached.add(file.name)
+            number = 0
+            try:
+                if file.problem is not None:
+                    raise file.problem
+                for raw in self.raw_records(file):
+                    if isinstance(raw, LostFile):
+                        raise raw
+                    if by_file or (number + i) % tasks == task:
+                        place = f"{file.name}:{number + 1}"
+                        item = set_aside(place, raw) if isinstance(raw, Unreadable) else self.item(raw, file, place)
+                        if item is not None:
+                            yield item
+                    number += 1
+            except Unreadable as problem:
+                if by_file or i % tasks == task:  # once, whoever else comes to it
+                    yield _lost(file, problem, number)
+
+
+def _lost(file: InputFile, problem: Unreadable, records: int) -> SetAside:
+    place = f"{file.name}:{records + 1}" if records else file.name
+    return SetAside(place, problem.cause, problem.sample, None, file.size_bytes, file.name, records)
+
+
+def find_inputs(
+    path: str, what: str, wanted: Callable[[str], bool], *, links_inside: bool = False, noun: str = "such file"
+) -> Inputs:
+    """A file, the files that a glob matches, or those with a `wanted` name below a folder; links may lead anywhere, as
+    the user named them. A glob that ends in `*` and matches wanted names passes over the others, as the folder would.
+    `links_inside`: links are followed only inside the folder, or the folder that the matches of a glob share. Raises
+    `UserError` where nothing is found; `noun` says then what a folder lacks."""
+    given = Path(path).expanduser()
+    skipped: dict[str, tuple[int, int]] = {}
+    if given.is_dir():
+        base, inside = given, given if links_inside else None
+        files = []
+        for found, problem in _walk(given, inside):
+            name = found.relative_to(given).as_posix()
+            hidden = any(part.startswith(".") for part in name.split("/"))
+            if problem is not None and not hidden:
+                files.append(InputFile(found, _clean(name), problem))
+            elif hidden or not wanted(found.name):
+                _count(skipped, found, HIDDEN if hidden else "")
+            else:
+                files.append(InputFile(found, _clean(name), _problem(found, inside)))
+    else:
+        found = dict(_glob(given, links_inside))
+        paths = [p for p, problem in found.items() if problem or not p.is_dir()]
+        if not re.search(r"\.[^*?\]]+$", given.name) and any(wanted(p.name) for p in paths):
+            for p in paths:
+                if not found[p] and not wanted(p.name):
+                    _count(skipped, p)
+            paths = [p for p in paths if found[p] or wanted(p.name)]
+        base = Path(os.path.commonpath([p.parent for p in paths])) if paths else given
+        inside = _fixed(given) if "**" in given.parts else base
+        inside = inside if links_inside and glob.has_magic(path) else None
+        files = [InputFile(p, _clean(p.relative_to(base).as_posix()), found[p] or _problem(p, inside)) for p in paths]
+    if not files:
+        beside = f" (it holds {skipped_words({e: n for e, (n, _) in skipped.items()})} files)" if skipped else ""
+        found_none = f"{path} holds no {noun}" if given.is_dir() else f"nothing matches {path}"
+        raise missing(f"{found_none}{beside}", f"{what} or a glob", "path")
+    return Inputs(sorted(files, key=lambda f: f.name.split("/")), dict(sorted(skipped.items())))
+
+
+def hash_inputs(files: Iterable[InputFile]) -> str:
+    """By content and name; what cannot be read by its name and problem."""
+    files = list(files)
+    good = [f for f in files if f.problem is None]
+    problems = [[f.name, f.problem.cause] for f in files if f.problem is not None]
+    content = hash_files([f.path for f in good], _base(good[0])) if good else ""
+    return hash_json([content, problems]) if problems else content
+
+
+def _walk(folder: Path, inside: Path | None) -> Iterator[tuple[Path, Unreadable | None]]:
+    """All files below a folder, with what is wrong with a folder or a link to one in its place. Real folders come
+    before links to them, and each is entered once."""
+    folders, links, seen = [folder], [], set()
+    while folders or links:
+        here = folders.pop() if folders else links.pop(0)
+        try:
+            about = here.stat()
+            entries = sorted(os.scandir(here), key=lambda e: e.name)
+        except OSError as error:
+            yield here, Unreadable("cannot_open", str(error.strerror))
+            continue
+        if (about.st_dev, about.st_ino) in seen:
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        for entry in entries:
+            path = here / entry.name
+            if not os.path.isdir(path):
+                yield path, None
+            elif not entry.is_symlink():
+                folders.append(path)
+            elif (problem := _problem(path, inside)) is not None:
+                yield path, problem
+            else:
+                links.append(path)
+
+
+def _fixed(pattern: Path) -> Path:
+    """The folder before the first part with a `*`."""
+    return Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts))
+
+
+def _glob(pattern: Path, links_inside: bool) -> Iterator[tuple[Path, Unreadable | None]]:
+    """What a pattern matches. Python's own `**` follows links in circles, so those are walked here, with what is wrong
+    with a folder in its place, as where the folder itself is given."""
+    if "**" not in pattern.parts:
+        yield from ((Path(path), None) for path in glob.glob(str(pattern)))
+        return
+    base = _fixed(pattern)
+    parts = pattern.parts[len(base.parts) :]
+    expression = ""
+    for part in parts[:-1]:
+        expression += r"(?:[^/.][^/]*/)*" if part == "**" else _one_part(part) + "/"
+    expression += r"(?:[^/.][^/]*/)*[^/.][^/]*" if parts[-1] == "**" else _one_part(parts[-1])
+    matches = re.compile(expression, re.DOTALL).fullmatch
+    for path, problem in _walk(base, base if links_inside else None):
+        name = path.relative_to(base).as_posix()
+        entered = parts[0] == "**" and not any(part.startswith(".") for part in name.split("/"))
+        if matches(name) if problem is None else entered:
+            yield path, problem
+
+
+def _one_part(pattern: str) -> str:
+    """The expression of one part of a glob, in which `*` does not match a dot at the beginning."""
+    words = {"*": "[^/]*", "?": "[^/]"}
+    expression = "" if pattern.startswith(".") else r"(?!\.)"
+    for piece in re.split(r"(\*|\?|\[!?\]?[^\]]*\])", pattern):
+        if piece.startswith("[") and piece.endswith("]"):
+            expression += "[^" + piece[2:] if piece.startswith("[!") else piece
+        else:
+            expression += words.get(piece) or re.escape(piece)
+    return expression
+
+
+def _count(skipped: dict[str, tuple[int, int]], path: Path, key: str = "") -> None:
+    ending = key or _clean("".join(split_ending(path.name))) or NO_ENDING
+    files, n_bytes = skipped.get(ending, (0, 0))
+    skipped[ending] = files + 1, n_bytes + _size_bytes(path)
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        about = path.stat()
+    except OSError:
+        return 0
+    return about.st_size if stat.S_ISREG(about.st_mode) else 0
+
+
+def _base(file: InputFile) -> Path:
+    return file.path.parents[file.name.count("/")]
+
+
+def _problem(path: Path, folder: Path | None = None) -> Unreadable | None:
+    """What forbids to open `path`; inside `folder`, where one is given."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return Unreadable("name_not_utf8")
+    try:
+        real = path.resolve(strict=True)
+        mode = real.stat().st_mode
+    except (OSError, RuntimeError) as error:  # leads nowhere, or in a circle
+        return Unreadable("cannot_open", getattr(error, "strerror", None) or "a link that leads in a circle")
+    if folder is not None and not real.is_relative_to(folder.resolve()):
+        return Unreadable("leaves_its_folder", f"a link to {os.readlink(path)}" if path.is_symlink() else "")
+    if stat.S_ISDIR(mode):
+        return None
+    if not stat.S_ISREG(mode):
+        return Unreadable("not_a_file", "a pipe, socket or device")
+    return None if os.access(real, os.R_OK) else Unreadable("cannot_open", "permission denied")
+
+
+def _clean(name: str) -> str:
+    return mend_surrogates(name)

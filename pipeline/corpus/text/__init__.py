@@ -1,0 +1,1 @@
+"""What every part of the corpus needs: documents and files of them, compression, JSON lines, tokenizer, shards."""

@@ -1,0 +1,133 @@
+"""`--dry-run`: what a verb would run, what is done already, what it would cost. Nothing is computed or fetched."""
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+from pipeline import config as configs
+from pipeline.config import Config
+from pipeline.data import data_step
+from pipeline.growing.source import check_source
+from pipeline.storage.hub import is_hub_name
+from pipeline.storage.steps import Step
+from pipeline.system.errors import UserError
+
+PRETRAINING = ("data", "init", "pretrain")
+
+
+def step_of(config: Config, stage: str, command: str = "<config>") -> Step:
+    """The step of a stage. Raises `UserError` where its folder cannot be known yet (an untrained source or model)."""
+    if stage == "data":
+        return data_step(config)
+    if stage == "init":
+        from pipeline.init import init_step
+
+        return init_step(config)
+    if stage == "pretrain":
+        from pipeline.pretrain import pretrain_step
+
+        return pretrain_step(config)
+    return getattr(_module(stage), f"{stage}_step")(config, command)
+
+
+def _module(stage: str) -> ModuleType:
+    return importlib.import_module(f"pipeline.{stage}")
+
+
+def describe(config: Config, stage: str, command: str = "<config>") -> dict[str, Any]:
+    """Facts of one config and the state of every stage up to `stage`, as plain JSON values. A stage after pretraining
+    that takes another model needs none of this experiment's stages."""
+    tensors: list[str] = []
+    _check_model(config, stage, command)
+    if stage not in PRETRAINING:
+        _module(stage).check_options(config)
+    if stage in ("init", "pretrain"):
+        from pipeline.init import check_method, tensor_map
+
+        check_method(config)
+        tensors = tensor_map(config) if stage == "init" else []
+    model, train, budget = config.model, config.train, config.budget
+    if stage in PRETRAINING:
+        needed: tuple[str, ...] = PRETRAINING[: PRETRAINING.index(stage) + 1]
+    else:
+        needed = (stage,) if getattr(config, stage).model else (*PRETRAINING, stage)
+    budget = config.finetune.budget if stage == "finetune" else budget
+    hours, price = budget.max_gpu_hours, budget.gpu_hour_price
+    return {
+        "name": config.name,
+        "stage": stage,
+        "parameters": model.parameters,
+        "non_embedding_parameters": model.non_embedding_parameters,
+        "flops_per_token": model.flops_per_token(train.sequence_length),
+        "tokens_per_step": train.global_batch_tokens,
+        "tokens_of_first_step": train.batch_start_tokens or train.global_batch_tokens,
+        "sequence_length": train.sequence_length,
+        "max_gpu_hours": hours,
+        "max_tokens": budget.max_tokens,
+        "cost": hours * price if hours and price else None,
+        "source": config.init.source,
+        "stages": [_state(config, name, command) for name in needed],
+        "tensors": tensors,
+    }
+
+
+def _check_model(config: Config, stage: str, command: str) -> None:
+    """The model that the stage starts from, as far as it is here. Raises `UserError` where the stage refuses it."""
+    wanted = None if stage in PRETRAINING else getattr(config, stage).model
+    if wanted is None:
+        check_source(config)
+    elif wanted.endswith((".yaml", ".yml")):
+        configs.load(wanted)
+    elif not is_hub_name(wanted):
+        from pipeline.evaluation.model_input import check_readable, refuse_quantized, taken_model
+
+        key = f"{stage}.model"
+        model = taken_model(config, wanted, command, key)
+        check_readable(model, key)
+        refuse_quantized(model, key, f"hornbook {stage}")
+
+
+def _state(config: Config, stage: str, command: str) -> dict[str, Any]:
+    try:
+        step = step_of(config, stage, command)
+    except UserError as reason:
+        if stage == "data":  # what is wrong here is wrong, not yet to do
+            raise
+        return {"stage": stage, "folder": None, "done": False, "steps": [], "why": str(reason)}
+    own = step.chain() if stage == "data" else [step]
+    done = step.finished
+    if stage in ("pretrain", "finetune"):
+        from pipeline.training.identity import finished_manifest
+
+        budget = config.budget if stage == "pretrain" else config.finetune.budget
+        done = finished_manifest(step, budget) is not None  # a raised cap reopens a finished run
+    steps = [{"step": _name(s), "fingerprint": s.fingerprint, "done": s.finished} for s in own]
+    return {"stage": stage, "folder": str(step.path), "done": done, "steps": steps, "why": None}
+
+
+def _name(step: Step) -> str:
+    return f"{step.name} {step.config['source']}" if "source" in step.config else step.name
+
+
+def show(facts: dict[str, Any]) -> str:
+    first = facts["tokens_of_first_step"]
+    grows = f"from {first:,} to " if first != facts["tokens_per_step"] else ""
+    lines = [
+        f"{facts['name']}: {facts['parameters']:,} parameters "
+        f"({facts['non_embedding_parameters']:,} without the input embedding)",
+        f"  {grows}{facts['tokens_per_step']:,} tokens per step in windows of {facts['sequence_length']:,}, "
+        f"{facts['flops_per_token'] / 1e9:.3g} GFLOP per token",
+    ]
+    cap = [f"{facts['max_gpu_hours']:g} GPU-hours"] if facts["max_gpu_hours"] else []
+    cap += [f"{facts['max_tokens']:,} tokens"] if facts["max_tokens"] else []
+    cost = f", {facts['cost']:,.2f} at budget.gpu_hour_price" if facts["cost"] is not None else ""
+    capped = "finetune" if facts["stage"] == "finetune" else "pretrain"
+    lines.append(f"  {capped} ends at {' or '.join(cap) or 'no limit'}{cost}")
+    for stage in facts["stages"]:
+        state = "done" if stage["done"] else "to do"
+        lines.append(f"  {stage['stage']:<9} {state:<6} {stage['folder'] or stage['why']}")
+        if len(stage["steps"]) > 1:
+            lines += [
+                f"      {s['step']:<28} {s['fingerprint']}  {'done' if s['done'] else 'to do'}" for s in stage["steps"]
+            ]
+    return "\n".join([*lines, *facts["tensors"]])

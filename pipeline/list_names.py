@@ -1,0 +1,81 @@
+"""`hornbook list <table>`: the names a config may use, each with its options and the first lines of its docstring."""
+
+import inspect
+import textwrap
+from typing import Any
+
+from pipeline.config import key_kinds
+
+_OF_EVERY_SOURCE = """
+every source also takes
+    weight=1.0: how much of it is read at pretraining, times its tokens
+    replay=False: general text against forgetting; the run says what was lost on its held-out part
+    filters={}: rules of this source, laid over data.filters; null takes one away"""
+
+
+def show(table: str) -> str:
+    if table == "keys":
+        return _show_keys()
+    text = "\n".join(_entry(name, thing) for name, thing in sorted(_table(table).items()))
+    return text + (_OF_EVERY_SOURCE if table == "sources" else "")
+
+
+def _table(name: str) -> dict[str, Any]:
+    if name == "filters":
+        from data_filters.table import FILTERS
+
+        return dict(FILTERS)
+    if name == "sources":
+        from pipeline.corpus.sources.table import SOURCES
+
+        return dict(SOURCES)
+    if name == "scorers":
+        from pipeline.corpus.scorers.table import SCORERS
+
+        return dict(SCORERS)
+    if name == "growth":
+        from model.growth import GROWTH
+
+        return dict(GROWTH)
+    if name == "optimizers":
+        from model.optim import OPTIMIZERS
+
+        return dict(OPTIMIZERS)
+    if name == "tasks":
+        from pipeline.evaluation.tasks import TASKS
+
+        return dict(TASKS)
+    if name == "kinds":
+        from pipeline.release.formats import KINDS
+
+        return dict(KINDS)
+    from model.schedules import DECAYS
+
+    return dict(DECAYS)
+
+
+def _entry(name: str, thing: Any) -> str:
+    about = " ".join(inspect.cleandoc(thing.__doc__ or "").split("\n\n")[0].split())
+    lines = [name, textwrap.fill(about, 104, initial_indent="    ", subsequent_indent="    ")]
+    if options := ", ".join(_options(thing)):
+        lines.append(textwrap.fill(options, 104, initial_indent="    options: ", subsequent_indent=" " * 13))
+    return "\n".join(lines)
+
+
+def _options(thing: Any) -> list[str]:
+    """`name=default`; a class' options without default are the config's too, a function's are the caller's."""
+    options = []
+    for parameter in inspect.signature(thing).parameters.values():
+        default = parameter.default
+        if default is not parameter.empty:
+            value = f"({len(default)} values)" if isinstance(default, tuple) and len(repr(default)) > 60 else default
+            options.append(f"{parameter.name}={value}")
+        elif inspect.isclass(thing):
+            options.append(parameter.name)
+    return options
+
+
+def _show_keys() -> str:
+    rows = key_kinds()
+    width = max(map(len, rows))
+    return "\n".join(f"{key:<{width}}  {kind:<10}  {about}" for key, (kind, about) in rows.items())

@@ -1,0 +1,1 @@
+"""Models for others: quantized formats, GGUF, model cards. May import `evaluation` and below."""

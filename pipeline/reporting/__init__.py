@@ -1,0 +1,1 @@
+"""Pages of an experiment: `report.json` and `report.html`."""

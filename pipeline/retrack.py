@@ -1,0 +1,52 @@
+"""`hornbook sync <run>`: the mirror of a run written anew from its record, as one run with every row once.
+
+In: a run with `metrics.jsonl`. Out: a fresh W&B run (offline where there is no key: `wandb sync` uploads its folder) or
+TensorBoard files, with the rows, the samples and the lineage of its manifests. For a run whose mirror was absent,
+failed, or broke into pieces over many lives. Nothing is trained, and the record is not touched.
+"""
+
+import shutil
+
+from pipeline import runs
+from pipeline.config import Config
+from pipeline.storage.experiment import Experiment
+from pipeline.storage.steps import read_manifest, read_metrics
+from pipeline.system.errors import UserError
+
+FINISH_SECONDS = 600.0
+
+
+def run(config: Config) -> str:
+    """Writes the mirror and says where it lies. Raises `UserError` where nothing was trained or tracking is off."""
+    from pipeline.training.identity import pretrain_step
+    from pipeline.training.mirrors import NONE, TENSORBOARD, WANDB_ID_FILE, of
+
+    step, experiment = pretrain_step(config), Experiment(config)
+    metrics = step.path / "metrics.jsonl"
+    if not metrics.is_file():
+        raise UserError(f"'{config.name}' has no rows of metrics yet; run: hornbook pretrain <its config>")
+    if config.tracking.to == NONE:
+        raise UserError("tracking.to is 'none': nothing to write; add tracking.to=wandb or tracking.to=tensorboard")
+    (step.path / WANDB_ID_FILE).unlink(missing_ok=True)  # a run of its own: rows of a broken one cannot be taken back
+    if config.tracking.to == TENSORBOARD:
+        shutil.rmtree(experiment.folder / TENSORBOARD, ignore_errors=True)
+    said: list[str] = []
+    mirror = of(config, step, experiment.folder, said.append)
+    assert mirror is not None
+    mirror.finish_seconds = FINISH_SECONDS
+    rows = read_metrics(metrics)
+    for row in rows:
+        mirror.log(row)
+    manifests = {
+        stage: read_manifest(folder)
+        for stage, folder in runs.links(config.name).items()
+        if runs.state(folder) == runs.DONE
+    }
+    if "pretrain" in manifests:
+        mirror.samples(rows[-1]["step"], manifests["pretrain"].get("samples", []))
+    mirror.artifacts(manifests)
+    mirror.finish()
+    if said:
+        raise UserError(f"{said[0]}. Nothing is lost: mend it and run the same command again")
+    where = experiment.folder / config.tracking.to
+    return f"sync: {len(rows):,} rows of {config.name} written to {config.tracking.to} ({where})"

@@ -1,0 +1,1 @@
+"""Job files for Slurm: what `submit` and `study --slurm` send."""

@@ -1,0 +1,202 @@
+"""What hornbook says to Slurm and asks of it: the text of a job, what is queued, `sbatch`.
+
+In: `Options` from the command line and a `Job`. Out: an sbatch file that a person can read and send again by hand. It
+needs neither srun nor accounting: `squeue` and `scontrol` are all that it asks. The body, `job.sh`, is the same for
+every job; what differs stands in front of it.
+"""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.storage.steps import root
+from pipeline.system.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BODY = Path(__file__).with_name("job.sh")
+_NAME = re.compile(r"(?:^|\.)([0-9a-f]{12})(?:\.([\w.+-]+))?$")  # <experiment>.<stage>.<key>[.<limit>]
+_MEMBERS = "hornbook:"  # opens the comment of an array, which names its members: <key>[.<limit>],...
+COMPLETING_SECONDS = 30.0  # a job that is ending is gone, or back in the queue, after KillWait
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the site and the user decide. None leaves it to the site's default.
+
+    `time`: of one life of a GPU job, in Slurm's form; shorter than the budget is simply more lives. `cpu_partition`:
+    for jobs without a GPU. `notice_seconds`: between the warning and the time limit, for the save. `srun`: run
+    hornbook as a job step. `setup`: shell lines before it. `extra`: more options of sbatch, such as
+    `--constraint=a100`.
+    """
+
+    partition: str | None = None
+    cpu_partition: str | None = None
+    time: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    gpus_per_node: str = "1"
+    cpus_per_task: int = 4
+    mem: str | None = None
+    notice_seconds: int = 120
+    srun: bool = False
+    setup: Sequence[str] = ()
+    extra: Sequence[str] = ()
+
+    def check(self) -> None:
+        """Raises `UserError` for what hornbook cannot use."""
+        if not re.fullmatch(r"([\w.-]+:)?1", self.gpus_per_node):
+            raise UserError(
+                f"--gpus-per-node is '{self.gpus_per_node}'; hornbook trains on one GPU: expected 1, or a type such "
+                "as a100:1"
+            )
+        if self.cpus_per_task < 1 or self.notice_seconds < 1:
+            raise UserError("--cpus-per-task and --notice must be at least 1")
+        for word in self.extra:
+            if not word.startswith("-"):
+                raise UserError(
+                    f"--sbatch '{word}' is no option of sbatch; expected such as --sbatch=--constraint=a100"
+                )
+
+
+@dataclass(frozen=True)
+class Job:
+    """One sbatch file: `verbs` of hornbook for a config, or for every one of several in a job array.
+
+    `name` ends with the key by which a job is found in the queue again. `after`: dependencies such as `afterok:12`.
+    `members`: what the tasks of an array are found by; `at_once`: how many of them run. `notes`: lines of comment.
+    """
+
+    name: str
+    folder: Path
+    label: str
+    verbs: Sequence[str]
+    configs: Sequence[Path]
+    gpu: bool
+    after: Sequence[str] = ()
+    members: Sequence[str] = ()
+    at_once: int | None = None
+    notes: Sequence[str] = ()
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{self.label}.sbatch"
+
+    @property
+    def is_array(self) -> bool:
+        return bool(self.members)
+
+
+@dataclass(frozen=True)
+class Queued:
+    """What the queue says of a job: its id, the key in its name, and the limit that it trains to, if it trains."""
+
+    job_id: str
+    key: str
+    limit: str
+
+
+def script(job: Job, options: Options) -> str:
+    """The whole sbatch file."""
+    log = str(job.folder / job.label).replace("%", "%%") + ("-%A_%a.log" if job.is_array else "-%j.log")
+    partition = options.partition if job.gpu else options.cpu_partition or options.partition
+    at_once = f"%{job.at_once}" if job.at_once else ""
+    header = {
+        "job-name": job.name,
+        "array": f"0-{len(job.configs) - 1}{at_once}" if job.is_array else None,
+        "comment": _MEMBERS + ",".join(job.members) if job.is_array else None,
+        "dependency": ",".join(job.after) or None,
+        "kill-on-invalid-dep": "yes" if job.after else None,
+        "chdir": str(Path.cwd()),
+        "output": log,
+        "open-mode": "append",
+        "requeue": "",
+        "signal": f"B:USR1@{options.notice_seconds}",
+        "partition": partition,
+        "time": options.time,
+        "account": options.account,
+        "qos": options.qos,
+        "ntasks": "1",
+        "cpus-per-task": str(options.cpus_per_task),
+        "gpus-per-node": options.gpus_per_node if job.gpu else None,
+        "mem": options.mem,
+    }
+    lines = [f"--{key}" + (f"={_quoted(value)}" if value else "") for key, value in header.items() if value is not None]
+    step = ["srun", "--ntasks=1", f"--cpus-per-task={options.cpus_per_task}"] if options.srun else []
+    return "\n".join(
+        [
+            "#!/bin/bash",
+            *(f"#SBATCH {line}" for line in [*lines, *options.extra]),
+            *(f"# {note}" for note in job.notes),
+            "",
+            f"cd {shlex.quote(str(Path.cwd()))} || exit 2",
+            f"export HORNBOOK_ROOT={shlex.quote(str(root().resolve()))}",
+            f'export PYTHONPATH={shlex.quote(str(REPOSITORY))}"${{PYTHONPATH:+:$PYTHONPATH}}"',
+            *options.setup,
+            f"python={shlex.quote(sys.executable)}",
+            f"launch=({shlex.join(step)})",
+            f"notice_seconds={options.notice_seconds}",
+            f"verbs=({' '.join(job.verbs)})",
+            "configs=(" + "".join(f"\n  {shlex.quote(str(path))}" for path in job.configs) + "\n)",
+            "",
+            BODY.read_text(encoding="utf-8"),
+        ]
+    )
+
+
+def _quoted(value: str) -> str:
+    return value if re.fullmatch(r"[\w@%+=:,./-]+", value) else '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
+
+
+def available() -> bool:
+    return shutil.which("sbatch") is not None
+
+
+def queued() -> list[Queued]:
+    """Hornbook's jobs that wait or run. Raises `UserError` where no Slurm answers.
+
+    A job that is ending may be on its way back into the queue: it is waited for.
+    """
+    until = time.monotonic() + COMPLETING_SECONDS
+    while True:
+        lines = _ask(["squeue", "--noheader", "--format=%F|%T|%j|%k"]).splitlines()
+        ours = [
+            (state, job)
+            for number, state, *names in (line.split("|", 3) for line in lines)
+            for job in _jobs(number, *names)
+        ]
+        if all(state != "COMPLETING" for state, _ in ours) or time.monotonic() > until:
+            return [job for state, job in ours if state != "COMPLETING"]
+        time.sleep(0.5)
+
+
+def _jobs(job_id: str, name: str, comment: str) -> list[Queued]:
+    """What a line of the queue has in hand: nothing of hornbook's, a stage, or the members of an array."""
+    words = comment.removeprefix(_MEMBERS).split(",") if comment.startswith(_MEMBERS) else [name]
+    found = [match for word in words if (match := _NAME.search(word))]
+    return [Queued(job_id, match[1], match[2] or "") for match in found]
+
+
+def send(path: Path) -> str:
+    """Hands a file to sbatch; returns the job's id. Raises `UserError` with sbatch's own words."""
+    return _ask(["sbatch", "--parsable", str(path)]).strip().partition(";")[0]
+
+
+def cancel(job_ids: Sequence[str]) -> None:
+    if job_ids:
+        subprocess.run(["scancel", *job_ids], capture_output=True, check=False)
+
+
+def _ask(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"{command[0]} gave no answer ({error}); is this a machine that submits to Slurm?") from None
+    if done.returncode:
+        raise UserError(f"{shlex.join(command)} failed: {' '.join(done.stderr.split()) or done.returncode}")
+    return done.stdout

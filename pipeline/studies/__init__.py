@@ -1,0 +1,1 @@
+"""Members of one study under equal budgets: running them and what they show."""

@@ -1,0 +1,92 @@
+"""`hornbook study`: runs what is left of a study and writes what it shows, or sends it to Slurm.
+
+In: a study's YAML file. Out: `runs/<study>/` with an experiment a member, `study.json`, `study.md`, `study.html`, and
+the pictures. The pages are written again after every experiment, so a study that is stopped shows what it has.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.studies import running
+from pipeline.studies.members import Member, Trained, experiments, flops_per_token, members
+from pipeline.studies.study_file import Study, read
+from pipeline.system.errors import Failure, UserError
+
+
+def run(path: str, *, dry_run: bool = False, only_report: bool = False, as_json: bool = False) -> None:
+    """Raises `UserError` for a study that is wrong, `Failure` where members failed, `Stopped`."""
+    from pipeline.studies import pages
+
+    study = read(path)
+    found = members(study)
+    trained = experiments(found)
+    if dry_run:
+        facts = _planned(study, found, trained)
+        print(json.dumps(facts, indent=1) if as_json else _show(facts))
+        return
+    if not only_report:
+        running.run(study, trained, lambda line: _after_each(study, found, line))
+    facts = pages.write(study, found)
+    print(json.dumps(facts, indent=1) if as_json else pages.show(facts), flush=True)
+    failed = [row["experiment"] for row in facts["rows"] if row["state"] == "failed"]
+    if failed and not only_report:
+        raise Failure(f"{len(set(failed))} experiments failed, first {failed[0]}; see runs/{failed[0]}/*.log")
+
+
+def submit(path: str, options: Any, at_once: int | None, *, dry_run: bool = False) -> None:
+    """Data and sources as single jobs, the members' init and pretraining as one array, then one job of this verb, which
+    tunes, quantizes and writes the pages. Raises `UserError`."""
+    from pipeline.submit import run_array
+
+    study = read(path)
+    if study.stop is not None:
+        raise UserError(
+            f"study {path}: stop compares members at shares of the budget, which needs them in turn; an array runs all "
+            "to their end: set stop to null, or leave --slurm out"
+        )
+    configs = [one.config for one in experiments(members(study))]
+    last = ("study", Path(path).resolve())
+    run_array(study.name, configs, path, options, at_once=at_once, until="pretrain", last=last, dry_run=dry_run)
+
+
+def _after_each(study: Study, found: list[Member], line: str) -> None:
+    from pipeline.studies import pages
+
+    print(line, flush=True)
+    pages.write(study, found)
+
+
+def _planned(study: Study, found: list[Member], trained: list[Trained]) -> dict[str, Any]:
+    kind, amount = study.equal
+    return {
+        "study": study.name,
+        "members": len(found),
+        "equal": {kind: amount},
+        "experiments": [
+            {
+                "name": one.name,
+                "levels": dict(one.levels),
+                "seed": one.seed,
+                "parameters": one.config.model.parameters,
+                "max_gpu_hours": one.config.budget.max_gpu_hours,
+                "max_tokens": one.config.budget.max_tokens,
+                "flops_per_token": flops_per_token(one.config),
+                "tuned": one.config.finetune.method if one.tuned else None,
+                "forms": list(one.forms),
+                "finished": running.is_finished(one),
+            }
+            for one in trained
+        ],
+    }
+
+
+def _show(facts: dict[str, Any]) -> str:
+    (kind, amount), rows = next(iter(facts["equal"].items())), facts["experiments"]
+    lines = [f"study {facts['study']}: {facts['members']} members of {len(rows)} experiments, {amount:g} {kind} each"]
+    for row in rows:
+        limit = f"{row['max_tokens']:,} tokens" if row["max_tokens"] else f"{row['max_gpu_hours']:g} GPU-hours"
+        ends = ", ".join(filter(None, [row["tuned"], *row["forms"]]))
+        state = "done" if row["finished"] else "to do"
+        lines.append(f"  {state:<6} {row['name']}: {row['parameters'] / 1e6:.2f}M, {limit}{', ' if ends else ''}{ends}")
+    return "\n".join(lines)

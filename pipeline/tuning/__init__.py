@@ -1,0 +1,1 @@
+"""Fine-tuning: examples, chat forms, adapters, the run. May import `release` and below."""
