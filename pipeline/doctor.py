@@ -197,7 +197,7 @@ def _slurm() -> Finding:
 
 
 def _tracking() -> Finding:
-    from pipeline.training.mirrors import wandb_mode
+    from pipeline.training.tracking import wandb_mode
 
     mode = wandb_mode()
     if mode == "online":

@@ -19,7 +19,7 @@ from pipeline.planner.advice import advice, growth_advice, verdict
 from pipeline.planner.costs import MFU_BASIS, cards, disk, hours, overhead
 from pipeline.planner.epochs import epochs_of, text_of, unique_tokens
 from pipeline.system.errors import UserError
-from pipeline.training.micro_batch import choices, train_settings
+from pipeline.training.memory import choices, train_settings
 
 if TYPE_CHECKING:
     from model.estimate import Plan

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.corpus.text.intervals import beside
+from pipeline.corpus.text.intervals import beside, replay_lines
 from pipeline.init import check_method
 from pipeline.planner.costs import validation_cost
 from pipeline.planner.epochs import validation_tokens
@@ -29,7 +29,6 @@ from pipeline.system.errors import UserError
 from pipeline.system.progress import format_seconds
 from pipeline.training.budget import EXIT_SLACK_SECONDS
 from pipeline.training.cap import Cap, pretrain_cap
-from pipeline.training.forgetting import replay_lines
 from pipeline.training.identity import finished_manifest, pretrain_step
 from pipeline.training.loop import Job, check_cap, is_last_life, train
 
@@ -136,8 +135,8 @@ def _train(
     from pipeline.corpus.text.shards import TokenShards
     from pipeline.evaluation.during_training import ProgressTasks
     from pipeline.training.batches import TokenBatches
+    from pipeline.training.decisions import Replay
     from pipeline.training.finish import finish
-    from pipeline.training.recorded import Replay
     from pipeline.training.validation import Validation
 
     tokens = TokenShards.open(_input(step, "data"))

@@ -19,7 +19,7 @@ FINISH_SECONDS = 600.0
 def run(config: Config) -> str:
     """Writes the mirror and says where it lies. Raises `UserError` where nothing was trained or tracking is off."""
     from pipeline.training.identity import pretrain_step
-    from pipeline.training.mirrors import NONE, TENSORBOARD, WANDB_ID_FILE, of
+    from pipeline.training.tracking import NONE, TENSORBOARD, WANDB_ID_FILE, mirror_of
 
     step, experiment = pretrain_step(config), Experiment(config)
     metrics = step.path / "metrics.jsonl"
@@ -31,7 +31,7 @@ def run(config: Config) -> str:
     if config.tracking.to == TENSORBOARD:
         shutil.rmtree(experiment.folder / TENSORBOARD, ignore_errors=True)
     said: list[str] = []
-    mirror = of(config, step, experiment.folder, said.append)
+    mirror = mirror_of(config, step, experiment.folder, said.append)
     assert mirror is not None
     mirror.finish_seconds = FINISH_SECONDS
     rows = read_metrics(metrics)

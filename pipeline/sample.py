@@ -12,7 +12,7 @@ from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.evaluation.model_input import TakenModel, check_readable, refuse_quantized, taken_model
 
 if TYPE_CHECKING:
-    from pipeline.training.text_writer import Writer
+    from pipeline.training.finish import Writer
 
 
 def run(config: Config, command: str, prompt: str | None = None, chat: bool = False) -> None:
@@ -66,7 +66,7 @@ def _answer(writer: "Writer", text: str, max_new_tokens: int, chat: bool = False
 
 def _writer(config: Config, model: TakenModel) -> "Writer":
     from model.hf import load_network
-    from pipeline.training.text_writer import Writer
+    from pipeline.training.finish import Writer
 
     special = model.special_tokens()
     return Writer(

@@ -15,7 +15,7 @@ from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.storage.steps import Step
 from pipeline.system.errors import UserError
 from pipeline.training.identity import finished_manifest
-from pipeline.training.step_sizes import StepSizes
+from pipeline.training.mixing import StepSizes
 
 MOST_STEPS = 10**9
 SHOWN_CHARACTERS = 400  # of a piece on the terminal; --json has all
@@ -30,8 +30,8 @@ def pieces(config: Config, step: int) -> dict[str, Any]:
     from pipeline.corpus.text.shards import TokenShards
     from pipeline.training.batches import BEST, TokenBatches
     from pipeline.training.decisions import Decisions
-    from pipeline.training.examples import Examples
     from pipeline.training.identity import pretrain_step
+    from pipeline.training.packing import Examples
 
     run = pretrain_step(config)
     _check_step(config, run, step)

@@ -30,7 +30,7 @@ from model.estimate import TrainSettings, estimate_memory
 from model.loss import chunked_cross_entropy
 from model.optim import OPTIMIZERS
 from model.transformer import Transformer
-from pipeline.training.copies import Copies
+from pipeline.training.batches import Copies
 from scripts.card_check import capped
 from scripts.card_check.networks import SHAPES, batch_of, built, step
 

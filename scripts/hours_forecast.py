@@ -29,7 +29,7 @@ SETTINGS = {
     "8-bit optimizer states": ("train.optimizer=adamw8bit",),
     "windows of 512 (explicit attention)": ("train.sequence_length=512", "train.micro_batch=4"),
 }
-GIVEN_BACK = {"THP_MEM_ALLOC_ENABLE": "1"}  # see pipeline/training/allocator.py
+GIVEN_BACK = {"THP_MEM_ALLOC_ENABLE": "1"}  # see pipeline/training/memory.py
 TIMED_TOKENS = {"75K tokens": 75_000, "150K tokens": 150_000, "300K tokens": 300_000}
 
 

@@ -103,7 +103,7 @@ def run(
 
 def fork_seconds() -> float:
     """Seconds that a command needs here and now until it could train."""
-    code = "import pipeline.pretrain, pipeline.training.finish, pipeline.training.trainer, pipeline.training.validation"
+    code = "import pipeline.pretrain, pipeline.training.finish, pipeline.training.control, pipeline.training.validation"
     run(["-c", "pass"])  # starts the server
     started = time.monotonic()
     done = run(["-c", code], {**os.environ, "PYTHONPATH": str(ROOT)})

@@ -1,7 +1,7 @@
 """What a page that people pass on may show of a document: nothing but figures of private text (`license: own`).
 
 Cards name no private source at all, and its text, paths and groups appear nowhere; W&B gets an allow-list
-(pipeline/training/mirrors.py).
+(pipeline/training/tracking.py).
 """
 
 from collections.abc import Mapping

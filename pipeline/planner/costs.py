@@ -12,15 +12,13 @@ from typing import Any
 from model.config import ModelConfig
 from pipeline.config import Config
 from pipeline.corpus.sources.source import BYTES_PER_TOKEN
-from pipeline.training.budget import save_interval_seconds
+from pipeline.training.budget import FLOAT32_MAX_BYTES, SAVE_BYTES_PER_SECOND, save_interval_seconds
 
 MFU = {"none": (0.35, 0.50), "selective": (0.34, 0.49), "full": (0.27, 0.39)}  # recomputing all costs 4/3 of the FLOPs
 MFU_BASIS = "MFU of published trainings of 1 to 7B (35 to 50%, less what is recomputed): unmeasured here"
-SAVE_BYTES_PER_SECOND = 200e6  # written, synced and hashed; a slow disk, until a run has measured its own
 MOMENT_BYTES = {"adamw8bit": 2.03, "adamw4bit": 1.06, "muon": 6.0}  # a parameter; 8 for the others
 ASSUMED_SECONDS = {"start": 60.0, "compile": 90.0}  # of each process on a card: imports and loading; torch.compile
 MUCH_VALIDATION = 0.25  # of the work of all training steps
-FLOAT32_MAX_BYTES = 2**30  # larger models are exported in bf16: half the download, nothing lost in use
 TOKEN_COPIES = 2  # encoded shards, and the token sets that training reads
 TEXT_COPIES = 2  # JSON lines as read, and as repaired
 

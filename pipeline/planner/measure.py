@@ -31,7 +31,7 @@ def _measure(config: Config) -> dict[str, Any]:
 
     from model.transformer import Transformer
     from pipeline.training import devices
-    from pipeline.training.micro_batch import micro_batch_windows
+    from pipeline.training.memory import micro_batch_windows
     from pipeline.training.module import PretrainModule
 
     machine = devices.choose(config.train)
@@ -74,7 +74,7 @@ def _two_passes(train: TrainConfig, windows: int) -> TrainConfig:
 
 def _forecast(config: Config, train: TrainConfig, precision: str, windows: int) -> dict[str, int]:
     from model.estimate import Plan
-    from pipeline.training.micro_batch import train_settings
+    from pipeline.training.memory import train_settings
 
     found = Plan(config.model, train_settings(train, precision)).estimate(windows)
     return {"traced_bytes": found.traced_bytes, "needed_bytes": found.needed_bytes}

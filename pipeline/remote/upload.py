@@ -33,7 +33,7 @@ from pipeline.storage.steps import MANIFEST, Step, read_manifest
 from pipeline.system.disk import DiskFull
 from pipeline.training.decisions import Decisions
 from pipeline.training.identity import CHECKPOINTS, DECISIONS, INDEX, METRICS, checkpoint_name, checkpoint_step
-from pipeline.training.mirrors import WANDB_ID_FILE
+from pipeline.training.tracking import WANDB_ID_FILE
 
 RECORDS = (DECISIONS, METRICS, WANDB_ID_FILE)  # of a pretraining; pushed with each checkpoint, before its index
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.corpus.text.intervals import shown
+from pipeline.corpus.text.intervals import replay_in_words, shown
 from pipeline.pages.charts import Line, bar, line_chart
 from pipeline.pages.data_card import REPORT as DATA_REPORT
 from pipeline.pages.html import STYLE, table
@@ -26,7 +26,6 @@ from pipeline.storage.experiment import Experiment
 from pipeline.storage.steps import MANIFEST, read_manifest, read_metrics, read_output, write_json, write_text
 from pipeline.system.errors import UserError
 from pipeline.system.progress import format_count, format_seconds
-from pipeline.training.forgetting import in_words
 
 FORMAT = 1  # of report.json; raised when a key changes its meaning or goes away
 SMOOTH_ROWS = 9
@@ -236,7 +235,7 @@ def _replay(pretrain: Mapping[str, Any]) -> str:
         return ""
     shares = pretrain["mix"].get("stable") or pretrain["mix"].get("decay") or {}
     rows = "".join(
-        f"<tr><td>{escape(name)}<td class=n>{100 * shares.get(name, 0):.0f}%<td>{escape(in_words(values))}"
+        f"<tr><td>{escape(name)}<td class=n>{100 * shares.get(name, 0):.0f}%<td>{escape(replay_in_words(values))}"
         for name, values in facts.items()
     )
     return (

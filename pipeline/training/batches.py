@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,11 +22,8 @@ from torch import Tensor
 from pipeline.config import Config
 from pipeline.corpus.text.shards import TokenSet
 from pipeline.system.errors import UserError
-from pipeline.training.copies import Copied, Copies
-from pipeline.training.examples import Examples
-from pipeline.training.mixing import Order, caps_of, effective_weights, key_of, permute
-from pipeline.training.packing import IGNORED_LABEL, BestFit, Stream, windows_of
-from pipeline.training.step_sizes import StepSizes
+from pipeline.training.mixing import Order, StepSizes, caps_of, effective_weights, key_of, permute
+from pipeline.training.packing import IGNORED_LABEL, BestFit, Examples, Stream, windows_of
 
 MOST_STEPS = 2**40  # never reached
 BEST = " (best)"  # of a source's name: its documents of `train.decay_min_score` or more, read in the decay
@@ -40,6 +37,37 @@ class Batch(NamedTuple):
     labels_BT: Tensor
     predicted: int
     sha256: bytes = b""
+
+
+Copied = tuple[Batch, Any]  # a CUDA event: the copy is done; None: nothing is copied
+
+
+class Copies:
+    """The way of one training's batches to its device."""
+
+    def __init__(self, device: torch.device):
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def begin(self, batch: Batch) -> Copied:
+        """Starts the copy; called in the thread that made the batch, so that the pinning does not hold up a step."""
+        if self.stream is None:
+            return batch, None
+        with torch.cuda.stream(self.stream):
+            inputs, labels = (
+                tensor.pin_memory().to(self.stream.device, non_blocking=True)
+                for tensor in (batch.input_ids_BT, batch.labels_BT)
+            )
+            return batch._replace(input_ids_BT=inputs, labels_BT=labels), self.stream.record_event()
+
+    def finish(self, copied: Copied) -> Batch:
+        """The batch, for the thread that trains: what it launches from here on waits on the card for the copy."""
+        batch, event = copied
+        if event is not None:
+            computing = torch.cuda.current_stream(batch.input_ids_BT.device)
+            computing.wait_event(event)
+            for tensor in (batch.input_ids_BT, batch.labels_BT):
+                tensor.record_stream(computing)  # its memory is the copying stream's: not to be reused too early
+        return batch
 
 
 class TokenBatches:

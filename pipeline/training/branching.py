@@ -22,7 +22,7 @@ from pipeline.training.budget import planned_decay_start
 from pipeline.training.cap import Cap
 from pipeline.training.decisions import Decisions
 from pipeline.training.identity import pretrain_step
-from pipeline.training.step_sizes import StepSizes
+from pipeline.training.mixing import StepSizes
 
 if TYPE_CHECKING:
     from pipeline.training.checkpoint import Checkpoints

@@ -137,6 +137,17 @@ class Checkpoints:
         """One that is whole, or None."""
         return None if self.damage(self.path(step)) else self._read(self.path(step))
 
+    def best(self, step: int) -> State | None:
+        """The best validated state that was kept and is whole, to be exported instead of the one after the last `step`;
+        None where that one is the best."""
+        validations, kept = self.decisions.validations(), set(self.steps())
+        for best in sorted(validations, key=validations.__getitem__):
+            if best == step:
+                return None
+            if best in kept and (state := self.at(best)) is not None:
+                return state
+        return None
+
     def damage(self, path: Path) -> str | None:
         """What is wrong with a checkpoint's files, or None: sizes first, then hashes."""
         try:

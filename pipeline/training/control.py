@@ -5,38 +5,49 @@ five, because the order is the contract: a step's validation belongs into the st
 before the checkpoint of that step, and the decay's decision before the learning rate that follows from it.
 """
 
+import logging
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from pipeline.config import Config, TrainConfig
 from pipeline.evaluation.during_training import ProgressTasks
-from pipeline.planner.costs import SAVE_BYTES_PER_SECOND
 from pipeline.remote import upload as pushing
 from pipeline.storage.ledger import Ledger, process_age_seconds
 from pipeline.system import signals
 from pipeline.system.errors import Failure, UserError
 from pipeline.system.progress import Progress, format_seconds
-from pipeline.training import best
 from pipeline.training.batches import TokenBatches
-from pipeline.training.budget import Budget, Verdict
+from pipeline.training.budget import SAVE_BYTES_PER_SECOND, Budget, Verdict
 from pipeline.training.checkpoint import Checkpoints, State
+from pipeline.training.decisions import Replay
 from pipeline.training.devices import Machine
 from pipeline.training.forecast import MemoryForecast, predict_time
-from pipeline.training.mirrors import Mirror
 from pipeline.training.module import PretrainModule
-from pipeline.training.recorded import Replay
 from pipeline.training.spikes import FINE, REASONS
-from pipeline.training.tracking import Metrics
+from pipeline.training.tracking import Metrics, Mirror
 from pipeline.training.validation import Validation
 
 MAX_SKIPPED_IN_A_ROW = 10
 SAMPLE_MIN_SECONDS, SAMPLE_MAX_SECONDS, SAMPLE_CAP_SHARE = 0.5, 10.0, 0.01
+
+# Each was understood: it advises against what this design decided, or is not ours to fix.
+EXPECTED_WARNINGS = (
+    r".*configure_optimizers` returned `None`.*",
+    r".*LeafSpec.*",
+    r".*srun.*",
+    r".*does not have many workers.*",
+    r".*GPU available but not used.*",
+)
+TALKATIVE_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
 
 
 class Diverged(Failure):
@@ -133,7 +144,7 @@ class Control(Callback):
             if self._tasks_are_due(step):
                 row = {**(row or self._train_row(step)), **self._run_tasks(step)}
             if row:
-                parts.metrics.log_metrics(row, step)
+                parts.metrics.log(row, step)
                 self._show(step, row)
         self._after_decision(verdict, trainer)
         self._keep_for_branches(step)
@@ -296,7 +307,7 @@ class Control(Callback):
         metrics = self.validate(check_seconds=check)
         self.initial_bits_per_byte, self.initial_intervals = dict(self.last_bits_per_byte), dict(self.last_intervals)
         if metrics:
-            parts.metrics.log_metrics({**metrics, **self.budget_row()}, 0)
+            parts.metrics.log({**metrics, **self.budget_row()}, 0)
             self._show(0, metrics)
         step_tokens, validated = parts.train.global_batch_tokens, parts.validation.predicted_tokens
         # A step is three times the work per token; a validation of few tokens is mostly warming up and says nothing.
@@ -315,7 +326,8 @@ class Control(Callback):
         """After a validation: keeps a new best; the verdict where `train.stop_after_worse` has another one."""
         patience = self.parts.train.stop_after_worse
         if not self.record_validation(step):
-            return best.verdict(self.parts.budget, step, patience) if patience and verdict == Verdict.GO_ON else verdict
+            may_end = patience and verdict == Verdict.GO_ON
+            return self.parts.budget.verdict_of_validations(step, patience) if may_end else verdict
         if self.parts.budget.may_spend("checkpoint", step):
             self.save()
         return verdict
@@ -325,7 +337,7 @@ class Control(Callback):
         bits = self.parts.validation.overall(self.last_bits_per_byte) if self.validated_at == step else None
         if not self.parts.train.stop_after_worse or bits is None:
             return False
-        return best.record(self.parts.budget.decisions, step, bits)
+        return self.parts.budget.decisions.record_validation(step, bits)
 
     def _keep_for_branches(self, step: int) -> None:
         due = self.parts.budget.branches_due(step)
@@ -446,6 +458,35 @@ def sample_seconds(cap_seconds: float | None) -> float:
     """How long samples may be written at the end: a share of the cap, within bounds."""
     share = SAMPLE_CAP_SHARE * cap_seconds if cap_seconds is not None else SAMPLE_MAX_SECONDS
     return min(SAMPLE_MAX_SECONDS, max(SAMPLE_MIN_SECONDS, share))
+
+
+def build_trainer(machine: Machine, folder: Path, control: Control) -> Trainer:
+    """Lightning's Trainer with the loop and the placement on the device alone; it runs until `control` stops it.
+
+    Its Timer, ModelCheckpoint, Slurm requeue and sanity check are off: its clock forgets killed processes, its
+    checkpoints are not atomic, and its requeue saves in the middle of a step.
+    """
+    for name in TALKATIVE_LOGGERS:  # devices found, advertisements: at the level of information
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    return Trainer(
+        accelerator={"cuda": "gpu"}.get(machine.device.type, machine.device.type),
+        devices=1,
+        precision="32-true",  # our own casts: `train.precision` decides them, see model/optim.py
+        plugins=[LightningEnvironment()],
+        logger=False,
+        callbacks=[control],
+        max_epochs=-1,
+        max_steps=-1,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=str(folder),
+    )
 
 
 class _Rate:

@@ -8,6 +8,7 @@ replaces earlier ones from its step on.
 """
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from model.schedules import DecaySegment, decay_progress
+from pipeline.storage.steps import hash_file
 from pipeline.system.disk import append_synced
 from pipeline.system.errors import UserError
+
+_SETTINGS = ("micro_batch", "threads")  # of a machine, which change the order in which sums run
 
 
 class Decisions:
@@ -83,6 +87,12 @@ class Decisions:
                 found[record["step"]] = record["bits_per_byte"]
         return found
 
+    def record_validation(self, step: int, bits_per_byte: float) -> bool:
+        """Puts a validation on record; whether it is the best so far."""
+        best = min(self.validations().values(), default=math.inf)
+        self.add("validated", step, bits_per_byte=round(bits_per_byte, 6))
+        return bits_per_byte < best
+
     def segments(self) -> list[DecaySegment]:
         return [DecaySegment(r["step"], r["end_step"], r["progress"], r.get("hold_until", 0)) for r in self.decays()]
 
@@ -148,3 +158,47 @@ def _checked(record: Any) -> dict[str, Any]:
         if isinstance(record[name], bool) or not 0 <= record[name] < 1e15:
             raise ValueError(f"{name} is {record[name]!r:.50}")
     return record
+
+
+class Replay:
+    """The decisions of the run recorded in `path`, for `--replay`: they stand in for the clock's and the machine's.
+
+    `path`: the `decisions.jsonl` of a run with the same config, data and init. From it come the decay, the end, and for
+    each step the micro-batch and the number of threads, because both change the order in which sums run. On the same
+    device the weights, the loss of every step and the text read are then equal bit by bit, however often either run was
+    killed. Raises `UserError` where the decisions cannot be followed.
+    """
+
+    def __init__(self, path: Path):
+        if not path.is_file():
+            raise UserError(f"--replay: there is no file {path}; expected the decisions.jsonl of a pretraining")
+        try:
+            record = Decisions(path, mend=False)
+            lives = record.of_kind("life")
+            self.precision = {life["precision"] for life in lives}
+        except (UserError, KeyError, TypeError) as error:
+            raise UserError(f"--replay: {path} is no decisions.jsonl of a pretraining ({error})") from None
+        if len(self.precision) != 1:
+            found = ", ".join(sorted(self.precision)) or "no life at all"
+            raise UserError(f"--replay: {path} records {found}; expected lives of one precision, as on one device")
+        if record.of_kind("branch"):
+            raise UserError(f"--replay: {path} is of a branch, which begins in another run; replay its trunk")
+        self.decays = record.decays()
+        ends = [r["step"] for r in record.of_kind("finish")]
+        self.end_step: int | None = ends[-1] if ends else None
+        self.sha256 = hash_file(path)
+        self._settings = {
+            key: in_force([r for r in record.records if r["kind"] in ("life", key) and key in r]) for key in _SETTINGS
+        }
+
+    def setting(self, key: str, step: int) -> Any:
+        """`micro_batch` or `threads` with which the step after `step` steps was taken; None: not on record."""
+        return next((r[key] for r in reversed(self._settings[key]) if r["step"] <= step), None)
+
+    def begin(self, decisions: Decisions) -> None:
+        """Puts the decay on record in the run that follows; once, whatever its lives."""
+        if decisions.of_kind("replay"):
+            return
+        for record in self.decays:
+            decisions.add("decay", **{key: value for key, value in record.items() if key not in ("kind", "time")})
+        decisions.add("replay", 0, sha256=self.sha256, end_step=self.end_step)

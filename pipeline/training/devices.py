@@ -2,7 +2,7 @@
 
 In: `train.device`, `train.precision`. Out: a `Machine`: torch device, precision, peak FLOP/s for MFU. On a CPU two
 settings make most of the difference (1.2x to 1.7x and 1.6x of a step on a machine with AVX-512): big blocks must not
-come from the kernel page by page (allocator.py), and matrix products must be bf16 where the CPU has the instructions.
+come from the kernel page by page (memory.py), and matrix products must be bf16 where the CPU has the instructions.
 """
 
 import math
@@ -18,10 +18,12 @@ import torch
 import yaml
 
 from model import cpu_kernels, float8
-from pipeline.config import TrainConfig
+from pipeline.config import BudgetConfig, TrainConfig
+from pipeline.storage.ledger import Ledger
 from pipeline.system.errors import UserError
-from pipeline.training import allocator
-from pipeline.training.device_memory import DeviceMemory
+from pipeline.training.budget import Measured
+from pipeline.training.decisions import Decisions
+from pipeline.training.memory import DeviceMemory, set_up_allocator
 
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # instructions without which bf16 is slower than fp32
 GEMM_SIZE = 1024  # large enough for the peak, small enough for 0.1 s on one core
@@ -68,7 +70,7 @@ def choose(train: TrainConfig) -> Machine:
     name = torch.cuda.get_device_name(device) if kind == "cuda" else f"{cpu_name()} ({torch.get_num_threads()} threads)"
     precision, reason = _precision(train.precision, kind)
     if kind == "cpu":
-        reason += f"; {allocator.set_up()}{_passes()}"
+        reason += f"; {set_up_allocator()}{_passes()}"
     threads = Threads(kind)
     threads.review()
     peak, source = _peak_flops(kind, name, precision)
@@ -214,3 +216,43 @@ def measure_gemm(dtype: torch.dtype) -> float:
         torch.mm(a, b)
         best = min(best, time.perf_counter() - before)
     return 2 * GEMM_SIZE**3 / best
+
+
+def price_per_hour(budget: BudgetConfig, machine: Machine) -> float | None:
+    """`budget.gpu_hour_price`, else what configs/gpus.yaml says of the card, None where neither is known."""
+    if budget.gpu_hour_price is not None or machine.device.type != "cuda":
+        return budget.gpu_hour_price
+    card = find_card(machine.name)
+    return card["price_per_hour"] if card else None
+
+
+def begin_life(
+    decisions: Decisions, ledger: Ledger, machine: Machine, measured: Measured, budget: BudgetConfig, **life: Any
+) -> str | None:
+    """Records this life (`life`: step, windows a pass) and, where the newest state is another card's, the move. Returns
+    what to say about the move."""
+    step, windows = life["step"], life["windows"]
+    before = decisions.of_kind("life")[-1:] or [{}]
+    price = price_per_hour(budget, machine)
+    ledger.card = {"micro_batch": windows, **({} if price is None else {"price_per_hour": price})}
+    decisions.add(
+        "life",
+        step,
+        life=ledger.life,
+        device=machine.name,
+        precision=machine.precision,
+        reason=machine.reason,
+        micro_batch=windows,
+        threads=machine.threads.now(),
+    )
+    if measured.moved_from is None:
+        return None
+    decisions.add(
+        "card",
+        step,
+        before={key: before[0].get(key) for key in ("device", "precision", "micro_batch")},
+        step_seconds_before=measured.speeds.get(measured.moved_from),
+        step_seconds_expected=measured.inherited_step,
+    )
+    seconds = f", {measured.inherited_step:.3g} s a step expected" if measured.inherited_step else ""
+    return f"another card: {machine.name} after {measured.moved_from}{seconds}; from here on equal up to rounding"

@@ -7,31 +7,36 @@ the manifest. The folder is swapped in whole: whoever reads the model of an earl
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from tokenizers import Tokenizer
 
 from model.adapters import is_adapted, merged
 from model.hf import save_folder
+from model.transformer import Transformer
 from pipeline.config import Config
 from pipeline.corpus.text.intervals import beside
 from pipeline.corpus.text.shards import TokenShards
 from pipeline.corpus.text.tokenizer import load_tokenizer, special_tokens
-from pipeline.planner.costs import FLOAT32_MAX_BYTES
 from pipeline.storage.steps import write_text
 from pipeline.system import signals
 from pipeline.system.disk import writing
-from pipeline.system.errors import Stopped
-from pipeline.training.best import best_state
-from pipeline.training.control import Control
+from pipeline.system.errors import Stopped, UserError
+from pipeline.training.budget import FLOAT32_MAX_BYTES
 from pipeline.training.forecast import time_facts
-from pipeline.training.forgetting import what_was_lost
-from pipeline.training.text_writer import Writer
+
+if TYPE_CHECKING:
+    from pipeline.training.control import Control
+
+BROKEN = "\ufffd"  # what decoding gives for bytes that are no character yet
+LONGEST_CHARACTER_TOKENS = 4  # of UTF-8: after that many tokens the bytes are simply wrong, and shown as such
 
 
-def finish(control: Control, config: Config, folder: Path, tokens: TokenShards) -> dict[str, Any]:
+def finish(control: "Control", config: Config, folder: Path, tokens: TokenShards) -> dict[str, Any]:
     """Everything after the last step but the manifest; returns its facts.
 
     Raises `Stopped` where a signal comes during the validation and the cap has room for another life: the checkpoint
@@ -47,7 +52,7 @@ def finish(control: Control, config: Config, folder: Path, tokens: TokenShards) 
         if name and not metrics and not control.is_last_life():
             control.save()
             raise Stopped(name)
-        parts.metrics.log_metrics({**(control.final_row or control.budget_row()), **metrics}, module.step)
+        parts.metrics.log({**(control.final_row or control.budget_row()), **metrics}, module.step)
         control.record_validation(module.step)
     if trained_to_end and parts.budget.may_save_last():
         control.save()
@@ -61,10 +66,10 @@ def finish(control: Control, config: Config, folder: Path, tokens: TokenShards) 
     return facts
 
 
-def _take_the_best(control: Control) -> int:
+def _take_the_best(control: "Control") -> int:
     """Under `train.stop_after_worse` puts the best validated weights in place; returns the step they are from."""
     step = control.module.step
-    state = best_state(control.parts.checkpoints, step) if control.parts.train.stop_after_worse else None
+    state = control.parts.checkpoints.best(step) if control.parts.train.stop_after_worse else None
     if state is None:
         return step
     control.module.optimizer.load_state_dict(
@@ -76,7 +81,7 @@ def _take_the_best(control: Control) -> int:
     return state.step
 
 
-def export(control: Control, config: Config, folder: Path, tokens: TokenShards) -> None:
+def export(control: "Control", config: Config, folder: Path, tokens: TokenShards) -> None:
     """Writes `model/` under a temporary name and swaps it in."""
     started = time.monotonic()
     shape = control.module.network.config
@@ -104,7 +109,7 @@ def export(control: Control, config: Config, folder: Path, tokens: TokenShards) 
     control.parts.budget.measured.event("export", time.monotonic() - started)
 
 
-def whole_weights(control: Control) -> dict[str, torch.Tensor]:
+def whole_weights(control: "Control") -> dict[str, torch.Tensor]:
     """Every tensor of the network's own shape in fp32, on the CPU; adapters are merged into what they adapt."""
     masters = control.module.optimizer.master_state_dict()
     network = control.module.network
@@ -112,7 +117,7 @@ def whole_weights(control: Control) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu() for name, tensor in weights.items()}
 
 
-def write_samples(control: Control, config: Config, tokens: TokenShards) -> list[dict[str, str]]:
+def write_samples(control: "Control", config: Config, tokens: TokenShards) -> list[dict[str, str]]:
     """Continues `sample.prompts`, and stops in mid-sentence where the time set aside for it is over."""
     writer = Writer(
         control.module.network,
@@ -136,7 +141,7 @@ def write_samples(control: Control, config: Config, tokens: TokenShards) -> list
 
 
 def make_facts(
-    control: Control, config: Config, samples: list[dict[str, str]], left_at_end: float, exported: int,
+    control: "Control", config: Config, samples: list[dict[str, str]], left_at_end: float, exported: int,
     groups: Mapping[str, int],
 ) -> dict[str, Any]:  # fmt: skip
     """The manifest's facts, under the names of the contract. `exported`: the step of the exported weights; `groups`: of
@@ -182,7 +187,7 @@ def make_facts(
     }
 
 
-def _mix(control: Control) -> dict[str, dict[str, float]]:
+def _mix(control: "Control") -> dict[str, dict[str, float]]:
     """Shares of the sequences that each source gave, before and in the decay; empty for a phase without steps."""
     batches, record = control.parts.batches, control.parts.budget.first_decay()
     end = batches.sizes.first_sequence(control.module.step)
@@ -191,7 +196,7 @@ def _mix(control: Control) -> dict[str, dict[str, float]]:
     return {phase: {k: round(v, 6) for k, v in shares.items()} for phase, shares in phases.items()}
 
 
-def _forecast(control: Control, left_at_end: float) -> dict[str, Any]:
+def _forecast(control: "Control", left_at_end: float) -> dict[str, Any]:
     """What was predicted when the decay was decided, and before (pipeline/training/forecast.py), against the facts."""
     budget, step = control.parts.budget, control.module.step
     record = budget.first_decay()
@@ -212,7 +217,7 @@ def _forecast(control: Control, left_at_end: float) -> dict[str, Any]:
     }
 
 
-def write_card(path: Path, config: Config, control: Control, facts: Mapping[str, Any]) -> None:
+def write_card(path: Path, config: Config, control: "Control", facts: Mapping[str, Any]) -> None:
     """The model folder's README: what it is, what it was trained on, how good it is. Facts only."""
     shape = control.module.network.config
     hours = control.parts.ledger.spent_seconds / 3600
@@ -242,3 +247,61 @@ A Phi-architecture language model of {shape.parameters:,} parameters, pretrained
 A base model: it continues text, it was not taught to follow instructions or to be safe.
 """,
     )
+
+
+def what_was_lost(
+    config: Config, before: Mapping[str, float], after: Mapping[str, float]
+) -> dict[str, dict[str, float | None]]:
+    """What the model forgot of each source marked `replay: true`, the general text that it is shown again in its share
+    of `train.mix`: `{source: {before, after, lost}}` in bits per byte on its held-out part, right after init and at the
+    end; None where a validation did not take place. A negative `lost` is a gain."""
+    sources = config.data.sources.items()
+    facts = {}
+    for name in [n for n, source in sources if isinstance(source, Mapping) and source.get("replay")]:
+        first, last = before.get(name), after.get(name)
+        facts[name] = {"before": first, "after": last, "lost": None if first is None or last is None else last - first}
+    return facts
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Continues a prompt in whole characters: the bytes of one that is spread over several tokens are held back until
+    it is complete. `temperature=0`: always the likeliest token. The same `seed` writes the same text."""
+
+    network: Transformer
+    tokenizer: Tokenizer
+    eos_token_id: int | None
+    temperature: float = 0.7
+    top_k: int = 50
+    seed: int = 0
+    stop_ids: Collection[int] = ()
+
+    def stream(self, prompt: str, max_new_tokens: int, add_special_tokens: bool = True) -> Iterator[str]:
+        """Pieces that continue `prompt`, up to an end of text or another of `stop_ids`. `add_special_tokens`: those
+        that the tokenizer puts before a text. Raises `UserError` where the prompt leaves no room in the context."""
+        ends = [] if self.eos_token_id is None else [self.eos_token_id]
+        ids = self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens).ids or ends
+        device = self.network.lm_head.weight.device
+        new_ids = self.network.generate(
+            torch.tensor(ids, dtype=torch.int64),
+            max_new_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k or None,
+            eos_token_id={*ends, *self.stop_ids},
+            generator=torch.Generator(device).manual_seed(self.seed),
+        )
+        try:
+            yield from self._decode(new_ids)
+        except ValueError as error:
+            raise UserError(f"{error} Use a shorter --prompt (or sample.prompts).") from None
+
+    def _decode(self, new_ids: Iterator[int]) -> Iterator[str]:
+        pending: list[int] = []
+        for token in new_ids:
+            pending.append(token)
+            text = self.tokenizer.decode(pending, skip_special_tokens=True)
+            if not text.endswith(BROKEN) or len(pending) > LONGEST_CHARACTER_TOKENS:
+                pending = []
+                yield text
+        if pending:
+            yield self.tokenizer.decode(pending, skip_special_tokens=True)

@@ -9,14 +9,16 @@ decisions.jsonl when they are made.
 import math
 from dataclasses import replace
 from statistics import mean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import TrainConfig
 from pipeline.training.budget import Budget
 from pipeline.training.decisions import Decisions
-from pipeline.training.devices import Machine
-from pipeline.training.micro_batch import memory_plan, train_settings
-from pipeline.training.module import PretrainModule
+from pipeline.training.memory import memory_plan, train_settings
+
+if TYPE_CHECKING:
+    from pipeline.training.devices import Machine
+    from pipeline.training.module import PretrainModule
 
 LEAST_CAP_SECONDS = 120.0  # a trace takes a second or two: too much of a shorter run
 TIME_AT_FRACTIONS, LEAST_STEPS = (0.1, 1 / 3), 20
@@ -27,12 +29,12 @@ MEASURED_STEPS = 3  # the optimizer's states are made in the first
 class MemoryForecast:
     """Of one life. `held_before`: bytes held before the network was made (imports, on a CPU), None where unknown."""
 
-    def __init__(self, decisions: Decisions, machine: Machine, held_before: int | None):
+    def __init__(self, decisions: Decisions, machine: "Machine", held_before: int | None):
         self.decisions, self.machine, self.held_before = decisions, machine, held_before
         self.measured_bytes: int | None = None
         self._steps: int | None = None
 
-    def predict(self, module: PretrainModule, train: TrainConfig, cap_seconds: float | None) -> None:
+    def predict(self, module: "PretrainModule", train: TrainConfig, cap_seconds: float | None) -> None:
         """Puts the traced peak of this card and micro-batch on record, once; nothing where the cap is too short."""
         known = self._known(module.windows) is not None
         if known or (cap_seconds is not None and cap_seconds < LEAST_CAP_SECONDS):

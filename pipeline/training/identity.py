@@ -6,7 +6,6 @@ of `run` need before anything heavy is loaded.
 
 import contextlib
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +14,7 @@ from pipeline.config import BudgetConfig, Config
 from pipeline.storage.steps import Folder, Step, read_manifest
 from pipeline.system.errors import UserError
 from pipeline.training.decisions import Decisions
+from pipeline.training.mixing import source_weights
 
 VERSION = 2  # raised when the same config, data and init train differently
 
@@ -71,12 +71,6 @@ def weights_in_fingerprint(config: Config) -> dict[str, Any]:
     """Sources' weights where they decide the mix and are not 1; the data stage knows nothing of them."""
     weights = source_weights(config)
     return {"weights": weights} if weights and config.train.mix is None else {}
-
-
-def source_weights(config: Config) -> dict[str, float]:
-    """`data.sources.<name>.weight` of the sources where it is not 1."""
-    options = {name: source for name, source in config.data.sources.items() if isinstance(source, Mapping)}
-    return {name: float(o["weight"]) for name, o in options.items() if o.get("weight", 1.0) != 1.0}
 
 
 def input_steps(config: Config) -> dict[str, Step | str]:

@@ -24,7 +24,7 @@ from pipeline.training.identity import raised_decay
 if TYPE_CHECKING:
     from pipeline.evaluation.during_training import ProgressTasks
     from pipeline.training.control import Control
-    from pipeline.training.recorded import Replay
+    from pipeline.training.decisions import Replay
 
 LEAST_START_SECONDS = 2.0  # imports alone; a fast machine needs this much
 LAST_LIFE_STARTS = 3.0  # this life's start, the next one's, and room for a slow one
@@ -53,13 +53,12 @@ class Job:
 def train(job: Job, experiment: Experiment, ledger: Ledger) -> tuple[dict[str, Any], str]:
     """Facts and the device's name. Raises `Stopped` where a signal came; everything worth keeping is on disk."""
     from model.adapters import is_adapted
-    from pipeline.training import branching, devices, mirrors, tracking
+    from pipeline.training import branching, devices, tracking
     from pipeline.training.budget import Budget, planned_decay_start
     from pipeline.training.checkpoint import Checkpoints, seed_random_state
-    from pipeline.training.control import Control, Parts
+    from pipeline.training.control import Control, Parts, build_trainer
     from pipeline.training.forecast import MemoryForecast
     from pipeline.training.module import PretrainModule
-    from pipeline.training.trainer import build_trainer
 
     config, folder = job.config, job.step.path
     signals.end_is_near(False)
@@ -69,7 +68,7 @@ def train(job: Job, experiment: Experiment, ledger: Ledger) -> tuple[dict[str, A
     machine = devices.choose(settings)
     ledger.device = machine.name
     print(f"{job.stage}: {machine.describe()}", flush=True)
-    mirror = mirrors.of(config, job.step, experiment.folder, lambda line: print(f"  {line}", flush=True))
+    mirror = tracking.mirror_of(config, job.step, experiment.folder, lambda line: print(f"  {line}", flush=True))
     decisions = _open_decisions(config, folder, replay)
     ledger.inherited_seconds = branching.begin(config, job.cap, folder, decisions)
     memory = MemoryForecast(decisions, machine, machine.memory.held_bytes())
@@ -101,7 +100,7 @@ def train(job: Job, experiment: Experiment, ledger: Ledger) -> tuple[dict[str, A
         if not is_adapted(network):  # the plan is of a training of all weights
             memory.predict(module, settings, plan.cap_seconds)
         if not _only_the_end_is_left(control):
-            build_trainer(machine, metrics, control).fit(module, batches)
+            build_trainer(machine, folder, control).fit(module, batches)
         if control.stopped:
             raise Stopped(control.stopped)
         facts = {**job.finish(control), **branching.facts(decisions)}
@@ -212,7 +211,7 @@ def _last_row(state: Any) -> int:
 
 def _begin_life(config: Config, decisions: Decisions, control: Any, ledger: Ledger) -> None:
     """What the machine decided for this life, before anything follows from it."""
-    from pipeline.training import moved_device as cards
+    from pipeline.training import devices as cards
 
     machine, module, measured = control.parts.machine, control.module, control.parts.budget.measured
     place = {"step": module.step, "windows": module.windows}

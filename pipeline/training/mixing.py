@@ -9,15 +9,15 @@ holds every window once whatever the segments are. Within a segment quotas are e
 
 import hashlib
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from pipeline.config import Config
+from pipeline.config import Config, TrainConfig
 from pipeline.system.errors import UserError
-from pipeline.training.identity import source_weights
 
 BLOCK_SLOTS = 1024  # sequences over which the shares of the mix hold to within one sequence
 FEISTEL_ROUNDS = 6  # four are enough for a pseudo-random permutation (Luby-Rackoff); two more cost nothing
@@ -56,6 +56,12 @@ def effective_weights(config: Config, sizes: Mapping[str, int], key: str = "mix"
             )
     total = sum(shares.values())
     return {name: max(1, round(share / total * SHARE_UNITS)) for name, share in shares.items()}
+
+
+def source_weights(config: Config) -> dict[str, float]:
+    """`data.sources.<name>.weight` of the sources where it is not 1."""
+    options = {name: source for name, source in config.data.sources.items() if isinstance(source, Mapping)}
+    return {name: float(o["weight"]) for name, o in options.items() if o.get("weight", 1.0) != 1.0}
 
 
 def caps_of(max_epochs: float | Mapping[str, float] | None, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -241,3 +247,41 @@ class Order:
         for name, count in zip(segment.mixer.names, segment.mixer.counts_before(index - segment.start), strict=True):
             counts[name] += count
         return counts
+
+
+class StepSizes:
+    """`full`: sequences of a step after the warm-up; `least`: of the first step, which divides those of all others."""
+
+    def __init__(self, train: TrainConfig):
+        self.sequence_length = train.sequence_length
+        self.full = self.least = train.global_batch_tokens // train.sequence_length
+        self._firsts = [0]  # of the steps of the warm-up and of the first full one: the sequences before them
+        if train.batch_warmup_tokens:
+            assert train.batch_start_tokens is not None
+            self.least = train.batch_start_tokens // train.sequence_length
+            self._grow(train.batch_warmup_tokens / train.sequence_length)
+
+    def _grow(self, warmup_sequences: float) -> None:
+        more = self.full // self.least - 1
+        while (at := self._firsts[-1]) < warmup_sequences:
+            self._firsts.append(at + self.least * (1 + min(more, int(more * at / warmup_sequences))))
+
+    def first_sequence(self, step: int) -> int:
+        """The index of the first sequence that the step reads: the sequences of all steps before it."""
+        last = len(self._firsts) - 1
+        return self._firsts[min(step, last)] + max(0, step - last) * self.full
+
+    def sequences(self, step: int) -> int:
+        """How many the step reads."""
+        return self.first_sequence(step + 1) - self.first_sequence(step)
+
+    def tokens(self, steps: int) -> int:
+        """What the first `steps` steps read, padding included."""
+        return self.first_sequence(steps) * self.sequence_length
+
+    def whole_steps(self, sequences: int) -> int:
+        """The most steps that need no more than that many sequences."""
+        last = len(self._firsts) - 1
+        if sequences < self._firsts[last]:
+            return bisect_right(self._firsts, sequences) - 1
+        return last + (sequences - self._firsts[last]) // self.full

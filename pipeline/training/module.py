@@ -24,7 +24,7 @@ from pipeline.system import signals
 from pipeline.system.errors import UserError
 from pipeline.training.batches import Batch
 from pipeline.training.checkpoint import random_state
-from pipeline.training.micro_batch import divisors, micro_batch_windows
+from pipeline.training.memory import divisors, micro_batch_windows
 from pipeline.training.spikes import FINE, Spikes
 
 

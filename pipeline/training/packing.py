@@ -18,14 +18,15 @@ the paper: ties go to the oldest window, and inside a window documents stand in 
 Letters: B windows, T tokens, P pieces.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from pipeline.corpus.text.shards import TokenSet
-from pipeline.training.examples import IGNORED_LABEL, Examples
 
 STREAM, BEST_FIT = "stream", "best_fit"
+IGNORED_LABEL = -100
 
 
 def windows_of(
@@ -147,6 +148,48 @@ class BestFit:
         """Where the tokens of one window lie in the source's token set, without padding: at most T + 1 places."""
         pieces = slice(self.first[number], self.first[number + 1])
         return _ranges(self.start[pieces].astype(np.int64), self.length[pieces].astype(np.int64))
+
+
+@dataclass(frozen=True)
+class Examples:
+    """`inputs_NT`, `labels_NT`: int32; a label of -100 predicts nothing (prompt, padding). `n_bytes`: of the text that
+    is learnt, for bits per byte."""
+
+    name: str
+    inputs_NT: np.ndarray
+    labels_NT: np.ndarray
+    n_bytes: int
+
+    @classmethod
+    def of(cls, name: str, rows: Sequence[tuple[list[int], list[bool]]], length: int, n_bytes: int) -> "Examples":
+        """From (ids, learnt) rows; a longer one keeps its end, a shorter one is padded with label -100."""
+        inputs = np.zeros((len(rows), length), np.int32)
+        labels = np.full((len(rows), length), IGNORED_LABEL, np.int32)
+        for row, (ids, learnt) in enumerate(rows):
+            kept, marks = np.array(ids[-(length + 1) :]), np.array(learnt[-(length + 1) :])
+            inputs[row, : len(kept) - 1] = kept[:-1]
+            labels[row, : len(kept) - 1] = np.where(marks[1:], kept[1:], IGNORED_LABEL)
+        return cls(name, inputs, labels, n_bytes)
+
+    @property
+    def count(self) -> int:
+        return len(self.inputs_NT)
+
+    @property
+    def predicted(self) -> int:
+        return int(np.count_nonzero(self.labels_NT != IGNORED_LABEL))
+
+    @property
+    def n_tokens(self) -> int:
+        return self.predicted + 1
+
+    def documents(self) -> np.ndarray:
+        """[N, 2]: labels and bytes of each example; the bytes are shared out by labels."""
+        labels = np.count_nonzero(self.labels_NT != IGNORED_LABEL, axis=1)
+        return np.stack([labels, self.n_bytes * labels / max(1, labels.sum())], axis=1)
+
+    def windows(self, numbers_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.inputs_NT[numbers_B].astype(np.int64), self.labels_NT[numbers_B].astype(np.int64)
 
 
 def cut(index: np.ndarray, sequence_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,52 +1,64 @@
-"""Where the numbers go: `metrics.jsonl` is the truth; a mirror (mirrors.py) may fail without harm.
+"""Where the numbers go: rows in `metrics.jsonl`, the record, and copies of them in a mirror that may fail without harm.
 
 In: one row of named numbers per logged step. Out: a line in `metrics.jsonl` with the step and the same names, and the
-row in the mirror. After a kill the file is cut back to the checkpoint that training goes on from, so that there is
-one row per step, none missing and none double.
+row in the mirror that `tracking.to` names: Weights & Biases or TensorBoard. After a kill the file is cut back to the
+checkpoint from which training resumes, so that there is one row per step, none missing and none double.
+
+A mirror works in its own thread, so that a slow or hanging server cannot delay a step. Its failure is reported once and
+ends the mirror only. It sees an allow-list: rows of metrics, samples, and the config's keys that `logged_config` names.
+Paths, addresses, prompts, the environment and the command line are never handed over.
 """
 
 import contextlib
 import json
+import netrc
 import os
+import secrets
 import shutil
-from collections.abc import Mapping
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
+from urllib.parse import urlparse
 
-from lightning.pytorch.loggers.logger import Logger
-
-from pipeline.storage.steps import read_metrics, write_text
+from pipeline import config as configs
+from pipeline.config import Config
+from pipeline.storage.steps import Step, read_metrics, write_text
 from pipeline.system.disk import DiskFull, writing
-from pipeline.training.mirrors import Mirror
+
+WANDB, TENSORBOARD, NONE = "wandb", "tensorboard", "none"
+WANDB_ID_FILE = "wandb-id"
+ONLINE_FINISH_SECONDS, ONLINE_FINISH_SHARE = 10.0, 0.02  # of the cap: an upload's time; `hornbook sync` does the rest
+OFFLINE_FINISH_SECONDS = 1.5  # measured 0.2 s on an idle machine
+START_SECONDS = 15  # a server that does not answer within this is treated as absent
+
+LOGGED_SECTIONS = ("model", "train")  # numbers and choices of a schema: no free text
+LOGGED_KEYS = {
+    "init": ("method", "tolerance", "source_checkpoint"),
+    "tokenizer": ("vocab_size",),
+    "budget": ("max_gpu_hours", "max_tokens", "count_source", "gpu_hour_price"),
+    "data": ("near_dedup_similarity", "tokenizer_train_bytes", "tasks", "mask_personal_data"),
+}
+LOGGED_OF_SOURCE = ("type", "license", "weight", "replay", "limit_documents", "limit_bytes", "limit_tokens")
 
 
-class Metrics(Logger):
-    """Lightning's logger for us: `log_metrics({"train/loss": 3.2}, step)` appends a row and mirrors it."""
+class Metrics:
+    """`log({"train/loss": 3.2}, step)` appends a row to the file and hands it to the mirror."""
 
-    def __init__(self, path: Path, mirror: Mirror | None = None):
-        super().__init__()
+    def __init__(self, path: Path, mirror: "Mirror | None" = None):
         self.path, self.mirror = path, mirror
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - kept open: a row per step must cost microseconds
 
-    @property
-    def name(self) -> str:
-        return "metrics"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The config is in the manifest and, for W&B, given at its start."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        line = json.dumps({"step": step, **metrics}) + "\n"
+    def log(self, row: Mapping[str, Any], step: int) -> None:
+        line = json.dumps({"step": step, **row}) + "\n"
         with writing(self.path, len(line)):
             self._file.write(line)
             self._file.flush()
         if self.mirror is not None:
-            self.mirror.log({"step": step, **metrics})
+            self.mirror.log({"step": step, **row})
 
     def sync(self) -> None:
         """Before a checkpoint: its rows must be on disk when it is."""
@@ -83,3 +95,239 @@ def set_metrics_aside(path: Path, step: int) -> None:
     if path.is_file():
         with writing(path, path.stat().st_size):
             shutil.copyfile(path, path.with_name(f"metrics-before-{step}.jsonl"))
+
+
+def logged_config(config: Config, fingerprints: Mapping[str, str]) -> dict[str, Any]:
+    """What of a config leaves this machine: an allow-list of keys, sources without their paths, the fingerprints."""
+    values = configs.to_values(config)
+    logged: dict[str, Any] = {"name": config.name, "seed": config.seed, "fingerprints": dict(fingerprints)}
+    logged |= {section: values[section] for section in LOGGED_SECTIONS}
+    logged |= {section: {key: values[section][key] for key in keys} for section, keys in LOGGED_KEYS.items()}
+    logged["data"]["sources"] = {
+        name: {key: options[key] for key in LOGGED_OF_SOURCE if key in options}
+        for name, options in config.data.sources.items()
+        if isinstance(options, Mapping)
+    }
+    logged["data"]["filters"] = {
+        name: {k: v for k, v in (options or {}).items() if isinstance(v, int | float)}
+        for name, options in config.data.filters.items()
+        if options is not None
+    }
+    return logged
+
+
+class Mirror:
+    """`log(row)` returns at once; `finish()` waits at most `finish_seconds`. Subclasses say how to `_start`."""
+
+    kind = NONE
+    finish_seconds = OFFLINE_FINISH_SECONDS
+
+    def __init__(self, say: Callable[[str], None]):
+        self.say = say
+        self._rows: SimpleQueue[Mapping[str, Any] | Callable[[Any], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, daemon=True, name=self.kind)
+        self._thread.start()
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        self._rows.put(row)
+
+    def samples(self, step: int, samples: Sequence[Mapping[str, str]]) -> None:
+        """Texts of the finished model, as a table where the tool has one."""
+        self._rows.put(lambda run: self._samples(run, step, samples))
+
+    def artifacts(self, manifests: Mapping[str, Mapping[str, Any]]) -> None:
+        """The lineage: the manifests, by stage, of what this run was made from and of what it made."""
+        self._rows.put(lambda run: self._artifacts(run, manifests))
+
+    def limit_finish(self, cap_seconds: float | None) -> float:
+        """Sets how long `finish` may wait under a cap, and returns it."""
+        if cap_seconds is not None:
+            share = max(OFFLINE_FINISH_SECONDS, ONLINE_FINISH_SHARE * cap_seconds)
+            self.finish_seconds = min(self.finish_seconds, share)
+        return self.finish_seconds
+
+    def finish(self) -> None:
+        """Ends the mirror; a thread that hangs dies with the process."""
+        self._rows.put(None)
+        self._thread.join(self.finish_seconds)
+        if self._thread.is_alive():
+            self.say(f"{self.kind} did not finish in time; `hornbook sync` writes it all later")
+
+    def _work(self) -> None:
+        try:
+            run = self._start()
+            while (item := self._rows.get()) is not None:
+                if callable(item):
+                    item(run)
+                else:
+                    self._log(run, item)
+            self._finish(run)
+        except Exception as error:  # any failure of a mirror, whatever its kind, must not cost the run
+            reason = str(error).strip().splitlines()[:1]
+            self.say(
+                f"{self.kind} is off for this run ({type(error).__name__}: {reason}); metrics.jsonl has everything"
+            )
+
+    def _start(self) -> Any:
+        raise NotImplementedError
+
+    def _log(self, run: Any, row: Mapping[str, Any]) -> None:
+        raise NotImplementedError
+
+    def _finish(self, run: Any) -> None:
+        raise NotImplementedError
+
+    def _samples(self, run: Any, step: int, samples: Sequence[Mapping[str, str]]) -> None:
+        """Where a tool has no place for text: nothing."""
+
+    def _artifacts(self, run: Any, manifests: Mapping[str, Mapping[str, Any]]) -> None:
+        """Where a tool has no lineage: nothing."""
+
+
+class WandbMirror(Mirror):
+    """W&B as it is set by WANDB_*: offline where there is no key, never asking, never waiting, never in the way.
+
+    `id_file` keeps the run's id: every life of a run goes on in one curve. The id is on disk before W&B hears of it, so
+    that a kill at any moment leaves no second curve.
+    """
+
+    kind = "W&B"
+
+    def __init__(
+        self,
+        folder: Path,
+        id_file: Path,
+        name: str,
+        project: str,
+        config: Mapping[str, Any],
+        say: Callable[[str], None],
+    ):
+        self.folder, self.id_file, self.name, self.project = folder, id_file, name, project
+        self.config = dict(config)
+        self.online = wandb_mode() == "online"
+        self.finish_seconds = ONLINE_FINISH_SECONDS if self.online else OFFLINE_FINISH_SECONDS
+        super().__init__(say)
+
+    def _start(self) -> Any:
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb
+
+        run_id = os.environ.get("WANDB_RUN_ID") or self._kept_id() or secrets.token_hex(4)
+        write_text(self.id_file, run_id + "\n")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its own deprecations are nothing that a user of hornbook could mend
+            run = wandb.init(
+                id=run_id,
+                resume="allow",
+                mode=wandb_mode(),  # type: ignore[arg-type]
+                dir=os.environ.get("WANDB_DIR") or str(self.folder),
+                project=os.environ.get("WANDB_PROJECT") or self.project,
+                name=os.environ.get("WANDB_NAME") or self.name,
+                config=self.config,
+                settings=wandb.Settings(
+                    init_timeout=START_SECONDS,
+                    console="off",
+                    silent=True,
+                    disable_git=True,
+                    disable_code=True,
+                    save_code=False,
+                    program="hornbook",
+                    x_disable_meta=True,  # command line, paths, user and host
+                ),
+            )
+        # Steps are the x axis: W&B's own counter starts again with every life.
+        run.define_metric("step")
+        run.define_metric("*", step_metric="step")
+        return run
+
+    def _kept_id(self) -> str:
+        """The id of an earlier life; empty where there was none."""
+        return self.id_file.read_text(encoding="utf-8").strip() if self.id_file.is_file() else ""
+
+    def _log(self, run: Any, row: Mapping[str, Any]) -> None:
+        run.log(dict(row))
+
+    def _finish(self, run: Any) -> None:
+        run.finish()
+
+    def _samples(self, run: Any, step: int, samples: Sequence[Mapping[str, str]]) -> None:
+        import wandb
+
+        table = wandb.Table(columns=["step", "prompt", "text"])
+        for sample in samples:
+            table.add_data(step, sample["prompt"], sample["text"])
+        run.log({"step": step, "samples": table})
+
+    def _artifacts(self, run: Any, manifests: Mapping[str, Mapping[str, Any]]) -> None:
+        """Fingerprint and content hash of each stage as an artifact without files: what was used, and what was made."""
+        import wandb
+
+        for stage, manifest in manifests.items():
+            facts = {key: manifest[key] for key in ("fingerprint", "content_hash", "seconds", "gpu_hours")}
+            artifact = wandb.Artifact(f"{stage}-{manifest['fingerprint']}", type=stage, metadata=facts)
+            if stage == "pretrain" or not self.online:  # offline a use cannot be looked up
+                run.log_artifact(artifact)
+            else:
+                run.use_artifact(artifact)
+
+
+class TensorboardMirror(Mirror):
+    """Event files under `folder`, for `tensorboard --logdir runs`."""
+
+    kind = "TensorBoard"
+
+    def __init__(self, folder: Path, say: Callable[[str], None]):
+        self.folder = folder
+        super().__init__(say)
+
+    def _start(self) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.folder))
+
+    def _log(self, run: Any, row: Mapping[str, Any]) -> None:
+        for name, value in row.items():
+            if name != "step" and value is not None:
+                run.add_scalar(name, value, row["step"])
+
+    def _finish(self, run: Any) -> None:
+        run.close()
+
+    def _samples(self, run: Any, step: int, samples: Sequence[Mapping[str, str]]) -> None:
+        for number, sample in enumerate(samples):
+            run.add_text(f"samples/{number}", sample["prompt"] + sample["text"], step)
+
+
+def mirror_of(config: Config, step: Step, folder: Path, say: Callable[[str], None]) -> Mirror | None:
+    """The mirror that `tracking.to` asks for, None for "none". `step`: the pretraining; `folder`: of the experiment."""
+    if config.tracking.to == NONE:
+        return None
+    if config.tracking.to == TENSORBOARD:
+        return TensorboardMirror(folder / TENSORBOARD, say)
+    fingerprints = {name: s.fingerprint for name, s in step.inputs.items() if isinstance(s, Step)}
+    fingerprints["model"] = step.fingerprint
+    return WandbMirror(
+        folder=folder,
+        id_file=step.path / WANDB_ID_FILE,
+        name=config.name,
+        project=config.tracking.project,
+        config=logged_config(config, fingerprints),
+        say=say,
+    )
+
+
+def wandb_mode() -> str:
+    """`online`, `offline` or `disabled`: what WANDB_MODE says, else whether there is a key."""
+    return os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
+
+
+def _has_key() -> bool:
+    """Whether W&B would log in without asking: a key in the environment or in a netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

@@ -20,8 +20,7 @@ import torch
 from model.transformer import Transformer
 from pipeline.corpus.text.intervals import interval, ratio_of_sums
 from pipeline.corpus.text.shards import TEXTBOOK, TokenSet
-from pipeline.training.examples import IGNORED_LABEL, Examples
-from pipeline.training.packing import Stream, windows_of
+from pipeline.training.packing import IGNORED_LABEL, Examples, Stream, windows_of
 
 FORWARD_TOKENS = 16_384  # per forward pass: without gradients this fits wherever training does
 FORECAST_SECONDS = 1.0  # of a validation after its first piece, which warms up: then it is known how long it takes

@@ -20,7 +20,7 @@ from pipeline.corpus.text.compressed import Unreadable, decode_utf8
 from pipeline.corpus.text.json_lines import MAX_UNREADABLE, Found, plain_ending, read_bytes, read_files
 from pipeline.corpus.text.shards import INDEX_DTYPE, TokenSet
 from pipeline.system.errors import UserError
-from pipeline.training.examples import Examples
+from pipeline.training.packing import Examples
 from pipeline.tuning.chat import ROLES, pieces
 
 TYPES = ("text", "completion", "chat")

@@ -46,14 +46,13 @@ def measure(probe: Probe, methods: tuple[str, ...]) -> dict[str, int | None]:
 def _child(probe: Probe, sender: Any) -> None:
     import torch
 
-    from pipeline.training import allocator
-    from pipeline.training.device_memory import DeviceMemory
+    from pipeline.training.memory import DeviceMemory, set_up_allocator
     from pipeline.training.module import PretrainModule
     from pipeline.tuning.adapters import prepare
 
     if probe.device == "cpu":
         torch.set_num_threads(1)
-        allocator.set_up()
+        set_up_allocator()
         torch.mm(torch.ones(8, 8), torch.ones(8, 8))
     torch.zeros(1, device=probe.device)  # a card counts nothing before its first tensor
     memory = DeviceMemory(torch.device(probe.device))

@@ -51,7 +51,7 @@ tracking: {to: none}
 sample: {prompts: ["def "], max_new_tokens: 8}
 """.replace("HERE", str(ROOT)).replace("SAVE_SECONDS", str(SAVE_SECONDS))
 WARM = ("lightning.pytorch", "tokenizers", "pipeline.pretrain", "pipeline.init", "pipeline.training.finish",
-        "pipeline.training.trainer", "pipeline.training.recorded", "pipeline.training.branching",
+        "pipeline.training.control", "pipeline.training.decisions", "pipeline.training.branching",
         "pipeline.corpus.text.shards", "pipeline.corpus.sources.folder")  # fmt: skip
 
 

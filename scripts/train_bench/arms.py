@@ -48,9 +48,9 @@ def main(name: str, shape: str) -> None:
     if name.endswith(GIVEN):
         import torch
 
-        from pipeline.training import allocator
+        from pipeline.training.memory import set_up_allocator
 
-        allocator.set_up()
+        set_up_allocator()
         torch.set_float32_matmul_precision("medium")
     ARMS[name.removesuffix(GIVEN)](SHAPES[shape], meter)
 

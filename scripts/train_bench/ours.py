@@ -85,12 +85,11 @@ def fit(shape: Shape, meter: Meter, folder: Path, wandb: bool, **train: Any) -> 
     from lightning.pytorch import Callback
 
     from pipeline.storage.ledger import Ledger
-    from pipeline.training import mirrors, tracking
+    from pipeline.training import tracking
     from pipeline.training.budget import Budget, Plan
     from pipeline.training.checkpoint import Checkpoints
-    from pipeline.training.control import Control, Parts
+    from pipeline.training.control import Control, Parts, build_trainer
     from pipeline.training.decisions import Decisions
-    from pipeline.training.trainer import build_trainer
     from pipeline.training.validation import Validation
 
     class Tell(Callback):
@@ -105,7 +104,7 @@ def fit(shape: Shape, meter: Meter, folder: Path, wandb: bool, **train: Any) -> 
     meter.built()
     mirror = None
     if wandb:
-        mirror = mirrors.WandbMirror(folder, folder / "id", "bench", "bench", {}, lambda line: None)
+        mirror = tracking.WandbMirror(folder, folder / "id", "bench", "bench", {}, lambda line: None)
     decisions = Decisions(folder / "decisions.jsonl")
     ledger = Ledger(folder / "ledger.jsonl", stage="pretrain", fingerprint="bench", device="cpu")
     with ledger, tracking.Metrics(folder / "metrics.jsonl", mirror) as metrics:
@@ -115,6 +114,6 @@ def fit(shape: Shape, meter: Meter, folder: Path, wandb: bool, **train: Any) -> 
         flops = config.model.flops_per_token(shape.tokens)
         parts = Parts(config.train, machine, batches, validation, budget, checkpoints, metrics, ledger, flops)
         control = Control(parts, module, MemoryForecast(decisions, machine, machine.memory.held_bytes()))
-        trainer = build_trainer(machine, metrics, control)
+        trainer = build_trainer(machine, folder, control)
         trainer.callbacks.append(Tell())  # type: ignore[attr-defined]
         trainer.fit(module, batches)

@@ -9,7 +9,7 @@ from model.config import ModelConfig
 from model.estimate import Plan, TrainSettings, estimate_memory, needed_bytes, trace_step
 from model.loss import chunked_cross_entropy
 from pipeline import config as configs
-from pipeline.training.micro_batch import train_settings
+from pipeline.training.memory import train_settings
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SMALL, DEEP = ModelConfig(1000, 256, 1024, 2, 4), ModelConfig(1000, 256, 1024, 6, 4)

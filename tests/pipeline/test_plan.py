@@ -13,7 +13,7 @@ from pipeline.planner import epochs as text
 from pipeline.planner.measure import measure
 from pipeline.planner.show import show
 from pipeline.system.errors import UserError
-from pipeline.training.micro_batch import train_settings
+from pipeline.training.memory import train_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 LLAMA_2_7B, LLAMA_2_70B, PHI_2 = 6.74e9, 68.98e9, 2.78e9

@@ -7,7 +7,7 @@ import pytest
 from test_pretrain import Small, small, small_inputs  # noqa: F401 - fixtures
 from test_pretrain_branches import run_branch
 
-from pipeline.training.step_sizes import StepSizes
+from pipeline.training.mixing import StepSizes
 
 # Steps of 1, 2, ... 8 windows of 64 tokens over the first 4,096 tokens.
 GROWING = ("train.batch_start_tokens=64", "train.batch_warmup_tokens=4_096", "train.precision=32-true")

@@ -5,7 +5,6 @@ import torch
 from test_pretrain import Small, small, small_inputs  # noqa: F401 - fixtures
 
 from model.hf import load_network
-from pipeline.training import best
 from pipeline.training.budget import Budget, Plan, Verdict
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.decisions import Decisions
@@ -44,9 +43,9 @@ def test_the_decay_starts_and_ends_after_that_many_in_a_row(patience: int, decay
     bits = {10: 3.0, 20: 2.5, 30: 2.0, 40: 2.1, 50: 2.2, 60: 2.3, 70: 2.4}
     found = {}
     for step, value in bits.items():
-        better = best.record(budget.decisions, step, value)
+        better = budget.decisions.record_validation(step, value)
         assert better == (step <= 30)
-        found[step] = Verdict.GO_ON if better else best.verdict(budget, step, patience)
+        found[step] = Verdict.GO_ON if better else budget.verdict_of_validations(step, patience)
         if found[step] == Verdict.FINISH:
             break
     assert [s for s, v in found.items() if v == Verdict.DECAY] == [decays_at]

@@ -7,10 +7,10 @@ from test_pretrain import Small, _record_inputs, small, small_inputs  # noqa: F4
 from pipeline.reporting.pretrain import cards_section, forecast_section
 from pipeline.storage.ledger import cards
 from pipeline.training import devices
+from pipeline.training.budget import Measured
 from pipeline.training.checkpoint import random_state, restore_random_state
 from pipeline.training.decisions import Decisions
-from pipeline.training.measured import Measured
-from pipeline.training.moved_device import price_per_hour
+from pipeline.training.devices import price_per_hour
 
 
 def test_a_run_goes_on_on_another_card_with_the_next_window_and_both_cards_in_the_ledger(

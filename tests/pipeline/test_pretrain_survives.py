@@ -15,7 +15,7 @@ from pipeline import pretrain
 from pipeline.storage.steps import read_manifest
 from pipeline.system import signals
 from pipeline.system.errors import UserError
-from pipeline.training.recorded import Replay
+from pipeline.training.decisions import Replay
 
 EXACT = ("train.precision=32-true", "train.micro_batch=4", "train.checkpoint_every_seconds=1000")
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from pipeline import config as configs
+from pipeline.corpus.text.intervals import replay_lines
 from pipeline.reporting.page import _replay
-from pipeline.training.forgetting import replay_lines, what_was_lost
+from pipeline.training.finish import what_was_lost
 
 TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny.yaml"
 

@@ -9,7 +9,7 @@ from pipeline import config as configs
 from pipeline import sample
 from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.system.errors import UserError
-from pipeline.training.text_writer import Writer
+from pipeline.training.finish import Writer
 
 _spec = importlib.util.spec_from_file_location("pretrain_driver", Path(__file__).with_name("pretrain_driver.py"))
 assert _spec is not None

@@ -27,7 +27,7 @@ from pipeline.storage.hub import content_of_model
 from pipeline.storage.steps import build
 from pipeline.system import signals
 from pipeline.system.errors import UserError
-from pipeline.training.text_writer import Writer
+from pipeline.training.finish import Writer
 from pipeline.tuning.chat import TEMPLATE, add_template, require_our_template
 
 MESSAGES = [{"role": "user", "content": "Hi"}]

@@ -10,8 +10,7 @@ import torch
 from pipeline.config import Config, TrainConfig
 from pipeline.corpus.text.shards import INDEX_DTYPE, TokenSet
 from pipeline.system.errors import UserError
-from pipeline.training.batches import TokenBatches
-from pipeline.training.copies import Copies
+from pipeline.training.batches import Copies, TokenBatches
 from pipeline.training.mixing import Mixer, key_of, permute
 from pipeline.training.packing import IGNORED_LABEL
 

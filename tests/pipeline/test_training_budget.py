@@ -9,10 +9,9 @@ import pytest
 
 from model.schedules import wsd
 from pipeline.system.errors import UserError
-from pipeline.training.budget import Budget, Plan, Verdict
+from pipeline.training.budget import Budget, Measured, Plan, Verdict
 from pipeline.training.decisions import Decisions
 from pipeline.training.loop import LAST_LIFE_STARTS
-from pipeline.training.measured import Measured
 
 PEAK_SHARE_AT_END = 0.01
 

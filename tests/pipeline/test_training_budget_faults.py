@@ -8,8 +8,7 @@ from statistics import mean
 import pytest
 from test_training_budget import PEAK_SHARE_AT_END, Machine, Run, machine_of
 
-from pipeline.training.budget import ANNEALED_MIN_SHARE, Plan
-from pipeline.training.measured import Measured
+from pipeline.training.budget import ANNEALED_MIN_SHARE, Measured, Plan
 
 RUNS = 240
 

@@ -111,8 +111,8 @@ def test_a_run_on_a_card_never_spends_time_on_the_threads_of_the_cpu() -> None:
 
 
 REPLACED_BLOCKS = """
-from pipeline.training import allocator
-said = allocator.set_up()
+from pipeline.training.memory import set_up_allocator
+said = set_up_allocator()
 import torch
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096

@@ -15,7 +15,7 @@ from pipeline.system.errors import UserError
 from pipeline.training import identity
 from pipeline.training.batches import TokenBatches
 from pipeline.training.budget import planned_decay_start
-from pipeline.training.mixing import Order, caps_of, effective_weights
+from pipeline.training.mixing import Order, caps_of, effective_weights, source_weights
 
 LENGTH = 4
 TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny.yaml"
@@ -186,7 +186,7 @@ def test_weights_multiply_the_share_that_tokens_give() -> None:
     assert effective_weights(config({"a": 1, "b": 1.0}), sizes) == sizes
     assert set(effective_weights(config({"a": 0}), sizes)) == {"b"}
     assert effective_weights(config({"a": 3.0}), sizes, "decay_mix") == weighted
-    assert identity.source_weights(config({"a": 3.0, "b": 1})) == {"a": 3.0}
+    assert source_weights(config({"a": 3.0, "b": 1})) == {"a": 3.0}
     with pytest.raises(UserError, match=r"weight is 0 for every source"):
         effective_weights(config({"a": 0, "b": 0}), sizes)
     with pytest.raises(UserError, match=r"train\.decay_mix gives a share to 'z'"):

@@ -11,7 +11,7 @@ from pipeline import config as configs
 from pipeline.config import TrainConfig
 from pipeline.system.errors import UserError
 from pipeline.training.batches import Batch
-from pipeline.training.micro_batch import micro_batch_windows, planned_windows
+from pipeline.training.memory import micro_batch_windows, planned_windows
 from pipeline.training.module import PretrainModule
 
 TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny.yaml"

@@ -8,8 +8,8 @@ from pipeline import config as configs
 from pipeline.config import Config, TrainConfig
 from pipeline.system.errors import UserError
 from pipeline.training.batches import TokenBatches
-from pipeline.training.micro_batch import divisors
-from pipeline.training.step_sizes import StepSizes
+from pipeline.training.memory import divisors
+from pipeline.training.mixing import StepSizes
 
 
 def train_of(start: int | None, full: int, warmup: int, length: int = LENGTH, **more: object) -> TrainConfig:

@@ -12,8 +12,14 @@ import pytest
 
 from pipeline import config as configs
 from pipeline.storage.steps import read_json_lines
-from pipeline.training.mirrors import TensorboardMirror, WandbMirror, logged_config
-from pipeline.training.tracking import Metrics, cut_metrics, set_metrics_aside
+from pipeline.training.tracking import (
+    Metrics,
+    TensorboardMirror,
+    WandbMirror,
+    cut_metrics,
+    logged_config,
+    set_metrics_aside,
+)
 
 
 def mirror(folder: Path, said: list[str]) -> WandbMirror:
@@ -24,7 +30,7 @@ def test_rows_are_cut_back_to_the_checkpoint_and_a_torn_line_is_dropped(tmp_path
     path = tmp_path / "metrics.jsonl"
     with Metrics(path) as metrics:
         for step in range(10):
-            metrics.log_metrics({"train/loss": 1.0 / (step + 1)}, step)
+            metrics.log({"train/loss": 1.0 / (step + 1)}, step)
     with open(path, "a") as file:
         file.write('{"step": 10, "train/lo')
     set_metrics_aside(path, 6)
@@ -41,7 +47,7 @@ def test_a_mirror_that_cannot_start_is_said_once_and_rows_still_reach_the_file(
     said: list[str] = []
     with Metrics(tmp_path / "metrics.jsonl", mirror(tmp_path, said)) as metrics:
         for step in range(3):
-            metrics.log_metrics({"train/loss": 1.0}, step)
+            metrics.log({"train/loss": 1.0}, step)
     assert len(read_json_lines(tmp_path / "metrics.jsonl")) == 3
     assert len(said) == 1
     assert "W&B is off for this run" in said[0]
@@ -132,7 +138,7 @@ def test_a_server_that_hangs_fails_lies_or_refuses_costs_no_row_and_no_second(ma
         "WANDB_DIR": str(tmp_path),
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("pipeline.training.mirrors.START_SECONDS", 2)
+    monkeypatch.setattr("pipeline.training.tracking.START_SECONDS", 2)
     said: list[str] = []
     tracker = mirror(tmp_path, said)
     tracker.finish_seconds = 0.3
@@ -141,7 +147,7 @@ def test_a_server_that_hangs_fails_lies_or_refuses_costs_no_row_and_no_second(ma
     with Metrics(tmp_path / "metrics.jsonl", tracker) as metrics:
         for step in range(500):
             started = time.monotonic()
-            metrics.log_metrics({"train/loss": 1.0}, step)
+            metrics.log({"train/loss": 1.0}, step)
             rows.append(time.monotonic() - started)
     assert max(rows) < 0.5, "a row waits for nobody"
     assert time.monotonic() - began < 10
@@ -161,7 +167,7 @@ def test_tensorboard_files_hold_every_row(tmp_path: Path) -> None:
     tracker.finish_seconds = 60
     with Metrics(tmp_path / "metrics.jsonl", tracker) as metrics:
         for step in range(5):
-            metrics.log_metrics({"train/loss": 1.0 / (step + 1), "perf/mfu": None}, step)  # type: ignore[dict-item]
+            metrics.log({"train/loss": 1.0 / (step + 1), "perf/mfu": None}, step)
         tracker.samples(4, [{"prompt": "a", "text": "b"}])
     assert said == []
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -212,5 +218,5 @@ def test_no_secret_of_the_environment_the_config_or_a_path_leaves_by_a_mirror(tm
 
 def test_numbers_are_plain_json(tmp_path: Path) -> None:
     with Metrics(tmp_path / "metrics.jsonl") as metrics:
-        metrics.log_metrics({"perf/mfu": None, "train/loss": 2.5}, 1)  # type: ignore[dict-item]
+        metrics.log({"perf/mfu": None, "train/loss": 2.5}, 1)
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "perf/mfu": None, "train/loss": 2.5}

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.corpus.text.intervals import beside, interval, ratio_of_sums, shown, t_quantile
 from pipeline.corpus.text.shards import INDEX_DTYPE, TokenSet
-from pipeline.training.examples import Examples
+from pipeline.training.packing import Examples
 from pipeline.training.validation import Validation
 
 END = 0

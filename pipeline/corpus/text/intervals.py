@@ -45,6 +45,20 @@ def over_documents(score: Mapping[str, Any]) -> str:
     return shown(score.get("interval"), score["items"], score["groups"]) if "groups" in score else ""
 
 
+def replay_lines(manifest: Mapping[str, Any]) -> list[str]:
+    """One line for each source marked `replay: true`: what was lost of it, by a manifest's facts."""
+    return [f"replay {name}: {replay_in_words(values)}" for name, values in manifest.get("replay", {}).items()]
+
+
+def replay_in_words(values: Mapping[str, float | None]) -> str:
+    """What a model lost of a replay source, in a sentence."""
+    before, after, lost = values["before"], values["after"], values["lost"]
+    if before is None or after is None or lost is None:
+        return "not measured (no held-out text of it, or no time for a validation)"
+    what = "lost" if lost > 0 else "gained"
+    return f"{before:.4f} bits per byte before, {after:.4f} after: {what} {abs(lost):.4f}"
+
+
 def t_quantile(freedom: int, confidence: float = CONFIDENCE) -> float:
     """The two-sided quantile of Student's t (12.706, 4.303, 3.182 for 1, 2, 3 degrees), by bisection."""
     low, high = 0.0, 1e4

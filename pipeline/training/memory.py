@@ -1,0 +1,187 @@
+"""The memory of a training: how many windows a forward pass takes, what is held, and where a CPU's blocks come from.
+
+In: the `train` section, a model's shape, a device. Out: windows a pass, as the config says, as a CPU's caches like it,
+or as the memory plan (model/estimate.py) allows; bytes held now and at most, of a card or of this process.
+Imports no lightning: `hornbook plan` asks the same questions.
+
+On a CPU the allocator is set up first. By default glibc gives big blocks back to the kernel and gets them again 4 KiB
+at a time: 1.2x to 1.7x of a small model's step went into page faults, so big blocks are kept in its heap. There most
+are not found again: torch asks for aligned blocks, and glibc's `memalign` (2.36) looks for more than the block that it
+got back, so the heap grows to 1.2 to 1.5 times what a step needs. THP_MEM_ALLOC_ENABLE=1 (torch's own switch, read when
+its first tensor is made) is for machines without that memory: each big block is mapped by itself in huge pages and
+given back. A process then holds what it needs, but a step takes up to 1.3x as long (docs/training), because every block
+is cleared again.
+"""
+
+import ctypes
+import os
+import platform
+import resource
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from model.config import ModelConfig
+from pipeline.config import TrainConfig
+
+if TYPE_CHECKING:
+    from model.estimate import Plan, TrainSettings
+
+CPU_MICRO_TOKENS = 8192  # activations of a larger step fall out of the caches and into gigabytes
+GPU_MICRO_WINDOWS = 8
+GPU_ENOUGH_TOKENS = 65536  # a pass of more keeps no card busier
+_PLANS: dict[Any, "Plan"] = {}
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+HUGE_PAGE_BYTES = 2**21
+PROBE_BYTES = 16 * HUGE_PAGE_BYTES
+
+
+def micro_batch_windows(train: TrainConfig, device_type: str, model: ModelConfig, precision: str) -> int:
+    """Windows per forward pass: `train.micro_batch`; else on a card the most that the memory plan allows, on a CPU what
+    stays in its caches. With the optimizer in the backward pass it is the whole step.
+    """
+    if train.optimizer_in_backward:
+        return train.global_batch_tokens // train.sequence_length
+    if train.micro_batch:
+        return train.micro_batch
+    windows = _smallest_step(train)
+    if device_type == "cpu":
+        return min(windows, max(1, CPU_MICRO_TOKENS // train.sequence_length))
+    if device_type != "cuda":
+        return min(windows, GPU_MICRO_WINDOWS)
+    return planned_windows(train, model, precision, _card_bytes())
+
+
+def planned_windows(train: TrainConfig, model: ModelConfig, precision: str, device_memory_bytes: int) -> int:
+    """The largest divisor of the step's windows whose traced peak fits; 1 where none does (trying will tell)."""
+    found = memory_plan(model, train_settings(train, precision)).largest(choices(train), device_memory_bytes)
+    return found.windows if found else 1
+
+
+def memory_plan(model: ModelConfig, settings: "TrainSettings") -> "Plan":
+    """The traces of a model under its settings, made once a process: they take seconds."""
+    from model.estimate import Plan
+
+    key = (tuple(sorted(asdict(model).items())), settings)
+    if key not in _PLANS:
+        _PLANS[key] = Plan(model, settings)
+    return _PLANS[key]
+
+
+def choices(train: TrainConfig) -> list[int]:
+    """The micro-batches that a plan may choose from."""
+    return [windows for windows in divisors(train) if windows * train.sequence_length <= GPU_ENOUGH_TOKENS] or [1]
+
+
+def train_settings(train: TrainConfig, precision: str) -> "TrainSettings":
+    """What of the `train` section the memory plan needs."""
+    from model.estimate import TrainSettings  # fake tensors take a second to import; a CPU run needs none
+
+    return TrainSettings(
+        sequence_length=train.sequence_length,
+        precision=precision,
+        optimizer=train.optimizer,
+        activation_checkpointing=train.activation_checkpointing,
+        optimizer_in_backward=train.optimizer_in_backward,
+        accumulate=not train.optimizer_in_backward,
+    )
+
+
+def divisors(train: TrainConfig) -> list[int]:
+    """Micro-batches that every step can be cut into."""
+    windows = _smallest_step(train)
+    return [count for count in range(1, windows + 1) if windows % count == 0]
+
+
+def _smallest_step(train: TrainConfig) -> int:
+    """Windows; all steps of a batch-size warm-up are multiples of it, so no pass is cut short and compiled again."""
+    return (train.batch_start_tokens or train.global_batch_tokens) // train.sequence_length
+
+
+def _card_bytes() -> int:
+    """Of the card, or of the share that this process may use."""
+    share = (
+        torch.cuda.get_per_process_memory_fraction() if hasattr(torch.cuda, "get_per_process_memory_fraction") else 1
+    )
+    return int(torch.cuda.mem_get_info()[1] * share)
+
+
+class DeviceMemory:
+    """Bytes: on a card what torch's allocator counts, on a CPU the process' resident set."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self._earlier_peaks: list[int] = []
+
+    def peak_bytes(self) -> int:
+        """Most that was held so far."""
+        return max([self.newest_peak_bytes(), *self._earlier_peaks])
+
+    def newest_peak_bytes(self) -> int:
+        """The same, since `restart_peak`."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return _process_peak_bytes()
+
+    def restart_peak(self) -> bool:
+        """From here on `newest_peak_bytes` counts anew; False where the system cannot."""
+        self._earlier_peaks.append(self.newest_peak_bytes())
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return True
+        try:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the high-water mark, proc(5)
+        except OSError:
+            return False
+        return True
+
+    def held_bytes(self) -> int | None:
+        """Held now; None on a CPU where the system does not say."""
+        if self.device.type == "cuda":
+            return torch.cuda.memory_allocated(self.device)
+        try:
+            pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+        except OSError:
+            return None
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _process_peak_bytes() -> int:
+    """Of the program that runs: getrusage, where it must be asked, also counts what the parent held when it started
+    this one."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def set_up_allocator() -> str:
+    """Sets this process' allocator up for training on a CPU; what was chosen, for the user."""
+    if platform.libc_ver()[0] != "glibc":
+        return "allocator as it comes (no glibc)"
+    if os.environ.get("THP_MEM_ALLOC_ENABLE") == "1":
+        _tell_glibc(map_from_bytes=HUGE_PAGE_BYTES)
+        if _huge_pages():
+            return "big blocks in huge pages"
+    return "glibc keeps big blocks" if _tell_glibc(map_from_bytes=2**30) else "allocator as it comes"
+
+
+def _tell_glibc(map_from_bytes: int) -> bool:
+    """Both thresholds are needed; either alone did nothing."""
+    libc = ctypes.CDLL(None)
+    return bool(libc.mallopt(M_MMAP_THRESHOLD, map_from_bytes) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def _huge_pages() -> bool:
+    """Whether a big block really comes in them: the kernel may have none, or torch have made its choice before."""
+    block = torch.empty(PROBE_BYTES, dtype=torch.uint8)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block.zero_()
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    return faults < PROBE_BYTES // os.sysconf("SC_PAGE_SIZE") // 4
