@@ -1,32 +1,31 @@
-"""`hornbook study`: runs what is left of a study and writes what it shows, or sends it to Slurm.
+"""`hornbook study`: runs what is left of a study and writes its results, or sends it to Slurm.
 
-In: a study's YAML file. Out: `runs/<study>/` with an experiment a member, `study.json`, `study.md`, `study.html`, and
-the pictures. The pages are written again after every experiment, so a study that is stopped shows what it has.
+In: a study's YAML file. Out: `runs/<study>/` with one experiment per member, `study.json`, `study.md`, `study.html`,
+and the pictures. The pages are rewritten after every experiment, so a stopped study shows what it has.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.studies import running
-from pipeline.studies.members import Member, Trained, experiments, flops_per_token, members
-from pipeline.studies.study_file import Study, read
+from pipeline.studies import pages
+from pipeline.studies import run as runner
+from pipeline.studies.file import Study, read
+from pipeline.studies.members import Member, flops_per_token, members, trainings
+from pipeline.submit import run_array
 from pipeline.system.errors import Failure, UserError
 
 
 def run(path: str, *, dry_run: bool = False, only_report: bool = False, as_json: bool = False) -> None:
     """Raises `UserError` for a study that is wrong, `Failure` where members failed, `Stopped`."""
-    from pipeline.studies import pages
-
     study = read(path)
     found = members(study)
-    trained = experiments(found)
     if dry_run:
-        facts = _planned(study, found, trained)
+        facts = _planned(study, found)
         print(json.dumps(facts, indent=1) if as_json else _show(facts))
         return
     if not only_report:
-        running.run(study, trained, lambda line: _after_each(study, found, line))
+        runner.run(study, trainings(found), lambda line: _after_each(study, found, line))
     facts = pages.write(study, found)
     print(json.dumps(facts, indent=1) if as_json else pages.show(facts), flush=True)
     failed = [row["experiment"] for row in facts["rows"] if row["state"] == "failed"]
@@ -37,27 +36,23 @@ def run(path: str, *, dry_run: bool = False, only_report: bool = False, as_json:
 def submit(path: str, options: Any, at_once: int | None, *, dry_run: bool = False) -> None:
     """Data and sources as single jobs, the members' init and pretraining as one array, then one job of this verb, which
     tunes, quantizes and writes the pages. Raises `UserError`."""
-    from pipeline.submit import run_array
-
     study = read(path)
     if study.stop is not None:
         raise UserError(
             f"study {path}: stop compares members at shares of the budget, which needs them in turn; an array runs all "
             "to their end: set stop to null, or leave --slurm out"
         )
-    configs = [one.config for one in experiments(members(study))]
+    configs = [one.config for one in trainings(members(study))]
     last = ("study", Path(path).resolve())
     run_array(study.name, configs, path, options, at_once=at_once, until="pretrain", last=last, dry_run=dry_run)
 
 
 def _after_each(study: Study, found: list[Member], line: str) -> None:
-    from pipeline.studies import pages
-
     print(line, flush=True)
     pages.write(study, found)
 
 
-def _planned(study: Study, found: list[Member], trained: list[Trained]) -> dict[str, Any]:
+def _planned(study: Study, found: list[Member]) -> dict[str, Any]:
     kind, amount = study.equal
     return {
         "study": study.name,
@@ -74,9 +69,9 @@ def _planned(study: Study, found: list[Member], trained: list[Trained]) -> dict[
                 "flops_per_token": flops_per_token(one.config),
                 "tuned": one.config.finetune.method if one.tuned else None,
                 "forms": list(one.forms),
-                "finished": running.is_finished(one),
+                "finished": runner.is_finished(one),
             }
-            for one in trained
+            for one in trainings(found)
         ],
     }
 

@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.studies.effects import estimate
+from pipeline.studies.analysis import estimate
 from scripts.bench_rows import ROOT, Part, Rows, main, row
 from scripts.data_bench.quality import SEEDS, Corpus, bits_per_byte, first_tokens, load, total_tokens, train
 
@@ -102,7 +102,8 @@ def _difference(name: str, arm: dict[int, float], base: dict[int, float]) -> dic
         by_fold.setdefault(seed % SEEDS, []).append(arm[seed] - base[seed])
     found = estimate(by_fold)
     assert found is not None
-    value = [round(v, 4) for v in (found.low, found.mean, found.high) if v is not None]
+    low, high = found.interval or (None, None)
+    value = [round(v, 4) for v in (low, found.mean, high) if v is not None]
     shown = row(name, value, f"bits per byte, {found.seeds} folds, {found.differences} pairs")
     return {**shown, "by_fold": {str(fold): round(mean(pairs), 4) for fold, pairs in by_fold.items()}}
 

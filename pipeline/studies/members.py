@@ -2,8 +2,8 @@
 
 A member is a cell of the design with a seed. Members that differ in their form alone (as stored, or quantized) are one
 experiment, trained once. Budgets: `gpu_hours` are seconds of every process of source, pretraining and tuning together;
-`flops` are 6 N + attention for each trained token (model/config.py), and two thirds of that plus the adapter's own for
-a tuning that keeps the base frozen: forward and the gradients of activations are left, those of the weights are not.
+`flops` are 6 N + attention for each trained token (model/config.py). A tuning that keeps the base frozen costs two
+thirds of that plus the adapter's own: forward and the gradients of activations remain, those of the weights do not.
 """
 
 from collections.abc import Mapping
@@ -18,25 +18,25 @@ from pipeline.growing.source import check_source, source_config, source_is_exper
 from pipeline.init import check_method
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.steps import hash_json, root, write_text
-from pipeline.studies.design import Cell
-from pipeline.studies.measures import tasks_of
-from pipeline.studies.study_file import AS_STORED, FORM, SPEND, Study, nested
+from pipeline.studies.design import QUALITY, TASKS, Cell
+from pipeline.studies.file import AS_STORED, FORM, SPEND, Study, nested
 from pipeline.system.errors import UserError
+from pipeline.tuning.targets import make_target, target_task
 
 FROZEN_SHARE = 2 / 3  # of a training step's FLOPs, where no weight of the base gets a gradient
 MEMBER = "member.yaml"  # the resolved config that the stages of a member read
 
 
 @dataclass(frozen=True)
-class Trained:
-    """One experiment of a study. `forms`: the quantized kinds that its members are read in. `tuned`: whether it ends in
-    finetune. `levels`: its cell without the axes that only choose a form."""
+class Training:
+    """One experiment of a study. `levels`: of its first member. `tuned`: whether it ends in finetune. `forms`: the
+    quantized forms that its members are read in."""
 
     config: Config
-    levels: Mapping[str, str]
+    levels: Cell
     seed: int
     tuned: bool
-    forms: tuple[str, ...]
+    forms: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -59,31 +59,31 @@ class Member:
     cell: Cell
     seed: int
     form: str
-    trained: Trained
+    training: Training
 
 
 def members(study: Study) -> list[Member]:
     """All of them, seed by seed, so that a study that is cut short has whole rounds. Raises `UserError` for a member
     whose config is wrong, or whose parts do not add up to the budget."""
-    made: dict[str, Trained] = {}
+    made: dict[str, Training] = {}
     found = []
     for seed in dict.fromkeys(seed for _, seeds in study.cells for seed in seeds):
-        for cell, seeds in study.cells:
-            if seed not in seeds:
-                continue
+        for cell in [cell for cell, seeds in study.cells if seed in seeds]:
             overrides, form, spend = _overrides(study, cell)
             key = hash_json([overrides, spend, seed])
             if key not in made:
-                made[key] = _experiment(study, cell, seed, overrides, spend)
+                made[key] = _training(study, cell, seed, overrides, spend)
             found.append((cell, seed, form, key))
-    forms = {key: tuple(dict.fromkeys(f for *_, f, k in found if k == key and f != AS_STORED)) for key in made}
-    trained = {key: _with_forms(one, forms[key]) for key, one in made.items()}
-    return [Member(cell, seed, form, trained[key]) for cell, seed, form, key in found]
+    for key, one in made.items():  # all forms of one training are quantized together, so that one report serves them
+        forms = tuple(dict.fromkeys(form for *_, form, k in found if k == key and form != AS_STORED))
+        config = replace(one.config, quantize=replace(one.config.quantize, kinds=list(forms)))
+        made[key] = replace(one, forms=forms, config=config)
+    return [Member(cell, seed, form, made[key]) for cell, seed, form, key in found]
 
 
-def experiments(found: list[Member]) -> list[Trained]:
-    """What is trained for them, each once."""
-    return list({member.trained.name: member.trained for member in found}.values())
+def trainings(found: list[Member]) -> list[Training]:
+    """The experiments behind members, each once."""
+    return list({member.training.name: member.training for member in found}.values())
 
 
 def flops_per_token(config: Config) -> float:
@@ -92,7 +92,7 @@ def flops_per_token(config: Config) -> float:
 
 
 def tuning_flops_per_token(config: Config) -> float:
-    """Of a token of its tuning."""
+    """Training FLOPs of a token of its tuning."""
     options = config.finetune
     whole = float(config.model.flops_per_token(options.train.sequence_length))
     if options.method == "full":
@@ -106,7 +106,7 @@ def _overrides(study: Study, cell: Cell) -> tuple[dict[str, Any], str, dict[str,
     """What the cell's levels set together, the form, and what is spent where. Raises `UserError` where two levels set
     one key to different values."""
     values: dict[str, Any] = {}
-    said: dict[str, tuple[str, Any]] = {}
+    set_by: dict[str, str] = {}
     spend: dict[str, float] = {}
     form = AS_STORED
     for axis, level in cell.items():
@@ -115,46 +115,41 @@ def _overrides(study: Study, cell: Cell) -> tuple[dict[str, Any], str, dict[str,
                 form = value
             elif key == SPEND:
                 spend |= value
-            elif key in said and said[key][1] != value:
-                raise UserError(f"study {study.path}: {said[key][0]} and {axis}.{level} both set {key}")
+            elif key in values and values[key] != value:
+                raise UserError(f"study {study.path}: {set_by[key]} and {axis}.{level} both set {key}")
             else:
-                said[key] = (f"{axis}.{level}", value)
-                values[key] = value
+                values[key], set_by[key] = value, f"{axis}.{level}"
     return values, form, {key: share for key, share in spend.items() if share > 0}
 
 
-def _experiment(study: Study, cell: Cell, seed: int, overrides: dict[str, Any], spend: dict[str, float]) -> Trained:
-    named = {
-        axis: level
+def _training(study: Study, cell: Cell, seed: int, overrides: dict[str, Any], spend: dict[str, float]) -> Training:
+    named = [
+        level
         for axis, level in cell.items()
         if len(study.axes[axis]) > 1 and not all(set(o) <= {FORM} for o in study.axes[axis].values())
-    }
-    name = f"{study.name}/{'-'.join([*named.values(), f's{seed}'])}"
+    ]
+    name = f"{study.name}/{'-'.join([*named, f's{seed}'])}"
     where = f"study {study.path}, member {name}"
+    tasks = [QUALITY, *(measure for measure in study.measures if measure in TASKS)]
     values = configs.merge(study.values, nested(overrides))
-    values = configs.merge(values, {"name": name, "seed": seed, "quantize": {"tasks": tasks_of(study.measures)}})
-    if study.stop is not None:
+    values = configs.merge(values, {"name": name, "seed": seed, "quantize": {"tasks": tasks}})
+    if study.stop is not None:  # every share at which members are compared needs a validation
         values = configs.merge(values, {"train": {"validate_every_share": study.stop.at[0]}})
     configs.resolve_source_path(values, study.base)
-    config = configs.from_values(values, where)
-    config = _with_budget(study, config, spend, where)
+    config = _with_budget(study, configs.from_values(values, where), spend, where)
+    # Runtime keys are in no fingerprint: without `apart`, members that differ in them alone would be one run.
     for section, prefix in ((config.budget, "train."), (config.finetune.budget, "finetune.train.")):
-        section.apart = ", ".join(filter(None, [section.apart, *_runtime_keys(overrides, prefix)])) or None
+        keys = [f"{k}={v}" for k, v in sorted(_flat(overrides)) if k.startswith(prefix) and _is_runtime(k)]
+        section.apart = ", ".join(filter(None, [section.apart, *keys])) or None
     check_method(config)
     check_source(config)
-    if spend.get("finetune"):
-        from pipeline.tuning.targets import make_target, target_task
-
-        if (task := target_task(config.finetune)) is not None:
-            make_target(task, 1, 2, seed)  # raises for a task that does not exist
-    return Trained(config, {**cell}, seed, bool(spend.get("finetune")), ())
+    if spend.get("finetune") and (task := target_task(config.finetune)) is not None:
+        make_target(task, 1, 2, seed)  # raises for a task that does not exist
+    return Training(config, {**cell}, seed, bool(spend.get("finetune")))
 
 
-def _runtime_keys(overrides: Mapping[str, Any], prefix: str) -> list[str]:
-    """Those that the levels set and no fingerprint holds: without them the members would be one run."""
-    kinds = configs.key_kinds()
-    keys = sorted(_flat(overrides))
-    return [f"{k}={v}" for k, v in keys if k.startswith(prefix) and kinds.get(k, ("",))[0] == RUNTIME]
+def _is_runtime(key: str) -> bool:
+    return configs.key_kinds().get(key, ("",))[0] == RUNTIME
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -190,21 +185,15 @@ def _with_budget(study: Study, config: Config, spend: Mapping[str, float], where
     )  # fmt: skip
     if tuning:
         limit = _limit(kind, tuning * total, tuning_flops_per_token(config))
-        folder = Path(config.name, "finetune", "model")
         rest["finetune"] = replace(config.finetune, budget=replace(config.finetune.budget, **limit))
-        rest["quantize"] = replace(config.quantize, model=str(root() / "runs" / folder))
+        rest["quantize"] = replace(config.quantize, model=str(root() / "runs" / config.name / "finetune" / "model"))
     return replace(config, budget=budget, **rest)
 
 
 def _limit(kind: str, amount: float, flops: float) -> dict[str, Any]:
-    """A limit is in no fingerprint, for a raised one goes on with the run. Members must not go on with each other's."""
+    """A limit is in no fingerprint, because raising one extends the run. `apart` keeps members from extending each
+    other's runs."""
     if kind == "gpu_hours":
         return {"max_gpu_hours": amount, "max_tokens": None, "apart": f"{amount:.8g} GPU-hours"}
     tokens = max(1, round(amount / flops))
     return {"max_gpu_hours": None, "max_tokens": tokens, "apart": f"{tokens} tokens"}
-
-
-def _with_forms(trained: Trained, forms: tuple[str, ...]) -> Trained:
-    """Quantized kinds that its members are read in, in one order for all, so that one report serves them."""
-    config = trained.config
-    return replace(trained, forms=forms, config=replace(config, quantize=replace(config.quantize, kinds=list(forms))))

@@ -11,14 +11,12 @@ from typing import Any
 from pipeline.pages.charts import chart_file
 from pipeline.reporting.page import STYLE
 from pipeline.storage.steps import code_state, root, write_json, write_text
-from pipeline.studies import findings, running
-from pipeline.studies.claims import verdicts
-from pipeline.studies.fronts import means_over_seeds, pareto
-from pipeline.studies.measures import MEASURES, Measure
+from pipeline.studies import run
+from pipeline.studies.analysis import effects, means_over_seeds, pareto, rows, sentence, verdicts
+from pipeline.studies.design import MEASURES, Measure
+from pipeline.studies.file import Study
 from pipeline.studies.members import Member
 from pipeline.studies.picture import Dot, scatter
-from pipeline.studies.results import FIGURES, rows
-from pipeline.studies.study_file import Study
 from pipeline.system.progress import format_bytes, format_count
 
 Shown = tuple[str, str, Any]
@@ -61,12 +59,12 @@ def collect(study: Study, members: Sequence[Member]) -> dict[str, Any]:
     """Everything that the pages say, as plain JSON values."""
     found = rows(study, members)
     measure = MEASURES[study.measures[0]]
-    combinations = means_over_seeds(found, FIGURES)
+    combinations = means_over_seeds(found)
     for row in combinations:
         values = [r[measure.key] for r in found if r["cell"] == row["cell"] and r[measure.key] is not None]
         row["range"] = [min(values), max(values)] if values else None
         row["seed_range"] = max(values) - min(values) if values else None
-    effects = findings.effects(study, found)
+    found_effects = effects(study, found)
     for cost, *_ in COSTS:
         front = pareto(combinations, cost, measure.key, measure.lower_is_better)
         for row in combinations:
@@ -77,7 +75,7 @@ def collect(study: Study, members: Sequence[Member]) -> dict[str, Any]:
         "base": study.base.name,
         "equal": {study.equal[0]: study.equal[1]},
         "stop": None if study.stop is None else {"at": list(study.stop.at), "keep": study.stop.keep},
-        "stops": list({record["at"]: record for record in running.stopped(study).values()}.values()),
+        "stops": list({record["at"]: record for record in run.stopped(study).values()}.values()),
         "reference": {axis: levels[0] for axis, levels in study.levels.items()},
         "axes": study.levels,
         "measures": list(study.measures),
@@ -87,9 +85,9 @@ def collect(study: Study, members: Sequence[Member]) -> dict[str, Any]:
         "done": sum(row["state"] == "done" for row in found),
         "gpu_hours": _spent(found),
         "combinations": combinations,
-        "effects": effects,
-        "findings": findings.sentences(study, effects),
-        "claims": verdicts(study.claims, effects),
+        "effects": found_effects,
+        "findings": [sentence(entry) for entry in found_effects],
+        "claims": verdicts(study.claims, found_effects),
         "rows": found,
     }
 

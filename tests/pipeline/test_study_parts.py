@@ -14,13 +14,12 @@ from pipeline.init import init_identity
 from pipeline.slurm.jobs import Options
 from pipeline.storage.steps import hash_json
 from pipeline.studies import design
-from pipeline.studies.claims import check_claims, verdicts
-from pipeline.studies.effects import Point, estimate, interaction, main_effect
-from pipeline.studies.fronts import at_equal_bytes, pareto
-from pipeline.studies.members import experiments, flops_per_token, members, tuning_flops_per_token
+from pipeline.studies.analysis import at_equal_bytes, effect, estimate, pareto, verdicts
+from pipeline.studies.design import check_claims
+from pipeline.studies.file import read
+from pipeline.studies.members import flops_per_token, members, trainings, tuning_flops_per_token
 from pipeline.studies.picture import Dot, scatter
-from pipeline.studies.running import choose
-from pipeline.studies.study_file import read
+from pipeline.studies.run import choose
 from pipeline.system.errors import WRONG_INPUT, UserError
 from pipeline.training.identity import pretrain_identity
 
@@ -89,29 +88,29 @@ def test_designs_have_the_cells_that_they_promise():
 def test_effects_are_what_the_numbers_were_made_of():
     noise = {1: 0.3, 2: -0.1, 3: 0.5}  # of a seed: cancels within it
     wobble = {1: 0.01, 2: 0.0, 3: -0.01}
-    points = [
-        Point(
-            {"x": x, "y": y},
-            seed,
-            2.0 + noise[seed] + (x == "1") * (-0.2 + wobble[seed]) + (y == "1") * 0.1 + (x == y == "1") * 0.05,
-        )
+    rows = [
+        {
+            "cell": {"x": x, "y": y},
+            "seed": seed,
+            "loss": 2.0 + noise[seed] + (x == "1") * (-0.2 + wobble[seed]) + (y == "1") * 0.1 + (x == y == "1") * 0.05,
+        }
         for x, y, seed in itertools.product("01", "01", (1, 2, 3))
     ]
-    effect = main_effect(points, "x", "1", "0")
-    assert effect is not None
-    assert effect.mean == pytest.approx(-0.2 + 0.05 / 2)
+    main = effect(rows, "loss", ("x", "1", "0"))
+    assert main is not None
+    assert main.mean == pytest.approx(-0.2 + 0.05 / 2)
     half = 4.3027 * 0.01 / 3**0.5
-    assert (effect.low, effect.high) == pytest.approx((effect.mean - half, effect.mean + half), abs=1e-5)
-    assert effect.is_clear
-    assert (effect.seeds, effect.differences) == (3, 6)
-    both = interaction(points, ("x", "1", "0"), ("y", "1", "0"))
+    assert main.interval == pytest.approx([main.mean - half, main.mean + half], abs=1e-5)
+    assert main.clear
+    assert (main.seeds, main.differences) == (3, 6)
+    both = effect(rows, "loss", ("x", "1", "0"), ("y", "1", "0"))
     assert both is not None
     assert both.mean == pytest.approx(0.05)
-    assert main_effect(points[:3], "x", "1", "0") is None  # all of x = 0
-    assert interaction(points[:9], ("x", "1", "0"), ("y", "1", "0")) is None  # a corner is missing
+    assert effect(rows[:3], "loss", ("x", "1", "0")) is None  # all of x = 0
+    assert effect(rows[:9], "loss", ("x", "1", "0"), ("y", "1", "0")) is None  # a corner is missing
     one = estimate({1: [1.0, 3.0]})
     assert one is not None
-    assert (one.mean, one.low, one.is_clear) == (2.0, None, False)
+    assert (one.mean, one.interval, one.clear) == (2.0, None, False)
     assert [round(t_quantile(n), 3) for n in (1, 2, 3, 10, 30)] == [12.706, 4.303, 3.182, 2.228, 2.042]
 
 
@@ -147,13 +146,13 @@ def test_a_claim_gets_the_verdict_of_its_figure():
     claims = check_claims([{"says": "b1 helps", "kind": "main", "levels": ["b1"]},
                            {"says": "b1 changes nothing", "kind": "main", "levels": ["b1"], "expect": "same"},
                            {"says": "c1", "kind": "main", "levels": ["c1"]}], AXES, "study")  # fmt: skip
-    effect = {"kind": "main", "measure": "bits_per_byte", "changes": [{"level": "b1"}], "seeds": 3}
+    found = {"kind": "main", "measure": "bits_per_byte", "changes": [{"level": "b1"}], "seeds": 3}
     for mean, clear, words in (
         (-0.1, True, ("holds here, with 3 seeds", "does not hold here: better, with 3 seeds")),
         (0.1, True, ("does not hold here: worse, with 3 seeds", "does not hold here: worse, with 3 seeds")),
         (0.1, False, ("not shown by 3 seeds", "no clear difference with 3 seeds")),
     ):
-        said = [v["verdict"] for v in verdicts(claims, [{**effect, "mean": mean, "clear": clear}])]
+        said = [v["verdict"] for v in verdicts(claims, [{**found, "mean": mean, "clear": clear}])]
         assert said == [*words, "not measured yet"]
     for claim, message in (({"says": "x"}, "expected the keys"), ({**claims[0], "levels": ["b2"]}, "has 'b2'.*'b1'"),
                            ({**claims[0], "expect": "bigger"}, "expect is 'bigger'")):  # fmt: skip
@@ -171,7 +170,7 @@ def test_members_share_experiments_and_spend_the_same(root, folder):
     study = read(written(folder))
     found = members(study)
     assert len(found) == 2 * 4 + 2
-    trained = experiments(found)
+    trained = trainings(found)
     assert len(trained) == 2 * 2 + 2
     assert [m.seed for m in found] == sorted(m.seed for m in found)  # whole rounds first
     assert trained[0].config.quantize.kinds == ["int8"]
@@ -191,7 +190,7 @@ def test_members_share_experiments_and_spend_the_same(root, folder):
     assert pretrain_identity(lora) != pretrain_identity(untuned)  # which has more tokens: it must not be taken
     assert (lora.finetune.budget.max_tokens or 0) > (full.finetune.budget.max_tokens or 0)
     grown = read(written(folder, equal={"gpu_hours": 2}, members=[{"start": "grown", "tuning": "lora"}], seeds=[1]))
-    [one] = experiments(members(grown))
+    [one] = trainings(members(grown))
     assert one.config.budget.max_gpu_hours == pytest.approx(1.8)  # of which the source, charged to it, has 0.5
     assert one.config.budget.count_source
     assert one.config.init.source_overrides["budget"]["max_gpu_hours"] == 0.5
@@ -201,7 +200,7 @@ def test_members_share_experiments_and_spend_the_same(root, folder):
 def test_members_that_differ_in_runtime_keys_alone_are_runs_of_their_own(root, folder):
     axes = {"precision": {"full": {"train.precision": "32-true"}, "mixed": {"train.precision": "bf16-mixed"}}}
     study = read(written(folder, axes=axes, members=None, seeds=[1]))
-    one, other = (pretrain_identity(t.config) for t in experiments(members(study)))
+    one, other = (pretrain_identity(t.config) for t in trainings(members(study)))
     assert one != other
 
 
@@ -213,7 +212,10 @@ def test_members_that_differ_in_runtime_keys_alone_are_runs_of_their_own(root, f
         ({"equal": None}, "members need equal budgets"),
         ({"equal": {"flops": 0}}, "members need equal budgets"),
         ({"equal": {"flops": 1e9, "gpu_hours": 1}}, "members need equal budgets"),
-        ({"axes": {"a": {"b": {"train.learning_rat": 1}}}, "members": None}, "did you mean 'train.learning_rate'"),
+        (
+            {"axes": {"a": {"b": {"train.learning_rat": 1}}}, "members": None},
+            "unknown key 'train.learning_rat'.*did you mean 'learning_rate'",
+        ),
         ({"axes": {"a": {"b": {"budget.max_tokens": 5}}}, "members": None}, "would not have equal budgets"),
         ({"set": {"finetune": {"budget": {"max_tokens": 5}}}}, "would not have equal budgets"),
         ({"axes": {"a": {"b": {"form": "int7"}}}, "members": None}, "a.b.form has 'int7'.*did you mean"),
@@ -252,7 +254,7 @@ def test_the_shipped_studies_are_whole(root, name):
     study = read(ROOT / "configs" / "studies" / f"{name}.yaml")
     assert study.name == name
     assert all(len(seeds) == 3 for _, seeds in study.cells)
-    trained = experiments(members(dataclasses.replace(study, cells=[(cell, (1,)) for cell, _ in study.cells])))
+    trained = trainings(members(dataclasses.replace(study, cells=[(cell, (1,)) for cell, _ in study.cells])))
     assert len({t.name for t in trained}) == len(trained) == {"combine": 8, "budget": 8, "memory": 13}[name]
     assert (
         len({hash_json([pretrain_identity(t.config), init_identity(t.config), t.config.data.filters]) for t in trained})
