@@ -21,15 +21,13 @@ from datatrove.data import Document
 from pipeline import clean
 from pipeline.corpus import steps
 from pipeline.corpus.duplicates import read_validation
-from pipeline.corpus.exercises.bugs import plant_bug
 from pipeline.corpus.exercises.confined import FAILED, PASSED, ConfinedRunner
 from pipeline.corpus.exercises.exercise import DIFFICULTIES, Exercise
 from pipeline.corpus.exercises.isolated import IsolatedRunner, NotIsolated
 from pipeline.corpus.exercises.model_exercise import problem_of, verify
 from pipeline.corpus.exercises.source import Exercises
-from pipeline.corpus.exercises.styles import STYLES, program_of
+from pipeline.corpus.exercises.styles import STYLES, plant_bug, program_of, trace
 from pipeline.corpus.exercises.templates import TEMPLATES
-from pipeline.corpus.exercises.traces import trace
 from pipeline.corpus.synthetic import gates as synthetic_gates
 from pipeline.corpus.synthetic.endpoint import ChatEndpoint, CostCapReached, EndpointError, Price
 from pipeline.corpus.synthetic.forms import FORMS

@@ -5,14 +5,19 @@ In: an exercise, a random source, a confined runner. Out: the text. What is run 
 `program_of(text)`. Styles in Markdown show code that is only looked at in blocks marked `text`.
 """
 
+import io
 import re
+import sys
+import textwrap
+import tokenize
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from random import Random
+from types import FrameType
+from typing import Any
 
-from pipeline.corpus.exercises.bugs import plant_bug
-from pipeline.corpus.exercises.confined import ConfinedRunner
+from pipeline.corpus.exercises.confined import FAILED, PASSED, ConfinedRunner
 from pipeline.corpus.exercises.exercise import EASY, HARD, Exercise
-from pipeline.corpus.exercises.traces import MOST_STEPS, trace
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -159,6 +164,133 @@ STYLES: dict[str, Style] = {
 }
 PLAIN = "function"  # can be made of any exercise
 RUN_HERE = (walkthrough,)  # styles that run the solution in this process: it must have passed confined before
+
+
+TRIES = 8
+MOST_LINES = 20_000  # that a changed solution may run; more is an endless loop
+_CHANGES = {
+    "<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "==", "+": "-", "-": "+", "*": "+", "+=": "-=",
+    "//": "%", "%": "//", "and": "or", "or": "and", "min": "max", "max": "min", "True": "False", "False": "True",
+}  # fmt: skip
+
+# Ends at once, without an answer, what does not end by itself; and takes every error but a failed assertion for none.
+_GUARDED = """
+import sys
+
+def _watch(frame, event, argument, left=[{lines}]):
+    left[0] -= 1
+    if left[0] < 0:
+        __import__("os").kill(0, 9)
+    return _watch
+
+{code}
+
+sys.settrace(_watch)
+try:
+{test}
+except AssertionError:
+    raise
+except BaseException:
+    pass
+"""
+
+
+@dataclass(frozen=True)
+class Bug:
+    """`body`: the solution with the mistake in `line` (from 1), `wrong` instead of `right`; `test` is what fails."""
+
+    body: str
+    line: int
+    wrong: str
+    right: str
+    test: str
+
+
+def plant_bug(exercise: Exercise, draw: Random, runner: ConfinedRunner) -> Bug | None:
+    """A changed token (an operator, a number, a name such as `min`) by which at least one assertion fails in a confined
+    process while nothing else goes wrong, so that what the text says is true; None where none of a few tries does."""
+    places = _places(exercise.body)
+    for line, start, right, wrong in draw.sample(places, min(TRIES, len(places))):
+        lines = exercise.body.split("\n")
+        lines[line - 1] = lines[line - 1][:start] + wrong + lines[line - 1][start + len(right) :]
+        body = "\n".join(lines)
+        ended = runner.run(*(_guarded(replace(exercise, body=body), test) for test in exercise.tests))
+        if FAILED in ended and set(ended) <= {PASSED, FAILED}:
+            return Bug(body, line, wrong, right, exercise.tests[ended.index(FAILED)])
+    return None
+
+
+def _guarded(exercise: Exercise, test: str) -> str:
+    return _GUARDED.format(lines=MOST_LINES, code=exercise.code(docstring=False), test=textwrap.indent(test, "    "))
+
+
+def _places(body: str) -> list[tuple[int, int, str, str]]:
+    """(line, column, token, what it becomes) of all tokens that can be changed."""
+    found = []
+    for token in tokenize.generate_tokens(io.StringIO(body).readline):
+        changed = _CHANGES.get(token.string)
+        if token.type == tokenize.NUMBER and token.string.isdigit() and len(token.string) < 5:
+            changed = str(int(token.string) + 1)
+        if changed and token.type in (tokenize.OP, tokenize.NAME, tokenize.NUMBER):
+            found.append((*token.start, token.string, changed))
+    return found
+
+
+MOST_STEPS = 14
+MOST_CHARACTERS = 60
+_SHOWN = (int, float, str, type(None))
+
+
+def trace(exercise: Exercise, call: str) -> tuple[list[tuple[str, str]], str] | None:
+    """(the line that was run, what it changed) of the first steps of `call`, and its printed result; None for what is
+    not a function, or shows nothing. Runs the solution in this process: it must have passed confined before."""
+    if exercise.signature.startswith("class "):
+        return None
+    code = exercise.code(docstring=False)
+    lines = code.split("\n")
+    name, steps = exercise.name, []
+    line = 0  # that runs
+    held: dict[str, str] = {}  # what was visible before it
+
+    def follow(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal line, held
+        if frame.f_code.co_name != name or frame.f_code.co_filename != "<trace>":
+            return None
+        if event == "call" and line:
+            return None  # of a recursive one only the outermost call
+        now = _visible(frame.f_locals)
+        if event in ("line", "return") and line:
+            changed = [f"`{k} = {v}`" for k, v in now.items() if held.get(k) != v]
+            text = lines[line - 1].strip()
+            if changed:
+                steps.append((text, ", ".join(changed)))
+        line, held = frame.f_lineno if event != "call" else 0, now
+        return follow
+
+    names: dict[str, Any] = {}
+    exec(compile(code, "<trace>", "exec"), names)
+    before = sys.gettrace()
+    sys.settrace(follow)
+    try:
+        result = eval(call, names)
+    finally:
+        sys.settrace(before)
+    return (steps, repr(result)) if len(steps) > 1 else None
+
+
+def _visible(values: dict[str, Any]) -> dict[str, str]:
+    return {
+        k: repr(v) for k, v in values.items() if _plain(v) and len(repr(v)) <= MOST_CHARACTERS and "|" not in repr(v)
+    }
+
+
+def _plain(value: Any) -> bool:
+    """Whether it prints the same in every process: no set, function or generator in it."""
+    if isinstance(value, dict):
+        return all(map(_plain, value)) and all(map(_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_plain, value))
+    return isinstance(value, _SHOWN)
 
 
 def _block(code: str, language: str = "python") -> str:
