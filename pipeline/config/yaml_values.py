@@ -3,18 +3,16 @@
 In: a text, and the annotation of what it holds. Out: plain values. true and false are bools and nothing else is;
 numbers are decimal (`1_000`, `1e3`, `.5`) or hexadecimal; a scalar where the schema wants text is that
 text, so that a name may be `1.10` or `2e5`. A key that stands twice is an error, and so is a tag of another type.
-`number_meant` says which number to write for a text that was meant as one.
+`number_meant` tells which number to write for a text that was meant as one.
 """
 
 import dataclasses
 import re
-from collections.abc import Mapping
 from typing import Any, get_args, get_origin
 
 import yaml
 
-from pipeline.config import yaml_limits
-
+MAX_BYTES, MAX_DEPTH, MAX_NODES = 1_000_000, 50, 100_000  # a few kilobytes can ask for gigabytes, or for a deep stack
 _TAG = "tag:yaml.org,2002:"
 _NUMBERS = {
     "int": re.compile(r"[-+]?(?:0|[1-9]\d*(?:_\d+)*)$|[-+]?0x[0-9a-fA-F]+$"),
@@ -23,9 +21,7 @@ _NUMBERS = {
         r"|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
     ),
 }
-_TIME = re.compile(r"([-+]?)(\d[\d_]*):([0-5]?\d)(?::([0-5]?\d(?:\.\d*)?))?(\.\d*)?")
-
-
+_CLOCK = re.compile(r"[-+]?\d+(?::[0-5]?\d){1,2}(?:\.\d*)?")
 _SECONDS: dict[str, float] = {
     **dict.fromkeys(("d", "day", "days"), 86_400), **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), 3600),
     **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), 60),
@@ -110,7 +106,7 @@ def dump(values: Any) -> str:
 def load(text: str, annotation: Any = None) -> Any:
     """The value of a text; `annotation`: its type in the schema, where known. Raises `ValueError` or
     `yaml.YAMLError`."""
-    yaml_limits.check(text)
+    _check_limits(text)
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -120,6 +116,37 @@ def load(text: str, annotation: Any = None) -> Any:
         return loader.construct_document(node)
     finally:
         loader.dispose()
+
+
+def _check_limits(text: str) -> None:
+    """Raises `ValueError` for a text that is too large, too deep, too often aliased or that holds itself.
+
+    Events are read one after the other, so this needs no stack and no memory, and runs before anything is built. What
+    an alias stands for is counted as often as it is named."""
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"it has {len(text):,} characters; a config has at most {MAX_BYTES:,}")
+    sizes: dict[str, int] = {}  # of what an anchor stands for, in nodes
+    open_nodes: list[tuple[str | None, int]] = []  # anchor, nodes before it
+    nodes = 0
+    for event in yaml.parse(text, Loader=_SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            if any(anchor == event.anchor for anchor, _ in open_nodes):
+                raise ValueError(f"line {event.start_mark.line + 1}: *{event.anchor} stands inside what it names")
+            nodes += sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.NodeEvent):
+            nodes += 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, nodes))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_nodes.pop()
+            if anchor is not None:
+                sizes[anchor] = nodes - before + 1
+        if len(open_nodes) > MAX_DEPTH:
+            raise ValueError(f"line {event.start_mark.line + 1} is more than {MAX_DEPTH} levels deep")
+        if nodes > MAX_NODES:
+            raise ValueError(
+                f"by line {event.start_mark.line + 1} its aliases stand for more than {MAX_NODES:,} values"
+            )
 
 
 def _keep_texts(node: yaml.Node, annotation: Any) -> None:
@@ -149,54 +176,32 @@ def _of_optional(annotation: Any, container: type) -> Any:
 
 
 def number_meant(key: str, text: str) -> str | None:
-    """The number to write for a text that YAML 1.1 would read as another one (`1:30`, `010`); empty where no number
-    can be told, None where the text is no such form."""
+    """The number to write for a text that YAML 1.1 would read as another one (`1:30`, `010`), or that has a unit;
+    empty where no number can be told, None where the text is no such form."""
     plain = text.strip().replace("_", "")
+    unit = {"hours": 3600, "seconds": 1}.get(key.rpartition(".")[2].rpartition("_")[2])  # what the key counts in
     if re.fullmatch(r"[-+]?0\d+", plain):
         return str(int(plain))
-    for base, mark in ((8, "0o"), (2, "0b"), (16, "0x")):
-        if re.fullmatch(rf"[-+]?{mark}[0-9a-fA-F]+", plain):
-            try:
-                return str(int(plain, base))
-            except ValueError:
-                return ""
-    found = _TIME.fullmatch(text.strip())
-    if found is None:
-        return _of_units(key, plain)
-    sign, first, second, third, rest = found.groups()
-    parts = [float(first.replace("_", "")), float(second + (rest or "" if third is None else "")), float(third or 0)]
-    if key.endswith("hours"):
-        value = parts[0] + parts[1] / 60 + parts[2] / 3600
-    elif key.endswith("seconds"):
-        value = parts[0] * 60 + parts[1] if third is None else parts[0] * 3600 + parts[1] * 60 + parts[2]
-    else:
-        return ""
-    return f"{sign.replace('+', '')}{value:.6g}"
+    if re.fullmatch(r"[-+]?0[box][0-9a-fA-F]+", plain):
+        try:
+            return str(int(plain, 0))
+        except ValueError:
+            return ""
+    if _CLOCK.fullmatch(plain):
+        parts = [float(part) for part in plain.lstrip("-+").split(":")]
+        sizes = (60, 1) if unit == 1 and len(parts) == 2 else (3600, 60, 1)
+        seconds = sum(part * size for part, size in zip(parts, sizes, strict=False))
+        return f"{'-' if plain[0] == '-' else ''}{seconds / unit:.6g}" if unit else ""
+    return _without_units(plain, unit)
 
 
-def _of_units(key: str, text: str) -> str | None:
-    """The number that `90m` (of a time) or `1.5M` (of a count) means, in the unit that the key's name ends with."""
-    per = {"hours": 3600, "seconds": 1}.get(key.rpartition(".")[2].rpartition("_")[2])
-    units = _SECONDS if per else _COUNTS
+def _without_units(text: str, unit: int | None) -> str | None:
+    """The number that `90m` (of a time) or `1.5M` (of a count) means; `unit`: the seconds that a time counts in."""
     if not re.fullmatch(r"(?:\d+(?:\.\d+)?\s*[a-zA-Z]+\s*)+", text):
         return None
     parts = re.findall(r"([\d.]+)\s*([a-zA-Z]+)", text)
-    factors = [units.get(unit.lower()) for _, unit in parts]
-    if None in factors or (not per and len(parts) > 1):
+    factors = [(_SECONDS if unit else _COUNTS).get(name.lower()) for _, name in parts]
+    if None in factors or (not unit and len(parts) > 1):
         return None
-    value = sum(float(number) * (factor or 0) for (number, _), factor in zip(parts, factors, strict=True)) / (per or 1)
-    return f"{value:.6g}" if per or not value.is_integer() else f"{int(value):_}"
-
-
-def wrong_value(key: str, value: Any, annotation: Any) -> str | None:
-    """What is wrong with a text where the schema wants a number, and the reverse, in words; None where nothing is."""
-    if isinstance(value, Mapping) and (of := _of_optional(annotation, dict)) is not None:
-        return next((said for k, v in value.items() if (said := wrong_value(f"{key}.{k}", v, of))), None)
-    if isinstance(value, list) and (of := _of_optional(annotation, list)) is not None:
-        return next((said for entry in value if (said := wrong_value(key, entry, of))), None)
-    wanted = {annotation, *get_args(annotation)}
-    if str in wanted:
-        return f"'{key}' is {value!r}; expected text: write it in quotes" if isinstance(value, bool | float) else None
-    if not isinstance(value, str) or not {int, float} & wanted or (meant := number_meant(key, value)) is None:
-        return None
-    return f"'{key}' is {value!r}; expected a number" + (f": write {meant}" if meant else ", such as 1.5 or 12")
+    value = sum((float(number) * (factor or 0) for (number, _), factor in zip(parts, factors, strict=True)), 0.0)
+    return f"{int(value):_}" if not unit and value.is_integer() else f"{value / (unit or 1):.6g}"

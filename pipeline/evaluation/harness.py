@@ -7,7 +7,7 @@ Out: scores with lm-eval's own standard errors. No code of the model folder is r
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.keys import nearest
+from pipeline.config import nearest
 from pipeline.system.errors import UserError
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config.keys import nearest
+from pipeline.config import nearest
 from pipeline.evaluation.held_out import HeldOutText
 from pipeline.evaluation.language_model import LanguageModel
 from pipeline.evaluation.scores import share

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config.keys import nearest
+from pipeline.config import nearest
 from pipeline.system.errors import UserError
 from pipeline.system.progress import format_bytes
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
-from pipeline.config import Config
-from pipeline.config.keys import RUNTIME
+from pipeline.config import RUNTIME, Config
 from pipeline.growing.source import check_source, source_config, source_is_experiment
 from pipeline.init import check_method
 from pipeline.storage.experiment import Experiment

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from pipeline.config.keys import nearest
+from pipeline.config import nearest
 from pipeline.corpus.sources.records import shown
 from pipeline.corpus.text.compressed import Unreadable, decode_utf8
 from pipeline.corpus.text.json_lines import MAX_UNREADABLE, Found, plain_ending, read_bytes, read_files

@@ -10,8 +10,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from pipeline.config import FinetuneConfig
-from pipeline.config.keys import nearest
+from pipeline.config import FinetuneConfig, nearest
 from pipeline.evaluation.tasks import Question
 from pipeline.system.errors import UserError
 

@@ -110,7 +110,7 @@ def test_the_resolved_config_is_printed_and_can_be_used_again(tmp_path):
 
 def test_a_signal_stops_at_once_or_is_deferred_to_the_end_of_the_step():
     code = (
-        "import os, signal, sys\nfrom pipeline import signals\nfrom pipeline.system.errors import Stopped\n"
+        "import os, signal, sys\nfrom pipeline.system import signals\nfrom pipeline.system.errors import Stopped\n"
         "signals.install()\nsignals.defer(True)\nos.kill(os.getpid(), signal.SIGTERM)\n"
         "assert signals.stop_requested() == 'SIGTERM'\n"
         "try:\n    signals.defer(False)\nexcept Stopped as stop:\n    assert str(stop) == 'SIGTERM'\n"
@@ -121,7 +121,8 @@ def test_a_signal_stops_at_once_or_is_deferred_to_the_end_of_the_step():
 
 def test_near_the_end_the_first_signal_stops_nothing_and_the_second_at_once():
     code = (
-        "import os, signal, sys, time\nfrom pipeline import signals\nfrom pipeline.system.errors import Stopped\n"
+        "import os, signal, sys, time\nfrom pipeline.system import signals\n"
+        "from pipeline.system.errors import Stopped\n"
         "signals.install()\nsignals.end_is_near()\nos.kill(os.getpid(), signal.SIGTERM)\nsignals.defer(False)\n"
         "assert signals.stop_requested() is None\ntime.sleep(signals.SAME_REQUEST_SECONDS)\n"
         "try:\n    os.kill(os.getpid(), signal.SIGUSR1)\nexcept Stopped as stop:\n    assert str(stop) == 'SIGUSR1'\n"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline import config as configs
 from pipeline.system.errors import UserError
@@ -137,9 +138,9 @@ def test_a_config_laid_over_its_base_is_the_same_as_one_file_with_everything(tmp
     below = {k: v for k, v in whole.items() if k not in ("train", "name")}
     child = _write(
         tmp_path,
-        grandparent=configs.yaml.safe_dump({"name": "g", **below, "train": {"sequence_length": 64}}),
+        grandparent=yaml.safe_dump({"name": "g", **below, "train": {"sequence_length": 64}}),
         parent="base: grandparent.yaml\nname: p\ntrain: {warmup_steps: 3}\n",
-        child=configs.yaml.safe_dump({"base": "parent.yaml", "name": "tiny", "train": whole["train"]}),
+        child=yaml.safe_dump({"base": "parent.yaml", "name": "tiny", "train": whole["train"]}),
     )
     (tmp_path / "tiny-source.yaml").write_text((ROOT / "configs" / "tiny-source.yaml").read_text())
     made, written = configs.load(child), configs.load(TINY)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from pipeline.config.keys import nearest
+from pipeline.config import nearest
 from pipeline.config.yaml_values import number_meant
 from pipeline.system.errors import UserError
 
