@@ -181,9 +181,11 @@ def _value(key: str, value: Any, annotation: Any) -> Any:
     """A copy of the value in the type that the schema wants. Raises `ValueError` in words."""
     if annotation is Any:
         return _plain(value)
+    null = ""
     if type(None) in get_args(annotation):  # `X | None`
         if value is None:
             return None
+        null = " or null"
         annotation = next(a for a in get_args(annotation) if a is not type(None))
     wanted, inner = get_origin(annotation) or annotation, get_args(annotation)
     if wanted is dict and isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
@@ -195,21 +197,21 @@ def _value(key: str, value: Any, annotation: Any) -> Any:
     if wanted is str and isinstance(value, str | int | Path) and not isinstance(value, bool):
         return str(value)
     if wanted in (int, float) and isinstance(value, int | float | str) and not isinstance(value, bool):
-        return _number(key, value, wanted)
+        return _number(key, value, wanted, null)
     hint = ": write it in quotes" if wanted is str and isinstance(value, bool | float) else ""
-    raise _wrong(key, value, wanted, hint)
+    raise _wrong(key, value, wanted, null + hint)
 
 
-def _number(key: str, value: int | float | str, wanted: type) -> int | float:
+def _number(key: str, value: int | float | str, wanted: type, null: str) -> int | float:
     """The number; of a text too, unless YAML 1.1 would read it as another one."""
     if isinstance(value, str) and (meant := yaml_values.number_meant(key, value)) is not None:
         raise _wrong(key, value, float, f": write {meant}" if meant else ", such as 1.5 or 12")
     if wanted is int and isinstance(value, float):
-        raise _wrong(key, value, int, f": write {int(value):_}" if value.is_integer() else "")
+        raise _wrong(key, value, int, null + (f": write {int(value):_}" if value.is_integer() else ""))
     try:
         return wanted(value)
     except (ValueError, OverflowError):
-        raise _wrong(key, value, wanted) from None
+        raise _wrong(key, value, wanted, null) from None
 
 
 def _wrong(key: str, value: Any, wanted: type, hint: str = "") -> ValueError:

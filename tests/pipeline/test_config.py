@@ -34,7 +34,7 @@ def test_every_shipped_config_is_parsed(path):
         ("model.num_key_value_heads=4", ["num_key_value_heads"]),
         ("budget.max_gpu_hours=24h", ["budget.max_gpu_hours", "24h"]),
         ("data.tasks=", ["'data.tasks' is null; expected a whole number"]),
-        ("tracking.to=maybe", ["tracking.to is 'maybe'; expected wandb, tensorboard or none"]),
+        ("tracking.to=maybe", ["tracking.to is 'maybe'; expected one of wandb, tensorboard, none"]),
         ("data.decontamination.files=a.json", ["is 'a.json'; expected a list such as [a, b]"]),
         ("train.mix=7", ["'train.mix' is 7; expected a section of named things or null"]),
         ("budget.max_gpu_hours=0", ["budget.max_gpu_hours", "more than 0"]),
@@ -44,8 +44,11 @@ def test_every_shipped_config_is_parsed(path):
         ("train.precision=fp8", ["train.precision", "bf16-mixed"]),
         ("tokenizer.vocab_size=999999", ["tokenizer.vocab_size", "model.vocab_size"]),
         ("train.mix.nowhere=1", ["train.mix", "data.sources"]),
-        ("train.mix.exercises=[1]", ["train.mix", "expected shares of at least 0"]),
-        (f"train.learning_rate={'9' * 400}", ["int too large to convert to float"]),
+        ("train.mix.exercises=[1]", ["'train.mix.exercises' is [1]; expected a number"]),
+        (
+            f"train.learning_rate={'9' * 400}",
+            ["'train.learning_rate' is a number of more than 398 digits; expected a number"],
+        ),
         (f"data.sources.exercises.weight={'9' * 400}", ["weight", "expected a number of at least 0"]),
         ("name=../escape", ["name"]),
         ("name=js/data", ["names of stages"]),
@@ -57,6 +60,9 @@ def test_every_shipped_config_is_parsed(path):
         ("data.workers=-1", ["data.workers"]),
         ("model.vocab_size=100", ["model.vocab_size"]),
         ("data.filters=[]", ["data.filters"]),
+        ("budget.apart=x", ["'budget.apart' is set by hornbook itself"]),
+        ("budget.apar=x", ["unknown key 'budget.apar'"]),
+        ("finetune.train.beta1=2", ["finetune.train.beta1 is 2.0; expected 0 to 0.999999"]),
         ("no-equals-sign", ["key=value"]),
     ],
 )
@@ -88,6 +94,31 @@ def test_a_missing_shape_is_named(tmp_path):
     path.write_text("name: small\nmodel:\n  hidden_size: 8\n")
     with pytest.raises(UserError, match=r"model\."):
         configs.load(path)
+
+
+def test_every_wrong_key_stands_in_one_message():
+    values = {
+        "nam": "x",
+        "seed": "much",
+        "model": {"hidden_size": 8},
+        "train": {"beta1": 3, "precision": "fp8", "x": 1},
+    }
+    with pytest.raises(UserError) as error:
+        configs.from_values(values, "test")
+    words = ["unknown key 'nam' (did you mean 'name'?)", "'name' has no value", "'seed' is 'much'; expected a whole",
+             "'model.vocab_size' has no value", "'model.num_attention_heads' has no value", "unknown key 'train.x'",
+             "train.beta1 is 3.0; expected 0 to 0.999999", "train.precision is 'fp8'; expected one of auto"]  # fmt: skip
+    assert all(word in str(error.value) for word in words)
+    with pytest.raises(UserError, match=r"tiny\.yaml: 2 problems\n  train.z_loss is 7.0.*\n  train.micro_batch is 5"):
+        configs.load(TINY, ["train.z_loss=7", "train.micro_batch=5"])
+
+
+def test_internal_keys_are_kept_where_they_are_set_and_shown_nowhere():
+    config = configs.load(TINY)
+    assert "apart" not in configs.to_yaml(config)
+    assert not {"budget.apart", "budget.branch_of", "finetune.budget.apart"} & set(configs.key_kinds())
+    config.budget.apart = "6 tokens"
+    assert configs.from_values(configs.to_values(config), "again").budget.apart == "6 tokens"
 
 
 def test_named_things_are_mappings_that_an_override_changes_or_removes():
