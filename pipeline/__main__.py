@@ -6,7 +6,6 @@ to go on; 1 anything else.
 import argparse
 import contextlib
 import errno
-import importlib
 import io
 import json
 import os
@@ -16,7 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pipeline.storage.steps import root
+from pipeline.storage.files import root
 from pipeline.system import safety
 from pipeline.system.disk import writing
 from pipeline.system.errors import DONE, FAILED, STOPPED, WRONG_INPUT, Failure, Stopped, UserError, printable
@@ -293,9 +292,10 @@ def _stage(arguments: argparse.Namespace) -> None:
     if getattr(arguments, "limit", None) is not None:
         config = configs.preview(config, arguments.limit)
     if getattr(arguments, "branch", None) is not None:
+        from pipeline.stages import pretrain_step
         from pipeline.training.branching import branch
 
-        config = branch(config, arguments.branch)
+        config = branch(config, arguments.branch, pretrain_step(config).fingerprint)
     command = _typed(arguments)
     if arguments.print_config:
         print(configs.to_yaml(config), end="")
@@ -309,23 +309,10 @@ def _stage(arguments: argparse.Namespace) -> None:
 
 
 def _run_stage(arguments: argparse.Namespace, config: Any, command: str) -> None:
-    from pipeline.remote import upload as pushing
+    from pipeline.run_stage import run_stage
 
-    with pushing.pushed(lambda: pushing.FINISH_SECONDS):
-        if arguments.verb == "data":
-            from pipeline import data
-
-            data.run(config, command)
-        elif arguments.verb == "init":
-            from pipeline import init as initialize
-
-            initialize.run(config, command)
-        elif arguments.verb == "pretrain":
-            from pipeline import pretrain
-
-            pretrain.run(config, command, replay=arguments.replay)
-        else:
-            importlib.import_module(f"pipeline.{arguments.verb}").run(config, command, as_json=arguments.json)
+    replay = getattr(arguments, "replay", None)
+    run_stage(arguments.verb, config, command, replay=replay, as_json=arguments.json)
 
 
 def _plan(arguments: argparse.Namespace) -> None:
@@ -427,7 +414,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
 def _where(arguments: argparse.Namespace) -> None:
     from pipeline import runs
-    from pipeline.dry_run import step_of
+    from pipeline.run_stage import step_of
 
     config = runs.load(arguments.config, arguments.overrides)
     print(step_of(config, arguments.stage, _typed(arguments)).path)

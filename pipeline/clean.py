@@ -17,11 +17,12 @@ from pipeline import config as configs
 from pipeline import runs
 from pipeline.config import Config
 from pipeline.remote.place import place as remote
+from pipeline.stages import data_step, trunk_folder
+from pipeline.storage.files import root
 from pipeline.storage.locks import FolderLock
-from pipeline.storage.steps import MANIFEST, Step, read_manifest, root
+from pipeline.storage.steps import MANIFEST, Step, read_manifest
 from pipeline.system.errors import Busy, UserError
 from pipeline.system.progress import format_bytes
-from pipeline.training.branching import trunk_folder
 
 
 def plan(forget: Sequence[str] = ()) -> dict[str, Any]:
@@ -131,9 +132,7 @@ def _named(name: str) -> list[Path]:
 
 def _steps(config: Config) -> list[Step]:
     """The steps of a config and of the experiment it grows from, as far as they can be known."""
-    from pipeline.data import data_step
-    from pipeline.init import init_step, source_config, source_is_experiment
-    from pipeline.training.identity import pretrain_step
+    from pipeline.stages import init_step, pretrain_step, source_config, source_is_experiment
 
     steps = list(data_step(config).chain())
     if source_is_experiment(config):

@@ -15,8 +15,9 @@ from pipeline import config as configs
 from pipeline import runs
 from pipeline.config import Config
 from pipeline.pages.charts import Line, line_chart
-from pipeline.reporting.page import STYLE
-from pipeline.storage.steps import read_manifest, read_metrics, root, write_text
+from pipeline.pages.html import STYLE
+from pipeline.storage.files import read_metrics, root, write_text
+from pipeline.storage.steps import read_manifest
 from pipeline.system.errors import UserError
 from pipeline.system.progress import format_bytes, format_count
 

@@ -1,7 +1,7 @@
 """The `data` stage: text in, token sets with a tokenizer, a scorer and an account of every document out.
 
 read -> repair -> rules -> exact dedup -> split -> near dedup -> tokenizer -> encode -> score -> cut -> data. Each is a
-cached step with its own folder (`pipeline/corpus/steps.py`), so a stopped stage goes on where it was, and two
+cached step with its own folder (`pipeline/corpus/steps.py`), so a stopped stage resumes where it was, and two
 experiments that share their first settings share the folders.
 """
 
@@ -12,42 +12,33 @@ from typing import Any
 
 from pipeline import config as configs
 from pipeline.config import Config
-from pipeline.corpus import steps
 from pipeline.corpus.reading import in_words, lost_words
-from pipeline.growing.source import check_source
+from pipeline.corpus.steps import data_chain
 from pipeline.pages.data_card import file_words
 from pipeline.planner.costs import validation_cost
 from pipeline.planner.epochs import validation_tokens
-from pipeline.reporting import page as report
+from pipeline.storage.build import build
 from pipeline.storage.experiment import Experiment
-from pipeline.storage.steps import Step, build, read_manifest
+from pipeline.storage.steps import Step, read_manifest
+from pipeline.storage.store import Command
 from pipeline.system.progress import format_seconds
 
 
-def data_step(config: Config) -> Step:
-    """The step whose folder is the stage's output. Checks sources, filters, options and tokenizer; builds nothing.
-
-    Raises `UserError` naming the key that mends it. Quick once the inputs' hashes are cached.
-    """
-    return steps.data_step(config)
-
-
-def run(config: Config, command: str) -> None:
-    """Builds whatever of the stage is not there yet and says what happened. `command`: what the user typed."""
-    check_source(config)  # hours before the stage that reads it
-    final = data_step(config)
+def run(config: Config, step: Step, command: Command) -> None:
+    """Builds whatever of the stage is not there yet and prints what happened."""
+    _, makers = data_chain(config)
     experiment = Experiment(config)
     experiment.record()
-    with experiment.ledger("data", final.fingerprint):
-        fresh = not final.finished
-        lines = _Lines(final)
-        manifest = build(final, experiment=config.name, announce=lines.announce)
+    with experiment.ledger("data", step.fingerprint):
+        fresh = not step.finished
+        lines = _Lines(step)
+        manifest = build(step, makers, experiment=config.name, store=command.store, announce=lines.announce)
         lines.finish()
-        experiment.link("data", final.path)
+        experiment.link("data", step.path)
     print(f"data: {'done' if fresh else 'up to date'}")
-    print("\n".join([*summary(final, manifest), *_validation_cost(config, manifest)]))
-    after = f"data {command}" if config.name.endswith(configs.PREVIEW) else f"init {command}"
-    print(f"  report       {report.write(config)}\n  next: hornbook {after}", flush=True)
+    print("\n".join([*summary(step, manifest), *_validation_cost(config, manifest)]))
+    after = f"data {command.words}" if config.name.endswith(configs.PREVIEW) else f"init {command.words}"
+    print(f"  report       {command.write_page(config)}\n  next: hornbook {after}", flush=True)
 
 
 class _Lines:

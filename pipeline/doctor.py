@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.remote.place import place as remote
-from pipeline.storage.steps import root
+from pipeline.storage.files import root
 from pipeline.system.errors import Failure, UserError
 from pipeline.system.progress import format_bytes
 

@@ -1,37 +1,16 @@
 """`--dry-run`: what a verb would run, what is done already, what it would cost. Nothing is computed or fetched."""
 
-import importlib
-from types import ModuleType
 from typing import Any
 
 from pipeline import config as configs
 from pipeline.config import Config
-from pipeline.data import data_step
-from pipeline.growing.source import check_source
+from pipeline.run_stage import module_of, step_of
+from pipeline.stages import check_source
 from pipeline.storage.hub import is_hub_name
 from pipeline.storage.steps import Step
 from pipeline.system.errors import UserError
 
 PRETRAINING = ("data", "init", "pretrain")
-
-
-def step_of(config: Config, stage: str, command: str = "<config>") -> Step:
-    """The step of a stage. Raises `UserError` where its folder cannot be known yet (an untrained source or model)."""
-    if stage == "data":
-        return data_step(config)
-    if stage == "init":
-        from pipeline.init import init_step
-
-        return init_step(config)
-    if stage == "pretrain":
-        from pipeline.pretrain import pretrain_step
-
-        return pretrain_step(config)
-    return getattr(_module(stage), f"{stage}_step")(config, command)
-
-
-def _module(stage: str) -> ModuleType:
-    return importlib.import_module(f"pipeline.{stage}")
 
 
 def describe(config: Config, stage: str, command: str = "<config>") -> dict[str, Any]:
@@ -40,9 +19,10 @@ def describe(config: Config, stage: str, command: str = "<config>") -> dict[str,
     tensors: list[str] = []
     _check_model(config, stage, command)
     if stage not in PRETRAINING:
-        _module(stage).check_options(config)
+        module_of(stage).check_options(config)
     if stage in ("init", "pretrain"):
-        from pipeline.init import check_method, tensor_map
+        from pipeline.growing.grow import check_method
+        from pipeline.init import tensor_map
 
         check_method(config)
         tensors = tensor_map(config) if stage == "init" else []
@@ -97,7 +77,7 @@ def _state(config: Config, stage: str, command: str) -> dict[str, Any]:
     own = step.chain() if stage == "data" else [step]
     done = step.finished
     if stage in ("pretrain", "finetune"):
-        from pipeline.training.identity import finished_manifest
+        from pipeline.storage.run_files import finished_manifest
 
         budget = config.budget if stage == "pretrain" else config.finetune.budget
         done = finished_manifest(step, budget) is not None  # a raised cap reopens a finished run

@@ -7,7 +7,7 @@ Tasks are in pipeline/evaluation/tasks.py; `evaluate.lm_eval` names tasks of lm-
 from typing import Any
 
 from pipeline import config as configs
-from pipeline import data
+from pipeline import stages
 from pipeline.config import Config
 from pipeline.corpus.text.intervals import over_documents
 from pipeline.corpus.text.tokenizer import load_tokenizer
@@ -16,21 +16,28 @@ from pipeline.evaluation.held_out import HeldOutText
 from pipeline.evaluation.model_input import TakenModel, check_readable, refuse_quantized, taken_model
 from pipeline.evaluation.stage import run_step
 from pipeline.evaluation.tasks import check_tasks, run_tasks
-from pipeline.init import require_data
-from pipeline.storage.steps import Folder, Step, hash_files, write_json
+from pipeline.storage.files import hash_files, write_json
+from pipeline.storage.steps import Folder, Step
+from pipeline.storage.store import Command
 
 VERSION = 3
 
 
-def run(config: Config, command: str, as_json: bool = False) -> None:
+def run(config: Config, step: Step, command: Command) -> None:
     """Scores the model and prints a table. Raises `UserError` for an unknown task or a model that cannot be read."""
     check_options(config)
-    require_data(config, command)
-    model = taken_model(config, config.evaluate.model, command, "evaluate.model")
+    model = taken_model(config, config.evaluate.model, command.words, "evaluate.model")
     check_readable(model, "evaluate.model")
     refuse_quantized(model, "evaluate.model", "hornbook evaluate (quantize scores its kinds itself)")
-    step = evaluate_step(config, command)
-    run_step(config, "evaluate", step, _last_lines, as_json=as_json, device=config.train.device)
+    run_step(
+        config,
+        "evaluate",
+        step,
+        lambda folder: _make(config, model, folder),
+        _last_lines,
+        command,
+        device=config.train.device,
+    )
 
 
 def check_options(config: Config) -> None:
@@ -51,9 +58,8 @@ def evaluate_step(config: Config, command: str) -> Step:
     return Step(
         "evaluate",
         VERSION,
-        lambda folder: _make(config, model, folder),
         {"evaluate": {k: v for k, v in configs.identity(config.evaluate).items() if k != "sets"}, "seed": config.seed},
-        {"model": model.content, "data": data.data_step(config), **sets},
+        {"model": model.content, "data": stages.data_step(config), **sets},
         ("torch", *(["lm-eval", "transformers"] if config.evaluate.lm_eval else [])),
     )
 

@@ -16,20 +16,22 @@ from pipeline.evaluation.stage import run_step
 from pipeline.pages.data_card import ATTRIBUTION, CARD, REPORT
 from pipeline.release.model_card import Lineage, model_card
 from pipeline.storage.experiment import Experiment
+from pipeline.storage.files import root
 from pipeline.storage.ledger import spent_hours
-from pipeline.storage.steps import MANIFEST, Folder, Step, read_manifest, read_output, root
+from pipeline.storage.steps import MANIFEST, Folder, Step, read_manifest, read_output
+from pipeline.storage.store import Command
 
 VERSION = 4
 
 
-def run(config: Config, command: str, as_json: bool = False) -> None:
+def run(config: Config, step: Step, command: Command) -> None:
     """Writes the folder and says what is in it. Raises `UserError` where there is no model that can be read."""
     check_options(config)
-    model = taken_model(config, config.export.model, command, "export.model")
+    model = taken_model(config, config.export.model, command.words, "export.model")
     check_readable(model, "export.model")
     refuse_quantized(model, "export.model", "export")
     _check_gguf(config, model)
-    run_step(config, "export", export_step(config, command), _last_lines, as_json=as_json)
+    run_step(config, "export", step, lambda folder: _make(config, model, folder), _last_lines, command)
 
 
 def export_step(config: Config, command: str) -> Step:
@@ -38,7 +40,6 @@ def export_step(config: Config, command: str) -> Step:
     return Step(
         "export",
         VERSION,
-        lambda folder: _make(config, model, folder),
         {"export": configs.identity(config.export), "name": config.name},
         {"model": model.content},
         ("safetensors", *(["gguf"] if config.export.gguf else [])),

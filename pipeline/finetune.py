@@ -18,30 +18,29 @@ from pipeline.corpus.text.intervals import beside
 from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.evaluation.model_input import TakenModel, check_readable, refuse_quantized, taken_model
 from pipeline.release.savings import no_memory_saved
-from pipeline.reporting import page as report
 from pipeline.storage.experiment import Experiment
+from pipeline.storage.files import hash_file, hash_json
 from pipeline.storage.ledger import Ledger
 from pipeline.storage.locks import FolderLock
-from pipeline.storage.steps import Step, hash_file, hash_json, write_manifest
+from pipeline.storage.run_files import REPORTS, finished_manifest
+from pipeline.storage.steps import Step, write_manifest
+from pipeline.storage.store import Command
 from pipeline.system import signals
 from pipeline.system.errors import UserError
 from pipeline.system.progress import format_seconds
 from pipeline.training.cap import Cap
-from pipeline.training.identity import REPORTS, finished_manifest
+from pipeline.training.loop import Training, check_cap
 from pipeline.tuning.adapters import check_packages
 from pipeline.tuning.data import Pieces, TuningData, encode, read_sources, source_files
 
 VERSION = 3
 
 
-def run(config: Config, command: str, as_json: bool = False) -> None:
-    """Tunes until the cap, or goes on with what a killed process left, or says that it is up to date."""
-    from pipeline.training.loop import check_cap
-
+def run(config: Config, step: Step, command: Command) -> None:
+    """Tunes until the cap, or resumes what a killed process left, or prints that it is up to date."""
     options = config.finetune
-    model = taken_model(config, options.model, command, "finetune.model")
+    model = taken_model(config, options.model, command.words, "finetune.model")
     tuned, sources = check_options(config)
-    step = finetune_step(config, command)
     manifest = finished_manifest(step, options.budget)
     if manifest is None:
         refuse_quantized(model, "finetune.model", f"finetune.method={options.method}")
@@ -52,8 +51,8 @@ def run(config: Config, command: str, as_json: bool = False) -> None:
     else:
         Experiment(config).link("finetune", step.path)
         fresh = False
-    report.write(config)
-    if as_json:
+    command.write_page(config)
+    if command.as_json:
         print(json.dumps(manifest, indent=1), flush=True)
     else:
         print(f"finetune: {'done' if fresh else 'up to date'}\n{_last_lines(manifest, step.path)}", flush=True)
@@ -80,7 +79,6 @@ def finetune_step(config: Config, command: str) -> Step:
     return Step(
         "finetune",
         VERSION,
-        lambda folder: {},
         {"finetune": identity, "seed": config.seed},
         {"model": model.content, "sources": hash_json(files)},
         ("torch", "lightning", *(["peft"] if options.method != "full" else [])),
@@ -114,8 +112,6 @@ def _target(config: Config) -> Any:
 
 
 def _tune(config: Config, tuned: Config, model: TakenModel, sources: Any, step: Step) -> dict[str, Any]:
-    from pipeline.training.loop import train
-
     experiment, options = Experiment(config), config.finetune
     step.path.mkdir(parents=True, exist_ok=True)
     experiment.record()
@@ -126,9 +122,11 @@ def _tune(config: Config, tuned: Config, model: TakenModel, sources: Any, step: 
         experiment.linked("finetune", step.path),
     ):
         started = time.time()
-        job = make_job(config, tuned, model, sources, step)
-        facts, device = train(job, experiment, ledger)
-        return _finished(step, config, started, facts, device, ledger)
+        tuning = make_tuning(config, tuned, model, sources, step)
+        cap = Cap(tuning.tuned.budget.max_gpu_hours)
+        training = Training("finetune", tuning.tuned, step, cap, experiment, ledger)
+        facts = train(tuning, training)
+        return _finished(step, config, started, facts, training.machine.name, ledger)
 
 
 def _finished(
@@ -143,12 +141,9 @@ def _finished(
     return manifest
 
 
-def make_job(config: Config, tuned: Config, model: TakenModel, sources: Any, step: Step) -> Any:
-    """The training as the shared code runs it, the base measured before."""
+def make_tuning(config: Config, tuned: Config, model: TakenModel, sources: Any, step: Step) -> Any:
+    """What is tuned on what, its windows as long as the examples need."""
     from model.hf import load_config
-    from pipeline.training.batches import TokenBatches
-    from pipeline.training.loop import Job
-    from pipeline.training.validation import Validation
     from pipeline.tuning.run import Tuning
 
     shape, target = load_config(model.folder), _target(config)
@@ -157,18 +152,17 @@ def make_job(config: Config, tuned: Config, model: TakenModel, sources: Any, ste
     data = _data(config, sources, target, load_tokenizer(model.tokenizer_json), end, shape)
     rows = max(1, tuned.train.global_batch_tokens // data.length)
     windows = dataclasses.replace(tuned.train, sequence_length=data.length, global_batch_tokens=rows * data.length)
-    tuned = dataclasses.replace(tuned, train=windows)
-    tuning = Tuning(config, tuned, model, data, target, end, step.path)
-    return Job(
-        "finetune",
-        tuned,
-        step,
-        batches=lambda machine: TokenBatches(data.train, tuned, machine.device),
-        network=lambda machine: tuning.begin(machine),
-        validation=lambda: Validation(data.val, data.length, end),
-        finish=tuning.finish,
-        cap=Cap(tuned.budget.max_gpu_hours),
-    )
+    return Tuning(config, dataclasses.replace(tuned, train=windows), model, data, target, end, step.path)
+
+
+def train(tuning: Any, training: Training) -> dict[str, Any]:
+    """The tuning as the shared loop runs it, the base measured before; facts for the manifest."""
+    from pipeline.training.batches import TokenBatches
+    from pipeline.training.validation import Validation
+
+    network = tuning.begin(training.machine)
+    batches = TokenBatches(tuning.data.train, tuning.tuned, training.machine.device)
+    return training.run(network, batches, Validation(tuning.data.val, tuning.data.length, tuning.end_id), tuning.finish)
 
 
 def _data(config: Config, sources: Any, target: Any, tokenizer: Any, end: int, shape: Any) -> TuningData:

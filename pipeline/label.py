@@ -26,14 +26,15 @@ from pipeline.corpus.scorers.gold import MOST, content_hash
 from pipeline.corpus.scorers.learning import learn
 from pipeline.corpus.scorers.rating import Model, Person, Rating, StopRating
 from pipeline.corpus.sources.records import shown
-from pipeline.corpus.steps import data_step
+from pipeline.corpus.steps import data_chain
 from pipeline.corpus.synthetic.asking import MOST_FAILURES
 from pipeline.corpus.synthetic.endpoint import ChatEndpoint, CostCapReached, EndpointError
 from pipeline.corpus.text.compressed import Unreadable
 from pipeline.corpus.text.documents import DocumentReader, Table, draw, read_all_alive, write_masks
 from pipeline.corpus.text.json_lines import read_files
+from pipeline.storage.build import build
 from pipeline.storage.experiment import Experiment
-from pipeline.storage.steps import Step, build
+from pipeline.storage.steps import Step
 from pipeline.system.errors import UserError
 
 LABELS, REQUESTS = "labels.jsonl", "label_requests.jsonl"
@@ -68,10 +69,10 @@ def run(config: Config, command: str, choice: Choice, endpoint: ChatEndpoint | N
 
 def sample(config: Config, count: int) -> list[Document]:
     """The documents that are rated, always the same ones for the same data: one of each group in turn."""
-    final = data_step(replace(config, data=replace(config.data, scorer=None)))
+    final, makers = data_chain(replace(config, data=replace(config.data, scorer=None)))
     inputs = {name: step for name, step in final.inputs.items() if isinstance(step, Step)}
     before = inputs.get("contamination", inputs["near_dedup"])
-    build(before, experiment=config.name, announce=lambda s: print(f"  {s.name}", flush=True))
+    build(before, makers, experiment=config.name, announce=lambda s: print(f"  {s.name}", flush=True))
     repaired, split = inputs["repair"].path, inputs["split"].path
     table = Table.load(repaired)
     wanted = read_all_alive(before.path, table.tasks) & ~read_validation(split, table.tasks)

@@ -14,10 +14,10 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
-from pipeline.growing.source import check_source
 from pipeline.planner.advice import advice, growth_advice, verdict
 from pipeline.planner.costs import MFU_BASIS, cards, disk, hours, overhead
 from pipeline.planner.epochs import epochs_of, text_of, unique_tokens
+from pipeline.stages import check_source
 from pipeline.system.errors import UserError
 from pipeline.training.memory import choices, train_settings
 

@@ -2,7 +2,7 @@
 
 In: the data folder, the init folder, `train` and `budget` of the config. Out: `checkpoints/`, `decisions.jsonl`,
 `metrics.jsonl` and `model/`, a Hugging Face folder. Every second of every process counts, so whatever can be known
-to be wrong is found before torch is imported, and a run that was killed goes on from its newest whole checkpoint.
+to be wrong is found before torch is imported, and a run that was killed resumes from its newest whole checkpoint.
 """
 
 import math
@@ -12,177 +12,98 @@ from typing import Any
 
 from pipeline.config import Config
 from pipeline.corpus.text.intervals import beside, replay_lines
-from pipeline.init import check_method
-from pipeline.planner.costs import validation_cost
-from pipeline.planner.epochs import validation_tokens
-from pipeline.remote import download as pulling
-from pipeline.remote import upload as pushing
-from pipeline.remote.place import place
-from pipeline.reporting import page as report
 from pipeline.storage import ledger as ledgers
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.ledger import Ledger
 from pipeline.storage.locks import FolderLock
-from pipeline.storage.steps import Step, read_manifest, write_manifest
+from pipeline.storage.run_files import finished_manifest
+from pipeline.storage.steps import Step, write_manifest
+from pipeline.storage.store import Command
 from pipeline.system import signals
-from pipeline.system.errors import UserError
 from pipeline.system.progress import format_seconds
 from pipeline.training.budget import EXIT_SLACK_SECONDS
 from pipeline.training.cap import Cap, pretrain_cap
-from pipeline.training.identity import finished_manifest, pretrain_step
-from pipeline.training.loop import Job, check_cap, is_last_life, train
-
-__all__ = ["pretrain_step", "run"]
+from pipeline.training.loop import Training, check_cap, check_names, is_last_life
 
 
-def run(config: Config, command: str, replay: str | None = None) -> None:
-    """Trains until the cap, or goes on with what a killed process left, or says that it is up to date.
+def run(config: Config, step: Step, command: Command) -> None:
+    """Trains until the cap, or resumes what a killed process left, or prints that it is up to date.
 
-    `command`: what the user typed after `hornbook pretrain`, for messages. `replay`: a `decisions.jsonl` to repeat.
-    Raises `UserError`, `Busy`, `DiskFull`, `Diverged`, `Stopped`.
+    Data and init are there. Raises `UserError`, `Busy`, `DiskFull`, `Diverged`, `Stopped`.
     """
-    pulling.fetch_source(config)
-    signals.defer(True)  # until the ledger is open: a life that is stopped before would not count
-    step = pretrain_step(config)
-    experiment = Experiment(config)
+    experiment, store = Experiment(config), command.store
     manifest = finished_manifest(step, config.budget)
-    if manifest is None:
-        signals.defer(place() is None)  # a download may take long
-        pulling.fetch_run(step, config)
-        signals.defer(True)
-        manifest = finished_manifest(step, config.budget)
     if manifest is not None:
-        pulling.copy_finished(step, config)
         experiment.link("pretrain", step.path)
-        print("pretrain: up to date\n" + _last_lines(manifest, step.path, command), flush=True)
+        print("pretrain: up to date\n" + _last_lines(manifest, step.path, command.words), flush=True)
         return
-    _check_inputs(config, step, command)
-    _tell_validation_cost(config, step)
-    if config.evaluate.every_tokens:
-        from pipeline.evaluation.choice_sets import check_sets
-        from pipeline.evaluation.tasks import check_tasks
-
-        check_tasks(config.evaluate.during, "evaluate.during")
-        check_sets(config.evaluate.sets, config.data.max_unreadable)
     cap = pretrain_cap(config, step)
     check_cap("pretrain", config, step, cap)
     step.path.mkdir(parents=True, exist_ok=True)
     with (
         FolderLock(step.path, wait=False) as lock,
         experiment.ledger(
-            "pretrain",
-            step.fingerprint,
-            config.train.device,
-            folder=step.path,
-            waited_seconds=lock.waited_seconds,
+            "pretrain", step.fingerprint, config.train.device, folder=step.path, waited_seconds=lock.waited_seconds
         ) as ledger,
-        pushing.pushed(lambda: _seconds_for_copies(cap, ledger), ledger.write),
+        store.copied(lambda: _seconds_for_copies(command, cap, ledger), ledger.write),
         experiment.linked("pretrain", step.path),
     ):
-        # Loads torch, so not before: a second trainer is gone by now, and what a kill costs from here on is on record.
-        check_method(config)
+        check_names(config)  # loads torch: a second trainer is gone by now, and from here on a kill's cost is on record
         experiment.record()
         for name in step.inputs:
-            experiment.link(name, _input(step, name))
-        report_seconds = _write_first_report(config)
+            experiment.link(name, step.input(name).path)
+        page_seconds = _write_first_page(config, command)
         started, began = time.time(), time.monotonic()
         signals.defer(is_last_life(cap, step, ledger))
-        facts, device = _train(config, step, cap, experiment, ledger, report_seconds, replay)
+        training = Training("pretrain", config, step, cap, experiment, ledger, command.replay)
+        facts = _train(config, step, command, training, page_seconds)
+        ledger.write()  # the hours by device are summed from it
         hours = ledger.spent_seconds / 3600
-        ledger.write()  # the cards' hours are summed from it
         facts["cards"] = ledgers.cards(ledger.paths[-1], "pretrain", step.fingerprint)
         facts["gpu_hours_total"] = hours + cap.source_seconds / 3600
         manifest = write_manifest(
-            step,
-            experiment=config.name,
-            started=started,
-            seconds=time.monotonic() - began,
-            facts=facts,
-            device=device,
-            gpu_hours=hours,
-            only=("model",),
-        )
+            step, experiment=config.name, started=started, seconds=time.monotonic() - began, facts=facts,
+            device=training.machine.name, gpu_hours=hours, only=("model",),
+        )  # fmt: skip
         ledger.write()  # the page sums it
-        fits = cap.left_seconds(ledger.spent_seconds) >= report_seconds
-        page = report.write(config) if fits else f"the cap left no time for it; run: hornbook report {command}"
-        print("pretrain: done\n" + _last_lines(manifest, step.path, command), f"  report: {page}", sep="\n", flush=True)
-        pushing.push(step.path)
+        fits = cap.left_seconds(ledger.spent_seconds) >= page_seconds
+        page = command.write_page(config) if fits else f"the cap left no time: run hornbook report {command.words}"
+        print("pretrain: done\n" + _last_lines(manifest, step.path, command.words), f"  report: {page}", sep="\n")
+        store.push(step.path)
 
 
-def _write_first_report(config: Config) -> float:
-    """The page of what there is so far; returns the seconds it takes here, which the end of the run sets aside."""
-    started = time.monotonic()
-    report.write(config)
-    return time.monotonic() - started
-
-
-def _seconds_for_copies(cap: Cap, ledger: Ledger) -> float:
-    """How long the end may wait for HORNBOOK_REMOTE: never past the cap."""
-    limit = pushing.limit_seconds(cap.seconds)
-    return max(0.0, min(cap.left_seconds(ledger.spent_seconds) - EXIT_SLACK_SECONDS, limit))
-
-
-def _train(
-    config: Config,
-    step: Step,
-    cap: Cap,
-    experiment: Experiment,
-    ledger: Ledger,
-    report_seconds: float,
-    replayed: str | None,
-) -> tuple[dict[str, Any], str]:
+def _train(config: Config, step: Step, command: Command, training: Training, page_seconds: float) -> dict[str, Any]:
+    """The parts of a pretraining, in the order in which they are needed."""
     from model.hf import load_network
     from pipeline.corpus.text.shards import TokenShards
-    from pipeline.evaluation.during_training import ProgressTasks
     from pipeline.training.batches import TokenBatches
-    from pipeline.training.decisions import Replay
     from pipeline.training.finish import finish
     from pipeline.training.validation import Validation
 
-    tokens = TokenShards.open(_input(step, "data"))
-
-    def network(machine: Any) -> Any:
-        loaded = load_network(_input(step, "init")).to(machine.device)
-        loaded.document_end_id = tokens.eos_token_id if config.train.mask_documents else None
-        return loaded
-
-    job = Job(
-        "pretrain",
-        config,
-        step,
-        batches=lambda machine: TokenBatches(tokens.train, config, machine.device),
-        network=network,
-        validation=lambda: Validation(tokens.val, config.train.sequence_length, tokens.eos_token_id),
-        finish=lambda control: finish(control, config, step.path, tokens),
-        cap=cap,
-        report_seconds=report_seconds,
-        replay=None if replayed is None else Replay(Path(replayed)),
-        tasks=ProgressTasks(config, tokens, step.path, cap) if config.evaluate.every_tokens else None,
-    )
-    return train(job, experiment, ledger)
+    device = training.machine.device
+    tokens = TokenShards.open(step.input("data").path)
+    network = load_network(step.input("init").path).to(device)
+    network.document_end_id = tokens.eos_token_id if config.train.mask_documents else None
+    batches = TokenBatches(tokens.train, config, device)
+    validation = Validation(tokens.val, config.train.sequence_length, tokens.eos_token_id)
+    tasks = command.progress_tasks and command.progress_tasks(config, tokens, step.path, training.cap)
+    return training.run(
+        network, batches, validation, lambda control: finish(control, config, step.path, tokens), tasks=tasks,
+        report_seconds=page_seconds, copy_seconds=command.store.limit_seconds(training.cap.seconds),
+    )  # fmt: skip
 
 
-def _check_inputs(config: Config, step: Step, command: str) -> None:
-    """Data and init must be there: exit 2 with the command that makes them."""
-    for name in ("data", "init"):
-        needed = step.inputs[name]
-        if isinstance(needed, Step) and not pulling.fetch(needed):
-            raise UserError(f"{needed.path} is not made yet; run: hornbook {name} {command}")
-    if config.budget.max_gpu_hours is None and config.budget.max_tokens is None and config.train.max_epochs is None:
-        raise UserError("the config sets no end: set budget.max_gpu_hours (or budget.max_tokens)")
+def _write_first_page(config: Config, command: Command) -> float:
+    """The page of what there is so far; returns the seconds it takes here, which the end of the run sets aside."""
+    started = time.monotonic()
+    command.write_page(config)
+    return time.monotonic() - started
 
 
-def _tell_validation_cost(config: Config, step: Step) -> None:
-    """Before any work. In hours it is checked by the first pieces of the first validation."""
-    words, warning = validation_cost(config, validation_tokens(read_manifest(_input(step, "data"))))
-    print(f"  WARNING: {warning}" if warning else f"  {words}", flush=True)
-
-
-def _input(step: Step, name: str) -> Path:
-    value = step.inputs[name]
-    if not isinstance(value, Step):
-        raise TypeError(f"the input '{name}' of pretrain must be a step, found {value!r}")
-    return value.path
+def _seconds_for_copies(command: Command, cap: Cap, ledger: Ledger) -> float:
+    """How long the end may wait for copies: never past the cap."""
+    limit = command.store.limit_seconds(cap.seconds)
+    return max(0.0, min(cap.left_seconds(ledger.spent_seconds) - EXIT_SLACK_SECONDS, limit))
 
 
 def _last_lines(manifest: dict[str, Any], path: Path, command: str) -> str:

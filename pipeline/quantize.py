@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
-from pipeline import data
+from pipeline import stages
 from pipeline.config import Config, nearest
 from pipeline.evaluation.held_out import HeldOutText
 from pipeline.evaluation.model_input import TakenModel, check_readable, refuse_quantized, taken_model
 from pipeline.evaluation.stage import run_step
 from pipeline.evaluation.tasks import check_tasks, run_tasks
-from pipeline.init import require_data
 from pipeline.release.savings import no_better_than, no_saving_lines
-from pipeline.storage.steps import Folder, Step, write_json
+from pipeline.storage.files import write_json
+from pipeline.storage.steps import Folder, Step
+from pipeline.storage.store import Command
 from pipeline.system.errors import UserError
 
 VERSION = 5
@@ -29,15 +30,21 @@ BASE = "as stored"
 SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS, SPEED_TRIALS = 32, 48, 3
 
 
-def run(config: Config, command: str, as_json: bool = False) -> None:
+def run(config: Config, step: Step, command: Command) -> None:
     """Makes and measures every kind. Raises `UserError` for an unknown kind or a model that cannot be read."""
     check_options(config)
-    require_data(config, command)
-    model = taken_model(config, config.quantize.model, command, "quantize.model")
+    model = taken_model(config, config.quantize.model, command.words, "quantize.model")
     check_readable(model, "quantize.model")
     refuse_quantized(model, "quantize.model", "hornbook quantize")
-    step = quantize_step(config, command)
-    run_step(config, "quantize", step, _last_lines, as_json=as_json, device=config.train.device)
+    run_step(
+        config,
+        "quantize",
+        step,
+        lambda folder: _make(config, model, folder),
+        _last_lines,
+        command,
+        device=config.train.device,
+    )
 
 
 def quantize_step(config: Config, command: str) -> Step:
@@ -46,13 +53,12 @@ def quantize_step(config: Config, command: str) -> Step:
     return Step(
         "quantize",
         VERSION,
-        lambda folder: _make(config, model, folder),
         {
             "quantize": configs.identity(config.quantize),
             "seed": config.seed,
             "machine": [config.train.device, platform.node()],
         },
-        {"model": model.content, "data": data.data_step(config)},
+        {"model": model.content, "data": stages.data_step(config)},
         ("torch", *(name for name in OPTIONAL if find_spec(name.replace("-python", "").replace("-", "_")))),
     )
 

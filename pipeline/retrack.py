@@ -10,7 +10,8 @@ import shutil
 from pipeline import runs
 from pipeline.config import Config
 from pipeline.storage.experiment import Experiment
-from pipeline.storage.steps import read_manifest, read_metrics
+from pipeline.storage.files import read_metrics
+from pipeline.storage.steps import read_manifest
 from pipeline.system.errors import UserError
 
 FINISH_SECONDS = 600.0
@@ -18,7 +19,7 @@ FINISH_SECONDS = 600.0
 
 def run(config: Config) -> str:
     """Writes the mirror and says where it lies. Raises `UserError` where nothing was trained or tracking is off."""
-    from pipeline.training.identity import pretrain_step
+    from pipeline.stages import pretrain_step
     from pipeline.training.tracking import NONE, TENSORBOARD, WANDB_ID_FILE, mirror_of
 
     step, experiment = pretrain_step(config), Experiment(config)

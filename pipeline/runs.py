@@ -12,9 +12,10 @@ from typing import Any
 
 from pipeline import config as configs
 from pipeline.config import Config
+from pipeline.storage.files import root
 from pipeline.storage.ledger import HEARTBEAT_SECONDS, LEDGER, spent_hours
 from pipeline.storage.locks import lock_owner
-from pipeline.storage.steps import MANIFEST, read_manifest, root
+from pipeline.storage.steps import MANIFEST, read_manifest
 from pipeline.system.errors import UserError
 from pipeline.system.progress import format_bytes, format_count
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from pipeline.config import Config
 from pipeline.corpus.text.tokenizer import load_tokenizer
+from pipeline.storage.run_files import finished_manifest
 from pipeline.storage.steps import Step
 from pipeline.system.errors import UserError
-from pipeline.training.identity import finished_manifest
 from pipeline.training.mixing import StepSizes
 
 MOST_STEPS = 10**9
@@ -28,9 +28,9 @@ def pieces(config: Config, step: int) -> dict[str, Any]:
     is not finished, the source to grow from is not trained, or the step lies past the end of the text.
     """
     from pipeline.corpus.text.shards import TokenShards
+    from pipeline.stages import pretrain_step
     from pipeline.training.batches import BEST, TokenBatches
     from pipeline.training.decisions import Decisions
-    from pipeline.training.identity import pretrain_step
     from pipeline.training.packing import Examples
 
     run = pretrain_step(config)

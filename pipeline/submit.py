@@ -17,24 +17,24 @@ from pathlib import Path
 
 from pipeline import config as configs
 from pipeline.config import Config
-from pipeline.data import data_step
-from pipeline.growing.source import check_source
-from pipeline.init import (
-    check_method,
+from pipeline.growing.grow import check_method
+from pipeline.slurm import jobs as slurm
+from pipeline.slurm.jobs import Job, Options, Queued
+from pipeline.stages import (
+    check_source,
+    data_step,
     init_identity,
     init_step,
     is_trained,
+    pretrain_identity,
     source_config,
     source_is_experiment,
     untrained_source,
 )
-from pipeline.slurm import jobs as slurm
-from pipeline.slurm.jobs import Job, Options, Queued
+from pipeline.storage.files import code_state, hash_json, root, write_json, write_text
 from pipeline.storage.hub import content_of_model
 from pipeline.storage.locks import FolderLock
-from pipeline.storage.steps import code_state, hash_json, root, write_json, write_text
 from pipeline.system.errors import UserError
-from pipeline.training.identity import pretrain_identity
 
 LAST = "evaluate"  # the stage that a chain ends with
 JOBS = "jobs"  # runs/<experiment>/jobs/<time>/

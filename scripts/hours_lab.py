@@ -63,27 +63,27 @@ class Lab:
         """The same in this process, which saves its start; for limits in tokens, as the process's age is none of one
         run's. `branch`: as `--branch`."""
         from pipeline import config as configs
-        from pipeline import pretrain
+        from pipeline import stages
+        from pipeline.run_stage import run_stage
         from pipeline.storage.steps import read_manifest
         from pipeline.training.branching import branch as branch_of
 
         os.environ["HORNBOOK_ROOT"] = str(self.folder)
         config = configs.load(self.config, words)
-        config = branch_of(config, branch) if branch else config
-        pretrain.run(config, str(self.config))
-        return read_manifest(pretrain.pretrain_step(config).path)
+        if branch:
+            config = branch_of(config, branch, stages.pretrain_step(config).fingerprint)
+        run_stage("pretrain", config, str(self.config))
+        return read_manifest(stages.pretrain_step(config).path)
 
     def prepare_here(self, *words: str) -> None:
         """Data and init in this process."""
         from pipeline import config as configs
-        from pipeline.storage.steps import Step, build
-        from pipeline.training.identity import input_steps
+        from pipeline.run_stage import run_stage
 
         os.environ["HORNBOOK_ROOT"] = str(self.folder)
         config = configs.load(self.config, words)
-        for step in input_steps(config).values():
-            if isinstance(step, Step):
-                build(step, experiment=config.name)
+        for stage in ("data", "init"):
+            run_stage(stage, config, str(self.config))
 
     def prepare(self, *words: str) -> None:
         for stage in ("data", "init"):

@@ -20,12 +20,15 @@ from typing import Any
 
 import pytest
 
+from model.json_file import UnreadableModel
+from pipeline.stages import data_step
+
 sys.path.insert(0, str(Path(__file__).parent / "pipeline"))  # helpers of the stages' tests
 
 from data_corpus import items
 
 from model.config import ImpossibleShape
-from model.hf import UnreadableModel, load_network, save_folder
+from model.hf import load_network, save_folder
 from pipeline import config as configs
 from pipeline.corpus.sources.folder import TextFolder
 from pipeline.corpus.sources.jsonl import Jsonl
@@ -309,7 +312,6 @@ TOKENIZERS = {
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_a_hostile_tokenizer_is_one_message(name, tmp_path, monkeypatch):
-    from pipeline.data import data_step
 
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "tokenizer.json"

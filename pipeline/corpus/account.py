@@ -28,7 +28,8 @@ from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.corpus.tokenizing import open_ids, token_dtype
 from pipeline.pages.data_card import ATTRIBUTION, CARD, REPORT, attribution, dataset_card
 from pipeline.pages.private import PRIVATE_NAME, is_private_source
-from pipeline.storage.steps import Folder, write_json
+from pipeline.storage.files import write_json
+from pipeline.storage.steps import Folder
 
 FILES = (REPORT, CARD, ATTRIBUTION)  # for reading only: `Step.reports`
 FROM_LABELS = ("auc", "auc_interval", "auc_docstring_share", "documents", "good", "groups", "labels", "note")

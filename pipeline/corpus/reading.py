@@ -41,7 +41,8 @@ from pipeline.corpus.text.documents import (
     sum_mappings,
 )
 from pipeline.corpus.text.json_lines import mended
-from pipeline.storage.steps import Folder, write_json
+from pipeline.storage.files import write_json
+from pipeline.storage.steps import Folder
 from pipeline.system.errors import UserError
 
 GROUPS_LOOKED_AT = 1_000

@@ -22,7 +22,8 @@ from pipeline.corpus.scorers.table import SCORERS
 from pipeline.corpus.text.documents import DocumentReader, RowWriter, Table, read_rows
 from pipeline.corpus.text.options import look_up, make
 from pipeline.corpus.tokenizing import open_ids, token_dtype
-from pipeline.storage.steps import Folder, write_json
+from pipeline.storage.files import write_json
+from pipeline.storage.steps import Folder
 from pipeline.system.errors import UserError
 
 BATCH_DOCUMENTS = 64

@@ -1,4 +1,4 @@
-"""The data stage as a chain of cached steps, in the order of DESIGN.md section 4.
+"""The data stage as a chain of cached steps, in the order in which they run.
 
 Each step names exactly the config keys it reads, so that a changed late setting redoes only what follows it. Raise a
 number in `VERSIONS` whenever that step's output changes for the same input: old folders are then never used.
@@ -7,7 +7,7 @@ number in `VERSIONS` whenever that step's output changes for the same input: old
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,11 @@ from pipeline.corpus.tokenizing import (
     tokenizer_file,
     train_tokenizer,
 )
+from pipeline.storage.build import Maker
 from pipeline.storage.experiment import Experiment
+from pipeline.storage.files import hash_files
 from pipeline.storage.hub import TOKENIZER_FILES, content_of_model, is_hub_name, local_folder
-from pipeline.storage.steps import Folder, Step, hash_files, read_manifest
+from pipeline.storage.steps import Folder, Step, read_manifest
 from pipeline.system.errors import UserError
 
 VERSIONS = {
@@ -52,19 +54,24 @@ OF_EVERY_SOURCE = ("type", "weight", "filters", "replay")  # read here and at pr
 
 @dataclass(frozen=True)
 class Builder:
-    """Makes steps that share the number of shards and the place where they are worked on."""
+    """Makes steps that share the number of shards and the place where they are worked on. `makers`: what makes each,
+    by its fingerprint."""
 
     executor: Executor
+    makers: dict[str, Maker] = field(default_factory=dict)
 
-    def step(self, name: str, make: Any, config: Mapping[str, Any], inputs: Mapping[str, Any], *libraries: str) -> Step:
-        return Step(
+    def step(
+        self, name: str, make: Maker, config: Mapping[str, Any], inputs: Mapping[str, Any], *libraries: str
+    ) -> Step:
+        step = Step(
             name=f"data-{name}".replace("_", "-"),
             version=VERSIONS[name],
-            make=make,
             config={"tasks": self.executor.tasks, **config},
             inputs=inputs,
             libraries=libraries,
         )
+        self.makers[step.fingerprint] = make
+        return step
 
 
 def make_executor(config: Config) -> Executor:
@@ -204,7 +211,15 @@ def _fetch_tokenizer(folder: Folder, name: str, config: Config) -> dict[str, Any
 
 
 def data_step(config: Config) -> Step:
-    """The whole stage as one step with everything before it among its inputs. Builds nothing; raises `UserError`."""
+    """The whole stage as one step with everything before it among its inputs. Builds nothing.
+
+    Checks sources, filters, options and tokenizer: raises `UserError` that names the key and the fix. Quick once the
+    inputs' hashes are cached."""
+    return data_chain(config)[0]
+
+
+def data_chain(config: Config) -> tuple[Step, dict[str, Maker]]:
+    """The same, and what makes each step of it, by fingerprint."""
     data, seed = config.data, config.seed
     builder = Builder(make_executor(config))
     executor, step = builder.executor, builder.step
@@ -271,14 +286,18 @@ def data_step(config: Config) -> Step:
         "textbook_min_score": data.validation.textbook_min_score,
         "seed": seed,
     }
-    return Step(
+    final = Step(
         name="data",
         version=VERSIONS["data"],
-        make=lambda f: publish(f, tasks=executor.tasks, keep_dropped=data.keep_dropped, **validation),
         config={"tasks": executor.tasks, **validation},
         inputs={**reads, **so_far},
         reports=(*Step.reports, *account.FILES, *REPORTS),
     )
+
+    def make_final(folder: Folder) -> dict[str, Any]:
+        return publish(folder, tasks=executor.tasks, keep_dropped=data.keep_dropped, **validation)
+
+    return final, {**builder.makers, final.fingerprint: make_final}
 
 
 def _without_quality(filters: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from typing import Any
 from pipeline.corpus.sources.parquet import record_of
 from pipeline.corpus.text.compressed import Unreadable
 from pipeline.corpus.text.json_lines import MAX_UNREADABLE, Found, mended, plain_ending, read_files
+from pipeline.evaluation.language_model import LanguageModel
 from pipeline.evaluation.scores import share
-from pipeline.evaluation.tasks import LanguageModel, Question, Scores, answer
+from pipeline.evaluation.tasks import Question, Scores, answer
 from pipeline.system.errors import UserError
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".parquet")

@@ -23,7 +23,7 @@ from pipeline.evaluation.choice_sets import score_sets
 from pipeline.evaluation.held_out import HeldOutText
 from pipeline.evaluation.language_model import LanguageModel
 from pipeline.evaluation.tasks import TASKS
-from pipeline.storage.steps import read_json_lines, write_text
+from pipeline.storage.files import read_json_lines, write_text
 from pipeline.system import signals
 from pipeline.training.cap import Cap
 

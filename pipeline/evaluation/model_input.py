@@ -70,7 +70,7 @@ def taken_model(config: Config, wanted: str | None, command: str, key: str) -> T
 
 
 def _of_experiment(config: Config, command: str) -> TakenModel:
-    from pipeline.training.identity import pretrain_step
+    from pipeline.stages import pretrain_step
 
     step: Step = pretrain_step(config)
     mend = f"run: hornbook pretrain {command}"

@@ -5,24 +5,25 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.reporting import page as report
+from pipeline.storage.build import Maker, build
 from pipeline.storage.experiment import Experiment
-from pipeline.storage.steps import Step, build
+from pipeline.storage.steps import Step
+from pipeline.storage.store import Command
 
 
 def run_step(
-    config: Config, stage: str, step: Step, show: Callable[[dict[str, Any]], str], *, as_json: bool, device: str = "cpu"
-) -> dict[str, Any]:
+    config: Config, stage: str, step: Step, make: Maker, show: Callable[[dict[str, Any]], str], command: Command,
+    device: str = "cpu",
+) -> dict[str, Any]:  # fmt: skip
     """Builds `step` unless it is there and prints what came out: `show(manifest)` for a person, or the manifest."""
     experiment = Experiment(config)
     experiment.record()
     with experiment.ledger(stage, step.fingerprint, device):
         fresh = not step.finished
-        manifest = build(step, experiment=config.name)
+        manifest = build(step, {step.fingerprint: make}, experiment=config.name, store=command.store)
     experiment.link(stage, step.path)
-    if stage in report.AFTER:
-        report.write(config)
-    if as_json:
+    command.write_page(config)
+    if command.as_json:
         print(json.dumps(manifest, indent=1), flush=True)
     else:
         print(f"{stage}: {'done' if fresh else 'up to date'}\n{show(manifest)}", flush=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.config import Config
 from pipeline.corpus.sources.source import BYTES_PER_TOKEN
+from pipeline.stages import data_step
 from pipeline.storage.steps import read_manifest
 from pipeline.system.errors import UserError
 from pipeline.training.mixing import effective_weights
@@ -18,7 +19,6 @@ MANIFEST, LIMIT = "the data manifest", "the source's limit, an upper bound"
 
 def text_of(config: Config) -> dict[str, Any]:
     """`{sources: {name: {tokens, from}}, validation_tokens, why}`; `tokens` is None where nothing says how many."""
-    from pipeline.data import data_step
 
     why = "the data stage is not made yet"
     try:

@@ -16,25 +16,15 @@ from typing import Any
 
 from pipeline.config import BudgetConfig, Config
 from pipeline.remote import upload as pushing
-from pipeline.remote.place import (
-    REMOTE,
-    Place,
-    Unreachable,
-    claim,
-    index_in,
-    indexes_of,
-    manifest_of,
-    path_of,
-    place,
-    say,
-)
+from pipeline.remote.place import REMOTE, Place, Unreachable, claim, indexes_of, manifest_of, path_of, place, say
+from pipeline.storage.files import hash_file, write_json
 from pipeline.storage.ledger import LEDGER, merge
 from pipeline.storage.locks import FolderLock
-from pipeline.storage.steps import MANIFEST, Step, hash_file, write_json
+from pipeline.storage.run_files import CHECKPOINTS, DECISIONS, INDEX, checkpoint_name, index_in
+from pipeline.storage.steps import MANIFEST, Step
 from pipeline.system.disk import check_free, sync_folder
 from pipeline.system.errors import Busy, UserError
-from pipeline.training.decisions import Decisions
-from pipeline.training.identity import CHECKPOINTS, DECISIONS, INDEX, checkpoint_name, pretrain_step, raised_decay
+from pipeline.training.decisions import Decisions, raised_decay
 
 PAUSES_SECONDS = (1.0, 3.0)  # between tries to reach a remote that a bare machine depends on
 
@@ -282,14 +272,3 @@ def _fetch_files(
 
 def _fits(path: Path, expected: Mapping[str, Any]) -> bool:
     return path.is_file() and path.stat().st_size == expected["bytes"] and hash_file(path) == expected["sha256"]
-
-
-def fetch_source(config: Config) -> None:
-    """Takes trained source experiments from HORNBOOK_REMOTE, where they are there and not here."""
-    from pipeline.init import source_config, source_is_experiment
-
-    if source_is_experiment(config) and place() is not None:
-        source = source_config(config)
-        fetch_source(source)
-        with suppress(UserError):  # its own source is nowhere: that is said where it is needed
-            fetch_trained(pretrain_step(source), config.init.source_checkpoint == "before_decay")

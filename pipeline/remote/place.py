@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from pipeline.storage.steps import MANIFEST, fits_seal, hash_json, root
+from pipeline.storage.files import fits_seal, root
+from pipeline.storage.run_files import CHECKPOINTS, INDEX, checkpoint_step, index_in
+from pipeline.storage.steps import MANIFEST
 from pipeline.system.disk import writing
 from pipeline.system.errors import Busy, Failure, UserError
-from pipeline.training.identity import CHECKPOINTS, INDEX, checkpoint_step
 
 REMOTE = "HORNBOOK_REMOTE"
 CHUNK_BYTES = 8 << 20
@@ -244,12 +245,3 @@ def indexes_of(place: Place, run: str) -> dict[int, dict[str, Any]]:
         if step is not None and index is not None:
             found[step] = index
     return found
-
-
-def index_in(content: bytes | None) -> dict[str, Any] | None:
-    """A checkpoint's index that fits its own hash, or None."""
-    with contextlib.suppress(ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        index = json.loads(content or b"null")
-        if hash_json({k: v for k, v in index.items() if k != "sha256"}) == index["sha256"]:
-            return index
-    return None

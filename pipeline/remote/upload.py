@@ -15,24 +15,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.remote.place import (
-    OWNER,
-    Place,
-    Unreachable,
-    index_in,
-    indexes_of,
-    manifest_of,
-    owner,
-    path_of,
-    place,
-    say,
-    sign,
-)
+from pipeline.remote.place import OWNER, Place, Unreachable, indexes_of, manifest_of, owner, path_of, place, say, sign
 from pipeline.storage.ledger import LEDGER, merge
+from pipeline.storage.run_files import (
+    CHECKPOINTS,
+    DECISIONS,
+    INDEX,
+    METRICS,
+    checkpoint_name,
+    checkpoint_step,
+    index_in,
+)
 from pipeline.storage.steps import MANIFEST, Step, read_manifest
 from pipeline.system.disk import DiskFull
 from pipeline.training.decisions import Decisions
-from pipeline.training.identity import CHECKPOINTS, DECISIONS, INDEX, METRICS, checkpoint_name, checkpoint_step
 from pipeline.training.tracking import WANDB_ID_FILE
 
 RECORDS = (DECISIONS, METRICS, WANDB_ID_FILE)  # of a pretraining; pushed with each checkpoint, before its index

@@ -13,10 +13,10 @@ from typing import Any
 from model.config import ModelConfig
 from pipeline.config import Config, InitConfig
 from pipeline.pages.charts import Line, line_chart
-from pipeline.storage.steps import read_metrics
+from pipeline.stages import pretrain_step
+from pipeline.storage.files import read_metrics
 from pipeline.system.errors import UserError
 from pipeline.system.progress import format_count
-from pipeline.training.identity import pretrain_step
 
 SMOOTH_SHARE = 0.02  # of a run's rows, on either side
 MOST_ROWS = 2_000
@@ -142,7 +142,7 @@ def _held_out(grown: Rows, scratch: Rows, source_hours: float) -> str:
 
 
 def _source_rows(config: Config) -> Rows:
-    from pipeline.init import source_config, source_is_experiment  # which writes reports itself
+    from pipeline.stages import source_config, source_is_experiment  # which writes reports itself
 
     return _rows(source_config(config)) if source_is_experiment(config) else []
 

@@ -23,7 +23,8 @@ from pipeline.reporting.growth import growth_facts, growth_pictures, thin
 from pipeline.reporting.pretrain import cards_section, forecast_section
 from pipeline.storage import ledger
 from pipeline.storage.experiment import Experiment
-from pipeline.storage.steps import MANIFEST, read_manifest, read_metrics, read_output, write_json, write_text
+from pipeline.storage.files import read_metrics, write_json, write_text
+from pipeline.storage.steps import MANIFEST, read_manifest, read_output
 from pipeline.system.errors import UserError
 from pipeline.system.progress import format_count, format_seconds
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.storage.steps import root
+from pipeline.storage.files import root
 from pipeline.system.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]

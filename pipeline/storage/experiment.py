@@ -8,9 +8,9 @@ from typing import Any
 
 from pipeline import config as configs
 from pipeline.config import Config
-from pipeline.remote import upload as pushing
+from pipeline.storage.files import root, write_text
 from pipeline.storage.ledger import LEDGER, Ledger
-from pipeline.storage.steps import MANIFEST, root, write_text
+from pipeline.storage.steps import MANIFEST
 
 
 class Experiment:
@@ -25,7 +25,6 @@ class Experiment:
         return self.folder / LEDGER
 
     def ledger(self, stage: str, fingerprint: str, device: str = "cpu", **more: Any) -> Ledger:
-        pushing.follow(self.folder / "config.yaml", self.ledger_path)
         return Ledger(self.ledger_path, stage=stage, fingerprint=fingerprint, device=device, **more)
 
     def record(self) -> None:

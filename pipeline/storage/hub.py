@@ -4,7 +4,7 @@ nothing that could be executed. HF_HUB_OFFLINE and HF_HOME are obeyed by hugging
 from pathlib import Path
 
 from model import special_tokens
-from pipeline.storage.steps import hash_files
+from pipeline.storage.files import hash_files
 from pipeline.system.errors import UserError
 
 MODEL_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"]

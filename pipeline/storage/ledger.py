@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.storage.steps import read_json_lines
+from pipeline.storage.files import read_json_lines
 from pipeline.system.disk import DiskFull, append_synced
 
 HEARTBEAT_SECONDS = 5.0

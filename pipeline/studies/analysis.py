@@ -23,8 +23,8 @@ from typing import Any
 
 from pipeline.corpus.text.intervals import t_quantile
 from pipeline.corpus.text.shards import TEXTBOOK, TokenShards
-from pipeline.growing.source import source_config, source_is_experiment
 from pipeline.runs import DONE, state
+from pipeline.stages import source_config, source_is_experiment
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.steps import read_manifest
 from pipeline.studies import run

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.pages.charts import chart_file
-from pipeline.reporting.page import STYLE
-from pipeline.storage.steps import code_state, root, write_json, write_text
+from pipeline.pages.html import STYLE
+from pipeline.storage.files import code_state, root, write_json, write_text
 from pipeline.studies import run
 from pipeline.studies.analysis import effects, means_over_seeds, pareto, rows, sentence, verdicts
 from pipeline.studies.design import MEASURES, Measure

@@ -17,18 +17,18 @@ from statistics import mean
 from typing import Any
 
 from pipeline import config as configs
-from pipeline.data import data_step
 from pipeline.finetune import finetune_step
-from pipeline.init import init_step, is_trained
 from pipeline.quantize import quantize_step
+from pipeline.stages import data_step, init_step, is_trained, pretrain_step
 from pipeline.storage.experiment import Experiment
-from pipeline.storage.steps import MANIFEST, hash_json, read_json_lines, read_metrics, root
+from pipeline.storage.files import hash_json, read_json_lines, read_metrics, root
+from pipeline.storage.run_files import finished_manifest
+from pipeline.storage.steps import MANIFEST
 from pipeline.studies.file import Study
 from pipeline.studies.members import Training
 from pipeline.system.disk import append_synced
 from pipeline.system.errors import DONE, STOPPED, WRONG_INPUT, Stopped, UserError
 from pipeline.system.processes import start as start_child
-from pipeline.training.identity import finished_manifest, pretrain_step
 
 STOPS, FAILURES = "stops.jsonl", "failures.jsonl"
 POLL_SECONDS = 0.2

@@ -15,13 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import config as configs
 from pipeline.config import Config
-from pipeline.remote import download as pulling
-from pipeline.storage.steps import root
 from pipeline.system.errors import UserError
 from pipeline.training.budget import planned_decay_start
 from pipeline.training.cap import Cap
 from pipeline.training.decisions import Decisions
-from pipeline.training.identity import pretrain_step
 from pipeline.training.mixing import StepSizes
 
 if TYPE_CHECKING:
@@ -31,16 +28,16 @@ _BUDGET = re.compile(r"(\d+(?:\.\d+)?)(h|m|s|K|M|B)")
 _HOURS, _TOKENS = {"h": 1.0, "m": 1 / 60, "s": 1 / 3600}, {"K": 1e3, "M": 1e6, "B": 1e9}
 
 
-def branch(config: Config, budget: str) -> Config:
-    """The experiment that anneals the trunk of `config` at `budget`: `6h`, `90m`, `45s`, or `500M` tokens. Raises
-    `UserError` for another form."""
+def branch(config: Config, budget: str, trunk_fingerprint: str) -> Config:
+    """The experiment that anneals the trunk of `config`, a pretraining of that fingerprint, at `budget`: `6h`, `90m`,
+    `45s`, or `500M` tokens. Raises `UserError` for another form."""
     max_gpu_hours, max_tokens = _limits(budget, "--branch")
     limits = dataclasses.replace(
         config.budget,
         max_gpu_hours=max_gpu_hours,
         max_tokens=max_tokens,
         branches=[],
-        branch_of=f"{pretrain_step(config).fingerprint}@{budget}",
+        branch_of=f"{trunk_fingerprint}@{budget}",
     )
     branched = dataclasses.replace(config, name=f"{config.name}/branch-{budget}", budget=limits)
     configs.validate(branched, "--branch")
@@ -70,11 +67,6 @@ def _decay_start(config: Config, tokens: int) -> int:
     return planned_decay_start(max(1, steps), config.train.decay_share)
 
 
-def trunk_folder(branch_of: str) -> Path:
-    """The folder of the pretraining that `budget.branch_of` names."""
-    return root() / "artifacts" / "pretrain" / branch_of.partition("@")[0]
-
-
 def begin(config: Config, cap: Cap, folder: Path, decisions: Decisions) -> float:
     """Puts the trunk's checkpoint and its rows of metrics into a branch's empty folder; once. Returns the device-
     seconds that the trunk had spent by then, 0 for a run that is no branch. Raises `UserError` where the trunk has no
@@ -85,8 +77,7 @@ def begin(config: Config, cap: Cap, folder: Path, decisions: Decisions) -> float
     if config.budget.branch_of is None:
         return 0.0
     if not decisions.of_kind("branch"):
-        source = trunk_folder(config.budget.branch_of)
-        pulling.fetch_trunk(source)
+        source = folder.parent / config.budget.branch_of.partition("@")[0]
         trunk = Checkpoints(source / "checkpoints", 0, Decisions(source / "decisions.jsonl", mend=False))
         own = Checkpoints(folder / "checkpoints", config.train.keep_checkpoints, decisions)
         step = _adopt(config, cap, trunk, own)

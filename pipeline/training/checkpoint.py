@@ -23,12 +23,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from model.hf import write_safetensors
-from pipeline.storage.steps import hash_file, hash_json, write_json
+from pipeline.storage.files import hash_file, hash_json, write_json
+from pipeline.storage.run_files import INDEX, TRAINER, WEIGHTS, checkpoint_name
 from pipeline.system.disk import check_free, sync_folder, writing
 from pipeline.system.errors import Failure, UserError
 from pipeline.system.safety import refuse_unsafe_loading
 from pipeline.training.decisions import Decisions
-from pipeline.training.identity import INDEX, TRAINER, WEIGHTS, checkpoint_name
 
 NAME = re.compile(r"step-(\d{8})")
 FREE_SPACE_FACTOR = 2  # of the bytes of one checkpoint, free before it is written

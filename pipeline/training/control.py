@@ -20,7 +20,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from pipeline.config import Config, TrainConfig
 from pipeline.evaluation.during_training import ProgressTasks
-from pipeline.remote import upload as pushing
 from pipeline.storage.ledger import Ledger, process_age_seconds
 from pipeline.system import signals
 from pipeline.system.errors import Failure, UserError
@@ -239,7 +238,7 @@ class Control(Callback):
         self.final_row = state.values["final_row"]
         self._rate.load_state_dict(state.values["rate"])
 
-    def estimate_ends(self, config: Config, mirror: Mirror | None, report_seconds: float) -> None:
+    def estimate_ends(self, config: Config, mirror: Mirror | None, report_seconds: float, copy_seconds: float) -> None:
         """What the end of the run costs, until it is measured: from bytes, from the limits set for it, and from a
         report as it was written at the start."""
         measured, parameters = self.parts.budget.measured, self.module.network.config.parameters
@@ -253,7 +252,7 @@ class Control(Callback):
         if mirror is not None:
             measured.estimate("tracking", mirror.limit_finish(self.parts.budget.plan.cap_seconds))
         measured.estimate("report", report_seconds)
-        measured.estimate("remote", pushing.limit_seconds(self.parts.budget.plan.cap_seconds))
+        measured.estimate("remote", copy_seconds)
 
     @property
     def tokens_per_second(self) -> float:

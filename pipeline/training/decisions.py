@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from model.schedules import DecaySegment, decay_progress
-from pipeline.storage.steps import hash_file
+from pipeline.config import BudgetConfig
+from pipeline.storage.files import hash_file
+from pipeline.storage.run_files import raised
 from pipeline.system.disk import append_synced
 from pipeline.system.errors import UserError
 
@@ -110,6 +112,17 @@ def in_force(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for record in records:
         kept = [k for k in kept if k["step"] < record["step"]] + [record]
     return kept
+
+
+def raised_decay(decisions: Decisions, budget: BudgetConfig) -> dict[str, Any] | None:
+    """The first record of a decay that was planned for a smaller limit than this budget's, or None."""
+    decays = decisions.decays()
+    if not decays:
+        return None
+    if decays[-1]["bound_by"] == "validation":
+        return None
+    limit = "max_tokens" if decays[-1]["bound_by"] == "tokens" else "max_gpu_hours"
+    return decays[0] if raised(getattr(budget, limit), decays[-1][limit]) else None
 
 
 def _read(path: Path, mend: bool) -> list[dict[str, Any]]:

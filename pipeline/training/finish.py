@@ -22,7 +22,7 @@ from pipeline.config import Config
 from pipeline.corpus.text.intervals import beside
 from pipeline.corpus.text.shards import TokenShards
 from pipeline.corpus.text.tokenizer import load_tokenizer, special_tokens
-from pipeline.storage.steps import write_text
+from pipeline.storage.files import write_text
 from pipeline.system import signals
 from pipeline.system.disk import writing
 from pipeline.system.errors import Stopped, UserError

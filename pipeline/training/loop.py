@@ -1,25 +1,25 @@
-"""The lives of one training: what pretraining and fine-tuning share around their loops.
+"""The training loop that pretraining and fine-tuning share.
 
-In: a `Job` (what is trained, on what, how it ends), the experiment's ledger. Out: facts for the manifest. Every second
-of every process counts against the cap, a run that was killed goes on from its newest whole checkpoint, a raised cap
-from before its decay, and whatever the clock decides is on disk before it is used.
+In: a network, batches, a validation, what ends it, the experiment's ledger. Out: facts for the manifest. Every second
+of every process counts against the cap. A run that was killed resumes from its newest whole checkpoint, one whose cap
+was raised from before its decay, and whatever the clock decides is on disk before it is used.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import Config
+from pipeline.config import Config, nearest
 from pipeline.storage.experiment import Experiment
+from pipeline.storage.files import read_json_lines
 from pipeline.storage.ledger import LEDGER, Ledger, process_age_seconds, spent_seconds
-from pipeline.storage.steps import Step, read_json_lines, read_manifest
+from pipeline.storage.run_files import CHECKPOINTS, METRICS
+from pipeline.storage.steps import Step, read_manifest
 from pipeline.system import signals
 from pipeline.system.errors import Stopped, UserError
 from pipeline.training.cap import Cap
-from pipeline.training.decisions import Decisions
-from pipeline.training.identity import raised_decay
+from pipeline.training.decisions import Decisions, Replay, raised_decay
 
 if TYPE_CHECKING:
     from pipeline.evaluation.during_training import ProgressTasks
@@ -30,88 +30,112 @@ LEAST_START_SECONDS = 2.0  # imports alone; a fast machine needs this much
 LAST_LIFE_STARTS = 3.0  # this life's start, the next one's, and room for a slow one
 
 
-@dataclass(frozen=True)
-class Job:
-    """One training. `config`: its `train`, `budget`, `sample` and `tracking` rule. `batches(machine)`: a TokenBatches.
-    `network(machine)`: on its device, frozen weights already cast. `validation()`: a Validation. `finish(control)`:
-    facts, after the last step and inside the cap. `report_seconds`: what the report takes at the end, inside the cap.
+class Training:
+    """One attempt at a training: what pretraining and fine-tuning share around their loops.
+
+    `config`: its `train`, `budget`, `sample` and `tracking` rule. On creation the device is chosen, the decisions of
+    earlier attempts are read and a branch takes its trunk's state over; `run` trains. `replay`: a `decisions.jsonl`
+    of another run, to be repeated.
     """
 
-    stage: str
-    config: Config
-    step: Step
-    batches: Callable[[Any], Any]
-    network: Callable[[Any], Any]
-    validation: Callable[[], Any]
-    finish: Callable[["Control"], dict[str, Any]]
-    cap: Cap
-    report_seconds: float = 0.0
-    replay: "Replay | None" = None
-    tasks: "ProgressTasks | None" = None
+    def __init__(
+        self, stage: str, config: Config, step: Step, cap: Cap, experiment: Experiment, ledger: Ledger,
+        replay: str | None = None,
+    ):  # fmt: skip
+        from pipeline.training import branching, devices, tracking
+        from pipeline.training.forecast import MemoryForecast
+
+        self.stage, self.config, self.step, self.cap, self.ledger = stage, config, step, cap, ledger
+        self.folder = step.path
+        self.replay = None if replay is None else Replay(Path(replay))
+        signals.end_is_near(False)
+        if self.replay is not None:
+            config.train.precision = self.replay.precision.pop()
+        self.machine = devices.choose(config.train)
+        ledger.device = self.machine.name
+        print(f"{stage}: {self.machine.describe()}", flush=True)
+        self.mirror = tracking.mirror_of(config, step, experiment.folder, lambda line: print(f"  {line}", flush=True))
+        self.decisions = _open_decisions(config, self.folder, self.replay)
+        ledger.inherited_seconds = branching.begin(config, cap, self.folder, self.decisions)
+        self.memory = MemoryForecast(self.decisions, self.machine, self.machine.memory.held_bytes())
+
+    def run(
+        self,
+        network: Any,
+        batches: Any,
+        validation: Any,
+        finish: Callable[["Control"], dict[str, Any]],
+        *,
+        report_seconds: float = 0.0,
+        copy_seconds: float = 0.0,
+        tasks: "ProgressTasks | None" = None,
+    ) -> dict[str, Any]:
+        """Trains from the newest whole checkpoint to the end; returns the facts of the manifest.
+
+        `network`: on its device, frozen weights already cast. `finish(control)`: facts, after the last step and inside
+        the cap. `report_seconds`, `copy_seconds`: what the report and the copies take at the end, inside the cap.
+        Raises `Stopped` where a signal came; everything worth keeping is on disk.
+        """
+        from model.adapters import is_adapted
+        from pipeline.training import branching, tracking
+        from pipeline.training.budget import Budget, planned_decay_start
+        from pipeline.training.checkpoint import Checkpoints, seed_random_state
+        from pipeline.training.control import Control, Parts, build_trainer
+        from pipeline.training.module import PretrainModule
+
+        config, settings, decisions, ledger = self.config, self.config.train, self.decisions, self.ledger
+        plan = _plan(config, self.cap, batches)
+        if self.replay is not None:
+            plan.cap_seconds = None  # the record says where the run ends
+        budget = Budget(plan, lambda: ledger.spent_seconds + self.cap.source_seconds, decisions)
+        budget.replayed_end = None if self.replay is None else self.replay.end_step
+        start = None if plan.max_steps is None else planned_decay_start(plan.max_steps, settings.decay_share)
+        print(batches.describe(plan.max_steps, start, at_most=plan.cap_seconds is not None), flush=True)
+        checkpoints = Checkpoints(self.folder / CHECKPOINTS, settings.keep_checkpoints, decisions)
+        module = PretrainModule(network, settings, self.machine.precision)
+        seed_random_state(config.seed)
+        state = checkpoints.load()
+        tracking.cut_metrics(self.folder / METRICS, _last_row(state))
+        flops = network.config.flops_per_token(settings.sequence_length)
+        with tracking.Metrics(self.folder / METRICS, self.mirror) as metrics:
+            work = (settings, self.machine, batches, validation, budget, checkpoints, metrics, ledger, flops)
+            parts = Parts(*work, replay=self.replay, stage=self.stage, tasks=tasks)
+            control = Control(parts, module, self.memory)
+            budget.measured.device, budget.measured.peak_flops = self.machine.name, self.machine.peak_flops
+            control.estimate_ends(config, self.mirror, report_seconds, copy_seconds)
+            if state is not None:
+                control.load(state)
+            _begin_life(config, decisions, control, ledger)
+            if not is_adapted(network):  # the plan is of a training of all weights
+                self.memory.predict(module, settings, plan.cap_seconds)
+            if not _only_the_end_is_left(control):
+                build_trainer(self.machine, self.folder, control).fit(module, batches)
+            if control.stopped:
+                raise Stopped(control.stopped)
+            facts = {**finish(control), **branching.facts(decisions)}
+            self._mirror_artifacts(module.step, facts["samples"])
+        decisions.add("finish", module.step, annealed=facts["annealed"], stopped_by=facts["stopped_by"])
+        if not facts["annealed"] and facts["exported_step"] == module.step:
+            print("WARNING: this model is NOT annealed: too little of the cap was left for the decay", flush=True)
+        return facts
+
+    def _mirror_artifacts(self, step: int, samples: list[dict[str, Any]]) -> None:
+        if self.mirror is None:
+            return
+        self.mirror.samples(step, samples)
+        inputs = {name: needed for name, needed in self.step.inputs.items() if isinstance(needed, Step)}
+        self.mirror.artifacts({name: read_manifest(needed.path) for name, needed in inputs.items()})
 
 
-def train(job: Job, experiment: Experiment, ledger: Ledger) -> tuple[dict[str, Any], str]:
-    """Facts and the device's name. Raises `Stopped` where a signal came; everything worth keeping is on disk."""
-    from model.adapters import is_adapted
-    from pipeline.training import branching, devices, tracking
-    from pipeline.training.budget import Budget, planned_decay_start
-    from pipeline.training.checkpoint import Checkpoints, seed_random_state
-    from pipeline.training.control import Control, Parts, build_trainer
-    from pipeline.training.forecast import MemoryForecast
-    from pipeline.training.module import PretrainModule
+def check_names(config: Config) -> None:
+    """Raises `UserError` for an optimizer or a decay that there is not. Loads torch."""
+    from model.optim import OPTIMIZERS
+    from model.schedules import DECAYS
 
-    config, folder = job.config, job.step.path
-    signals.end_is_near(False)
-    settings, replay = config.train, job.replay
-    if replay is not None:
-        settings.precision = replay.precision.pop()
-    machine = devices.choose(settings)
-    ledger.device = machine.name
-    print(f"{job.stage}: {machine.describe()}", flush=True)
-    mirror = tracking.mirror_of(config, job.step, experiment.folder, lambda line: print(f"  {line}", flush=True))
-    decisions = _open_decisions(config, folder, replay)
-    ledger.inherited_seconds = branching.begin(config, job.cap, folder, decisions)
-    memory = MemoryForecast(decisions, machine, machine.memory.held_bytes())
-    network = job.network(machine)
-    batches = job.batches(machine)
-    plan = _plan(config, job.cap, batches)
-    if replay is not None:
-        plan.cap_seconds = None  # the record says where the run ends
-    budget = Budget(plan, lambda: ledger.spent_seconds + job.cap.source_seconds, decisions)
-    budget.replayed_end = None if replay is None else replay.end_step
-    start = None if plan.max_steps is None else planned_decay_start(plan.max_steps, settings.decay_share)
-    print(batches.describe(plan.max_steps, start, at_most=plan.cap_seconds is not None), flush=True)
-    checkpoints = Checkpoints(folder / "checkpoints", settings.keep_checkpoints, decisions)
-    module = PretrainModule(network, settings, machine.precision)
-    seed_random_state(config.seed)
-    state = checkpoints.load()
-    tracking.cut_metrics(folder / "metrics.jsonl", _last_row(state))
-    flops = network.config.flops_per_token(settings.sequence_length)
-    with tracking.Metrics(folder / "metrics.jsonl", mirror) as metrics:
-        validation = job.validation()
-        work = (settings, machine, batches, validation, budget, checkpoints, metrics, ledger, flops)
-        parts = Parts(*work, replay=replay, stage=job.stage, tasks=job.tasks)
-        control = Control(parts, module, memory)
-        budget.measured.device, budget.measured.peak_flops = machine.name, machine.peak_flops
-        control.estimate_ends(config, mirror, job.report_seconds)
-        if state is not None:
-            control.load(state)
-        _begin_life(config, decisions, control, ledger)
-        if not is_adapted(network):  # the plan is of a training of all weights
-            memory.predict(module, settings, plan.cap_seconds)
-        if not _only_the_end_is_left(control):
-            build_trainer(machine, folder, control).fit(module, batches)
-        if control.stopped:
-            raise Stopped(control.stopped)
-        facts = {**job.finish(control), **branching.facts(decisions)}
-        if mirror is not None:
-            mirror.samples(module.step, facts["samples"])
-            inputs = {name: needed for name, needed in job.step.inputs.items() if isinstance(needed, Step)}
-            mirror.artifacts({name: read_manifest(needed.path) for name, needed in inputs.items()})
-    decisions.add("finish", module.step, annealed=facts["annealed"], stopped_by=facts["stopped_by"])
-    if not facts["annealed"] and facts["exported_step"] == module.step:
-        print("WARNING: this model is NOT annealed: too little of the cap was left for the decay", flush=True)
-    return facts, machine.name
+    for key, table in (("optimizer", OPTIMIZERS), ("decay", DECAYS)):
+        name = getattr(config.train, key)
+        if name not in table:
+            raise UserError(f"train.{key} is '{name}'{nearest(name, table)}; expected one of {', '.join(table)}")
 
 
 def check_cap(stage: str, config: Config, step: Step, cap: Cap, key: str = "budget") -> None:

@@ -25,7 +25,8 @@ from urllib.parse import urlparse
 
 from pipeline import config as configs
 from pipeline.config import Config
-from pipeline.storage.steps import Step, read_metrics, write_text
+from pipeline.storage.files import read_metrics, write_text
+from pipeline.storage.steps import Step
 from pipeline.system.disk import DiskFull, writing
 
 WANDB, TENSORBOARD, NONE = "wandb", "tensorboard", "none"

@@ -14,7 +14,7 @@ from pipeline.evaluation.language_model import LanguageModel
 from pipeline.evaluation.model_input import TakenModel
 from pipeline.evaluation.scores import share
 from pipeline.evaluation.tasks import answer
-from pipeline.storage.steps import write_json
+from pipeline.storage.files import write_json
 from pipeline.training.control import Control
 from pipeline.training.finish import finish
 from pipeline.tuning.adapters import prepare

@@ -19,11 +19,12 @@ from model.transformer import Transformer
 from pipeline import config as configs
 from pipeline.corpus.publishing import Encoded, corpus_scores
 from pipeline.corpus.scorers.gold import fold_by_group, read_labels
-from pipeline.corpus.steps import data_step
+from pipeline.corpus.steps import data_chain
 from pipeline.corpus.text.documents import Table, read_all_alive
 from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.corpus.tokenizing import token_dtype
-from pipeline.storage.steps import Folder, Step, build, read_manifest
+from pipeline.storage.build import build
+from pipeline.storage.steps import Folder, Step, read_manifest
 from scripts.bench_rows import ROOT
 from scripts.growth_bench.lab import Lab, Scale, Text
 
@@ -73,8 +74,8 @@ def load(folder: Path) -> Corpus:
     os.environ["HORNBOOK_ROOT"] = str(folder)
     words = ("name=quality", "data.sources.exercises=null", "data.filters.quality=null", "data.workers=1",
              f"model.vocab_size={VOCABULARY}")  # fmt: skip
-    step = data_step(configs.load(ROOT / "configs" / "tiny.yaml", words))
-    build(step, experiment="quality")
+    step, makers = data_chain(configs.load(ROOT / "configs" / "tiny.yaml", words))
+    build(step, makers, experiment="quality")
     paths = {name: before.path for name, before in step.inputs.items() if isinstance(before, Step)}
     table, manifest = Table.load(paths["repair"]), read_manifest(step.path)
     encoded = Encoded(paths["encode"], table, token_dtype(manifest["vocab_size"]))

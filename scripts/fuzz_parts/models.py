@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.corpus.text.tokenizer import len_tokenizer, load_tokenizer
 from scripts.fuzz_parts import runs
 from scripts.fuzz_parts.lab import Outcome, Wrong, command, equal, run, texts, write
 from scripts.fuzz_parts.mutate import dumped, mutate, mutate_value, odd
@@ -81,7 +82,6 @@ def _tokenizer_keys(value: Any, draw: random.Random) -> Any:
 def _encodes(path: Path, draw: random.Random) -> None:
     """What was accepted encodes any text, into ids that the model has rows for, and does not cut it."""
     from pipeline.corpus.text.encoder import encoder
-    from pipeline.corpus.tokenizing import len_tokenizer, load_tokenizer
 
     some = [
         *texts(draw, 1, 40),

@@ -12,10 +12,10 @@ import torch
 
 from pipeline.remote.place import REMOTE, Place
 from pipeline.remote.upload import Pusher
+from pipeline.storage.run_files import CHECKPOINTS, DECISIONS
 from pipeline.training.budget import SAVE_SHARE, save_interval_seconds
 from pipeline.training.checkpoint import Checkpoints, State
 from pipeline.training.decisions import Decisions
-from pipeline.training.identity import CHECKPOINTS, DECISIONS
 from scripts.bench_rows import Rows, at_least, at_most, row
 from scripts.soak_parts.lab import CONFIG, SAVE_SECONDS, Lab, core_seconds, lab
 

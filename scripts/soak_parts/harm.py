@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.storage.run_files import INDEX, TRAINER, WEIGHTS
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.decisions import Decisions
-from pipeline.training.identity import INDEX, TRAINER, WEIGHTS
 from scripts.bench_rows import Rows, at_least, at_most, row
 from scripts.soak_parts.lab import Lab, inside, lab
 

@@ -24,7 +24,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.storage import ledger
-from pipeline.storage.steps import read_json_lines, read_manifest
+from pipeline.storage.files import read_json_lines
+from pipeline.storage.steps import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 SAVE_SECONDS = 0.4
@@ -357,7 +358,7 @@ def expected_tokens(lab: Lab, steps: int) -> str:
         "from pipeline import config as configs\n"
         "from pipeline.corpus.text.shards import TokenShards\n"
         "from pipeline.training.batches import TokenBatches\n"
-        "from pipeline.training.identity import pretrain_step\n"
+        "from pipeline.stages import pretrain_step\n"
         "config = configs.load(sys.argv[1]); folder = pretrain_step(config).inputs['data'].path\n"
         "batches, record = TokenBatches(TokenShards.open(folder).train, config), b''\n"
         "for step in range(int(sys.argv[2])):\n"

@@ -14,7 +14,8 @@ from model.config import ImpossibleShape, ModelConfig
 from model.growth import GROWTH
 from model.growth.gate import compare
 from model.growth.rules import stream
-from model.hf import UnreadableModel, load_config, load_network, open_state, save_folder
+from model.hf import load_config, load_network, open_state, save_folder
+from model.json_file import UnreadableModel
 
 END = "<|endoftext|>"
 VOCABULARY = 320  # rows of the embedding; the tokenizer has fewer entries, as Phi's (50,295 of 51,200)

@@ -11,7 +11,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model.config import ImpossibleShape, ModelConfig
-from model.hf import WEIGHTS, UnreadableModel, load_config, load_network, open_model, open_state, save_folder, token_id
+from model.hf import WEIGHTS, load_config, load_network, open_model, open_state, save_folder
+from model.json_file import UnreadableModel
+from model.special_tokens import token_id
 from model.transformer import Transformer
 
 END = "<|endoftext|>"

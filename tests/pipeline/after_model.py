@@ -30,12 +30,15 @@ def write_config(folder: Path) -> Path:
 
 
 def input_steps(config):
-    from pipeline import init as initialize
-    from pipeline.storage.steps import Step
+    from functools import partial
 
-    data = Step("data", 1, make_data, {"seed": config.seed, "vocab_size": config.model.vocab_size})
-    init = Step("init", 1, lambda folder: initialize._make(config, folder), {"seed": config.seed}, {"data": data})
-    return {"data": data, "init": init}
+    from making import made_step
+
+    from pipeline import init
+
+    data = made_step("data", 1, make_data, {"seed": config.seed, "vocab_size": config.model.vocab_size})
+    grown = made_step("init", 1, partial(init._make, config), {"seed": config.seed}, {"data": data})
+    return {"data": data, "init": grown}
 
 
 def texts() -> dict[str, list[str]]:

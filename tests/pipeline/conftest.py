@@ -10,14 +10,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import after_model
-from data_corpus import make_config, write_corpus
+from data_corpus import made, make_config, write_corpus
+from making import build
 
 from pipeline import config as configs
-from pipeline import data, pretrain
-from pipeline import init as initialize
-from pipeline.storage.steps import build
+from pipeline import stages
+from pipeline.run_stage import run_stage
 from pipeline.system import signals
-from pipeline.training import identity
 
 
 @pytest.fixture
@@ -42,8 +41,8 @@ def finished(tmp_path_factory):
     os.environ["HORNBOOK_ROOT"] = str(folder)
     try:
         config = make_config(write_corpus(folder / "in"))
-        step = data.data_step(config)
-        yield step.path, build(step, experiment="test")
+        step = stages.data_step(config)
+        yield step.path, made(config)
     finally:
         os.environ.pop("HORNBOOK_ROOT") if before is None else os.environ.update(HORNBOOK_ROOT=before)
 
@@ -54,14 +53,14 @@ def pretrained_root(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pretrained")
     before = os.environ.get("HORNBOOK_ROOT")
     os.environ["HORNBOOK_ROOT"] = str(folder)
-    inputs = identity.input_steps
-    identity.input_steps = after_model.input_steps
+    inputs = stages.input_steps
+    stages.input_steps = after_model.input_steps
     try:
         config = configs.load(after_model.write_config(folder))
         build(after_model.input_steps(config)["init"], experiment="small")
-        pretrain.run(config, "small.yaml")
+        run_stage("pretrain", config, "small.yaml")
     finally:
-        identity.input_steps = inputs
+        stages.input_steps = inputs
         signals.defer(False)
         os.environ.pop("HORNBOOK_ROOT") if before is None else os.environ.update(HORNBOOK_ROOT=before)
     return folder
@@ -73,8 +72,7 @@ def pretrained(pretrained_root, tmp_path, monkeypatch):
     for name in ("artifacts", "runs"):
         shutil.copytree(pretrained_root / name, tmp_path / name, symlinks=True)
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path))
-    monkeypatch.setattr(identity, "input_steps", after_model.input_steps)
-    for module in (data, initialize):
-        monkeypatch.setattr(module, "data_step", lambda config: after_model.input_steps(config)["data"])
+    monkeypatch.setattr(stages, "input_steps", after_model.input_steps)
+    monkeypatch.setattr(stages, "data_step", lambda config: after_model.input_steps(config)["data"])
     path = after_model.write_config(tmp_path)
     return lambda *overrides: configs.load(path, overrides)

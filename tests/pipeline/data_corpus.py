@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 from datatrove.data import Document
+from making import build_data
 
-from pipeline import data
+from pipeline import stages
 from pipeline.config import from_values
 from pipeline.corpus.text.compressed import MAX_SAMPLE
 from pipeline.corpus.text.documents import SetAside
-from pipeline.storage.steps import build
 
 MODEL = {
     "vocab_size": 400,
@@ -92,11 +92,11 @@ def make_config(corpus: Path, **changes):
 
 
 def made(config) -> dict:
-    return build(data.data_step(config), experiment="test")
+    return build_data(config)
 
 
 def fingerprints(config) -> dict[str, str]:
-    return {f"{s.name}/{s.config.get('source', '')}": s.fingerprint for s in data.data_step(config).chain()}
+    return {f"{s.name}/{s.config.get('source', '')}": s.fingerprint for s in stages.data_step(config).chain()}
 
 
 def items(source, tasks: int = 2) -> tuple[list[Document], list[str]]:

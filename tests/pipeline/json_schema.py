@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.reporting import page as report
-from pipeline.storage.steps import root
+from pipeline.storage.files import root
 
 SCHEMA = json.loads(Path(report.__file__).with_name("report_schema.json").read_text(encoding="utf-8"))
 TYPES = {"object": dict, "array": list, "string": str, "null": type(None), "boolean": bool}

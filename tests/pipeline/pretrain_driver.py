@@ -33,22 +33,25 @@ def config_file(folder: Path) -> Path:
 
 def install() -> None:
     """From here on `pretrain_step` reads the small inputs."""
-    from pipeline.training import identity
+    from pipeline import stages
 
-    identity.input_steps = input_steps
+    stages.input_steps = input_steps
 
 
 def input_steps(config):
-    from pipeline import init as initialize
-    from pipeline.storage.steps import Step
+    from functools import partial
 
-    data = Step("data", 1, make_data, {"seed": config.seed, "vocab_size": config.model.vocab_size})
-    init = Step("init", 1, lambda folder: initialize._make(config, folder), {"seed": config.seed}, {"data": data})
-    return {"data": data, "init": init}
+    from making import made_step
+
+    from pipeline import init
+
+    data = made_step("data", 1, make_data, {"seed": config.seed, "vocab_size": config.model.vocab_size})
+    grown = made_step("init", 1, partial(init._make, config), {"seed": config.seed}, {"data": data})
+    return {"data": data, "init": grown}
 
 
 def make_inputs(config) -> None:
-    from pipeline.storage.steps import build
+    from making import build
 
     build(input_steps(config)["init"], experiment=config.name)
 

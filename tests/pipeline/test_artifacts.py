@@ -5,9 +5,11 @@ import subprocess
 import sys
 
 import pytest
+from making import build, made_step
 
+from pipeline.storage.files import hash_files
 from pipeline.storage.locks import FolderLock
-from pipeline.storage.steps import Folder, Step, build, content_hash, hash_files, hash_outputs, read_manifest
+from pipeline.storage.steps import Folder, Step, content_hash, hash_outputs, read_manifest
 from pipeline.system.errors import Busy
 
 
@@ -22,7 +24,7 @@ def _step(calls: list[str], name: str = "first", version: int = 1, config=None, 
         (folder.path / "out.txt").write_text(text)
         return {"letters": len(text)}
 
-    return Step(name, version, make, config or {}, inputs or {})
+    return made_step(name, version, make, config, inputs)
 
 
 def test_a_finished_step_is_not_made_again():
@@ -43,10 +45,10 @@ def test_config_version_and_inputs_each_lead_to_another_folder():
 
 
 def test_library_versions_are_part_of_the_fingerprint(monkeypatch):
-    step = Step("s", 1, lambda folder: {}, libraries=("numpy",))
+    step = Step("s", 1, libraries=("numpy",))
     before = step.fingerprint
     monkeypatch.setattr("pipeline.storage.steps.metadata.version", lambda name: "999")
-    assert Step("s", 1, lambda folder: {}, libraries=("numpy",)).fingerprint != before
+    assert Step("s", 1, libraries=("numpy",)).fingerprint != before
 
 
 def test_a_changed_late_step_leaves_early_ones_alone():
@@ -63,8 +65,8 @@ def test_a_step_that_fails_is_unfinished_and_made_again():
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        build(Step("s", 1, fail), experiment="e")
-    step = Step("s", 1, lambda folder: {"ok": True})
+        build(made_step("s", 1, fail), experiment="e")
+    step = made_step("s", 1, lambda folder: {"ok": True})
     assert not step.finished
     assert build(step, experiment="e")["ok"]
 

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from pipeline import config as configs
+from pipeline.stages import data_step
 from pipeline.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -198,7 +199,6 @@ def test_a_base_that_cannot_be_is_one_message(tmp_path, content, said):
 
 
 def test_replay_is_a_mark_that_changes_no_fingerprint_of_the_data(tmp_path, monkeypatch):
-    from pipeline.data import data_step
 
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path))
     key = "data.sources.exercises.replay"

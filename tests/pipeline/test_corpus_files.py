@@ -11,7 +11,7 @@ import pytest
 import zstandard
 from data_corpus import items, made, make_config, prose
 
-from pipeline import data
+from pipeline import stages
 from pipeline.corpus.account import check_sums
 from pipeline.corpus.sources.folder import TextFolder
 from pipeline.corpus.sources.hub import HuggingFace
@@ -19,6 +19,7 @@ from pipeline.corpus.sources.jsonl import Jsonl
 from pipeline.corpus.sources.parquet import Parquet
 from pipeline.corpus.sources.warc import Warc
 from pipeline.pages.data_card import REPORT
+from pipeline.run_stage import run_stage
 from pipeline.storage.steps import read_manifest
 from pipeline.system.errors import UserError
 
@@ -238,9 +239,9 @@ def test_a_lost_file_counts_with_its_bytes_and_is_named(root, name, capsys):
     share = float(str(found.value).split("% of it")[0].rpartition(" ")[2])
     assert 40 < share <= 60  # half of the records were in that file
     config = make_config(folder, data__sources=sources, data__max_unreadable=0.7)
-    data.run(config, "test.yaml")
+    run_stage("data", config, "test.yaml")
     said = capsys.readouterr().out
-    step = data.data_step(config)
+    step = stages.data_step(config)
     manifest = read_manifest(step.path)
     size, whole = (folder / name).stat().st_size, next(folder.glob("whole*")).stat().st_size
     cause = "lfs_pointer" if "pointer" in name else manifest["sources"]["web"]["lost_files"][0]["cause"]
@@ -283,7 +284,7 @@ def test_an_account_that_does_not_close_is_refused(root):
     sources = {"web": {"type": "jsonl", "path": str(folder), "license": "MIT"}}
     config = make_config(folder, data__sources=sources)
     made(config)
-    account = json.loads((data.data_step(config).path / REPORT).read_text())
+    account = json.loads((stages.data_step(config).path / REPORT).read_text())
     check_sums(account)
     for change in (
         lambda a: a["files"].update(read=a["files"]["read"] + 1),

@@ -197,7 +197,7 @@ def test_training_a_tokenizer_twice_gives_the_same_file(tmp_path):
 def test_golden_outputs_that_step_versions_guard():
     """If this fails because an output changed on purpose, raise that step's number in `steps.VERSIONS`."""
     from pipeline.corpus.reading import digest
-    from pipeline.storage.steps import hash_json
+    from pipeline.storage.files import hash_json
 
     text = 'def f(x):\n    """Return twice x, and say so at some length."""\n    return 2 * x  # twice\n'
     exercise = next(d for d in Exercises(count=1).documents(0, 1) if isinstance(d, Document))

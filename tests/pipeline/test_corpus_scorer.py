@@ -10,7 +10,7 @@ from data_corpus import made, make_config, prose, write_corpus
 from datatrove.data import Document
 from safetensors.numpy import save
 
-from pipeline import data
+from pipeline import stages
 from pipeline.corpus.publishing import arrange
 from pipeline.corpus.scorers.base import SHIPPED, Linear, Shipped
 from pipeline.corpus.scorers.features import HEAD_CHARACTERS, STRUCTURE, Sparse, docstring_share, features
@@ -28,6 +28,7 @@ from pipeline.corpus.scorers.learning import learn, learn_shipped, rows_of
 from pipeline.corpus.scorers.linear import auc, auc_interval, calibrate, load_scorer, train
 from pipeline.corpus.scorers.word_table import BUCKETS, split_words
 from pipeline.corpus.scoring import make_scorer
+from pipeline.run_stage import run_stage
 from pipeline.system.errors import UserError
 
 DOCUMENTED = 'def double(x):\n    """Return twice `x`, because one is not enough."""\n    return 2 * x  # twice\n'
@@ -232,7 +233,7 @@ def test_only_sources_that_the_scorer_suits_are_scored_and_others_on_request(roo
     library = {"type": "python_library", "distributions": ["idna", "humanize"], "standard_library": False}
     sources = {"web": make_config(corpus).data.sources["web"], "lib": library}
     config = make_config(corpus, data__sources=sources)
-    data.run(config, "test.yaml")
+    run_stage("data", config, "test.yaml")
     said = capsys.readouterr().out
     assert "data.filters.quality cut nothing of web, which the scorer does not suit" in said
     classifier = made(config)["classifier"]
@@ -241,7 +242,7 @@ def test_only_sources_that_the_scorer_suits_are_scored_and_others_on_request(roo
     forced = make_config(corpus, data__sources=sources, data__scorer={"sources": ["web", "lib"]})
     assert made(forced)["classifier"]["not_scored"] == []
     with pytest.raises(UserError, match=r"data.scorer.sources names 'wbe'; expected some of lib, web"):
-        data.data_step(make_config(corpus, data__sources=sources, data__scorer={"sources": ["wbe"]}))
+        stages.data_step(make_config(corpus, data__sources=sources, data__scorer={"sources": ["wbe"]}))
     assert make_config(corpus, data__scorer=None).data.scorer is None
     assert made(make_config(corpus, data__scorer=None))["classifier"]["note"] == "data.scorer is null: every score is 1"
 
@@ -281,7 +282,7 @@ def test_a_trained_scorer_is_part_of_the_fingerprint_by_content(root):
 
     def fingerprint(name: str) -> str:
         scorer = {"type": "trained", "path": str(root / f"{name}.safetensors")}
-        return data.data_step(make_config(corpus, data__scorer=scorer)).inputs["score"].fingerprint
+        return stages.data_step(make_config(corpus, data__scorer=scorer)).inputs["score"].fingerprint
 
     first = fingerprint("a")
     (root / "moved").mkdir()

@@ -6,7 +6,7 @@ import pickle
 import pytest
 from data_corpus import items, made, make_config, prose
 
-from pipeline import data
+from pipeline import data, stages
 from pipeline.corpus.sources.hub import HuggingFace
 from pipeline.corpus.sources.jsonl import Jsonl
 from pipeline.corpus.sources.parquet import Parquet
@@ -181,7 +181,7 @@ def test_what_where_excludes_is_a_row_of_the_funnel_for_each_source(folder) -> N
         sources[name] = {"type": "jsonl", "path": str(path), "license": "MIT", "group_key": "domain",
                          "where": "source != 'spam' and score >= 1"}  # fmt: skip
     config = make_config(folder, data={"sources": sources, "filters": {}, "tasks": 3})
-    step = data.data_step(config)
+    step = stages.data_step(config)
     manifest = made(config)
     excluded = {name: manifest["sources"][name]["excluded"] for name in sources}
     wanted = {"one": sum(r["source"] == "web" and r["score"] >= 1 for r in spam(200)),

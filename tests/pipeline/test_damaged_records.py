@@ -6,14 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+from making import build, made_step
 
 from pipeline import __main__ as hornbook
 from pipeline import clean, runs
 from pipeline.remote.place import Place, manifest_of
+from pipeline.storage.files import read_json_lines, read_metrics
 from pipeline.storage.ledger import cards, spent_hours
-from pipeline.storage.steps import Folder, Step, build, read_json_lines, read_manifest, read_metrics, read_output
+from pipeline.storage.run_files import INDEX
+from pipeline.storage.steps import Folder, Step, read_manifest, read_output
 from pipeline.system.errors import UserError
-from pipeline.training.checkpoint import INDEX, Checkpoints
+from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.decisions import Decisions
 
 pytestmark = pytest.mark.usefixtures("root")
@@ -28,7 +31,7 @@ def _made(folder: Folder) -> dict:
 @pytest.fixture
 def step(root) -> Step:
     """A finished folder that the experiment `mine` links to, beside another's."""
-    made = Step("data", 1, _made, {"seed": 1})
+    made = made_step("data", 1, _made, {"seed": 1})
     build(made, experiment="mine")
     for name in ("mine", "other"):
         folder = root / "runs" / name
@@ -148,7 +151,7 @@ def test_a_checkpoint_whose_index_names_no_branch_is_damaged_and_the_one_before_
 
 @pytest.mark.parametrize("content", ["[1]", '{"a": 1}', "[" * 100_000, "{"])
 def test_a_damaged_cache_of_hashes_and_a_damaged_lock_stop_nothing(content, step, root, tmp_path):
-    from pipeline.storage.steps import hash_files
+    from pipeline.storage.files import hash_files
 
     file = tmp_path / "input.txt"
     file.write_text("x")

@@ -14,8 +14,9 @@ import pytest
 from data_corpus import fingerprints, made, make_config, prose, write_corpus
 
 from pipeline import config as configs
-from pipeline import data, score
+from pipeline import score, stages
 from pipeline.corpus.text.documents import read_decisions
+from pipeline.run_stage import run_stage
 from pipeline.storage.steps import read_manifest
 from pipeline.system.errors import UserError
 
@@ -42,7 +43,7 @@ def test_a_source_has_rules_of_its_own_laid_over_the_common_ones(root):
 
 def test_a_source_can_be_cut_elsewhere_or_not_at_all(root):
     config = make_config(root, data__sources=two_sources(root, filters={"quality": None}))
-    step = data.data_step(config).inputs["cut"]
+    step = stages.data_step(config).inputs["cut"]
     assert step.config["sources"] == ["web"]
 
 
@@ -68,7 +69,7 @@ def test_weights_and_rules_do_not_redo_the_reading(root):
 )
 def test_a_mistake_in_a_source_is_said_with_its_key(root, options, message):
     with pytest.raises(UserError, match=message):
-        data.data_step(make_config(root, data__sources=two_sources(root, **options)))
+        stages.data_step(make_config(root, data__sources=two_sources(root, **options)))
 
 
 def test_masking_can_be_turned_off_and_is_counted_otherwise(root):
@@ -101,11 +102,11 @@ def test_a_text_with_an_evaluation_item_in_it_is_dropped_with_the_span(root):
     items.write_text(json.dumps({"question": question, "answer": "1800"}) + '\n{"question": "too short"}\n')
     config = make_config(corpus, data__decontamination={"files": [str(items)], "keys": ["question"]})
     manifest = made(config)
-    held_out = read_manifest(data.data_step(config).inputs["split"].path)["validation_groups"]["web"]
+    held_out = read_manifest(stages.data_step(config).inputs["split"].path)["validation_groups"]["web"]
     leaks = 8 - sum(name.startswith("leak") for name in held_out)
     assert manifest["contamination"] == {"n": leaks, "items": 2, "items_too_short": 1, "ngram_words": 13}
     assert manifest["documents"]["dropped"]["contamination"] == leaks
-    _, record = next(read_decisions(data.data_step(config).inputs["contamination"].path, 3))
+    _, record = next(read_decisions(stages.data_step(config).inputs["contamination"].path, 3))
     assert record["detail"].startswith("items.jsonl:1: how many sheets of paper")
     assert (record["value"], record["threshold"]) == (16, 13)
     documents = manifest["documents"]
@@ -121,7 +122,7 @@ def test_changed_items_redo_what_follows_and_missing_ones_are_an_error(root):
     assert before["data-near-dedup/"] == after["data-near-dedup/"]
     assert before["data-contamination/"] != after["data-contamination/"]
     with pytest.raises(UserError, match=r"decontamination.files: nothing matches no\*.json"):
-        data.data_step(make_config(corpus, data__decontamination={"files": ["no*.json"]}))
+        stages.data_step(make_config(corpus, data__decontamination={"files": ["no*.json"]}))
     (root / "bad.jsonl").write_text("{broken")
     with pytest.raises(UserError, match=r"bad.jsonl, line 1 is not JSON"):
         made(make_config(corpus, data__decontamination={"files": [str(root / "bad.jsonl")]}))
@@ -129,7 +130,7 @@ def test_changed_items_redo_what_follows_and_missing_ones_are_an_error(root):
 
 def test_a_preview_is_an_experiment_of_its_own(root, capsys):
     config = make_config(write_corpus(root / "in"))
-    data.run(configs.preview(config, 20), "test.yaml")
+    run_stage("data", configs.preview(config, 20), "test.yaml")
     said = capsys.readouterr().out
     assert "next: hornbook data test.yaml" in said
     assert not (root / "runs" / "test" / "data").exists()
@@ -146,8 +147,8 @@ def test_scores_of_ones_own_texts_are_those_of_the_stage(tmp_path, monkeypatch, 
     library = {"type": "python_library", "distributions": PACKAGES, "standard_library": False}
     sources = {"lib": library}
     config = make_config(tmp_path, data__sources=sources, data__filters={"length": {}, "quality": {}})
-    made_step = data.data_step(config)
-    data.run(config, "test.yaml")
+    made_step = stages.data_step(config)
+    run_stage("data", config, "test.yaml")
     capfd.readouterr()
     package = Path(__import__("networkx").__file__).parent / "generators"
     folder = tmp_path / "mine" / "networkx"
@@ -192,7 +193,7 @@ def test_scoring_without_a_stage_or_a_scorer_says_what_to_run(finished, root):
     config = make_config(write_corpus(root / "in"))
     with pytest.raises(UserError, match=r"no finished data stage of 'test'.*hornbook data test.yaml"):
         score.run(config, "test.yaml", ["README.md"], out=None, text_key=None, kind=None)
-    data.run(config, "test.yaml")
+    run_stage("data", config, "test.yaml")
     with pytest.raises(UserError, match=r"every score is 1: the shipped scorer was trained on Python library code"):
         score.run(config, "test.yaml", ["README.md"], out=None, text_key=None, kind=None)
 
@@ -230,13 +231,13 @@ def test_slurm_is_refused_with_the_key_that_is_missing_or_wrong(root, monkeypatc
     corpus = write_corpus(root / "in")
     monkeypatch.setenv("PATH", str(root))
     with pytest.raises(UserError, match="no sbatch on this machine"):
-        data.data_step(make_config(corpus, data__executor="slurm"))
+        stages.data_step(make_config(corpus, data__executor="slurm"))
     (root / "sbatch").write_text("#!/bin/sh\nexit 1\n")
     (root / "sbatch").chmod(0o755)
     with pytest.raises(UserError, match=r"executor_options.partition has no value"):
-        data.data_step(make_config(corpus, data__executor="slurm"))
+        stages.data_step(make_config(corpus, data__executor="slurm"))
     with pytest.raises(UserError, match=r"executor_options.tiem is not an option.*'time'"):
-        data.data_step(make_config(corpus, data__executor="slurm", data__executor_options={"tiem": "1"}))
+        stages.data_step(make_config(corpus, data__executor="slurm", data__executor_options={"tiem": "1"}))
 
 
 def test_a_group_key_that_no_record_has_is_an_error(root):
@@ -250,7 +251,7 @@ def test_a_cut_file_and_a_scorer_that_is_missing_are_warned_of(root, capsys):
     packed = gzip.compress(corpus.read_bytes())
     (root / "in" / "more.jsonl.gz").write_bytes(packed[: len(packed) // 2])
     config = make_config(root / "in", data__max_unreadable=0.5, data__validation={"max_bytes": 100_000})
-    data.run(config, "test.yaml")
+    run_stage("data", config, "test.yaml")
     said = capsys.readouterr().out
     assert "WARNING: data.sources.web: 1 damaged_file" in said
     assert "WARNING: data.filters.quality cut nothing, for want of a scorer" in said
@@ -271,7 +272,7 @@ def test_held_out_text_keeps_to_its_limit_though_a_book_comes_first(root, max_by
 def test_a_damaged_manifest_vouches_for_nothing_and_is_made_again(root):
     config = make_config(write_corpus(root / "in"))
     first = made(config)
-    manifest = data.data_step(config).path / "manifest.json"
+    manifest = stages.data_step(config).path / "manifest.json"
     manifest.write_text("{bad")
     assert made(config)["content_hash"] == first["content_hash"]
     assert json.loads(manifest.read_text())["content_hash"] == first["content_hash"]
@@ -279,9 +280,9 @@ def test_a_damaged_manifest_vouches_for_nothing_and_is_made_again(root):
 
 def test_an_edit_that_keeps_size_and_time_is_noticed(root):
     corpus = write_corpus(root / "in")
-    before = data.data_step(make_config(corpus)).fingerprint
+    before = stages.data_step(make_config(corpus)).fingerprint
     stat, content = corpus.stat(), corpus.read_bytes()
     corpus.write_bytes(content.replace(b"river", b"raven"))
     os.utime(corpus, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert corpus.stat().st_size == stat.st_size
-    assert data.data_step(make_config(corpus)).fingerprint != before
+    assert stages.data_step(make_config(corpus)).fingerprint != before

@@ -13,7 +13,7 @@ from data_corpus import make_config, prose, write_corpus
 from json_schema import SCHEMA, problems, report_of
 
 from data_filters.rule import PROSE
-from pipeline import data
+from pipeline import stages
 from pipeline.corpus import statistics
 from pipeline.corpus.provenance import Provenance, metadata_of, notices
 from pipeline.corpus.scorers.base import SHIPPED
@@ -25,6 +25,7 @@ from pipeline.pages.data_card import ATTRIBUTION, CARD, REPORT
 from pipeline.pages.data_pictures import roc_chart, score_chart
 from pipeline.reporting import page as report
 from pipeline.reporting.data import data_section
+from pipeline.run_stage import run_stage
 from pipeline.storage.steps import read_manifest
 
 UNITS = ("documents", "bytes", "tokens")
@@ -113,18 +114,18 @@ def test_near_misses_are_those_nearest_to_the_limit(root):
     config = make_config(
         path, data__filters={"length": {"min_characters": 100}}, data__sources__exercises=None, data__tasks=2
     )
-    data.run(config, "x.yaml")
-    folder = data.data_step(config).path
+    run_stage("data", config, "x.yaml")
+    folder = stages.data_step(config).path
     account = json.loads((folder / REPORT).read_text())
     entry = next(e for e in account["gallery"] if e["filter"] == "length")
-    rules = next(s for s in data.data_step(config).chain() if s.name == "data-rules")
+    rules = next(s for s in stages.data_step(config).chain() if s.name == "data-rules")
     values = sorted(record["value"] for _, record in read_decisions(rules.path, 2))
     assert entry["documents"] == len(values) == 19
     assert sorted(e["value"] for e in entry["near_misses"]) == values[-2:] == [89, 94]
     assert all(e["text"].startswith("word word") for e in entry["near_misses"])
     before = read_manifest(folder)["content_hash"]
     (folder / "manifest.json").unlink()  # as the page advises where the account is missing
-    data.run(config, "x.yaml")
+    run_stage("data", config, "x.yaml")
     assert read_manifest(folder)["content_hash"] == before
 
 
@@ -151,9 +152,9 @@ def test_private_text_is_counted_and_nothing_of_it_is_named(root, capsys):
         data__decontamination={"files": [str(items)], "ngram_words": 8, "min_words": 5},
         data__near_dedup_similarity=0.95,
     )
-    data.run(config, "x.yaml")
+    run_stage("data", config, "x.yaml")
     capsys.readouterr()
-    made = data.data_step(config).path
+    made = stages.data_step(config).path
     card, attribution = (made / CARD).read_text(), (made / ATTRIBUTION).read_text()
     for text in (card, attribution):
         assert SECRET not in text
@@ -260,9 +261,9 @@ def test_lengths_and_scores_fall_into_the_bins_that_hold_them():
 def test_the_tenths_hold_every_scored_document_once_and_show_two_of_each(root, capsys):
     """With the shipped scorer on text that it was not made for, as the option allows."""
     config = make_config(write_corpus(root / "in"), data__scorer={"type": "shipped", "sources": ["web"]})
-    data.run(config, "x.yaml")
+    run_stage("data", config, "x.yaml")
     capsys.readouterr()
-    account = json.loads((data.data_step(config).path / REPORT).read_text())
+    account = json.loads((stages.data_step(config).path / REPORT).read_text())
     tenths, histogram = account["quality"]["deciles"], account["quality"]["histograms"]["web"]
     assert [t["decile"] for t in tenths] == list(range(1, 11))
     assert all(a["lowest"] >= b["highest"] for a, b in itertools.pairwise(tenths))

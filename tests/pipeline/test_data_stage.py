@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from data_corpus import MODEL, fingerprints, made, make_config, prose, write_corpus
 
-from pipeline import data
+from pipeline import stages
 from pipeline.corpus.duplicates import read_validation
 from pipeline.corpus.text.documents import read_records, shard_name
 from pipeline.corpus.text.shards import INDEX_DTYPE, TokenShards
 from pipeline.corpus.text.tokenizer import load_tokenizer
+from pipeline.run_stage import run_stage
 from pipeline.storage.steps import read_manifest
 from pipeline.system.errors import UserError
 
@@ -139,7 +140,7 @@ def test_validation_is_never_cut_and_train_near_it_is_removed(root):
     """With a cut that drops all, validation stays; a train copy of a validation text is dropped."""
     corpus = write_corpus(root / "in")
     first = made(make_config(corpus))
-    step = data.data_step(make_config(corpus))
+    step = stages.data_step(make_config(corpus))
     held_out = next(iter(_held_out_texts(step)))
     in_validation = read_manifest(step.inputs["split"].path)["validation_groups"]["web"]
     thief = next(f"site{i}" for i in range(10) if f"site{i}" not in in_validation)
@@ -148,7 +149,7 @@ def test_validation_is_never_cut_and_train_near_it_is_removed(root):
         file.write(json.dumps({"text": changed + "\nAnd one line that is new to the text.", "domain": thief}) + "\n")
     second = made(make_config(corpus))
     assert second["documents"]["dropped"]["near_dedup"] == first["documents"]["dropped"].get("near_dedup", 0) + 1
-    assert held_out in set(_held_out_texts(data.data_step(make_config(corpus))))
+    assert held_out in set(_held_out_texts(stages.data_step(make_config(corpus))))
 
 
 def test_a_source_of_one_group_is_split_by_document(root):
@@ -156,7 +157,7 @@ def test_a_source_of_one_group_is_split_by_document(root):
     corpus.write_text("".join(json.dumps({"text": prose(i), "domain": "only"}) + "\n" for i in range(60)))
     config = make_config(corpus)
     made(config)
-    split = read_manifest(data.data_step(config).inputs["split"].path)
+    split = read_manifest(stages.data_step(config).inputs["split"].path)
     held_out = split["validation_groups"]["web"]
     assert len(held_out) in (1, 2, 3)  # 2% of 60 documents
     assert all(name.startswith("only/") for name in held_out)
@@ -192,20 +193,22 @@ def _held_out_texts(step):
 )
 def test_wrong_input_is_one_clear_message(root, changes, message):
     with pytest.raises(UserError, match=message):
-        data.data_step(make_config(write_corpus(root / "in"), **changes))
+        stages.data_step(make_config(write_corpus(root / "in"), **changes))
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused_naming_both(root, finished):
     path = finished[0] / "tokenizer.json"
     config = make_config(write_corpus(root / "in"), tokenizer__path=str(path), model__vocab_size=257)
     with pytest.raises(UserError, match=r"model.vocab_size is 257"):
-        data.data_step(config)
+        stages.data_step(config)
 
 
 def test_a_named_tokenizer_is_used_as_it_is(root, finished):
     folder = finished[0]
     manifest = made(make_config(write_corpus(root / "in"), tokenizer__path=str(folder)))
-    found = data.data_step(make_config(write_corpus(root / "in"), tokenizer__path=str(folder))).path / "tokenizer.json"
+    found = (
+        stages.data_step(make_config(write_corpus(root / "in"), tokenizer__path=str(folder))).path / "tokenizer.json"
+    )
     assert found.read_bytes() == (folder / "tokenizer.json").read_bytes()
     assert manifest["vocab_size"] == finished[1]["vocab_size"]
 
@@ -228,14 +231,14 @@ def test_a_source_without_a_readable_document_is_an_error(root):
 
 def test_the_stage_says_what_happened_and_a_second_run_does_nothing(root, capsys):
     config = make_config(write_corpus(root / "in"))
-    data.run(config, "hornbook data test.yaml")
+    run_stage("data", config, "hornbook data test.yaml")
     first = capsys.readouterr().out
     assert "[1/12] data-read exercises" in first
     assert "documents    92 read" in first
-    finished_at = read_manifest(data.data_step(config).path)["finished"]
-    data.run(config, "hornbook data test.yaml")
+    finished_at = read_manifest(stages.data_step(config).path)["finished"]
+    run_stage("data", config, "hornbook data test.yaml")
     assert "[1/12]" not in capsys.readouterr().out
-    assert read_manifest(data.data_step(config).path)["finished"] == finished_at
+    assert read_manifest(stages.data_step(config).path)["finished"] == finished_at
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from pipeline.evaluation.held_out import HeldOutText, bits_per_byte
 from pipeline.evaluation.language_model import LanguageModel
 from pipeline.evaluation.model_input import taken_model
 from pipeline.evaluation.scores import ratio, share
+from pipeline.run_stage import run_stage
 from pipeline.storage.steps import read_manifest
 from pipeline.system.errors import UserError
 
@@ -32,7 +33,7 @@ def model(pretrained) -> LanguageModel:
 
 @pytest.fixture
 def text(pretrained) -> HeldOutText:
-    from pipeline.training.identity import input_steps
+    from pipeline.stages import input_steps
 
     return HeldOutText(TokenShards.open(input_steps(pretrained())["data"].path))
 
@@ -162,9 +163,9 @@ def _runner():
 
 def test_the_stage_writes_scores_with_errors_and_is_done_the_second_time(pretrained, capsys):
     config = pretrained()
-    evaluate.run(config, "small.yaml")
+    run_stage("evaluate", config, "small.yaml")
     assert "evaluate: done" in capsys.readouterr().out
-    evaluate.run(config, "small.yaml", as_json=True)
+    run_stage("evaluate", config, "small.yaml", as_json=True)
     scores = json.loads(capsys.readouterr().out)["scores"]
     assert {name.split("/")[0] for name in scores} == {"bits_per_byte", "cloze", "arithmetic", "exercises"}
     assert all(score["standard_error"] is not None for score in scores.values() if score["score"] is not None)
@@ -217,7 +218,7 @@ def test_another_tokenizer_is_compared_by_the_byte(pretrained, tmp_path, text):
 )
 def test_mistakes_are_named(pretrained, overrides, expected):
     with pytest.raises(UserError, match=expected):
-        evaluate.run(pretrained(*overrides), "small.yaml")
+        run_stage("evaluate", pretrained(*overrides), "small.yaml")
 
 
 def test_lm_eval_runs_a_local_task_offline_on_the_folder(pretrained, tmp_path, monkeypatch):
@@ -234,6 +235,6 @@ def test_lm_eval_runs_a_local_task_offline_on_the_folder(pretrained, tmp_path, m
         "doc_to_choice: choices\nmetric_list:\n  - metric: acc\n"
     )
     config = pretrained("evaluate.tasks=[]", "evaluate.lm_eval=[own_choice]", f"evaluate.lm_eval_path={folder}")
-    evaluate.run(config, "small.yaml")
+    run_stage("evaluate", config, "small.yaml")
     scores = read_manifest(evaluate.evaluate_step(config, "small.yaml").path)["scores"]
     assert scores["lm_eval/own_choice/acc"]["items"] == 4

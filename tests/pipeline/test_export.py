@@ -13,6 +13,7 @@ from pipeline import export, quantize
 from pipeline.evaluation.model_input import taken_model
 from pipeline.release.gguf import KINDS, dequantized, write_gguf
 from pipeline.release.model_card import Lineage, model_card
+from pipeline.run_stage import run_stage
 from pipeline.storage.steps import read_manifest
 from pipeline.system.errors import UserError
 from pipeline.tuning.chat import TEMPLATE, add_template, render
@@ -23,7 +24,7 @@ TEXT = "def add(a, b):\n    return a + b\n"
 @pytest.fixture
 def exported(pretrained):
     config = pretrained("export.gguf=[f16]", "export.license=apache-2.0")
-    export.run(config, "small.yaml")
+    run_stage("export", config, "small.yaml")
     return export.export_step(config, "small.yaml").path
 
 
@@ -60,7 +61,7 @@ def test_the_model_card_tells_the_lineage(exported):
 
 
 def test_the_data_stages_card_and_attribution_come_along(exported, pretrained):
-    from pipeline.training.identity import input_steps
+    from pipeline.stages import input_steps
 
     data = input_steps(pretrained())["data"].path
     for name, copies in {"data_card.md": ["dataset/README.md"], "ATTRIBUTION.md": ["dataset", "model"]}.items():
@@ -82,7 +83,7 @@ def test_hugging_face_reads_the_data_stages_card_and_the_model_card_has_its_verd
 
 def test_an_export_of_the_export_is_the_same_model_and_invents_no_lineage(exported, pretrained):
     config = pretrained(f"export.model={exported / 'model'}", "name=again")
-    export.run(config, "small.yaml")
+    run_stage("export", config, "small.yaml")
     again = export.export_step(config, "small.yaml").path
     first, second = (load_network(folder / "model").state_dict() for folder in (exported, again))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -90,7 +91,7 @@ def test_an_export_of_the_export_is_the_same_model_and_invents_no_lineage(export
 
 def test_dtype_is_what_the_config_asks_for(pretrained):
     config = pretrained("export.dtype=bfloat16")
-    export.run(config, "small.yaml")
+    run_stage("export", config, "small.yaml")
     folder = export.export_step(config, "small.yaml").path / "model"
     assert AutoModelForCausalLM.from_pretrained(folder).dtype == torch.bfloat16
 
@@ -105,7 +106,7 @@ def test_both_matrices_of_a_model_that_calls_itself_tied_reach_every_form(pretra
     ids = torch.arange(1, 100)[None]
     theirs = AutoModelForCausalLM.from_pretrained(source)(ids).logits
     config = pretrained("export.gguf=[f16]", f"export.model={source}", f"quantize.model={source}")
-    export.run(config, "small.yaml")
+    run_stage("export", config, "small.yaml")
     folder = export.export_step(config, "small.yaml").path
     assert json.loads((folder / "model" / "config.json").read_text())["tie_word_embeddings"] is False
     again = AutoModelForCausalLM.from_pretrained(folder / "model")(ids).logits

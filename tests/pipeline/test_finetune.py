@@ -19,6 +19,7 @@ from pipeline import export, finetune
 from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.evaluation.model_input import taken_model
 from pipeline.release.savings import no_memory_saved
+from pipeline.run_stage import run_stage, step_of
 from pipeline.storage.steps import read_manifest
 from pipeline.system.errors import Stopped, UserError
 from pipeline.tuning.data import encode, read_sources
@@ -94,7 +95,7 @@ def test_only_the_adapter_has_masters_gradients_and_moments(pretrained):
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft asks transformers so
 def test_lora_learns_the_task_and_says_what_it_gained(pretrained, capsys):
     config = pretrained(*SHORT)
-    finetune.run(config, "small.yaml")
+    run_stage("finetune", config, "small.yaml")
     said = capsys.readouterr().out
     assert "tuning is likely to pay" in said  # the base is little better than guessing
     folder = finetune.finetune_step(config, "small.yaml").path
@@ -108,10 +109,10 @@ def test_lora_learns_the_task_and_says_what_it_gained(pretrained, capsys):
     found, page = report_of("small")
     assert found["finetune"]["target"] == target
     assert f"<td class=n>{100 * target['before']:.1f}%<td class=n>{100 * target['after']:.1f}%" in page
-    finetune.run(config, "small.yaml")
+    run_stage("finetune", config, "small.yaml")
     assert "up to date" in capsys.readouterr().out
     config.export.model = str(folder / "model")
-    export.run(config, "small.yaml")
+    run_stage("export", config, "small.yaml")
     card = (export.export_step(config, "small.yaml").path / "model" / "README.md").read_text()
     for word in ("**Fine-tuning**", "**Pretraining**", "**Data**", "Target task (bracket)", "narrow set"):
         assert word in card
@@ -134,7 +135,7 @@ def test_a_stopped_tuning_goes_on_where_it_was(pretrained, monkeypatch):
     from pipeline.training.control import Control
 
     whole = pretrained(*SHORT, "finetune.budget.max_tokens=6000")
-    finetune.run(whole, "small.yaml")
+    run_stage("finetune", whole, "small.yaml")
     expected = read_manifest(finetune.finetune_step(whole, "small.yaml").path)
     again = pretrained(*SHORT, "finetune.budget.max_tokens=6000", "finetune.train.clip_norm=0.999999")
     original = Control._stop_if_asked
@@ -146,10 +147,10 @@ def test_a_stopped_tuning_goes_on_where_it_was(pretrained, monkeypatch):
 
     monkeypatch.setattr(Control, "_stop_if_asked", stop_at_4)
     with pytest.raises(Stopped):
-        finetune.run(again, "small.yaml")
+        run_stage("finetune", again, "small.yaml")
     monkeypatch.setattr(signals, "stop_requested", lambda: None)
     monkeypatch.setattr(Control, "_stop_if_asked", original)
-    finetune.run(again, "small.yaml")
+    run_stage("finetune", again, "small.yaml")
     found = read_manifest(finetune.finetune_step(again, "small.yaml").path)
     assert found["lives"] == 2
     assert found["steps"] == expected["steps"]
@@ -161,7 +162,7 @@ def test_the_other_methods_train_and_export(pretrained, method):
     if method == "qlora":
         pytest.importorskip("torchao")
     config = pretrained(*SHORT, f"finetune.method={method}", "finetune.budget.max_tokens=3000")
-    finetune.run(config, "small.yaml")
+    run_stage("finetune", config, "small.yaml")
     folder = finetune.finetune_step(config, "small.yaml").path
     manifest = read_manifest(folder)
     assert (manifest["trainable_share"] == 1) == (method == "full")
@@ -196,7 +197,7 @@ def test_chat_examples_learn_what_the_assistant_says_and_the_model_gets_the_temp
         *SHORT[1:], f"finetune.sources.talk={{type: chat, path: {path}}}",
         "finetune.method=full", "sample.temperature=0",
     )  # fmt: skip
-    finetune.run(config, "small.yaml")
+    run_stage("finetune", config, "small.yaml")
     said = capsys.readouterr().out
     assert "sentiment" not in said  # own text is measured on its own held-out examples
     assert "bits per byte learnt, talk:" in said
@@ -271,7 +272,7 @@ def test_a_bad_line_is_named_with_its_place(tmp_path, line, kind, expected):
 )
 def test_mistakes_are_named_in_dry_runs_too(pretrained, overrides, expected):
     with pytest.raises(UserError, match=expected):
-        finetune.run(pretrained(*SHORT, *overrides), "small.yaml")
+        run_stage("finetune", pretrained(*SHORT, *overrides), "small.yaml")
     with pytest.raises(UserError, match=expected):
         dryrun.describe(pretrained(*SHORT, *overrides), "finetune")
 
@@ -292,7 +293,7 @@ def test_a_stage_after_pretraining_refuses_its_options_in_dry_runs_and_as_a_step
         dryrun.describe(config, stage)
     if "sets" in override:
         with pytest.raises(UserError, match=expected):
-            dryrun.step_of(config, stage)
+            step_of(config, stage)
 
 
 def test_models_that_cannot_be_tuned_are_refused(pretrained, tmp_path):
@@ -329,13 +330,13 @@ def test_models_that_cannot_be_tuned_are_refused(pretrained, tmp_path):
         ("nothing", lambda folder: (folder / "config.json").unlink(), "no config.json"),
     ):
         with pytest.raises(UserError, match=expected):
-            finetune.run(pretrained(*SHORT, broken(name, change), "finetune.method=full"), "small.yaml")
+            run_stage("finetune", pretrained(*SHORT, broken(name, change), "finetune.method=full"), "small.yaml")
 
 
 @pytest.mark.slow
 def test_memory_of_a_step_is_measured_for_the_method_and_for_full_tuning(pretrained):
     config = pretrained(*SHORT, "finetune.measure_memory=true", "finetune.budget.max_tokens=2000")
-    finetune.run(config, "small.yaml")
+    run_stage("finetune", config, "small.yaml")
     found = read_manifest(finetune.finetune_step(config, "small.yaml").path)["memory_bytes"]
     assert set(found) == {"lora", "full"}
     assert all(value and math.isfinite(value) and value > 0 for value in found.values())
@@ -343,13 +344,13 @@ def test_memory_of_a_step_is_measured_for_the_method_and_for_full_tuning(pretrai
 
 def test_a_tuning_that_fails_on_its_input_leaves_the_link_where_it_was(pretrained, tmp_path):
     done = pretrained(*SHORT, "finetune.budget.max_tokens=3000", "finetune.measure_memory=false")
-    finetune.run(done, "small.yaml")
+    run_stage("finetune", done, "small.yaml")
     folder = finetune.finetune_step(done, "small.yaml").path.resolve()
     path = tmp_path / "x.jsonl"
     path.write_text('{"prompt": "a", "completion": "b"}\n')  # one example: none is left to train on
     own = f"finetune.sources.own={{type: completion, path: {path}}}"
     with pytest.raises(UserError):
-        finetune.run(pretrained(*SHORT, own), "small.yaml")
+        run_stage("finetune", pretrained(*SHORT, own), "small.yaml")
     assert (tmp_path / "runs" / "small" / "finetune").resolve() == folder
 
 

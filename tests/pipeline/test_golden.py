@@ -15,7 +15,7 @@ from model.transformer import Transformer
 from pipeline import config as configs
 from pipeline.corpus.exercises.source import Exercises
 from pipeline.corpus.text.documents import SetAside
-from pipeline.storage.steps import hash_json
+from pipeline.storage.files import hash_json
 
 TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny.yaml"
 STEPS = 6

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from data_corpus import made, make_config, prose
 
-from pipeline import data
+from pipeline import stages
 from pipeline.corpus.duplicates import read_validation
 from pipeline.corpus.splitting import choose
 from pipeline.corpus.text.documents import ROW, Table, hash_key, read_all_alive
 from pipeline.corpus.text.shards import HEAD_TOKENS, TokenShards, head_bytes
 from pipeline.corpus.text.tokenizer import load_tokenizer
+from pipeline.run_stage import run_stage
 
 
 def rows_of(documents) -> np.ndarray:
@@ -146,7 +147,7 @@ def check_sums(manifest) -> None:
 
 def test_of_four_subfolders_the_share_is_held_out_and_all_else_trained_on(root, capsys):
     config = of_folder(write_folder(root / "in", 4, 120), data__validation={"share": 0.05})
-    data.run(config, "test.yaml")
+    run_stage("data", config, "test.yaml")
     said = capsys.readouterr().out
     manifest = made(config)
     check_sums(manifest)
@@ -158,7 +159,7 @@ def test_of_four_subfolders_the_share_is_held_out_and_all_else_trained_on(root, 
     assert "share of at least 0.25" in said
     assert manifest["held_out"]["by_document"] == ["mine"]
     assert manifest["textbook"]["documents"] == 0  # nothing was scored
-    assert set(TokenShards.open(data.data_step(config).path).val) == {"mine"}
+    assert set(TokenShards.open(stages.data_step(config).path).val) == {"mine"}
 
 
 def test_what_validation_does_not_need_is_trained_on_unless_it_is_near_what_stays(root):
@@ -189,7 +190,7 @@ def test_a_split_by_document_keeps_near_copies_of_held_out_text_out_of_training(
     config = of_folder(source, data__validation={"share": 0.1})
     manifest = made(config)
     check_sums(manifest)
-    step = data.data_step(config)
+    step = stages.data_step(config)
     chain = {s.name: s.path for s in step.chain()}
     table = Table.load(chain["data-repair"])
     out = read_validation(chain["data-split"], table.tasks)
@@ -213,7 +214,7 @@ def test_of_a_long_document_the_beginning_counts_and_ends_with_a_whole_character
     held_out = manifest["held_out"]
     assert held_out["unscored"]["documents"] == 1
     assert 10_000 < held_out["unscored"]["bytes"] < held_out["bytes"]
-    shards = TokenShards.open(data.data_step(config).path)
+    shards = TokenShards.open(stages.data_step(config).path)
     index = shards.val["mine"].index
     assert index["length"].max() <= HEAD_TOKENS
     assert index["bytes"].max() <= head_bytes(2_000_000)
@@ -231,6 +232,6 @@ def test_a_source_of_one_document_trains_on_it_and_says_so(root, capsys):
     source.parent.mkdir()
     source.write_text(prose(1, 40))
     config = make_config(root, data__sources={"mine": {"type": "text", "path": str(source.parent), "license": "MIT"}})
-    data.run(config, "test.yaml")
+    run_stage("data", config, "test.yaml")
     assert "WARNING: data.sources.mine has 1 document: nothing of it is held out" in capsys.readouterr().out
     assert made(config)["tokens"]["val"] == 0

@@ -5,14 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from making import build, build_init, made_step
 
+from model.json_file import UnreadableModel
 from pipeline import config as configs
-from pipeline import grow
+from pipeline import grow, stages
 from pipeline import init as initialize
+from pipeline.run_stage import run_stage
 from pipeline.storage.experiment import Experiment
-from pipeline.storage.steps import Step, build
+from pipeline.storage.steps import Step
 from pipeline.system.errors import UserError
-from pipeline.training import identity
 
 SMALL = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
 LARGE = {**SMALL, "hidden_size": 40, "intermediate_size": 160, "num_hidden_layers": 4, "partial_rotary_factor": 0.4}
@@ -49,7 +51,7 @@ def data(monkeypatch, tmp_path) -> Step:
     driver = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(driver)
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "root"))
-    step = Step("data", 1, driver.make_data)
+    step = made_step("data", 1, driver.make_data)
     for module in ("pipeline.init", "pipeline.data"):
         monkeypatch.setattr(f"{module}.data_step", lambda config: step)
     return step
@@ -63,7 +65,7 @@ def _config(init: dict, shape: dict | None = None, **sections) -> configs.Config
 
 
 def _build(config: configs.Config) -> dict:
-    return build(initialize.init_step(config), experiment="test")
+    return build_init(config)
 
 
 def test_exact_growth_keeps_the_function_and_the_manifest_says_so(source, data):
@@ -86,7 +88,7 @@ def test_a_method_that_claims_exactness_and_misses_its_tolerance_fails_the_stage
     config = _config({"method": "exact", "source": str(source), "tolerance": 1e-30})
     with pytest.raises(UserError, match="claims to keep the function"):
         _build(config)
-    assert not initialize.init_step(config).finished
+    assert not stages.init_step(config).finished
 
 
 def test_fresh_weights_claim_nothing_and_are_measured_all_the_same(data):
@@ -98,12 +100,12 @@ def test_fresh_weights_claim_nothing_and_are_measured_all_the_same(data):
 
 def test_another_source_content_is_another_folder(source, data):
     config = _config({"method": "exact", "source": str(source)})
-    before = initialize.init_step(config).fingerprint
+    before = stages.init_step(config).fingerprint
     weights = source / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    assert initialize.init_step(config).fingerprint != before
+    assert stages.init_step(config).fingerprint != before
 
 
 @pytest.mark.parametrize(
@@ -138,7 +140,7 @@ def test_growth_keeps_the_vocabulary(source, data):
 
 def test_missing_data_is_said_with_the_command(data):
     with pytest.raises(UserError, match=r"hornbook data my\.yaml"):
-        initialize.run(_config({"method": "random"}), "my.yaml")
+        run_stage("init", _config({"method": "random"}), "my.yaml")
 
 
 def test_a_missing_source_experiment_is_said_with_its_price(data, tmp_path):
@@ -147,7 +149,7 @@ def test_a_missing_source_experiment_is_said_with_its_price(data, tmp_path):
                     "num_hidden_layers: 2, num_attention_heads: 4}\nbudget: {max_gpu_hours: 0.5}\n")  # fmt: skip
     build(data, experiment="test")
     with pytest.raises(UserError, match=r"at most 0\.5 GPU-hours.*init\.train_source=true"):
-        initialize.run(_config({"method": "exact", "source": str(path)}), "my.yaml")
+        run_stage("init", _config({"method": "exact", "source": str(path)}), "my.yaml")
 
 
 def test_a_source_experiment_inherits_data_tokenizer_and_seed(tmp_path):
@@ -160,7 +162,7 @@ def test_a_source_experiment_inherits_data_tokenizer_and_seed(tmp_path):
         data={"tasks": 3},
         tokenizer={"vocab_size": 300},
     )
-    source = initialize.source_config(asker)
+    source = stages.source_config(asker)
     assert (source.seed, source.data.tasks, source.tokenizer.vocab_size) == (4, 3, 300)
     assert source.budget.max_gpu_hours == 0.25
 
@@ -170,11 +172,11 @@ def test_a_source_finds_its_own_source_beside_itself_and_never_names_itself(tmp_
     (tmp_path / "a.yaml").write_text(text.format("a"))
     (tmp_path / "b.yaml").write_text(text.format("b") + "init: {method: exact, source: a.yaml}\n")
     config = _config({"method": "exact", "source": str(tmp_path / "b.yaml")})
-    assert initialize.source_config(initialize.source_config(config)).name == "a"
+    assert stages.source_config(stages.source_config(config)).name == "a"
     (tmp_path / "a.yaml").write_text(text.format("a") + "init: {method: exact, source: a.yaml}\n")
     config = _config({"method": "exact", "source": str(tmp_path / "a.yaml")})
     with pytest.raises(UserError, match="names the file itself"):
-        initialize.source_config(config)
+        stages.source_config(config)
 
 
 def test_a_source_has_the_hours_its_config_states_whatever_else_was_trained(data, tmp_path):
@@ -187,10 +189,10 @@ def test_a_source_has_the_hours_its_config_states_whatever_else_was_trained(data
 
     def source(hours: float) -> configs.Config:
         overrides = {"budget": {"max_gpu_hours": hours}}
-        return initialize.source_config(_config({"source": str(path), "source_overrides": overrides}))
+        return stages.source_config(_config({"source": str(path), "source_overrides": overrides}))
 
     def train(config: configs.Config, hours: float) -> Path:
-        folder = identity.pretrain_step(config).path
+        folder = stages.pretrain_step(config).path
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "manifest.json").write_text(
             json.dumps({"inputs": {}, "outputs": {}, "config": {}, "stopped_by": "gpu_hours", "max_gpu_hours": hours})
@@ -201,27 +203,27 @@ def test_a_source_has_the_hours_its_config_states_whatever_else_was_trained(data
     by_hand = replace(source(0.02), budget=replace(source(0.02).budget, apart=None))
     ours = train(source(0.02), 0.02)
     train(source(0.07), 0.07)
-    assert identity.pretrain_step(source(0.02)).path == ours
-    assert initialize.is_trained(source(0.02))
+    assert stages.pretrain_step(source(0.02)).path == ours
+    assert stages.is_trained(source(0.02))
     shutil.rmtree(ours)
     taken = train(by_hand, 0.02)  # `hornbook pretrain small.yaml`
-    assert identity.pretrain_step(source(0.02)).path == taken
+    assert stages.pretrain_step(source(0.02)).path == taken
     train(by_hand, 0.09)  # and extended since
-    assert not initialize.is_trained(source(0.02))
+    assert not stages.is_trained(source(0.02))
     raised = replace(source(0.02), budget=replace(source(0.02).budget, max_gpu_hours=0.05))
-    assert identity.pretrain_step(raised).path != identity.pretrain_step(source(0.02)).path
+    assert stages.pretrain_step(raised).path != stages.pretrain_step(source(0.02)).path
 
 
 def test_the_stage_leaves_links_and_a_ledger(data, capsys, monkeypatch):
     monkeypatch.setattr("pipeline.reporting.page.write", lambda config: None)  # these shards come without a funnel
     build(data, experiment="test")
     config = _config({"method": "random"})
-    initialize.run(config, "my.yaml")
+    run_stage("init", config, "my.yaml")
     experiment = Experiment(config)
-    assert experiment.stage_folder("init") == initialize.init_step(config).path.resolve()
+    assert experiment.stage_folder("init") == stages.init_step(config).path.resolve()
     assert experiment.ledger_path.is_file()
     assert "next: hornbook pretrain my.yaml" in capsys.readouterr().out
-    initialize.run(config, "my.yaml")
+    run_stage("init", config, "my.yaml")
     assert "up to date" in capsys.readouterr().out
 
 
@@ -318,7 +320,6 @@ def test_a_growth_that_is_killed_leaves_nothing_that_is_taken_for_a_model(tmp_pa
 
 
 def test_a_truncated_source_is_refused_by_name_and_nothing_is_left(source, tmp_path):
-    from model.hf import UnreadableModel
 
     weights = source / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
@@ -332,9 +333,9 @@ def test_a_source_grows_from_before_its_decay_where_that_is_asked_for(source, da
 
     from safetensors.torch import load_file, save_file
 
-    from pipeline.storage.steps import Step, hash_file, hash_json
+    from pipeline.storage.files import hash_file, hash_json
 
-    step = Step("pretrain", 1, lambda folder: {})
+    step = made_step("pretrain", 1, lambda folder: {})
     early = step.path / "checkpoints" / "step-00000007"
     early.mkdir(parents=True)
     source.rename(step.path / "model")
@@ -345,8 +346,8 @@ def test_a_source_grows_from_before_its_decay_where_that_is_asked_for(source, da
     (early / "checkpoint.json").write_text(json.dumps({**index, "sha256": hash_json(index)}))
     decay = {"kind": "decay", "step": 7, "end_step": 10, "progress": 0.0, "bound_by": "tokens"}
     (step.path / "decisions.jsonl").write_text(json.dumps(decay) + "\n")
-    monkeypatch.setattr(initialize, "pretrain_step", lambda config: step)
-    monkeypatch.setattr(initialize, "source_config", lambda config: config)
+    monkeypatch.setattr(stages, "pretrain_step", lambda config: step)
+    monkeypatch.setattr(stages, "source_config", lambda config: config)
     monkeypatch.setattr(initialize, "_whole_model", lambda step: step.path / "model")
     made = {
         which: _build(_config({"method": "exact", "source": "small.yaml", "source_checkpoint": which}))

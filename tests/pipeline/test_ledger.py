@@ -5,8 +5,8 @@ import subprocess
 import sys
 import time
 
+from pipeline.storage.files import read_json_lines
 from pipeline.storage.ledger import Ledger, process_age_seconds, spent_hours
-from pipeline.storage.steps import read_json_lines
 
 
 def _line(**values) -> str:

@@ -16,13 +16,15 @@ import torch
 from processes import Command, run
 
 from pipeline import config as configs
-from pipeline import pretrain
+from pipeline import stages
+from pipeline.run_stage import run_stage
+from pipeline.stages import pretrain_step
 from pipeline.storage import ledger
+from pipeline.storage.files import read_json_lines
 from pipeline.storage.locks import FolderLock
-from pipeline.storage.steps import read_json_lines, read_manifest
+from pipeline.storage.steps import read_manifest
 from pipeline.system import signals
 from pipeline.system.errors import Busy, UserError
-from pipeline.training.identity import pretrain_step
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DRIVER = Path(__file__).with_name("pretrain_driver.py")
@@ -91,7 +93,7 @@ class Small:
         return TokenBatches(TokenShards.open(data.path).train, config)
 
     def run_here(self, *overrides: str) -> dict:
-        pretrain.run(self.config(*overrides), str(self.path))
+        run_stage("pretrain", self.config(*overrides), str(self.path))
         return read_manifest(self.folder)
 
     def start(self, *overrides: str) -> Command:
@@ -160,9 +162,8 @@ def hours(seconds: float) -> str:
 
 @pytest.fixture(autouse=True)
 def small_inputs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    from pipeline.training import identity
 
-    monkeypatch.setattr(identity, "input_steps", driver.input_steps)
+    monkeypatch.setattr(stages, "input_steps", driver.input_steps)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -348,7 +349,7 @@ def test_missing_inputs_name_the_command(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path))
     path = driver.config_file(tmp_path)
     with pytest.raises(UserError, match=r"hornbook data some\.yaml"):
-        pretrain.run(configs.load(path, ["budget.max_gpu_hours=1"]), "some.yaml")
+        run_stage("pretrain", configs.load(path, ["budget.max_gpu_hours=1"]), "some.yaml")
 
 
 def test_a_config_without_an_end_is_refused(small: Small) -> None:

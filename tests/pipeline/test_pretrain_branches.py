@@ -6,20 +6,21 @@ from pathlib import Path
 import pytest
 from test_pretrain import Small, cap_seconds, driver, hours, small, small_inputs  # noqa: F401 - fixtures
 
-from pipeline import pretrain
-from pipeline.storage.steps import read_json_lines, read_manifest
+from pipeline.run_stage import run_stage
+from pipeline.stages import pretrain_step
+from pipeline.storage.files import read_json_lines
+from pipeline.storage.steps import read_manifest
 from pipeline.system.errors import UserError
 from pipeline.training.branching import branch, planned
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.decisions import Decisions
-from pipeline.training.identity import pretrain_step
 
 EXACT = "train.precision=32-true"
 
 
 def run_branch(trunk: Small, budget: str, *overrides: str) -> tuple[dict, list[dict]]:
     config = branch(trunk.config(*overrides), budget)
-    pretrain.run(config, str(trunk.path))
+    run_stage("pretrain", config, str(trunk.path))
     folder = pretrain_step(config).path
     return read_manifest(folder), read_json_lines(folder / "metrics.jsonl")
 

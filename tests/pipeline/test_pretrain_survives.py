@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_pretrain import Small, small, small_inputs  # noqa: F401 - fixtures
 
-from pipeline import pretrain
+from pipeline.run_stage import run_stage
 from pipeline.storage.steps import read_manifest
 from pipeline.system import signals
 from pipeline.system.errors import UserError
@@ -40,7 +40,7 @@ def test_a_run_is_replayed_from_its_decisions_bit_by_bit(
     other = Small(other_root)
     # The machine's own choices are others here: the record's count.
     config = other.config("budget.max_gpu_hours=1", "train.precision=auto", "train.micro_batch=8")
-    pretrain.run(config, "small.yaml", replay=str(record))
+    run_stage("pretrain", config, "small.yaml", replay=str(record))
     again = read_manifest(other.folder)
     assert again["steps"] == first["steps"]
     assert losses(other) == expected

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import evaluate, pretrain
+from pipeline import evaluate
 from pipeline.evaluation.choice_sets import check_sets, score_sets
 from pipeline.evaluation.during_training import SAMPLES
 from pipeline.evaluation.model_input import taken_model
+from pipeline.run_stage import run_stage
+from pipeline.stages import pretrain_step
+from pipeline.storage.run_files import METRICS
 from pipeline.storage.steps import read_manifest
 from pipeline.system import signals
 from pipeline.system.errors import UserError
-from pipeline.training.identity import METRICS, pretrain_step
 
 ITEMS = [
     {"prompt": "import", "options": [" json", " qqqq"], "right": 0},
@@ -32,11 +34,11 @@ def public(tmp_path: Path) -> Path:
 
 
 def _trained(config) -> tuple[Path, dict]:
-    from pipeline.storage.steps import build
+    from pipeline.storage.build import build
 
     for step in pretrain_step(config).inputs.values():
         build(step, experiment="small")
-    pretrain.run(config, "small.yaml")
+    run_stage("pretrain", config, "small.yaml")
     signals.defer(False)
     folder = pretrain_step(config).path
     return folder, read_manifest(folder)

@@ -10,6 +10,7 @@ from model.hf import load_network
 from pipeline import quantize
 from pipeline.release import formats as kinds
 from pipeline.release.savings import no_better_than, no_saving_lines
+from pipeline.run_stage import run_stage
 from pipeline.storage.steps import read_manifest
 from pipeline.system.errors import UserError
 
@@ -50,7 +51,7 @@ def test_a_kind_takes_the_bytes_that_it_says_and_keeps_the_function(network, nam
 
 def test_the_report_compares_every_kind_and_names_what_cannot_be_run(pretrained, capsys):
     config = pretrained(KINDS)
-    quantize.run(config, "small.yaml")
+    run_stage("quantize", config, "small.yaml")
     folder = quantize.quantize_step(config, "small.yaml").path
     manifest = read_manifest(folder)
     rows = {row["kind"]: row for row in manifest["rows"]}
@@ -78,12 +79,12 @@ def test_the_report_compares_every_kind_and_names_what_cannot_be_run(pretrained,
     assert f"<td>int8<td class=n>{rows['int8']['disk_bytes'] / 1e6:.3f}" in page
     assert f"{rows['int8']['disk_bytes'] / base['disk_bytes']:.2f}x" in page
     with pytest.raises(UserError, match="quantized model"):
-        quantize.run(pretrained(f"quantize.model={folder / 'int8'}"), "small.yaml")
+        run_stage("quantize", pretrained(f"quantize.model={folder / 'int8'}"), "small.yaml")
 
 
 def test_an_unknown_kind_is_named(pretrained):
     with pytest.raises(UserError, match="int8"):
-        quantize.run(pretrained("quantize.kinds=[int9]"), "small.yaml")
+        run_stage("quantize", pretrained("quantize.kinds=[int9]"), "small.yaml")
 
 
 def test_a_kind_that_another_beats_in_every_figure_is_named():

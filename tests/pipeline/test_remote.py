@@ -12,15 +12,16 @@ from pathlib import Path
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from making import build, made_step
 from test_pretrain import Small, _seconds_from_now, small_inputs  # noqa: F401 - fixtures
 
 from pipeline.remote import download as pulling
 from pipeline.remote import upload as pushing
 from pipeline.remote.place import place as remote
+from pipeline.stages import pretrain_step
 from pipeline.storage import ledger
-from pipeline.storage.steps import Step, build
+from pipeline.storage.steps import Step
 from pipeline.system.errors import Busy, UserError
-from pipeline.training.identity import pretrain_step
 
 EXACT = ("train.precision=32-true", "train.micro_batch=4", "train.checkpoint_every_seconds=1000")
 OFTEN = "train.checkpoint_every_seconds=0.02"
@@ -112,7 +113,7 @@ def made(folder: Path, count: list[int]) -> Step:
         (target.path / "report.html").write_text("page")
         return {}
 
-    return Step("made", 1, make, {"folder": "any"})
+    return made_step("made", 1, make, {"folder": "any"})
 
 
 def test_a_finished_folder_comes_from_the_remote_unless_a_byte_of_it_is_wrong(

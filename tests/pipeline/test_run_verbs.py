@@ -18,13 +18,15 @@ from pipeline.config import from_values
 from pipeline.corpus.text.shards import TokenShards
 from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.remote.place import place as remote
+from pipeline.run_stage import run_stage
+from pipeline.stages import pretrain_step
 from pipeline.storage.experiment import Experiment
+from pipeline.storage.files import write_json
 from pipeline.storage.locks import FolderLock
-from pipeline.storage.steps import read_manifest, write_json
+from pipeline.storage.steps import read_manifest
 from pipeline.system import signals
 from pipeline.system.errors import WRONG_INPUT, UserError
 from pipeline.training.batches import TokenBatches
-from pipeline.training.identity import pretrain_step
 
 SHAPE = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
          "num_attention_heads": 2}  # fmt: skip
@@ -117,9 +119,8 @@ def test_clean_forgets_an_experiment_but_keeps_what_another_descends_from(traine
 
 def test_compare_shows_differences_figures_and_curves(trained: Small):
     other = trained.config(*SHORT, "name=other", "train.learning_rate=1e-4", "budget.gpu_hour_price=2")
-    from pipeline import pretrain
 
-    pretrain.run(other, "other")
+    run_stage("pretrain", other, "other")
     facts = compare.compare("small", "other")
     assert facts["differences"] == {"train.learning_rate": [2e-3, 1e-4]}
     assert facts["figures"]["tokens"] == [10_240, 10_240]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import config as configs
-from pipeline import sample
+from pipeline import sample, stages
 from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.system.errors import UserError
 from pipeline.training.finish import Writer
@@ -20,10 +20,9 @@ _spec.loader.exec_module(driver)
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> configs.Config:
-    from pipeline.training import identity
 
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path))
-    monkeypatch.setattr(identity, "input_steps", driver.input_steps)
+    monkeypatch.setattr(stages, "input_steps", driver.input_steps)
     config = configs.load(driver.config_file(tmp_path))
     driver.make_inputs(config)
     return config

@@ -25,9 +25,10 @@ from pipeline import config as configs
 from pipeline import submit
 from pipeline.__main__ import _parse
 from pipeline.corpus import cluster as cluster_jobs
-from pipeline.dry_run import step_of
+from pipeline.run_stage import step_of
 from pipeline.slurm.jobs import Options
-from pipeline.storage.steps import read_json_lines, read_manifest
+from pipeline.storage.files import read_json_lines
+from pipeline.storage.steps import read_manifest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPTS = REPOSITORY / "scripts"

@@ -11,20 +11,21 @@ import pytest
 import torch
 from chat_checkpoint import CHATML, SHAPE, TOOLS, save_chat_model, save_chat_tokenizer, save_llama3_tokenizer
 from data_corpus import made, make_config, write_corpus
+from making import build_init
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from model.config import ModelConfig
-from model.hf import UnreadableModel, save_folder
+from model.hf import save_folder
+from model.json_file import UnreadableModel
 from model.special_tokens import SpecialTokens, UnreadableTokenizer, read_special_tokens
 from model.transformer import Transformer
-from pipeline import data, evaluate, export, finetune, grow, pretrain, quantize, sample
-from pipeline import init as initialize
+from pipeline import evaluate, export, finetune, grow, quantize, sample, stages
 from pipeline.corpus.text.shards import TokenShards
 from pipeline.corpus.text.tokenizer import load_tokenizer, special_tokens
 from pipeline.evaluation.model_input import taken_model
 from pipeline.release.gguf import write_gguf
+from pipeline.run_stage import run_stage
 from pipeline.storage.hub import content_of_model
-from pipeline.storage.steps import build
 from pipeline.system import signals
 from pipeline.system.errors import UserError
 from pipeline.training.finish import Writer
@@ -267,19 +268,19 @@ def test_data_init_and_pretraining_carry_them_and_end_documents_alike(root, chat
                "precision": "32-true"},
         budget={"max_tokens": 4_000}, tracking={"to": "none"}, sample={"prompts": ["abc"], "max_new_tokens": 4},
     )  # fmt: skip
-    manifest, step = made(config), data.data_step(config)
+    manifest, step = made(config), stages.data_step(config)
     assert (step.path / "tokenizer.json").read_bytes() == (chat / "tokenizer.json").read_bytes()
     tokens = TokenShards.open(step.path).train["web"]
     assert set(tokens.tokens[(tokens.index["offset"] + tokens.index["length"] - 1).astype(int)].tolist()) == {500}
     assert manifest["eos_token_id"] == 500
-    build(initialize.init_step(config), experiment="test")
-    init = initialize.init_step(config).path
+    build_init(config)
+    init = stages.init_step(config).path
     assert facts(init) == facts(chat)
     try:
-        pretrain.run(config, "test.yaml")
+        run_stage("pretrain", config, "test.yaml")
     finally:
         signals.defer(False)
-    from pipeline.training.identity import pretrain_step
+    from pipeline.stages import pretrain_step
 
     assert facts(pretrain_step(config).path / "model") == facts(chat)
 
@@ -292,10 +293,10 @@ def test_documents_of_a_llama_3_like_tokenizer_end_as_the_init_folder_says(eos, 
         train={"sequence_length": 64, "global_batch_tokens": 512},
     )  # fmt: skip
     manifest = made(config)
-    tokens = TokenShards.open(data.data_step(config).path).train["web"]
+    tokens = TokenShards.open(stages.data_step(config).path).train["web"]
     assert set(tokens.tokens[tokens.index["length"].cumsum() - 1].tolist()) == {manifest["eos_token_id"]}
-    build(initialize.init_step(config), experiment="test")
-    init = initialize.init_step(config).path
+    build_init(config)
+    init = stages.init_step(config).path
     tokenizer = AutoTokenizer.from_pretrained(init)
     assert tokenizer.eos_token == eos
     assert tokenizer.bos_token == "<|begin_of_text|>"
@@ -306,7 +307,7 @@ def test_documents_of_a_llama_3_like_tokenizer_end_as_the_init_folder_says(eos, 
 
 def test_export_and_gguf_carry_them(pretrained, chat):
     config = pretrained(f"export.model={chat}", "export.gguf=[f16]")
-    export.run(config, "small.yaml")
+    run_stage("export", config, "small.yaml")
     folder = export.export_step(config, "small.yaml").path
     assert facts(folder / "model") == facts(chat)
     found = gguf_facts(folder / "gguf" / "small-f16.gguf")
@@ -379,7 +380,7 @@ def test_a_gguf_file_says_that_a_text_begins_with_bos(tmp_path):
 
 def test_quantize_carries_them(pretrained, chat):
     config = pretrained(f"quantize.model={chat}", "quantize.kinds=[bf16]")
-    quantize.run(config, "small.yaml")
+    run_stage("quantize", config, "small.yaml")
     folder = quantize.quantize_step(config, "small.yaml").path / "bf16"
     assert facts(folder) == facts(chat)
 
@@ -397,7 +398,7 @@ def test_a_tuning_carries_them_and_chat_examples_bring_our_template(pretrained, 
     (tmp_path / "own.jsonl").write_text("\n".join([json.dumps(line)] * 12))
     own = f"finetune.sources.own={{type: {kind}, path: {tmp_path / 'own.jsonl'}}}"
     config = pretrained(*TUNING, f"finetune.model={chat}", "finetune.task=null", own)
-    finetune.run(config, "small.yaml")
+    run_stage("finetune", config, "small.yaml")
     found, source = facts(finetune.finetune_step(config, "small.yaml").path / "model"), facts(chat)
     if kind == "chat":
         assert found["template"] == TEMPLATE

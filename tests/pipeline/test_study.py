@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.storage.steps import read_json_lines
+from pipeline.storage.files import read_json_lines
 from pipeline.system.errors import DONE, STOPPED
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,9 +10,9 @@ import yaml
 from pipeline import study, submit
 from pipeline.__main__ import main
 from pipeline.corpus.text.intervals import t_quantile
-from pipeline.init import init_identity
 from pipeline.slurm.jobs import Options
-from pipeline.storage.steps import hash_json
+from pipeline.stages import init_identity, pretrain_identity
+from pipeline.storage.files import hash_json
 from pipeline.studies import design
 from pipeline.studies.analysis import at_equal_bytes, effect, estimate, pareto, verdicts
 from pipeline.studies.design import check_claims
@@ -21,7 +21,6 @@ from pipeline.studies.members import flops_per_token, members, trainings, tuning
 from pipeline.studies.picture import Dot, scatter
 from pipeline.studies.run import choose
 from pipeline.system.errors import WRONG_INPUT, UserError
-from pipeline.training.identity import pretrain_identity
 
 ROOT = Path(__file__).resolve().parents[2]
 AXES = {"a": ["a0", "a1", "a2"], "b": ["b0", "b1"], "c": ["c0", "c1"]}

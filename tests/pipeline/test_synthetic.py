@@ -17,6 +17,7 @@ import yaml
 from chat_server import LIES, serve_many
 from data_corpus import SUBJECTS, VERBS, made, make_config, prose
 from datatrove.data import Document
+from making import build
 
 from pipeline import clean
 from pipeline.corpus import steps
@@ -36,7 +37,7 @@ from pipeline.corpus.synthetic.seeds import cut, make_seeds
 from pipeline.corpus.synthetic.source import Synthetic
 from pipeline.corpus.text.documents import Table, read_all_alive, read_records
 from pipeline.evaluation.exercise_runs import find_exercises
-from pipeline.storage.steps import build, read_json_lines, root
+from pipeline.storage.files import read_json_lines, root
 from pipeline.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

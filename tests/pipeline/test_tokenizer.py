@@ -11,13 +11,14 @@ import pytest
 from data_corpus import made, make_config, prose, write_corpus
 from tokenizers import Tokenizer, models
 
-from pipeline import data, evaluate, finetune, grow, sample
+from pipeline import evaluate, finetune, grow, sample, stages
 from pipeline.corpus.text.encoder import Encoder
 from pipeline.corpus.text.shards import TokenShards
 from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.corpus.tokenizing import _train, copy_tokenizer
 from pipeline.evaluation.held_out import HeldOutText
 from pipeline.evaluation.model_input import taken_model
+from pipeline.run_stage import run_stage
 from pipeline.storage.steps import Folder, read_manifest
 from pipeline.system.errors import UserError
 from pipeline.tuning.data import encode, read_sources
@@ -91,7 +92,7 @@ def test_the_data_stage_counts_the_same_tokens_and_hands_the_file_on_as_it_was(r
     for path in (plain, left):
         config = make_config(corpus, tokenizer__path=str(path))
         facts.append(made(config))
-        folder = data.data_step(config).path
+        folder = stages.data_step(config).path
         assert (folder / "tokenizer.json").read_bytes() == path.read_bytes()
     assert facts[0]["tokens"] == facts[1]["tokens"]
     assert facts[0]["bytes_per_token"] == facts[1]["bytes_per_token"]
@@ -111,7 +112,7 @@ def test_evaluate_scores_the_same_weights_alike(pretrained, model, state):
     scores = []
     for _ in range(2):
         config = pretrained("evaluate.tasks=[bits_per_byte]", f"evaluate.model={model}")
-        evaluate.run(config, "small.yaml")
+        run_stage("evaluate", config, "small.yaml")
         scores.append(read_manifest(evaluate.evaluate_step(config, "small.yaml").path)["scores"])
         leave(model / "tokenizer.json", state)
     assert scores[0] == scores[1]
@@ -149,7 +150,7 @@ def test_a_tuning_hands_the_file_on_as_it_was(pretrained, model, state):
         "finetune.train.global_batch_tokens=512", f"finetune.model={model}",
     )  # fmt: skip
     left = leave(model / "tokenizer.json", state)
-    finetune.run(config, "small.yaml")
+    run_stage("finetune", config, "small.yaml")
     folder = finetune.finetune_step(config, "small.yaml").path
     assert (folder / "model" / "tokenizer.json").read_bytes() == left
 
@@ -185,7 +186,7 @@ def test_a_tokenizer_that_cannot_encode_every_text_is_refused_before_any_work(ro
     Tokenizer(models.WordLevel({"the": 0, "<|endoftext|>": 1}, unk_token="[UNK]")).save(str(words))
     config = make_config(write_corpus(root / "in"), tokenizer__path=str(words))
     with pytest.raises(UserError, match="cannot encode every text"):
-        data.data_step(config)
+        stages.data_step(config)
 
 
 def test_a_tokenizer_that_drops_characters_is_taken_with_a_warning(plain, tmp_path, capsys):

@@ -89,8 +89,8 @@ def test_a_start_is_refused_where_the_source_used_the_cap(tmp_path: Path) -> Non
 def test_the_sources_hours_count_only_where_the_budget_says_so(tmp_path: Path, monkeypatch: Any) -> None:
     from pipeline.storage.steps import Step
 
-    init = Step("init", 1, lambda folder: {}, {})
-    step = Step("pretrain", 1, lambda folder: {}, {}, {"init": init})
+    init = Step("init", 1)
+    step = Step("pretrain", 1, {}, {"init": init})
     monkeypatch.setattr("pipeline.training.cap.read_manifest", lambda path: {"source_gpu_hours": 0.25})
     assert pretrain_cap(config_of(tmp_path, "budget.max_gpu_hours=1"), step) == Cap(1.0)
     counted = config_of(tmp_path, "budget.max_gpu_hours=1", "budget.count_source=true")

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.storage.run_files import INDEX, TRAINER, WEIGHTS
 from pipeline.system.disk import DiskFull
 from pipeline.system.errors import UserError
 from pipeline.training import checkpoint
-from pipeline.training.checkpoint import INDEX, TRAINER, WEIGHTS, Checkpoints, NotFinite, State
+from pipeline.training.checkpoint import Checkpoints, NotFinite, State
 from pipeline.training.decisions import Decisions
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from pipeline import config as configs
+from pipeline import stages
 from pipeline.config import Config, DataConfig, TrainConfig
 from pipeline.corpus.text.shards import INDEX_DTYPE, TokenSet
 from pipeline.system.errors import UserError
-from pipeline.training import identity
 from pipeline.training.batches import TokenBatches
 from pipeline.training.budget import planned_decay_start
 from pipeline.training.mixing import Order, caps_of, effective_weights, source_weights
@@ -221,7 +221,7 @@ def test_many_capped_sources_are_planned_at_once() -> None:
 
 def test_weights_are_in_the_fingerprint_only_where_they_decide_something() -> None:
     def weights(*overrides: str) -> dict:
-        return identity.weights_in_fingerprint(configs.load(TINY, overrides))
+        return stages.weights_in_fingerprint(configs.load(TINY, overrides))
 
     assert weights() == weights("data.sources.exercises.weight=1.0") == {}
     assert weights("data.sources.exercises.weight=2") == {"weights": {"exercises": 2.0}}

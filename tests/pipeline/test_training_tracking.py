@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline import config as configs
-from pipeline.storage.steps import read_json_lines
+from pipeline.storage.files import read_json_lines
 from pipeline.training.tracking import (
     Metrics,
     TensorboardMirror,

@@ -15,7 +15,7 @@ from datatrove.data import Document
 from pipeline.corpus.scorers.features import features
 from pipeline.corpus.scorers.gold import FOLDER
 from pipeline.corpus.scorers.linear import Scorer, load_scorer
-from pipeline.storage.steps import hash_files
+from pipeline.storage.files import hash_files
 from pipeline.system.errors import UserError
 
 SHIPPED = FOLDER / "scorer.safetensors"

@@ -13,8 +13,8 @@ from datatrove.data import Document
 from pipeline.corpus.scorers.base import KEY, DocumentScorer
 from pipeline.corpus.scorers.fasttext import LABEL_PREFIX, FastTextModel, read_fasttext
 from pipeline.corpus.text.tokenizer import clear_state
+from pipeline.storage.files import hash_files
 from pipeline.storage.hub import MODEL_FILES, content_of_model, local_folder
-from pipeline.storage.steps import hash_files
 from pipeline.system.errors import UserError
 
 CLASSIFIER_FILES = [*MODEL_FILES, "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model"]

@@ -19,7 +19,7 @@ from pipeline.corpus.sources.parquet import Parquet
 from pipeline.corpus.sources.records import RecordReader
 from pipeline.corpus.sources.source import Item, RecordOptions, missing
 from pipeline.corpus.text.compressed import Unreadable
-from pipeline.storage.steps import hash_files, hash_json
+from pipeline.storage.files import hash_files, hash_json
 from pipeline.system.errors import UserError
 
 

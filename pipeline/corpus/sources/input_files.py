@@ -23,7 +23,7 @@ from pipeline.corpus.sources.source import Item, Source, missing, set_aside
 from pipeline.corpus.text.compressed import LostFile, Unreadable, split_ending
 from pipeline.corpus.text.documents import SetAside
 from pipeline.pages.data_card import skipped_words
-from pipeline.storage.steps import hash_files, hash_json
+from pipeline.storage.files import hash_files, hash_json
 
 HIDDEN, NO_ENDING = "hidden", "no ending"
 

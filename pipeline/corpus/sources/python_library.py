@@ -27,7 +27,7 @@ from data_filters.rule import CODE, PROSE
 from pipeline.corpus.sources.page_text import decode_code, decode_text
 from pipeline.corpus.sources.source import Item, Limits, Source, document, missing, set_aside
 from pipeline.corpus.text.compressed import Unreadable, read_whole
-from pipeline.storage.steps import hash_files, hash_json
+from pipeline.storage.files import hash_files, hash_json
 
 CODE_ENDINGS, PROSE_ENDINGS = (".py",), (".rst", ".md", ".txt")
 LONG_DOCSTRING_CHARACTERS = 1_500  # worth a document of its own

@@ -30,8 +30,8 @@ from pipeline.corpus.synthetic.seeds import Seed, make_seeds, take_excerpts
 from pipeline.corpus.text.documents import RecordWriter, SetAside, read_records
 from pipeline.corpus.text.options import chosen
 from pipeline.pages.private import OWN
+from pipeline.storage.files import hash_json, root
 from pipeline.storage.locks import FolderLock
-from pipeline.storage.steps import hash_json, root
 from pipeline.system.errors import UserError
 from pipeline.system.progress import progress
 

@@ -1,0 +1,183 @@
+"""Running a stage: what it needs is resolved first, then its recipe runs. The layer between the command and the stages.
+
+In: the name of a stage, a config, what the user typed. Data that is missing is an error with the command that makes it.
+A source experiment that is not trained is trained first where `init.train_source` allows it, each of its stages as a
+process with its own folder, lock and ledger. Folders at HORNBOOK_REMOTE are taken from there.
+"""
+
+import contextlib
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+from pipeline import stages
+from pipeline.config import Config
+from pipeline.stages import check_source, is_trained, pretrain_step, source_config, source_is_experiment
+from pipeline.storage.experiment import Experiment
+from pipeline.storage.locks import FolderLock
+from pipeline.storage.run_files import finished_manifest
+from pipeline.storage.steps import Step, read_manifest
+from pipeline.storage.store import Command, Store
+from pipeline.system import signals
+from pipeline.system.errors import STOPPED, WRONG_INPUT, Failure, Stopped, UserError
+from pipeline.system.processes import start as start_child
+
+NEED_DATA = ("init", "evaluate", "quantize")
+
+
+def run_stage(stage: str, config: Config, words: str, *, replay: str | None = None, as_json: bool = False) -> None:
+    """Runs one stage of a config. `words`: what the user typed after the verb. Raises what the stage raises."""
+    from pipeline.remote.store import connect
+    from pipeline.reporting import page
+
+    store, experiment = connect(), Experiment(config)
+    command = Command(words, store, page.write, as_json, replay)
+    with store.copied(lambda: store.limit_seconds(None)):
+        if stage in NEED_DATA:
+            require_data(config, command)
+        if stage in ("data", "init"):
+            check_source(config)  # said hours before the stage that reads it
+        if stage == "init":
+            command = replace(command, waited_seconds=_ensure_source(config, command))
+        if stage == "pretrain":
+            step = _resolve_pretrain(config, command)
+            command = replace(command, progress_tasks=_progress_tasks(config))
+        else:
+            step = step_of(config, stage, words)
+        store.follow(experiment.folder / "config.yaml", experiment.ledger_path)
+        module_of(stage).run(config, step, command)
+
+
+def module_of(stage: str) -> ModuleType:
+    """The recipe of a stage. Each has `run(config, step, command)`; those after pretraining also `check_options`."""
+    from pipeline import data, evaluate, export, finetune, init, pretrain, quantize
+
+    modules = (data, init, pretrain, evaluate, export, quantize, finetune)
+    return {module.__name__.rpartition(".")[2]: module for module in modules}[stage]
+
+
+def step_of(config: Config, stage: str, words: str = "<config>") -> Step:
+    """The step of a stage. Raises `UserError` where its folder cannot be known yet (an untrained source or model)."""
+    if stage == "data":
+        return stages.data_step(config)
+    if stage == "init":
+        return stages.init_step(config)
+    if stage == "pretrain":
+        return stages.pretrain_step(config)
+    return getattr(module_of(stage), f"{stage}_step")(config, words)
+
+
+def require_data(config: Config, command: Command) -> Step:
+    """The finished data step. Raises `UserError` with the command that makes it."""
+    step = stages.data_step(config)
+    if not command.store.fetch(step):
+        raise UserError(f"the data of this config is not made yet; run: hornbook data {command.words}")
+    return step
+
+
+def fetch_source(config: Config, store: Store) -> None:
+    """Takes trained source experiments from the store, where they are there and not here."""
+    if source_is_experiment(config) and store.name is not None:
+        source = source_config(config)
+        fetch_source(source, store)
+        with contextlib.suppress(UserError):  # its own source is nowhere: that is said where it is needed
+            store.fetch_trained(pretrain_step(source), config.init.source_checkpoint == "before_decay")
+
+
+def _resolve_pretrain(config: Config, command: Command) -> Step:
+    """The step of a pretraining whose inputs are here. Raises `UserError` for what would end it later, and `Busy`
+    where another machine trains it."""
+    from pipeline.planner.costs import validation_cost
+    from pipeline.planner.epochs import validation_tokens
+
+    store = command.store
+    fetch_source(config, store)
+    signals.defer(True)  # until the ledger is open: a process that is stopped before would not count
+    step = pretrain_step(config)
+    if finished_manifest(step, config.budget) is None:
+        signals.defer(store.name is None)  # a download may take long
+        store.fetch_run(step, config)
+        signals.defer(True)
+    if finished_manifest(step, config.budget) is not None:
+        store.copy_finished(step, config)
+        return step
+    for name in ("data", "init"):
+        needed = step.input(name)
+        if not store.fetch(needed):
+            raise UserError(f"{needed.path} is not made yet; run: hornbook {name} {command.words}")
+    if config.budget.max_gpu_hours is None and config.budget.max_tokens is None and config.train.max_epochs is None:
+        raise UserError("the config sets no end: set budget.max_gpu_hours (or budget.max_tokens)")
+    if config.budget.branch_of:
+        store.fetch_trunk(stages.trunk_folder(config.budget.branch_of))
+    # In hours the cost is checked by the first pieces of the first validation.
+    cost, warning = validation_cost(config, validation_tokens(read_manifest(step.input("data").path)))
+    print(f"  WARNING: {warning}" if warning else f"  {cost}", flush=True)
+    if config.evaluate.every_tokens:
+        from pipeline.evaluation.choice_sets import check_sets
+        from pipeline.evaluation.tasks import check_tasks
+
+        check_tasks(config.evaluate.during, "evaluate.during")
+        check_sets(config.evaluate.sets, config.data.max_unreadable)
+    return step
+
+
+def _progress_tasks(config: Config):
+    """What makes the tasks of a training under way; None where the config asks for none."""
+    if not config.evaluate.every_tokens:
+        return None
+
+    def make(*arguments):
+        from pipeline.evaluation.during_training import ProgressTasks  # loads torch
+
+        return ProgressTasks(*arguments)
+
+    return make
+
+
+def _ensure_source(config: Config, command: Command) -> float:
+    """Trains the source experiment where that is allowed and needed. Returns the seconds that took: the source's own
+    ledger has them."""
+    fetch_source(config, command.store)
+    started = time.monotonic()
+    if not source_is_experiment(config) or is_trained(source := source_config(config)):
+        return 0.0
+    if not config.init.train_source:
+        raise stages.untrained_source(config)
+    experiment = Experiment(source)
+    experiment.folder.mkdir(parents=True, exist_ok=True)
+    with FolderLock(experiment.folder, wait=True):  # another experiment may want the same source at the same time
+        if not is_trained(source):
+            experiment.record()
+            print(f"source '{source.name}' is not trained yet: training it first, {stages.price(source)}", flush=True)
+            _train_source(source, experiment.folder / "config.yaml")
+    return time.monotonic() - started
+
+
+def _train_source(source: Config, path: Path) -> None:
+    for verb in ("init", "pretrain"):
+        _run_child(verb, path, f"runs/{source.name}/config.yaml")
+        if verb == "init":  # a pretraining that a killed parent left behind is ending: wait for it, never beside it
+            folder = pretrain_step(source).path
+            folder.mkdir(parents=True, exist_ok=True)
+            with FolderLock(folder, wait=True):
+                pass
+
+
+def _run_child(verb: str, path: Path, source_command: str) -> None:
+    """One stage of the source as its own process, with its own folder, lock and ledger."""
+    child = start_child([sys.executable, "-P", "-m", "pipeline", verb, str(path)])
+    try:
+        code = child.wait()
+    except BaseException:
+        child.terminate()
+        child.wait()
+        raise
+    if code == STOPPED:
+        raise Stopped("SIGTERM")
+    failure = f"the source's stage failed (its message is above): hornbook {verb} {source_command}"
+    if code == WRONG_INPUT:
+        raise UserError(failure)
+    if code != 0:
+        raise Failure(failure)

@@ -1,0 +1,34 @@
+"""Steps of the tests' own with what makes them, and `build` for these and for the steps of real stages."""
+
+from functools import partial
+
+from pipeline import init, stages
+from pipeline.corpus.steps import data_chain
+from pipeline.storage import build as building
+from pipeline.storage.steps import Step
+from pipeline.storage.store import HERE
+
+MAKERS: dict = {}
+
+
+def made_step(name: str, version: int, make, config=None, inputs=None, **more) -> Step:
+    """A step whose maker `build` knows."""
+    step = Step(name, version, config or {}, inputs or {}, **more)
+    MAKERS[step.fingerprint] = make
+    return step
+
+
+def build(step: Step, experiment: str = "test", store=HERE) -> dict:
+    return building.build(step, MAKERS, experiment=experiment, store=store)
+
+
+def build_data(config, experiment: str = "test") -> dict:
+    step, makers = data_chain(config)
+    return building.build(step, makers, experiment=experiment)
+
+
+def build_init(config, experiment: str = "test") -> dict:
+    """Its data is a step of `made_step`, or finished."""
+    step = stages.init_step(config)
+    MAKERS[step.fingerprint] = partial(init._make, config)
+    return build(step, experiment)
