@@ -25,7 +25,6 @@ VERSION = 3
 
 def run(config: Config, step: Step, command: Command) -> None:
     """Scores the model and prints a table. Raises `UserError` for an unknown task or a model that cannot be read."""
-    check_options(config)
     model = taken_model(config, config.evaluate.model, command.words, "evaluate.model")
     check_readable(model, "evaluate.model")
     refuse_quantized(model, "evaluate.model", "hornbook evaluate (quantize scores its kinds itself)")

@@ -26,7 +26,6 @@ VERSION = 4
 
 def run(config: Config, step: Step, command: Command) -> None:
     """Writes the folder and says what is in it. Raises `UserError` where there is no model that can be read."""
-    check_options(config)
     model = taken_model(config, config.export.model, command.words, "export.model")
     check_readable(model, "export.model")
     refuse_quantized(model, "export.model", "export")

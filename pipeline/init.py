@@ -8,10 +8,10 @@ a method that claims to preserve the function and does not, fails the stage.
 from pathlib import Path
 from typing import Any
 
+from pipeline import stages
 from pipeline.config import Config
 from pipeline.growing.gate import GATE_WINDOWS, HeldOut, SourceFiles, measure
 from pipeline.growing.grow import check_method, grow_folder
-from pipeline.stages import before_decay, pretrain_step, source_config, source_is_experiment
 from pipeline.storage.build import build
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.files import hash_file
@@ -61,8 +61,8 @@ def tensor_map(config: Config) -> list[str]:
     name, source = config.init.source, None
     if name is not None and is_hub_name(name):
         return []
-    if source_is_experiment(config):
-        source = source_config(config).model
+    if stages.source_is_experiment(config):
+        source = stages.source_config(config).model
     elif name is not None:
         source = load_config(local_folder(name, "init.source", MODEL_FILES))
     try:
@@ -100,7 +100,7 @@ def source_files(config: Config) -> SourceFiles | None:
     """The files that this config grows from, every byte of them looked at; None without a source."""
     if config.init.source is None:
         return None
-    if not source_is_experiment(config):
+    if not stages.source_is_experiment(config):
         if config.init.source_checkpoint != "final":
             raise UserError(
                 f"init.source_checkpoint={config.init.source_checkpoint} needs a source experiment (a .yaml): "
@@ -108,11 +108,11 @@ def source_files(config: Config) -> SourceFiles | None:
             )
         folder = local_folder(config.init.source, "init.source", MODEL_FILES)
         return SourceFiles(folder, folder)
-    step = pretrain_step(source_config(config))
+    step = stages.pretrain_step(stages.source_config(config))
     if config.init.source_checkpoint == "final":
         folder = _whole_model(step)
         return SourceFiles(folder, folder)
-    early = before_decay(step)
+    early = stages.before_decay(step)
     if hash_file(early.folder / WEIGHTS) != early.sha256:
         raise UserError(f"{early.folder / WEIGHTS} is damaged; set init.source_checkpoint=final")
     return SourceFiles(step.path / "model", early.folder)
@@ -129,12 +129,12 @@ def _whole_model(step: Step) -> Path:
 
 
 def _source_facts(config: Config) -> dict[str, Any]:
-    if config.init.source is None or not source_is_experiment(config):
+    if config.init.source is None or not stages.source_is_experiment(config):
         return {"source_gpu_hours": None, "source_checkpoint": None}
-    step = pretrain_step(source_config(config))
+    step = stages.pretrain_step(stages.source_config(config))
     taken: dict[str, Any] = {"which": config.init.source_checkpoint}
     if config.init.source_checkpoint == "before_decay":
-        taken["step"] = before_decay(step).step
+        taken["step"] = stages.before_decay(step).step
     # The hours of the whole source, its decay included: they were spent, whichever weights are taken.
     return {"source_gpu_hours": read_manifest(step.path).get("gpu_hours_total"), "source_checkpoint": taken}
 

@@ -32,7 +32,6 @@ SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS, SPEED_TRIALS = 32, 48, 3
 
 def run(config: Config, step: Step, command: Command) -> None:
     """Makes and measures every kind. Raises `UserError` for an unknown kind or a model that cannot be read."""
-    check_options(config)
     model = taken_model(config, config.quantize.model, command.words, "quantize.model")
     check_readable(model, "quantize.model")
     refuse_quantized(model, "quantize.model", "hornbook quantize")

@@ -29,11 +29,16 @@ NEED_DATA = ("init", "evaluate", "quantize")
 
 def run_stage(stage: str, config: Config, words: str, *, replay: str | None = None, as_json: bool = False) -> None:
     """Runs one stage of a config. `words`: what the user typed after the verb. Raises what the stage raises."""
+    from pipeline.growing.grow import check_method
     from pipeline.remote.store import connect
     from pipeline.reporting import page
 
-    store, experiment = connect(), Experiment(config)
+    store, experiment, module = connect(), Experiment(config), module_of(stage)
     command = Command(words, store, page.write, as_json, replay)
+    if stage == "init":
+        check_method(config)
+    elif stage in ("evaluate", "export", "quantize"):
+        module.check_options(config)  # a mistake in the config, before anything that is missing
     with store.copied(lambda: store.limit_seconds(None)):
         if stage in NEED_DATA:
             require_data(config, command)
@@ -47,15 +52,28 @@ def run_stage(stage: str, config: Config, words: str, *, replay: str | None = No
         else:
             step = step_of(config, stage, words)
         store.follow(experiment.folder / "config.yaml", experiment.ledger_path)
-        module_of(stage).run(config, step, command)
+        module.run(config, step, command)
 
 
 def module_of(stage: str) -> ModuleType:
-    """The recipe of a stage. Each has `run(config, step, command)`; those after pretraining also `check_options`."""
-    from pipeline import data, evaluate, export, finetune, init, pretrain, quantize
-
-    modules = (data, init, pretrain, evaluate, export, quantize, finetune)
-    return {module.__name__.rpartition(".")[2]: module for module in modules}[stage]
+    """The recipe of a stage, loaded when it is needed: some load torch. Each has `run(config, step, command)`; those
+    after pretraining also `check_options(config)` and `<stage>_step(config, words)`."""
+    match stage:
+        case "data":
+            from pipeline import data as module
+        case "init":
+            from pipeline import init as module
+        case "pretrain":
+            from pipeline import pretrain as module
+        case "evaluate":
+            from pipeline import evaluate as module
+        case "export":
+            from pipeline import export as module
+        case "quantize":
+            from pipeline import quantize as module
+        case _:
+            from pipeline import finetune as module
+    return module
 
 
 def step_of(config: Config, stage: str, words: str = "<config>") -> Step:

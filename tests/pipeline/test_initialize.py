@@ -52,8 +52,7 @@ def data(monkeypatch, tmp_path) -> Step:
     spec.loader.exec_module(driver)
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "root"))
     step = made_step("data", 1, driver.make_data)
-    for module in ("pipeline.init", "pipeline.data"):
-        monkeypatch.setattr(f"{module}.data_step", lambda config: step)
+    monkeypatch.setattr("pipeline.stages.data_step", lambda config: step)
     return step
 
 

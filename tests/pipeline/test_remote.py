@@ -16,8 +16,8 @@ from making import build, made_step
 from test_pretrain import Small, _seconds_from_now, small_inputs  # noqa: F401 - fixtures
 
 from pipeline.remote import download as pulling
+from pipeline.remote import place as remote
 from pipeline.remote import upload as pushing
-from pipeline.remote.place import place as remote
 from pipeline.stages import pretrain_step
 from pipeline.storage import ledger
 from pipeline.storage.steps import Step

@@ -126,7 +126,7 @@ def test_the_time_left_is_understood_in_every_form(left, seconds):
 
 def test_a_signal_that_comes_twice_is_one_request():
     code = (
-        "import os, signal, time\nfrom pipeline import signals\nfrom pipeline.system.errors import Stopped\n"
+        "import os, signal, time\nfrom pipeline.system import signals\nfrom pipeline.system.errors import Stopped\n"
         "signals.install()\nsignals.defer(True)\n"
         "for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM):\n    os.kill(os.getpid(), number)\n"
         "assert signals.stop_requested() == 'SIGTERM'\ntime.sleep(signals.SAME_REQUEST_SECONDS)\n"
