@@ -12,16 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
-<<<<<<< HEAD
 from pipeline.config import RUNTIME, Config
-from pipeline.growing.source import check_source, source_config, source_is_experiment
 from pipeline.init import check_method
-=======
-from pipeline.config import Config
-from pipeline.config.keys import RUNTIME
-from pipeline.growing.grow import check_method
 from pipeline.stages import check_source, source_config, source_is_experiment
->>>>>>> c2e5a11 (Say what a stage is without the code that makes it; resolve what a stage needs in one layer)
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.files import hash_json, root, write_text
 from pipeline.studies.design import QUALITY, TASKS, Cell
