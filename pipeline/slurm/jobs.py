@@ -1,8 +1,8 @@
-"""What hornbook says to Slurm and asks of it: the text of a job, what is queued, `sbatch`.
+"""Job files for Slurm, and the commands that send and list them.
 
-In: `Options` from the command line and a `Job`. Out: an sbatch file that a person can read and send again by hand. It
-needs neither srun nor accounting: `squeue` and `scontrol` are all that it asks. The body, `job.sh`, is the same for
-every job; what differs stands in front of it.
+In: `Options` from the command line and a `Job`. Out: an sbatch file that a person can read and send again by hand. Jobs
+need neither srun nor accounting, only `squeue` and `scontrol`. The body of every job is `job.sh`; the variables that it
+reads are set in front of it.
 """
 
 import re
@@ -22,17 +22,16 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 BODY = Path(__file__).with_name("job.sh")
 _NAME = re.compile(r"(?:^|\.)([0-9a-f]{12})(?:\.([\w.+-]+))?$")  # <experiment>.<stage>.<key>[.<limit>]
 _MEMBERS = "hornbook:"  # opens the comment of an array, which names its members: <key>[.<limit>],...
-COMPLETING_SECONDS = 30.0  # a job that is ending is gone, or back in the queue, after KillWait
+COMPLETING_SECONDS = 30.0  # after KillWait a job that was ending is gone, or back in the queue
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the site and the user decide. None leaves it to the site's default.
+    """What the site and the user decide; None is the site's default.
 
-    `time`: of one life of a GPU job, in Slurm's form; shorter than the budget is simply more lives. `cpu_partition`:
-    for jobs without a GPU. `notice_seconds`: between the warning and the time limit, for the save. `srun`: run
-    hornbook as a job step. `setup`: shell lines before it. `extra`: more options of sbatch, such as
-    `--constraint=a100`.
+    `time`: limit of one run of a job, in Slurm's form; a job whose budget is longer is requeued. `cpu_partition`: for
+    jobs without a GPU. `notice_seconds`: between the warning and the time limit, for the save. `srun`: run hornbook as
+    a job step. `setup`: shell lines before it. `extra`: more options of sbatch, such as `--constraint=a100`.
     """
 
     partition: str | None = None
@@ -66,10 +65,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """One sbatch file: `verbs` of hornbook for a config, or for every one of several in a job array.
+    """One sbatch file: `verbs` of hornbook for a config, or for each of several in a job array.
 
-    `name` ends with the key by which a job is found in the queue again. `after`: dependencies such as `afterok:12`.
-    `members`: what the tasks of an array are found by; `at_once`: how many of them run. `notes`: lines of comment.
+    `name` ends with the key by which a job is found in the queue. `after`: dependencies such as `afterok:12`.
+    `members`: of an array, the keys by which its tasks are found; `at_once`: how many of them run.
     """
 
     name: str
@@ -81,35 +80,30 @@ class Job:
     after: Sequence[str] = ()
     members: Sequence[str] = ()
     at_once: int | None = None
-    notes: Sequence[str] = ()
 
     @property
     def path(self) -> Path:
         return self.folder / f"{self.label}.sbatch"
 
-    @property
-    def is_array(self) -> bool:
-        return bool(self.members)
-
 
 @dataclass(frozen=True)
 class Queued:
-    """What the queue says of a job: its id, the key in its name, and the limit that it trains to, if it trains."""
+    """A job in the queue: its id, the key in its name, and the limit that it trains to, if it trains."""
 
     job_id: str
     key: str
     limit: str
 
 
-def script(job: Job, options: Options) -> str:
-    """The whole sbatch file."""
-    log = str(job.folder / job.label).replace("%", "%%") + ("-%A_%a.log" if job.is_array else "-%j.log")
+def script(job: Job, options: Options, notes: Sequence[str] = ()) -> str:
+    """The whole sbatch file. `notes`: lines of comment."""
+    log = str(job.folder / job.label).replace("%", "%%") + ("-%A_%a.log" if job.members else "-%j.log")
     partition = options.partition if job.gpu else options.cpu_partition or options.partition
     at_once = f"%{job.at_once}" if job.at_once else ""
     header = {
         "job-name": job.name,
-        "array": f"0-{len(job.configs) - 1}{at_once}" if job.is_array else None,
-        "comment": _MEMBERS + ",".join(job.members) if job.is_array else None,
+        "array": f"0-{len(job.configs) - 1}{at_once}" if job.members else None,
+        "comment": _MEMBERS + ",".join(job.members) if job.members else None,
         "dependency": ",".join(job.after) or None,
         "kill-on-invalid-dep": "yes" if job.after else None,
         "chdir": str(Path.cwd()),
@@ -132,7 +126,7 @@ def script(job: Job, options: Options) -> str:
         [
             "#!/bin/bash",
             *(f"#SBATCH {line}" for line in [*lines, *options.extra]),
-            *(f"# {note}" for note in job.notes),
+            *(f"# {note}" for note in notes),
             "",
             f"cd {shlex.quote(str(Path.cwd()))} || exit 2",
             f"export HORNBOOK_ROOT={shlex.quote(str(root().resolve()))}",
@@ -158,28 +152,21 @@ def available() -> bool:
 
 
 def queued() -> list[Queued]:
-    """Hornbook's jobs that wait or run. Raises `UserError` where no Slurm answers.
-
-    A job that is ending may be on its way back into the queue: it is waited for.
-    """
+    """Hornbook's jobs that wait or run. Raises `UserError` where no Slurm answers."""
     until = time.monotonic() + COMPLETING_SECONDS
     while True:
-        lines = _ask(["squeue", "--noheader", "--format=%F|%T|%j|%k"]).splitlines()
-        ours = [
-            (state, job)
-            for number, state, *names in (line.split("|", 3) for line in lines)
-            for job in _jobs(number, *names)
-        ]
-        if all(state != "COMPLETING" for state, _ in ours) or time.monotonic() > until:
-            return [job for state, job in ours if state != "COMPLETING"]
-        time.sleep(0.5)
-
-
-def _jobs(job_id: str, name: str, comment: str) -> list[Queued]:
-    """What a line of the queue has in hand: nothing of hornbook's, a stage, or the members of an array."""
-    words = comment.removeprefix(_MEMBERS).split(",") if comment.startswith(_MEMBERS) else [name]
-    found = [match for word in words if (match := _NAME.search(word))]
-    return [Queued(job_id, match[1], match[2] or "") for match in found]
+        found, ending = [], False
+        for line in _ask(["squeue", "--noheader", "--format=%F|%T|%j|%k"]).splitlines():
+            job_id, state, name, comment = line.split("|", 3)
+            words = comment.removeprefix(_MEMBERS).split(",") if comment.startswith(_MEMBERS) else [name]
+            jobs = [Queued(job_id, match[1], match[2] or "") for word in words if (match := _NAME.search(word))]
+            if state == "COMPLETING":
+                ending = ending or bool(jobs)
+            else:
+                found += jobs
+        if not ending or time.monotonic() > until:
+            return found
+        time.sleep(0.5)  # a job that is ending may be on its way back into the queue
 
 
 def send(path: Path) -> str:
