@@ -128,9 +128,7 @@ def _check_level(level: Any, overrides: Any, place: str) -> None:
         raise UserError(f"{place}: a level's name is letters, digits and _ (quote on, off, yes, no and numbers)")
     is_section = isinstance(overrides, Mapping)
     _require(is_section, place, overrides, "overrides such as {init.method: stack}, or {}")
-    own = nested({key: value for key, value in overrides.items() if key not in (FORM, SPEND)})
-    _refuse_budgets(own, place)
-    configs.check_keys(own, configs.Config, "", place)
+    _refuse_budgets(nested({key: value for key, value in overrides.items() if key not in (FORM, SPEND)}), place)
     if overrides.get(FORM, AS_STORED) != AS_STORED:
         check_kinds([overrides[FORM]], f"{place}.form")
     spend = overrides.get(SPEND, {})
