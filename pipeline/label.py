@@ -21,17 +21,14 @@ from datatrove.data import Document
 from data_filters.rule import EXERCISE
 from pipeline.config import Config
 from pipeline.corpus.duplicates import read_validation
-from pipeline.corpus.scorers.base import SHIPPED
-from pipeline.corpus.scorers.gold import MOST, content_hash
-from pipeline.corpus.scorers.learning import learn
-from pipeline.corpus.scorers.rating import Model, Person, Rating, StopRating
+from pipeline.corpus.scorers.document_scorers import SHIPPED
+from pipeline.corpus.scorers.labels import Model, Person, Rating, StopRating, content_hash, learn
+from pipeline.corpus.scorers.linear import MOST
 from pipeline.corpus.sources.records import shown
 from pipeline.corpus.steps import data_chain
-from pipeline.corpus.synthetic.asking import MOST_FAILURES
-from pipeline.corpus.synthetic.endpoint import ChatEndpoint, CostCapReached, EndpointError
-from pipeline.corpus.text.compressed import Unreadable
+from pipeline.corpus.synthetic.endpoint import MOST_FAILURES, ChatEndpoint, CostCapReached, EndpointError
 from pipeline.corpus.text.documents import DocumentReader, Table, draw, read_all_alive, write_masks
-from pipeline.corpus.text.json_lines import read_files
+from pipeline.corpus.text.user_files import Unreadable, read_files
 from pipeline.storage.build import build
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.steps import Step

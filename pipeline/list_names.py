@@ -26,11 +26,11 @@ def _table(name: str) -> dict[str, Any]:
 
         return dict(FILTERS)
     if name == "sources":
-        from pipeline.corpus.sources.table import SOURCES
+        from pipeline.corpus.named import SOURCES
 
         return dict(SOURCES)
     if name == "scorers":
-        from pipeline.corpus.scorers.table import SCORERS
+        from pipeline.corpus.scorers.document_scorers import SCORERS
 
         return dict(SCORERS)
     if name == "growth":

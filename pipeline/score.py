@@ -21,23 +21,19 @@ from data_filters.repair import mend_surrogates, repair
 from data_filters.rule import EXERCISE
 from pipeline.config import Config
 from pipeline.corpus.execute import map_processes, worker_count
-from pipeline.corpus.scorers.base import DocumentScorer
-from pipeline.corpus.scoring import BATCH_DOCUMENTS, stored_scorer
-from pipeline.corpus.sources import jsonl as jsonl_source
-from pipeline.corpus.sources import parquet as parquet_source
-from pipeline.corpus.sources import warc as warc_source
-from pipeline.corpus.sources.source import Source
-from pipeline.corpus.sources.table import SOURCES
-from pipeline.corpus.text.compressed import split_ending
+from pipeline.corpus.scorers.document_scorers import DocumentScorer, stored_scorer
+from pipeline.corpus.scorers.features import BATCH_DOCUMENTS
+from pipeline.corpus.sources.document_files import WARC_ENDINGS, TextFolder, Warc
+from pipeline.corpus.sources.record_files import JSON_ENDINGS, TABLE_ENDINGS, Jsonl, Parquet
 from pipeline.corpus.text.documents import SetAside
-from pipeline.corpus.text.options import make
+from pipeline.corpus.text.source import Source, make
+from pipeline.corpus.text.user_files import split_ending
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.steps import MANIFEST, read_manifest
 from pipeline.system.errors import UserError
 
-RECORD_ENDINGS = {
-    **dict.fromkeys(jsonl_source.ENDINGS, "jsonl"), **dict.fromkeys(parquet_source.ENDINGS, "parquet"),
-    **dict.fromkeys(warc_source.ENDINGS, "warc"),
+RECORD_SOURCES: dict[str, type[Source]] = {
+    **dict.fromkeys(JSON_ENDINGS, Jsonl), **dict.fromkeys(TABLE_ENDINGS, Parquet), **dict.fromkeys(WARC_ENDINGS, Warc),
 }  # fmt: skip
 
 
@@ -83,14 +79,14 @@ def make_source(name: str, text_key: str | None, kind: str | None) -> Source:
             f"{name} does not exist; expected a file or folder of text, .jsonl(.gz|.zst), .parquet or .warc"
         )
     ending = split_ending(path.name)[0]
-    if path.is_dir() or ending not in RECORD_ENDINGS:
+    if path.is_dir() or ending not in RECORD_SOURCES:
         if text_key is not None:
             raise UserError(f"{name} holds texts, which have no field '{text_key}'; --text-key is for records")
         options: dict[str, Any] = {"path": str(path), "license": "own"}
-        return make(SOURCES["text"], options | ({} if kind is None else {"kind": kind}), name)
+        return make(TextFolder, options | ({} if kind is None else {"kind": kind}), name)
     chosen = {"text_key": text_key, "kind": kind}
     options = {"path": glob.escape(str(path)), "license": "own", **{k: v for k, v in chosen.items() if v is not None}}
-    return make(SOURCES[RECORD_ENDINGS[ending]], options, name)
+    return make(RECORD_SOURCES[ending], options, name)
 
 
 def _score(items: Iterator[Document | SetAside], folder: Path, part: Path) -> dict[str, float]:

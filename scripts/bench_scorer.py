@@ -20,18 +20,18 @@ from datatrove.data import Document
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_filters.rule import CODE
-from pipeline.corpus.scorers.base import SHIPPED
-from pipeline.corpus.scorers.features import HEAD_CHARACTERS, Sparse, docstring_share, features
-from pipeline.corpus.scorers.gold import (
-    GOOD,
+from pipeline.corpus.scorers.document_scorers import SHIPPED
+from pipeline.corpus.scorers.features import BATCH_DOCUMENTS, HEAD_CHARACTERS, Sparse, docstring_share, features
+from pipeline.corpus.scorers.labels import (
     SECOND_LABELS,
     Label,
     compare_raters,
     find_documents,
     read_labels,
+    repaired,
+    rows_of,
 )
-from pipeline.corpus.scorers.learning import BATCH_DOCUMENTS, repaired, rows_of
-from pipeline.corpus.scorers.linear import Scorer, auc, auc_interval, load_scorer, unseen_logits
+from pipeline.corpus.scorers.linear import GOOD, Scorer, auc, auc_interval, load_scorer, unseen_logits
 from scripts.bench_rows import Part, Rows, at_least, main, row
 
 REPEATS = 5

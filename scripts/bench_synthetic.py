@@ -19,16 +19,15 @@ from datatrove.data import Document
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.corpus.duplicates import Sketcher, band_keys, band_rows, clusters
+from pipeline.corpus.duplicates import Sketcher, band_keys, band_rows, clusters, symbols
 from pipeline.corpus.exercises.confined import PASSED, ConfinedRunner
 from pipeline.corpus.exercises.exercise import DIFFICULTIES
 from pipeline.corpus.exercises.source import Exercises
 from pipeline.corpus.exercises.styles import STYLES, program_of
 from pipeline.corpus.exercises.templates import TEMPLATES
 from pipeline.corpus.sources.python_library import PythonLibrary
-from pipeline.corpus.sources.source import Item
 from pipeline.corpus.text.documents import SetAside
-from pipeline.corpus.text.ngrams import symbols
+from pipeline.corpus.text.source import Item
 from scripts.bench_rows import Part, Rows, at_least, at_most, main, row
 
 COUNT, QUICK = 2_000, 200

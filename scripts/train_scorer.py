@@ -12,8 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.corpus.scorers.base import SHIPPED
-from pipeline.corpus.scorers.learning import learn_shipped
+from pipeline.corpus.scorers.document_scorers import SHIPPED
+from pipeline.corpus.scorers.labels import learn_shipped
 
 if __name__ == "__main__":
     scorer, missing = learn_shipped()

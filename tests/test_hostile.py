@@ -30,10 +30,8 @@ from data_corpus import items
 from model.config import ImpossibleShape
 from model.hf import load_network, save_folder
 from pipeline import config as configs
-from pipeline.corpus.sources.folder import TextFolder
-from pipeline.corpus.sources.jsonl import Jsonl
-from pipeline.corpus.sources.parquet import Parquet
-from pipeline.corpus.sources.warc import Warc
+from pipeline.corpus.sources.document_files import TextFolder, Warc
+from pipeline.corpus.sources.record_files import Jsonl, Parquet
 from pipeline.system.errors import UserError
 
 EXTRA_MEMORY_BYTES = 3 << 30  # beside what the libraries map at import

@@ -1,33 +1,33 @@
-"""The account of a finished data stage: `data.report.json`, `data_card.md` and `ATTRIBUTION.md` in its folder.
+"""The account of a finished data stage: its manifest, `data.report.json`, `data_card.md` and `ATTRIBUTION.md`.
 
 In: the table of documents, what became of each, tokens and scores. Out: every figure of the report's data part, so that
-page and card are renderings of this one value (schema: pipeline/reporting/report_schema.json). Documents and bytes
-are counted;
-tokens too where a text was encoded, that is from the cut on; of what was dropped before, they are estimated from a
-sample of each reason and marked so. Read = kept + all drops, in all three, to the last one.
+page and card are renderings of this one value (schema: pipeline/reporting/report_schema.json). Documents and bytes are
+counted; tokens too where a text was encoded, that is from the cut on. For what was dropped before, tokens are estimated
+from a sample of each reason and marked so. Read = kept + all drops, in all three units.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 
+from data_filters.licence import normalise
 from data_filters.licence_terms import verdict
 from pipeline.corpus import statistics
-from pipeline.corpus.dropped import Candidates, Survey, survey
-from pipeline.corpus.gallery import Examples, Gallery
-from pipeline.corpus.provenance import Provenance, metadata_of, notices
-from pipeline.corpus.scorers.base import SHIPPED
+from pipeline.corpus.dropped import Candidates, Examples, Gallery, Survey, survey
+from pipeline.corpus.scorers.document_scorers import SHIPPED
 from pipeline.corpus.scorers.linear import read_roc
-from pipeline.corpus.text.documents import Table, read_lines, shard_name, sum_mappings
-from pipeline.corpus.text.encoder import encoder
-from pipeline.corpus.text.tokenizer import load_tokenizer
+from pipeline.corpus.statistics import Provenance, metadata_of, notices
+from pipeline.corpus.text.documents import WHERE, Table, read_lines, shard_name, sum_mappings
+from pipeline.corpus.text.shards import HEAD_TOKENS, TEXTBOOK, head_bytes
+from pipeline.corpus.text.tokenizer import encoder, load_tokenizer
 from pipeline.corpus.tokenizing import open_ids, token_dtype
 from pipeline.pages.data_card import ATTRIBUTION, CARD, REPORT, attribution, dataset_card
-from pipeline.pages.private import PRIVATE_NAME, is_private_source
+from pipeline.pages.private import OWN, PRIVATE_NAME, is_private_source
 from pipeline.storage.files import write_json
 from pipeline.storage.steps import Folder
 
@@ -35,6 +35,26 @@ FILES = (REPORT, CARD, ATTRIBUTION)  # for reading only: `Step.reports`
 FROM_LABELS = ("auc", "auc_interval", "auc_docstring_share", "documents", "good", "groups", "labels", "note")
 ITEMS_SHOWN = 10
 ID = np.dtype("<u4")  # for counting alone
+
+
+# The steps that drop documents, in order; decontamination only where there are items to compare with.
+DECIDING = ("repair", "rules", "exact_dedup", "near_dedup", "contamination", "cut")
+NONE = np.zeros(0, dtype=np.int64)
+
+
+@dataclass
+class Sets:
+    """Documents (positions in the corpus) by the token set they go to, in order. The textbook set's are in the sets of
+    their sources too."""
+
+    train: dict[str, np.ndarray] = field(default_factory=dict)
+    val: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def all_train(self) -> np.ndarray:
+        return np.concatenate([*self.train.values(), NONE])
+
+    def all_held_out(self) -> np.ndarray:
+        return np.concatenate([*(documents for name, documents in self.val.items() if name != TEXTBOOK), NONE])
 
 
 @dataclass(frozen=True)
@@ -286,3 +306,168 @@ def _contamination(facts: Mapping[str, Any] | None, found: Survey) -> dict[str, 
         return None
     most = [{"item": item, "documents": n} for item, n in found.items.most_common(ITEMS_SHOWN)]
     return {**facts, "items_matched": len(found.items), "most_matched": most}
+
+
+def count_dropped(manifests: Mapping[str, Any]) -> dict[str, int]:
+    """`{filter: documents}` over the whole stage."""
+    counts = sum_mappings([m["dropped"] for m in manifests.values() if "dropped" in m])
+    return {name: n for name, n in counts.items() if n}
+
+
+def _reasons(manifests: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """`{filter: {reason: documents}}` over the whole stage; several sources may refuse under one name."""
+    counts: dict[str, list[dict[str, int]]] = {}
+    for manifest in manifests.values():
+        for name, reasons in manifest.get("reasons", {}).items():
+            counts.setdefault(name, []).append(reasons)
+    return {name: sum_mappings(found) for name, found in counts.items()}
+
+
+def manifest_facts(
+    table: Table, sets: Sets, scored: Mapping[str, dict[str, int]], lengths: np.ndarray, dropped: dict[str, int],
+    manifests: Mapping[str, Any], dtype: str,
+) -> dict[str, Any]:  # fmt: skip
+    """The manifest's numbers. `scored`: documents, tokens and bytes of each validation set, beginnings of documents.
+    `contamination` is null where nothing was compared with evaluation items."""
+    kept = np.concatenate([sets.all_train(), sets.all_held_out()])
+    both = {"train": _totals(table, lengths, sets.all_train()), "val": _scored(scored, set(scored) - {TEXTBOOK})}
+    tokens, n_bytes = ({split: t[key] for split, t in both.items()} for key in ("tokens", "bytes"))
+    reads = {name.removeprefix("read-"): m for name, m in manifests.items() if name.startswith("read-")}
+    read = {n: m["documents"] + sum(m["unreadable"].values()) + sum(m["dropped"].values()) for n, m in reads.items()}
+    tokenizer, score = manifests["tokenizer"], manifests["score"]
+    contamination = manifests.get("contamination")
+    licences = _licences(table, kept)
+    return {
+        "documents": {
+            "read": sum(read.values()),
+            "kept": len(kept),
+            "dropped": dropped,
+            "unreadable": sum(sum(m["unreadable"].values()) for m in reads.values()),
+        },
+        "unreadable_causes": sum_mappings([m["unreadable"] for m in reads.values()]),
+        "reasons": _reasons(manifests),
+        "files": all_files([m["files"] for m in reads.values()]),
+        "masked": manifests["repair"].get("masked", {}),
+        "tokens": tokens,
+        "bytes": n_bytes,
+        "sources": {
+            name: {
+                **_source_facts(table, lengths, name, sets, scored),
+                **_licence_facts(licences.get(name, Counter())),
+                "private": m["config"]["options"].get("license") == OWN or OWN in licences.get(name, ()),
+                "read": read[name],
+                "excluded": m["dropped"].get(WHERE, 0),
+                "unreadable": sum(m["unreadable"].values()),
+                "unreadable_causes": m["unreadable"],
+                "files": m["files"],
+                "lost_files": m["lost_files"],
+            }
+            for name, m in sorted(reads.items())
+        },
+        "textbook": {**_scored(scored, {TEXTBOOK}), "groups": _groups(table, sets.val.get(TEXTBOOK, NONE))},
+        "held_out": _held_out(table, lengths, sets, scored, manifests["split"]),
+        "vocab_size": tokenizer["vocab_size"],
+        "eos_token_id": tokenizer["eos_token_id"],
+        "token_dtype": dtype,
+        "bytes_per_token": round(sum(n_bytes.values()) / max(1, sum(tokens.values())), 4),
+        "classifier": {
+            **score["classifier"],
+            "threshold": manifests["cut"]["config"].get("min_score"),
+            "thresholds": manifests["cut"]["thresholds"],
+            "score_histogram": score["score_histogram"],
+        },
+        "contamination": contamination and {
+            "n": sum(contamination["dropped"].values()),
+            "items": contamination["items"],
+            "items_too_short": contamination["items_too_short"],
+            "ngram_words": contamination["ngram_words"],
+            **({"items_unreadable": n} if (n := contamination["items_unreadable"]) else {}),
+        },
+        "near_duplicates": {k: manifests["near_dedup"][k] for k in ("clusters", "cluster_sizes", "largest_clusters")},
+        "funnel": _manifest_funnel(sum(read.values()), manifests, _totals(table, lengths, kept)),
+    }  # fmt: skip
+
+
+def _licences(table: Table, kept: np.ndarray) -> dict[str, Counter[str]]:
+    """Documents by declared licence, for each source."""
+    chosen = np.zeros(len(table), dtype=bool)
+    chosen[kept] = True
+    counts: dict[str, Counter[str]] = {}
+    for index, names in table.each_names(chosen):
+        counts.setdefault(table.sources[table.rows["source"][index]], Counter())[names.license] += 1
+    return counts
+
+
+def _licence_facts(declared: Counter[str]) -> dict[str, Any]:
+    licences: Counter[str] = Counter()
+    for name, n in declared.items():
+        licences[normalise(name) or name] += n
+    return {
+        "license": ", ".join(licence for licence, _ in sorted(licences.items(), key=lambda x: (-x[1], x[0]))),
+        "licenses": dict(sorted(licences.items())),
+    }
+
+
+def _source_facts(
+    table: Table, lengths: np.ndarray, name: str, sets: Sets, scored: Mapping[str, dict[str, int]]
+) -> dict[str, Any]:
+    train, val = sets.train.get(name, NONE), sets.val.get(name, NONE)
+    return {
+        **_totals(table, lengths, np.concatenate([train, val])),
+        "train": _totals(table, lengths, train),
+        "val": {**_scored(scored, {name}), "groups": _groups(table, val)},
+    }
+
+
+def _scored(scored: Mapping[str, dict[str, int]], names: Set[str]) -> dict[str, int]:
+    empty = {"documents": 0, "tokens": 0, "bytes": 0}
+    return {**empty, **sum_mappings([scored[name] for name in names if name in scored])}
+
+
+def _groups(table: Table, documents: np.ndarray) -> int:
+    return len(np.unique(table.rows["group"][documents]))
+
+
+def _held_out(
+    table: Table, lengths: np.ndarray, sets: Sets, scored: Mapping[str, dict[str, int]], split: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Whole documents, in all and by source; `scored`: their beginnings, which validation reads; `unscored`: the rest
+    of the long ones, which nothing reads; `returned`: what `share` would have held out and validation does not need,
+    as it was at the split: it is train text, and what later steps dropped of it is among their drops."""
+
+    def of(documents: np.ndarray, names: Set[str], returned: Mapping[str, int]) -> dict[str, Any]:
+        totals, read = _totals(table, lengths, documents), _scored(scored, names)
+        long = (lengths[documents] > HEAD_TOKENS) | (table.rows["bytes"][documents] > most_bytes)
+        rest = {unit: totals[unit] - read[unit] for unit in ("tokens", "bytes")}
+        back = {unit: returned.get(unit, 0) for unit in ("documents", "bytes")}
+        return {**totals, "groups": _groups(table, documents), "scored": read,
+                "unscored": {"documents": int(long.sum()), **rest}, "returned": back}  # fmt: skip
+
+    most_bytes, names = head_bytes(split["config"]["max_bytes"]), sets.val.keys() - {TEXTBOOK}
+    return {
+        **of(sets.all_held_out(), names, split["returned"]),
+        "by_document": split["by_document"],
+        "warnings": split["warnings"],
+        "sources": {
+            name: of(sets.val.get(name, NONE), {name}, split["returned"]["sources"].get(name, {}))
+            for name in table.sources
+        },
+    }
+
+
+def _totals(table: Table, lengths: np.ndarray, documents: np.ndarray) -> dict[str, int]:
+    return {
+        "documents": len(documents),
+        "tokens": int(lengths[documents].sum()),
+        "bytes": int(table.rows["bytes"][documents].sum(dtype=np.int64)),
+    }
+
+
+def _manifest_funnel(read: int, manifests: Mapping[str, Any], left: dict[str, int]) -> list[dict[str, Any]]:
+    """What is left after each step; tokens from where they exist."""
+    rows: list[dict[str, Any]] = [{"step": "read", "documents": read}]
+    for name in DECIDING:
+        if name in manifests:
+            rows.append({"step": name, **{k: manifests[name][k] for k in ("documents", "bytes", "sources", "dropped")}})
+    rows[-2]["tokens"] = manifests["encode"]["tokens"]  # encoded is what is left before the cut
+    return [*rows, {"step": "data", **left}]

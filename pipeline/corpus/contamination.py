@@ -19,8 +19,8 @@ from datatrove.pipeline.base import PipelineStep
 
 from data_filters.repair import mend_surrogates
 from data_filters.rule import Drop
+from pipeline.corpus.duplicates import WordHashes, ngrams, plain_words
 from pipeline.corpus.execute import Executor
-from pipeline.corpus.text.compressed import Unreadable, decode_utf8
 from pipeline.corpus.text.documents import (
     DocumentReader,
     ShardDecisions,
@@ -28,8 +28,15 @@ from pipeline.corpus.text.documents import (
     read_alive,
     step_facts,
 )
-from pipeline.corpus.text.json_lines import MAX_UNREADABLE, Found, plain_ending, read_bytes, records
-from pipeline.corpus.text.ngrams import WordHashes, ngrams, plain_words
+from pipeline.corpus.text.user_files import (
+    MAX_UNREADABLE,
+    Found,
+    Unreadable,
+    decode_utf8,
+    plain_ending,
+    read_bytes,
+    records,
+)
 from pipeline.storage.steps import Folder
 from pipeline.system.errors import UserError
 

@@ -1,17 +1,24 @@
-"""Everything that did not get in, in one pass: how much of it for which reason, and which of it is worth showing.
+"""Everything that was dropped or set aside: how much for which reason, and samples of it for people to read.
 
-In: the decisions of every step and what the sources set aside. Out: a `Survey`. Memory does not grow with the corpus.
+In: the decisions of every step and what the sources set aside. Out: a `Survey` of the counts, and the sample files
+`dropped/<filter>/<reason>.jsonl.zst` and `kept/<source>.jsonl.zst`, chosen by a seeded hash, with shorter examples for
+the report. The samples are not part of the stage's content hash: `data.keep_dropped` changes what one can read, not
+what is trained on. Memory does not grow with the corpus.
 """
 
 import heapq
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
-from pipeline.corpus.text.documents import Table, hash_key, read_records, shard_name
+from pipeline.corpus.text.documents import Table, draw, hash_key, read_records, shard_name
+from pipeline.pages.private import OWN
 from pipeline.storage.steps import Folder
 
 PER_REASON, NEAR_MISSES = 20, 2
@@ -20,6 +27,12 @@ UNREADABLE, CONTAMINATION = "unreadable", "contamination"
 NO_LIMIT = ("exact_dedup", "empty", "verification", UNREADABLE)
 
 Reason = tuple[str, str]  # filter, reason
+
+SAMPLE_CHARACTERS, EXAMPLE_CHARACTERS, EXAMPLES = 4_000, 400, 2
+SCORED = "quality"
+GATHERED_BYTES = 32_000_000
+REPORTS = ("kept/*.zst", "dropped/*/*.zst")  # globs of these files, for `Step.reports`
+_PROVENANCE = ("source", "path", "license", "version", "kind", "record", "synthetic")
 
 
 @dataclass(frozen=True)
@@ -104,3 +117,154 @@ def _push(heap: list, entry: Any, most: int) -> None:
         heapq.heappush(heap, entry)
     elif entry > heap[0]:
         heapq.heapreplace(heap, entry)
+
+
+@dataclass
+class Examples:
+    """For the report, private text left out: by reason those drawn and those that missed by least, and by mark (see
+    `Gallery`) those that were asked for. `sampled`: bytes and texts of the drawn ones, to count tokens on."""
+
+    drawn: dict[Reason, list[dict[str, Any]]] = field(default_factory=dict)
+    near: dict[Reason, list[dict[str, Any]]] = field(default_factory=dict)
+    marked: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    sampled: dict[Reason, list[str]] = field(default_factory=dict)
+
+
+class Gallery:
+    """Takes its texts as they come by: `wanted(shard)` says which positions it needs, `add` gets them, `close` writes.
+
+    `keep`: "sample" (20 a reason), "all" (whole texts of everything dropped) or "none". `marked`: document -> mark, for
+    examples of another kind. `private`: names of sources that hold private text.
+    """
+
+    def __init__(
+        self, path: Path, candidates: Candidates, survey: Survey, kept: np.ndarray, marked: Mapping[int, str],
+        private: Sequence[str], *, keep: str,
+    ):  # fmt: skip
+        self.candidates, self.survey, self.marked, self.keep = candidates, survey, marked, keep
+        self.examples, self._private = Examples(), frozenset(private)
+        self._files = _Files(path)
+        self._kept = sample_kept(candidates.table, kept, candidates.seed) if keep != "none" else set()
+        self._here: dict[int, list[Candidate]] = {}
+        self._start, self._shard = 0, 0
+
+    def wanted(self, shard: int) -> set[int]:
+        table = self.candidates.table
+        self._shard, self._start, self._here = shard, int(table.starts[shard]), {}
+        for c in self.candidates.of_shard(shard):
+            if c.at is None:
+                self._set_aside(c)
+            elif self._drawn(c) or self._near(c) or self.keep == "all":
+                self._here.setdefault(c.at, []).append(c)
+        part = table.shard(shard)
+        shown = {i - self._start for i in (*self._kept, *self.marked) if part.start <= i < part.stop}
+        return shown | self._here.keys()
+
+    def add(self, at: int, record: Mapping[str, Any]) -> None:
+        """`record`: the document as it lies on disk."""
+        text, metadata = record["text"], record["metadata"]
+        provenance = {k: metadata[k] for k in _PROVENANCE if metadata.get(k) is not None}
+        for c in self._here.get(at, ()):
+            full = {**c.record, **provenance}
+            if self.keep == "all" or (self.keep == "sample" and self._drawn(c)):
+                whole = text if self.keep == "all" else text[:SAMPLE_CHARACTERS]
+                self._files.dropped(c.reason, {**full, "text": whole})
+            part = inner_part(text) if c.reason[0] == SCORED else text
+            if self._drawn(c):
+                self.examples.sampled.setdefault(c.reason, []).append(text[:SAMPLE_CHARACTERS])
+                self._show(self.examples.drawn, c.reason, full, part)
+            if self._near(c):
+                self._show(self.examples.near, c.reason, full, part)
+        index = self._start + at
+        if index in self._kept:
+            self._files.kept(metadata["source"], {**provenance, "text": text[:SAMPLE_CHARACTERS]})
+        if index in self.marked:
+            self._show(self.examples.marked, self.marked[index], provenance, inner_part(text))
+
+    def close(self) -> Examples:
+        self._files.write()
+        return self.examples
+
+    def _set_aside(self, c: Candidate) -> None:
+        if self._drawn(c) or self.keep == "all":
+            if self.keep != "none":
+                self._files.dropped(c.reason, c.record)
+            self.examples.sampled.setdefault(c.reason, []).append(c.record["text"])
+            self._show(self.examples.drawn, c.reason, c.record, c.record["text"])
+
+    def _drawn(self, c: Candidate) -> bool:
+        return c.lot <= self.survey.lots[c.reason]
+
+    def _near(self, c: Candidate) -> bool:
+        return (self._shard, c.at) in self.survey.near.get(c.reason, ())
+
+    def _show(self, place: dict, key: Any, record: Mapping[str, Any], text: str) -> None:
+        shown = place.setdefault(key, [])
+        if self.keep != "none" and len(shown) < EXAMPLES:
+            shown.append(public_record(record, text, self._private))
+
+
+def public_record(record: Mapping[str, Any], text: str, private: Collection[str]) -> dict[str, Any]:
+    """An example as a page may show it. `private`: names of sources that hold private text. Of such text nothing but
+    what was measured; and, where there is any, no name of a text that another is a copy of."""
+    measured = {key: record[key] for key in ("value", "threshold") if record.get(key) is not None}
+    if record.get("license") == OWN or record["source"] in private:
+        return {"private": True, **measured}
+    detail = {} if private or not record.get("detail") else {"detail": str(record["detail"])}
+    shown = {"source": record["source"], "path": record["path"], **measured, **detail}
+    return {**shown, "text": text.rstrip()[:EXAMPLE_CHARACTERS]}
+
+
+def inner_part(text: str) -> str:
+    """A long text from the line that begins after its first third on: a file's head, its licence and imports, says
+    little about what it is worth."""
+    if len(text) < 3 * EXAMPLE_CHARACTERS:
+        return text
+    start = text.find("\n", len(text) // 3) + 1
+    return f"[...]\n{text[start:].strip(chr(10))}" if 0 < start <= len(text) // 2 else text
+
+
+def sample_kept(table: Table, kept: np.ndarray, seed: int) -> set[int]:
+    lots = draw(table.rows["digest"][kept, 0], seed, "kept")
+    chosen: list[np.ndarray] = []
+    for number in range(len(table.sources)):
+        own = table.rows["source"][kept] == number
+        chosen.append(kept[own][np.argsort(lots[own], kind="stable")[:PER_REASON]])
+    return set(np.concatenate(chosen).tolist())
+
+
+class _Files:
+    """The sample files, one per reason and source. Records are gathered and compressed a piece at a time (a zstd file
+    may hold several frames): an open compressor for each file would take 10 MB each."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._gathered, self._bytes = folder, dict[Path, list[bytes]](), 0
+
+    def dropped(self, reason: Reason, record: Mapping[str, Any]) -> None:
+        self._add(self._folder / "dropped" / _word(reason[0]) / f"{_word(reason[1])}.jsonl.zst", record)
+
+    def kept(self, source: str, record: Mapping[str, Any]) -> None:
+        self._add(self._folder / "kept" / f"{_word(source)}.jsonl.zst", record)
+
+    def _add(self, path: Path, record: Mapping[str, Any]) -> None:
+        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        self._gathered.setdefault(path, []).append(line)
+        self._bytes += len(line)
+        if self._bytes > GATHERED_BYTES:
+            self.write()
+
+    def write(self) -> None:
+        """Appends what was gathered; the folder holds nothing of an earlier run."""
+        import zstandard
+
+        compressor = zstandard.ZstdCompressor(level=9)
+        for path, lines in self._gathered.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "ab") as file:
+                file.write(compressor.compress(b"".join(lines)))
+        self._gathered, self._bytes = {}, 0
+
+
+def _word(name: str) -> str:
+    """A safe file name from a filter's or a reason's name."""
+    return re.sub(r"[^\w.-]+", "_", name)[:80]

@@ -1,51 +1,111 @@
-"""The last two steps: the cut by score, and the folder that other stages read.
+"""The last three steps: the score of every document, the cut by score, and the folder that other stages read.
 
-In: ids, scores, the split and every decision before. Out: token sets per source, the tokenizer, the scorer, samples
-of what was kept and dropped, the account of it all for the report, and the counts of the manifest: read = kept +
-dropped + unreadable, to the document.
+Score: a number from 0 to 1 for every document that is left, `scores/00003.bin` (float32, in the order of the ids), and
+`scorer/`, which `hornbook score` uses. A document of a source that the scorer does not suit has score 1, and the facts
+say so: no number is better than one without meaning. Cut: train documents below the limit of their source are dropped.
+Publish: token sets per source, the tokenizer, the scorer, samples of what was kept and dropped, and the account of it
+all (account.py): read = kept + dropped + unreadable, to the document.
 """
 
 import shutil
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datatrove.data import Document, DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
 
-from data_filters.licence import normalise
 from data_filters.quality import Quality
-from data_filters.rule import Drop
-from pipeline.corpus.account import Outcome, all_files, write_account
+from data_filters.rule import EXERCISE, Drop
+from pipeline.corpus.account import DECIDING, NONE, Outcome, Sets, count_dropped, manifest_facts, write_account
 from pipeline.corpus.duplicates import read_validation
-from pipeline.corpus.scoring import read_scores
-from pipeline.corpus.text.documents import WHERE, Table, draw, read_all_alive, step_facts, sum_mappings, write_decisions
+from pipeline.corpus.execute import Executor
+from pipeline.corpus.scorers.document_scorers import KEY, DocumentScorer, make_scorer, save_scorer, stored_scorer
+from pipeline.corpus.scorers.features import BATCH_DOCUMENTS
+from pipeline.corpus.text.documents import (
+    DocumentReader,
+    RowWriter,
+    Table,
+    draw,
+    read_all_alive,
+    read_rows,
+    step_facts,
+    write_decisions,
+)
 from pipeline.corpus.text.shards import HEAD_TOKENS, TEXTBOOK, TOKENS_FOLDER, head_bytes, write_token_set
 from pipeline.corpus.text.tokenizer import load_tokenizer, tokenizer_files
 from pipeline.corpus.tokenizing import empty_corpus, open_ids, read_index, token_dtype
-from pipeline.pages.private import OWN
 from pipeline.storage.steps import Folder, read_manifest
 
-# The steps that drop documents, in order; decontamination only where there are items to compare with.
-DECIDING = ("repair", "rules", "exact_dedup", "near_dedup", "contamination", "cut")
-NONE = np.zeros(0, dtype=np.int64)
+SCORES = np.dtype("<f4")
 CUT_CHARACTER = "\ufffd"  # what a decoder makes of the bytes of half a character
 
 
-@dataclass
-class Sets:
-    """Documents (positions in the corpus) by the token set they go to, in order. The textbook set's are in the sets of
-    their sources too."""
+def score_documents(
+    folder: Folder, before: str, vocab_size: int, options: Mapping[str, Any] | None, chosen: Sequence[str],
+    executor: Executor,
+) -> dict[str, Any]:  # fmt: skip
+    """Scores the documents of the sources `chosen`. Facts: `classifier {auc, sources, ...}` and the histogram."""
+    repaired, encoded, previous = folder.input("repair"), folder.input("encode"), folder.input(before)
+    table, dtype, scorer = Table.load(repaired), token_dtype(vocab_size), make_scorer(options)
+    (folder.path / "scores").mkdir(exist_ok=True)
+    if scorer is not None and chosen:
+        save_scorer(scorer, options or {}, folder.path / "scorer")
+        scoring = ScoreDocuments(folder.path, tuple(chosen))
+        logs = Folder(folder.path / "logs" / "scores")
+        executor.run(logs, [DocumentReader(repaired, previous), scoring], description="score")
+    else:
+        for shard in range(table.tasks):
+            ones = np.ones(len(open_ids(encoded, shard, dtype)[1]), dtype=SCORES)
+            (folder.path / "scores" / f"{shard:05d}.bin").write_bytes(ones.tobytes())
+    histogram = sum(np.histogram(read_scores(folder.path, s), bins=10, range=(0, 1))[0] for s in range(table.tasks))
+    return {
+        "classifier": _scorer_facts(scorer, options, chosen, table.sources),
+        "score_histogram": np.asarray(histogram, dtype=np.int64).tolist(),
+    }
 
-    train: dict[str, np.ndarray] = field(default_factory=dict)
-    val: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def all_train(self) -> np.ndarray:
-        return np.concatenate([*self.train.values(), NONE])
+def read_scores(scored: Path, shard: int) -> np.ndarray:
+    """Scores of one shard, in the order of its ids."""
+    return read_rows(scored / "scores" / f"{shard:05d}.bin", SCORES)
 
-    def all_held_out(self) -> np.ndarray:
-        return np.concatenate([*(documents for name, documents in self.val.items() if name != TEXTBOOK), NONE])
+
+class ScoreDocuments(PipelineStep):
+    """One score a document, by the scorer that lies in the step's folder; 1 for sources that are not `chosen`."""
+
+    name, type = "score", "📊 - STATS"
+
+    def __init__(self, folder: Path, chosen: tuple[str, ...]):
+        super().__init__()
+        self.folder, self.chosen = folder, chosen
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # type: ignore[override]
+        scorer, documents = stored_scorer(self.folder / "scorer"), iter(data or ())
+        with RowWriter(self.folder / "scores" / f"{rank:05d}.bin", SCORES) as out:
+            while batch := list(islice(documents, BATCH_DOCUMENTS)):
+                suited = [i for i, doc in enumerate(batch) if self._suits(doc)]
+                scores = np.ones(len(batch), dtype=SCORES)
+                scores[suited] = scorer.scores([batch[i] for i in suited])
+                for score in scores:
+                    out.add(score)
+        yield from ()
+
+    def _suits(self, doc: Document) -> bool:
+        return doc.metadata["source"] in self.chosen and doc.metadata["kind"] != EXERCISE
+
+
+def _scorer_facts(
+    scorer: DocumentScorer | None, options: Mapping[str, Any] | None, chosen: Sequence[str], sources: Sequence[str]
+) -> dict[str, Any]:
+    left = [name for name in sources if name not in chosen]
+    facts = {"type": (options or {}).get("type"), "sources": sorted(chosen), "not_scored": left}
+    if scorer is None:
+        return {**facts, "auc": None, "note": f"{KEY} is null: every score is 1"}
+    if not chosen:
+        return {**facts, "auc": None, "note": f"every score is 1: {scorer.unlike}"}
+    return {**facts, **scorer.facts()}
 
 
 def cut_by_score(folder: Folder, before: str, qualities: Mapping[str, Quality], tasks: int) -> dict[str, Any]:
@@ -141,7 +201,7 @@ def publish(
         contents = map(head.of, encoded.documents(documents, scores))
         counts = write_token_set(folder.path / TOKENS_FOLDER / f"val-{name}", contents, dtype)
         scored[name] = dict(zip(("documents", "tokens", "bytes"), counts, strict=True))
-    result = facts(table, sets, scored, encoded.lengths, dropped, manifests, str(dtype))
+    result = manifest_facts(table, sets, scored, encoded.lengths, dropped, manifests, str(dtype))
     train, val = sets.all_train(), sets.all_held_out()
     outcome = Outcome(train, val, np.concatenate([train, val]), encoded.lengths, scores)
     deciding = [name for name in DECIDING if name in folder.inputs]
@@ -222,171 +282,6 @@ class Encoded:
             start = int(self.offsets[index])
             ids = self._ids[shard][start : start + int(self.lengths[index])]
             yield ids, size, round(float(scores[index]), 4)
-
-
-def count_dropped(manifests: Mapping[str, Any]) -> dict[str, int]:
-    """`{filter: documents}` over the whole stage."""
-    counts = sum_mappings([m["dropped"] for m in manifests.values() if "dropped" in m])
-    return {name: n for name, n in counts.items() if n}
-
-
-def _reasons(manifests: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """`{filter: {reason: documents}}` over the whole stage; several sources may refuse under one name."""
-    counts: dict[str, list[dict[str, int]]] = {}
-    for manifest in manifests.values():
-        for name, reasons in manifest.get("reasons", {}).items():
-            counts.setdefault(name, []).append(reasons)
-    return {name: sum_mappings(found) for name, found in counts.items()}
-
-
-def facts(
-    table: Table, sets: Sets, scored: Mapping[str, dict[str, int]], lengths: np.ndarray, dropped: dict[str, int],
-    manifests: Mapping[str, Any], dtype: str,
-) -> dict[str, Any]:  # fmt: skip
-    """The manifest's numbers. `scored`: documents, tokens and bytes of each validation set, beginnings of documents.
-    `contamination` is null where nothing was compared with evaluation items."""
-    kept = np.concatenate([sets.all_train(), sets.all_held_out()])
-    both = {"train": _totals(table, lengths, sets.all_train()), "val": _scored(scored, set(scored) - {TEXTBOOK})}
-    tokens, n_bytes = ({split: t[key] for split, t in both.items()} for key in ("tokens", "bytes"))
-    reads = {name.removeprefix("read-"): m for name, m in manifests.items() if name.startswith("read-")}
-    read = {n: m["documents"] + sum(m["unreadable"].values()) + sum(m["dropped"].values()) for n, m in reads.items()}
-    tokenizer, score = manifests["tokenizer"], manifests["score"]
-    contamination = manifests.get("contamination")
-    licences = _licences(table, kept)
-    return {
-        "documents": {
-            "read": sum(read.values()),
-            "kept": len(kept),
-            "dropped": dropped,
-            "unreadable": sum(sum(m["unreadable"].values()) for m in reads.values()),
-        },
-        "unreadable_causes": sum_mappings([m["unreadable"] for m in reads.values()]),
-        "reasons": _reasons(manifests),
-        "files": all_files([m["files"] for m in reads.values()]),
-        "masked": manifests["repair"].get("masked", {}),
-        "tokens": tokens,
-        "bytes": n_bytes,
-        "sources": {
-            name: {
-                **_source_facts(table, lengths, name, sets, scored),
-                **_licence_facts(licences.get(name, Counter())),
-                "private": m["config"]["options"].get("license") == OWN or OWN in licences.get(name, ()),
-                "read": read[name],
-                "excluded": m["dropped"].get(WHERE, 0),
-                "unreadable": sum(m["unreadable"].values()),
-                "unreadable_causes": m["unreadable"],
-                "files": m["files"],
-                "lost_files": m["lost_files"],
-            }
-            for name, m in sorted(reads.items())
-        },
-        "textbook": {**_scored(scored, {TEXTBOOK}), "groups": _groups(table, sets.val.get(TEXTBOOK, NONE))},
-        "held_out": _held_out(table, lengths, sets, scored, manifests["split"]),
-        "vocab_size": tokenizer["vocab_size"],
-        "eos_token_id": tokenizer["eos_token_id"],
-        "token_dtype": dtype,
-        "bytes_per_token": round(sum(n_bytes.values()) / max(1, sum(tokens.values())), 4),
-        "classifier": {
-            **score["classifier"],
-            "threshold": manifests["cut"]["config"].get("min_score"),
-            "thresholds": manifests["cut"]["thresholds"],
-            "score_histogram": score["score_histogram"],
-        },
-        "contamination": contamination and {
-            "n": sum(contamination["dropped"].values()),
-            "items": contamination["items"],
-            "items_too_short": contamination["items_too_short"],
-            "ngram_words": contamination["ngram_words"],
-            **({"items_unreadable": n} if (n := contamination["items_unreadable"]) else {}),
-        },
-        "near_duplicates": {k: manifests["near_dedup"][k] for k in ("clusters", "cluster_sizes", "largest_clusters")},
-        "funnel": _funnel(sum(read.values()), manifests, _totals(table, lengths, kept)),
-    }  # fmt: skip
-
-
-def _licences(table: Table, kept: np.ndarray) -> dict[str, Counter[str]]:
-    """Documents by declared licence, for each source."""
-    chosen = np.zeros(len(table), dtype=bool)
-    chosen[kept] = True
-    counts: dict[str, Counter[str]] = {}
-    for index, names in table.each_names(chosen):
-        counts.setdefault(table.sources[table.rows["source"][index]], Counter())[names.license] += 1
-    return counts
-
-
-def _licence_facts(declared: Counter[str]) -> dict[str, Any]:
-    licences: Counter[str] = Counter()
-    for name, n in declared.items():
-        licences[normalise(name) or name] += n
-    return {
-        "license": ", ".join(licence for licence, _ in sorted(licences.items(), key=lambda x: (-x[1], x[0]))),
-        "licenses": dict(sorted(licences.items())),
-    }
-
-
-def _source_facts(
-    table: Table, lengths: np.ndarray, name: str, sets: Sets, scored: Mapping[str, dict[str, int]]
-) -> dict[str, Any]:
-    train, val = sets.train.get(name, NONE), sets.val.get(name, NONE)
-    return {
-        **_totals(table, lengths, np.concatenate([train, val])),
-        "train": _totals(table, lengths, train),
-        "val": {**_scored(scored, {name}), "groups": _groups(table, val)},
-    }
-
-
-def _scored(scored: Mapping[str, dict[str, int]], names: Set[str]) -> dict[str, int]:
-    empty = {"documents": 0, "tokens": 0, "bytes": 0}
-    return {**empty, **sum_mappings([scored[name] for name in names if name in scored])}
-
-
-def _groups(table: Table, documents: np.ndarray) -> int:
-    return len(np.unique(table.rows["group"][documents]))
-
-
-def _held_out(
-    table: Table, lengths: np.ndarray, sets: Sets, scored: Mapping[str, dict[str, int]], split: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Whole documents, in all and by source; `scored`: their beginnings, which validation reads; `unscored`: the rest
-    of the long ones, which nothing reads; `returned`: what `share` would have held out and validation does not need,
-    as it was at the split: it is train text, and what later steps dropped of it is among their drops."""
-
-    def of(documents: np.ndarray, names: Set[str], returned: Mapping[str, int]) -> dict[str, Any]:
-        totals, read = _totals(table, lengths, documents), _scored(scored, names)
-        long = (lengths[documents] > HEAD_TOKENS) | (table.rows["bytes"][documents] > most_bytes)
-        rest = {unit: totals[unit] - read[unit] for unit in ("tokens", "bytes")}
-        back = {unit: returned.get(unit, 0) for unit in ("documents", "bytes")}
-        return {**totals, "groups": _groups(table, documents), "scored": read,
-                "unscored": {"documents": int(long.sum()), **rest}, "returned": back}  # fmt: skip
-
-    most_bytes, names = head_bytes(split["config"]["max_bytes"]), sets.val.keys() - {TEXTBOOK}
-    return {
-        **of(sets.all_held_out(), names, split["returned"]),
-        "by_document": split["by_document"],
-        "warnings": split["warnings"],
-        "sources": {
-            name: of(sets.val.get(name, NONE), {name}, split["returned"]["sources"].get(name, {}))
-            for name in table.sources
-        },
-    }
-
-
-def _totals(table: Table, lengths: np.ndarray, documents: np.ndarray) -> dict[str, int]:
-    return {
-        "documents": len(documents),
-        "tokens": int(lengths[documents].sum()),
-        "bytes": int(table.rows["bytes"][documents].sum(dtype=np.int64)),
-    }
-
-
-def _funnel(read: int, manifests: Mapping[str, Any], left: dict[str, int]) -> list[dict[str, Any]]:
-    """What is left after each step; tokens from where they exist."""
-    rows: list[dict[str, Any]] = [{"step": "read", "documents": read}]
-    for name in DECIDING:
-        if name in manifests:
-            rows.append({"step": name, **{k: manifests[name][k] for k in ("documents", "bytes", "sources", "dropped")}})
-    rows[-2]["tokens"] = manifests["encode"]["tokens"]  # encoded is what is left before the cut
-    return [*rows, {"step": "data", **left}]
 
 
 def _clear(path: Path) -> None:

@@ -20,8 +20,6 @@ from data_filters.repair import mend_surrogates, repair
 from data_filters.rule import EXERCISE, KINDS, Drop, Rule
 from pipeline.corpus.execute import Executor
 from pipeline.corpus.sources.input_files import FileSource, Inputs
-from pipeline.corpus.sources.source import Source
-from pipeline.corpus.text.compressed import split_ending
 from pipeline.corpus.text.documents import (
     WHERE,
     DocumentReader,
@@ -40,7 +38,8 @@ from pipeline.corpus.text.documents import (
     step_facts,
     sum_mappings,
 )
-from pipeline.corpus.text.json_lines import mended
+from pipeline.corpus.text.source import Source
+from pipeline.corpus.text.user_files import mended, split_ending
 from pipeline.storage.files import write_json
 from pipeline.storage.steps import Folder
 from pipeline.system.errors import UserError

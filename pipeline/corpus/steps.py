@@ -5,31 +5,22 @@ number in `VERSIONS` whenever that step's output changes for the same input: old
 """
 
 import platform
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_filters.c4 import C4Quality
-from data_filters.quality import Quality
-from data_filters.rule import Rule
-from data_filters.table import FILTERS
 from pipeline.config import Config, merge
-from pipeline.corpus import account, cluster
+from pipeline.corpus import account
 from pipeline.corpus.contamination import drop_contaminated, item_files
+from pipeline.corpus.dropped import REPORTS
 from pipeline.corpus.duplicates import drop_exact_duplicates, drop_near_duplicates
-from pipeline.corpus.execute import Executor
-from pipeline.corpus.gallery import REPORTS
-from pipeline.corpus.publishing import cut_by_score, publish
+from pipeline.corpus.execute import Executor, check_cluster
+from pipeline.corpus.named import OF_EVERY_SOURCE, make_source, named_sources, rules_by_source
+from pipeline.corpus.publishing import cut_by_score, publish, score_documents
 from pipeline.corpus.reading import apply_rules, read_source, repair_documents
-from pipeline.corpus.scorers.base import SHIPPED
-from pipeline.corpus.scoring import make_scorer, score_documents
-from pipeline.corpus.sources.source import Source
-from pipeline.corpus.sources.table import SOURCES
+from pipeline.corpus.scorers.document_scorers import SHIPPED, make_scorer
 from pipeline.corpus.splitting import split_groups
-from pipeline.corpus.text.options import look_up, make
-from pipeline.corpus.text.shards import TEXTBOOK
 from pipeline.corpus.text.tokenizer import tokenizer_files
 from pipeline.corpus.tokenizing import (
     check_given_tokenizer,
@@ -49,7 +40,6 @@ VERSIONS = {
     "read": 5, "repair": 5, "rules": 3, "exact_dedup": 2, "split": 3, "near_dedup": 4, "contamination": 4,
     "tokenizer": 4, "encode": 2, "score": 4, "cut": 3, "data": 5,
 }  # fmt: skip
-OF_EVERY_SOURCE = ("type", "weight", "filters", "replay")  # read here and at pretraining, not by the source's class
 
 
 @dataclass(frozen=True)
@@ -78,49 +68,8 @@ def make_executor(config: Config) -> Executor:
     """Where the stage's shards are worked on. `UserError` for options that the chosen one does not have."""
     data = config.data
     if data.executor != "local":
-        cluster.check(data.executor, data.executor_options)
+        check_cluster(data.executor, data.executor_options)
     return Executor(data.tasks, data.workers, data.executor, data.executor_options)
-
-
-def named_sources(config: Config) -> dict[str, Mapping[str, Any]]:
-    """The sources of a config, by name, without those set to null. `UserError` for what is not a source."""
-    sources = {name: options for name, options in sorted(config.data.sources.items()) if options is not None}
-    if not sources:
-        raise UserError("data.sources is empty; name at least one text source, `hornbook list sources` shows the types")
-    for name, options in sources.items():
-        key = f"data.sources.{name}"
-        if not re.fullmatch(r"[A-Za-z0-9][\w.]*", name) or name == TEXTBOOK:
-            raise UserError(
-                f"{key}: expected a name of letters, digits, '_' and '.' other than '{TEXTBOOK}' (it names folders)"
-            )
-        if not isinstance(options, Mapping) or "type" not in options:
-            raise UserError(f"{key} is {options!r}; expected a section such as {{type: jsonl, path: my.jsonl}}")
-        weight = options.get("weight", 1.0)
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-            raise UserError(f"{key}.weight is {weight!r}; expected a number of at least 0 (1: by its own tokens)")
-        if not isinstance(options.get("filters") or {}, Mapping):
-            raise UserError(f"{key}.filters is {options['filters']!r}; expected a section laid over data.filters")
-    return {name: _with_documents(name, options, sources) for name, options in sources.items()}
-
-
-def _with_documents(name: str, options: Mapping[str, Any], sources: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A source that rewrites another names it: `documents: mine` becomes the options of `data.sources.mine`."""
-    named = options.get("documents")
-    if not isinstance(named, str):
-        return options
-    if named not in sources or named == name or isinstance(sources[named].get("documents"), str):
-        others = ", ".join(sorted(set(sources) - {name})) or "none"
-        raise UserError(
-            f"data.sources.{name}.documents is '{named}'; expected the name of another source with texts of its own "
-            f"(there are: {others})"
-        )
-    return {**options, "documents": {**sources[named], "name": named}}
-
-
-def make_source(options: Mapping[str, Any], key: str) -> Source:
-    """The source behind a section of `data.sources`. `UserError` for an unknown type, option or value."""
-    cls = look_up(SOURCES, options["type"], f"{key}.type", "sources")
-    return make(cls, {k: v for k, v in options.items() if k not in OF_EVERY_SOURCE}, key)
 
 
 def _read_step(name: str, options: Mapping[str, Any], max_unreadable: float, builder: Builder) -> Step:
@@ -141,44 +90,6 @@ def _read_step(name: str, options: Mapping[str, Any], max_unreadable: float, bui
         "datatrove",
         *source.libraries(),
     )
-
-
-def make_rules(filters: Mapping[str, Any], key: str = "data.filters") -> dict[str, Rule]:
-    """The rules that a config names, in the table's order. `UserError` for an unknown filter, option or value."""
-    for name in filters:
-        look_up(FILTERS, name, f"{key}.{name}", "filters")
-    return {
-        name: make(cls, filters[name], f"{key}.{name}")
-        for name, cls in FILTERS.items()
-        if filters.get(name) is not None
-    }
-
-
-def rules_by_source(config: Config) -> tuple[dict[str, dict[str, Rule]], dict[str, Quality]]:
-    """For each source its rules, and the cut by score where it has one: `data.filters` with the source's own
-    `filters` laid over them (null takes one away)."""
-    data = config.data
-    make_rules(data.filters)  # a mistake there is said of data.filters
-    rules: dict[str, dict[str, Rule]] = {}
-    qualities: dict[str, Quality] = {}
-    for name, options in named_sources(config).items():
-        own = options.get("filters") or {}
-        rules[name] = make_rules(merge(data.filters, own), f"data.sources.{name}.filters" if own else "data.filters")
-        quality = rules[name].pop("quality", None)
-        if isinstance(quality, Quality):
-            qualities[name] = quality
-        if data.mask_personal_data and "personal_data" in rules[name]:
-            raise UserError(
-                "data.filters.personal_data drops texts with addresses and keys, but data.mask_personal_data replaces "
-                "them before any filter looks: choose one (data.mask_personal_data=false or the filter set to null)"
-            )
-        c4 = rules[name].get("c4")
-        if isinstance(c4, C4Quality) and c4.remove_lines:
-            raise UserError(
-                "data.filters.c4.remove_lines rewrites texts, and the data stage has written them before its rules "
-                "decide; take it out here, or run the rule in a datatrove pipeline of your own (as_datatrove_filter)"
-            )
-    return rules, qualities
 
 
 def tokenizer_step(config: Config, builder: Builder, before: str, so_far: Mapping[str, Step]) -> Step:

@@ -27,8 +27,7 @@ from pipeline.corpus.text.documents import (
     sum_mappings,
     write_masks,
 )
-from pipeline.corpus.text.encoder import WORD_PATTERN, encoder
-from pipeline.corpus.text.tokenizer import len_tokenizer, load_tokenizer, special_tokens
+from pipeline.corpus.text.tokenizer import WORD_PATTERN, encoder, len_tokenizer, load_tokenizer, special_tokens
 from pipeline.storage.steps import Folder, read_manifest
 from pipeline.system.errors import UserError
 

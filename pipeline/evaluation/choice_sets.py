@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.corpus.sources.parquet import record_of
-from pipeline.corpus.text.compressed import Unreadable
-from pipeline.corpus.text.json_lines import MAX_UNREADABLE, Found, mended, plain_ending, read_files
+from pipeline.corpus.sources.record_files import record_of
+from pipeline.corpus.text.user_files import MAX_UNREADABLE, Found, Unreadable, mended, plain_ending, read_files
 from pipeline.evaluation.language_model import LanguageModel
 from pipeline.evaluation.scores import share
 from pipeline.evaluation.tasks import Question, Scores, answer

@@ -11,7 +11,7 @@ from typing import Any
 
 from model.config import ModelConfig
 from pipeline.config import Config
-from pipeline.corpus.sources.source import BYTES_PER_TOKEN
+from pipeline.corpus.text.source import BYTES_PER_TOKEN
 from pipeline.training.budget import FLOAT32_MAX_BYTES, SAVE_BYTES_PER_SECOND, save_interval_seconds
 
 MFU = {"none": (0.35, 0.50), "selective": (0.34, 0.49), "full": (0.27, 0.39)}  # recomputing all costs 4/3 of the FLOPs

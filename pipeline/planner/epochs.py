@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.corpus.sources.source import BYTES_PER_TOKEN
+from pipeline.corpus.text.source import BYTES_PER_TOKEN
 from pipeline.stages import data_step
 from pipeline.storage.steps import read_manifest
 from pipeline.system.errors import UserError

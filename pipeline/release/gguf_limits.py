@@ -11,8 +11,7 @@ from typing import Any
 
 from model.json_file import UnreadableModel, read_field, read_object
 from model.special_tokens import token_ids
-from pipeline.corpus.text.encoder import WORD_PATTERN
-from pipeline.corpus.text.tokenizer import load_tokenizer, special_tokens
+from pipeline.corpus.text.tokenizer import WORD_PATTERN, load_tokenizer, special_tokens
 from pipeline.system.errors import UserError
 
 LARGEST_F16 = 65504.0

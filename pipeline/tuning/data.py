@@ -16,9 +16,16 @@ from tokenizers import Tokenizer
 
 from pipeline.config import nearest
 from pipeline.corpus.sources.records import shown
-from pipeline.corpus.text.compressed import Unreadable, decode_utf8
-from pipeline.corpus.text.json_lines import MAX_UNREADABLE, Found, plain_ending, read_bytes, read_files
 from pipeline.corpus.text.shards import INDEX_DTYPE, TokenSet
+from pipeline.corpus.text.user_files import (
+    MAX_UNREADABLE,
+    Found,
+    Unreadable,
+    decode_utf8,
+    plain_ending,
+    read_bytes,
+    read_files,
+)
 from pipeline.system.errors import UserError
 from pipeline.training.packing import Examples
 from pipeline.tuning.chat import ROLES, pieces

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from pipeline.corpus.contamination import Index, Item
-from pipeline.corpus.text.ngrams import plain_words
+from pipeline.corpus.duplicates import plain_words
 from scripts.bench_rows import at_least, at_most, row
 from scripts.data_bench.corpus import sample
 

@@ -13,13 +13,16 @@ from pipeline.corpus.duplicates import (
     PERMUTATIONS,
     SignatureStore,
     Sketcher,
+    WordHashes,
     band_keys,
     band_rows,
     clusters,
+    ngrams,
+    plain_words,
+    without_numbers,
 )
 from pipeline.corpus.exercises.source import Exercises
 from pipeline.corpus.text.documents import ROW
-from pipeline.corpus.text.ngrams import WordHashes, ngrams, plain_words, without_numbers
 from scripts.bench_rows import at_least, at_most, row
 from scripts.data_bench.corpus import Sample, paired, sample
 

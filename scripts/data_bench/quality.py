@@ -18,7 +18,8 @@ from model.config import ModelConfig
 from model.transformer import Transformer
 from pipeline import config as configs
 from pipeline.corpus.publishing import Encoded, corpus_scores
-from pipeline.corpus.scorers.gold import fold_by_group, read_labels
+from pipeline.corpus.scorers.labels import read_labels
+from pipeline.corpus.scorers.linear import fold_by_group
 from pipeline.corpus.steps import data_chain
 from pipeline.corpus.text.documents import Table, read_all_alive
 from pipeline.corpus.text.tokenizer import load_tokenizer

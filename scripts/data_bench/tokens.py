@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.corpus.text.encoder import Encoder
-from pipeline.corpus.text.tokenizer import load_tokenizer
+from pipeline.corpus.text.tokenizer import Encoder, load_tokenizer
 from pipeline.corpus.tokenizing import END_OF_TEXT, Encode, _train, open_ids, token_dtype
 from scripts.bench_rows import at_least, row
 from scripts.data_bench.corpus import Sample, paired, sample
@@ -53,7 +52,7 @@ def _ours(text: Sample, folder: Path) -> list[bytes]:
     """From the same file to ids on disk; a fresh encoder every time, which remembers nothing yet."""
     from datatrove.pipeline.readers import JsonlReader
 
-    from pipeline.corpus.text import encoder
+    from pipeline.corpus.text import tokenizer as encoder
 
     encoder.encoder.cache_clear()
     step = Encode(folder / "tokenizer.json", folder / "ours", token_dtype(VOCAB_SIZE), 0)

@@ -81,7 +81,7 @@ def _tokenizer_keys(value: Any, draw: random.Random) -> Any:
 
 def _encodes(path: Path, draw: random.Random) -> None:
     """What was accepted encodes any text, into ids that the model has rows for, and does not cut it."""
-    from pipeline.corpus.text.encoder import encoder
+    from pipeline.corpus.text.tokenizer import encoder
 
     some = [
         *texts(draw, 1, 40),
@@ -157,7 +157,7 @@ def scorer(draw: random.Random, folder: Path) -> None:
     """A file of a scorer, as `data.scorer.path` names it: loaded and used, or refused."""
     from datatrove.data import Document
 
-    from pipeline.corpus.scorers.base import SHIPPED, Linear
+    from pipeline.corpus.scorers.document_scorers import SHIPPED, Linear
 
     data = SHIPPED.read_bytes()
     size = struct.unpack("<Q", data[:8])[0]

@@ -23,10 +23,8 @@ import zstandard
 
 from pipeline.corpus.execute import Executor
 from pipeline.corpus.reading import read_source
-from pipeline.corpus.sources.folder import TextFolder
-from pipeline.corpus.sources.jsonl import Jsonl
-from pipeline.corpus.sources.parquet import Parquet
-from pipeline.corpus.sources.warc import Warc
+from pipeline.corpus.sources.document_files import TextFolder, Warc
+from pipeline.corpus.sources.record_files import Jsonl, Parquet
 from pipeline.corpus.text.documents import SetAside, read_records, shard_name
 from pipeline.storage.steps import Folder
 from scripts.fuzz_parts.lab import Wrong, equal, run, survive, texts, write

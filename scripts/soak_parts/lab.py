@@ -53,7 +53,7 @@ sample: {prompts: ["def "], max_new_tokens: 8}
 """.replace("HERE", str(ROOT)).replace("SAVE_SECONDS", str(SAVE_SECONDS))
 WARM = ("lightning.pytorch", "tokenizers", "pipeline.pretrain", "pipeline.init", "pipeline.training.finish",
         "pipeline.training.control", "pipeline.training.decisions", "pipeline.training.branching",
-        "pipeline.corpus.text.shards", "pipeline.corpus.sources.folder")  # fmt: skip
+        "pipeline.corpus.text.shards", "pipeline.corpus.sources.document_files")  # fmt: skip
 
 
 @dataclass

@@ -9,8 +9,8 @@ from making import build_data
 
 from pipeline import stages
 from pipeline.config import from_values
-from pipeline.corpus.text.compressed import MAX_SAMPLE
 from pipeline.corpus.text.documents import SetAside
+from pipeline.corpus.text.user_files import MAX_SAMPLE
 
 MODEL = {
     "vocab_size": 400,

@@ -18,7 +18,7 @@ from datatrove.data import Document
 from datatrove.executor.base import PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
-from pipeline.corpus import cluster
+from pipeline.corpus import execute as cluster
 from pipeline.corpus.execute import Executor, unfinished_shards
 from pipeline.corpus.text.documents import document_writer, read_lines, shard_name
 from pipeline.system.errors import Failure

@@ -13,11 +13,8 @@ from data_corpus import items, made, make_config, prose
 
 from pipeline import stages
 from pipeline.corpus.account import check_sums
-from pipeline.corpus.sources.folder import TextFolder
-from pipeline.corpus.sources.hub import HuggingFace
-from pipeline.corpus.sources.jsonl import Jsonl
-from pipeline.corpus.sources.parquet import Parquet
-from pipeline.corpus.sources.warc import Warc
+from pipeline.corpus.sources.document_files import TextFolder, Warc
+from pipeline.corpus.sources.record_files import HuggingFace, Jsonl, Parquet
 from pipeline.pages.data_card import REPORT
 from pipeline.run_stage import run_stage
 from pipeline.storage.steps import read_manifest

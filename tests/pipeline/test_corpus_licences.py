@@ -6,10 +6,8 @@ import pytest
 from data_corpus import items, made, make_config, prose
 
 from data_filters.licence import normalise
-from pipeline.corpus.sources.hub import HuggingFace
-from pipeline.corpus.sources.jsonl import Jsonl
-from pipeline.corpus.sources.licences import own_license
-from pipeline.corpus.sources.parquet import Parquet
+from pipeline.corpus.sources.record_files import HuggingFace, Jsonl, Parquet
+from pipeline.corpus.sources.records import own_license
 
 pytestmark = pytest.mark.usefixtures("root")
 

@@ -16,8 +16,7 @@ from pipeline.corpus.exercises.styles import program_of
 from pipeline.corpus.exercises.templates import TEMPLATES
 from pipeline.corpus.sources.python_library import PythonLibrary, long_docstrings
 from pipeline.corpus.text.documents import hash_key
-from pipeline.corpus.text.encoder import Encoder
-from pipeline.corpus.text.tokenizer import load_tokenizer
+from pipeline.corpus.text.tokenizer import Encoder, load_tokenizer
 from pipeline.corpus.tokenizing import _train
 
 

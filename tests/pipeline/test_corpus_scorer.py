@@ -12,22 +12,28 @@ from safetensors.numpy import save
 
 from pipeline import stages
 from pipeline.corpus.publishing import arrange
-from pipeline.corpus.scorers.base import SHIPPED, Linear, Shipped
-from pipeline.corpus.scorers.features import HEAD_CHARACTERS, STRUCTURE, Sparse, docstring_share, features
-from pipeline.corpus.scorers.gold import (
-    GOOD,
+from pipeline.corpus.scorers.document_scorers import SHIPPED, Linear, Shipped, make_scorer
+from pipeline.corpus.scorers.features import (
+    BUCKETS,
+    HEAD_CHARACTERS,
+    STRUCTURE,
+    Sparse,
+    docstring_share,
+    features,
+    split_words,
+)
+from pipeline.corpus.scorers.labels import (
     LABELS,
     Label,
     agreement,
     find_documents,
-    fold_by_group,
+    learn,
+    learn_shipped,
     read_labels,
+    rows_of,
     write_labels,
 )
-from pipeline.corpus.scorers.learning import learn, learn_shipped, rows_of
-from pipeline.corpus.scorers.linear import auc, auc_interval, calibrate, load_scorer, train
-from pipeline.corpus.scorers.word_table import BUCKETS, split_words
-from pipeline.corpus.scoring import make_scorer
+from pipeline.corpus.scorers.linear import GOOD, auc, auc_interval, calibrate, fold_by_group, load_scorer, train
 from pipeline.run_stage import run_stage
 from pipeline.system.errors import UserError
 

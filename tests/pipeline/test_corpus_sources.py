@@ -11,13 +11,12 @@ import pytest
 from data_corpus import items
 
 from pipeline.corpus.exercises.source import Exercises
-from pipeline.corpus.sources.folder import TextFolder
-from pipeline.corpus.sources.hub import HuggingFace
-from pipeline.corpus.sources.jsonl import Jsonl
+from pipeline.corpus.named import SOURCES
+from pipeline.corpus.sources.document_files import TextFolder
 from pipeline.corpus.sources.python_library import PythonLibrary
-from pipeline.corpus.sources.table import SOURCES
-from pipeline.corpus.text.documents import MAX_TEXT_BYTES
-from pipeline.corpus.text.options import make
+from pipeline.corpus.sources.record_files import HuggingFace, Jsonl
+from pipeline.corpus.text.source import make
+from pipeline.corpus.text.user_files import MAX_TEXT_BYTES
 from pipeline.system.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("root")
@@ -257,7 +256,7 @@ def test_a_damaged_archive_keeps_what_came_before(folder, ending, harm):
 
 MEASURED_READ = """
 import resource, sys, time
-from pipeline.corpus.sources.jsonl import Jsonl
+from pipeline.corpus.sources.record_files import Jsonl
 source, before = Jsonl(sys.argv[1]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 found = [getattr(i, "cause", None) or i.text for i in source.documents(0, 1)]
 print(found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

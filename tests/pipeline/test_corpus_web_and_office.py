@@ -13,10 +13,9 @@ import pypdf
 import pytest
 from data_corpus import items
 
-from pipeline.corpus.sources.folder import TextFolder
-from pipeline.corpus.sources.parsing import parsed
-from pipeline.corpus.sources.warc import Warc
-from pipeline.corpus.text.compressed import Unreadable
+from pipeline.corpus.sources.document_files import TextFolder, Warc
+from pipeline.corpus.sources.document_text import parsed
+from pipeline.corpus.text.user_files import Unreadable
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -326,7 +325,7 @@ def test_an_archive_that_lies_about_its_sizes_is_refused(folder):
 WITHOUT = """
 import sys
 sys.modules["pypdf"] = None  # how Python remembers that there is no such module
-from pipeline.corpus.sources.folder import TextFolder
+from pipeline.corpus.sources.document_files import TextFolder
 from pipeline.system.errors import UserError
 try:
     TextFolder(sys.argv[1]).content_hash()

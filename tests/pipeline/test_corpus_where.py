@@ -7,12 +7,10 @@ import pytest
 from data_corpus import items, made, make_config, prose
 
 from pipeline import data, stages
-from pipeline.corpus.sources.hub import HuggingFace
-from pipeline.corpus.sources.jsonl import Jsonl
-from pipeline.corpus.sources.parquet import Parquet
+from pipeline.corpus.sources.record_files import HuggingFace, Jsonl, Parquet
 from pipeline.corpus.sources.where import MAX_CHARACTERS, Where
-from pipeline.corpus.text.compressed import Unreadable
-from pipeline.corpus.text.options import make
+from pipeline.corpus.text.source import make
+from pipeline.corpus.text.user_files import Unreadable
 from pipeline.system.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("root")

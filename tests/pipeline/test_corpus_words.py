@@ -8,10 +8,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from pipeline.corpus import tokenizing
 from pipeline.corpus.contamination import Index, Item
-from pipeline.corpus.text import encoder as encoding
-from pipeline.corpus.text.encoder import Encoder
-from pipeline.corpus.text.ngrams import WordHashes, ngrams, plain_words, symbols, without_numbers
-from pipeline.corpus.text.tokenizer import load_tokenizer
+from pipeline.corpus.duplicates import WordHashes, ngrams, plain_words, symbols, without_numbers
+from pipeline.corpus.text import tokenizer as tokenizer_module
+from pipeline.corpus.text.tokenizer import Encoder, load_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -89,7 +88,7 @@ def test_ids_of_a_tokenizer_with_added_runs_of_space_are_its_own(gpt2_like):
 
 
 def test_a_long_text_is_encoded_in_pieces_to_the_same_ids(gpt2_like, monkeypatch):
-    monkeypatch.setattr(encoding, "PIECE_CHARACTERS", 50)
+    monkeypatch.setattr(tokenizer_module, "PIECE_CHARACTERS", 50)
     ours = Encoder(gpt2_like, np.dtype("<u2"))
     draw = np.random.default_rng(1)
     one_line = " ".join(draw.choice(["the", "cat's", "12", "hats", "x" * 70, "  "], 400))

@@ -15,9 +15,9 @@ from json_schema import SCHEMA, problems, report_of
 from data_filters.rule import PROSE
 from pipeline import stages
 from pipeline.corpus import statistics
-from pipeline.corpus.provenance import Provenance, metadata_of, notices
-from pipeline.corpus.scorers.base import SHIPPED
+from pipeline.corpus.scorers.document_scorers import SHIPPED
 from pipeline.corpus.scorers.linear import auc, read_roc, roc_curve
+from pipeline.corpus.statistics import Provenance, metadata_of, notices
 from pipeline.corpus.text.documents import read_decisions
 from pipeline.corpus.text.shards import TokenShards
 from pipeline.corpus.text.tokenizer import load_tokenizer

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from test_special_tokens import small
 
 from model.hf import load_config
-from pipeline.corpus.text.encoder import WORD_PATTERN
+from pipeline.corpus.text.tokenizer import WORD_PATTERN
 from pipeline.release.gguf import write_gguf
 from pipeline.release.gguf_limits import check_tokenizer, check_values
 from pipeline.system.errors import UserError

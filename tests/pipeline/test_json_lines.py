@@ -8,9 +8,8 @@ import pytest
 from data_corpus import items, made, make_config, write_corpus
 
 from pipeline.corpus.contamination import read_items
-from pipeline.corpus.sources.jsonl import Jsonl
-from pipeline.corpus.text.compressed import Unreadable
-from pipeline.corpus.text.json_lines import plain_ending, records
+from pipeline.corpus.sources.record_files import Jsonl
+from pipeline.corpus.text.user_files import Unreadable, plain_ending, records
 from pipeline.evaluation.choice_sets import check_sets
 from pipeline.label import read_ratings
 from pipeline.system.errors import UserError

@@ -9,8 +9,8 @@ from data_corpus import made, make_config, prose
 from pipeline import __main__ as command
 from pipeline import config as configs
 from pipeline import label
-from pipeline.corpus.scorers.base import SHIPPED
-from pipeline.corpus.scorers.rating import Person, StopRating, excerpt, parse_answer
+from pipeline.corpus.scorers.document_scorers import SHIPPED
+from pipeline.corpus.scorers.labels import Person, StopRating, excerpt, parse_answer
 from pipeline.corpus.synthetic.endpoint import ChatEndpoint, CostCapReached, EndpointError, Price
 from pipeline.system.errors import UserError
 

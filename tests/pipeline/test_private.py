@@ -1,6 +1,6 @@
 """A page that people pass on shows no name and no text of private documents; a card does not even name their source."""
 
-from pipeline.corpus.gallery import public_record
+from pipeline.corpus.dropped import public_record
 from pipeline.pages.data_gallery import examples
 from pipeline.pages.private import public_names
 from pipeline.release.model_card import Lineage, model_card

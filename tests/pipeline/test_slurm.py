@@ -24,7 +24,7 @@ from data_corpus import made, make_config, write_corpus
 from pipeline import config as configs
 from pipeline import submit
 from pipeline.__main__ import _parse
-from pipeline.corpus import cluster as cluster_jobs
+from pipeline.corpus import execute
 from pipeline.run_stage import step_of
 from pipeline.slurm.jobs import Options
 from pipeline.storage.files import read_json_lines
@@ -316,7 +316,7 @@ def test_an_array_trains_the_members_that_are_left_and_one_that_is_requeued(clus
 
 
 def test_the_shards_on_slurm_give_the_same_content(cluster: Cluster, begun: dict, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(cluster_jobs, "POLL_SECONDS", 0.5)
+    monkeypatch.setattr(execute, "POLL_SECONDS", 0.5)
     expected = read_manifest(cluster.root / "runs/lives/data")["content_hash"]
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path))
     options = {"partition": "high", "time": "00:10:00", "mem_per_cpu_gb": 1}

@@ -29,11 +29,9 @@ from pipeline.corpus.exercises.model_exercise import problem_of, verify
 from pipeline.corpus.exercises.source import Exercises
 from pipeline.corpus.exercises.styles import STYLES, plant_bug, program_of, trace
 from pipeline.corpus.exercises.templates import TEMPLATES
-from pipeline.corpus.synthetic import gates as synthetic_gates
+from pipeline.corpus.named import make_source, named_sources
 from pipeline.corpus.synthetic.endpoint import ChatEndpoint, CostCapReached, EndpointError, Price
-from pipeline.corpus.synthetic.forms import FORMS
-from pipeline.corpus.synthetic.gates import problem
-from pipeline.corpus.synthetic.seeds import cut, make_seeds
+from pipeline.corpus.synthetic.forms import FORMS, clean_answer, cut, make_seeds, problem
 from pipeline.corpus.synthetic.source import Synthetic
 from pipeline.corpus.text.documents import Table, read_all_alive, read_records
 from pipeline.evaluation.exercise_runs import find_exercises
@@ -254,8 +252,8 @@ def test_structures_that_were_not_asked_for_are_named():
     for (form, reason), text in cases.items():
         assert problem(text, form, "stop", 1500, seed) == reason, (form, reason)
     assert problem("# A\n\n" + words(random.Random(9), 130), "textbook", "length", 1500, None) == "truncated"
-    assert synthetic_gates.clean("Sure! Here is the table:\n\n# T\nx") == "# T\nx\n"
-    assert synthetic_gates.clean("```markdown\n# T\n```") == "# T\n"
+    assert clean_answer("Sure! Here is the table:\n\n# T\nx") == "# T\nx\n"
+    assert clean_answer("```markdown\n# T\n```") == "# T\n"
 
 
 @pytest.mark.parametrize(
@@ -383,12 +381,12 @@ def test_private_documents_do_not_leave_this_machine_unasked(tmp_path, serve):
     mine = {"type": "text", "path": str(tmp_path / "notes"), "license": "own", "name": "mine"}
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.md").write_text(prose(1, 30))
-    common = {"model": "m", "count": 2, "license": "own", "terms": TERMS, "documents": mine, "forms": ["faq"],
-              "price_in": 0.0, "price_out": 0.0}  # fmt: skip
+    common = {"type": "synthetic", "model": "m", "count": 2, "license": "own", "terms": TERMS, "documents": mine,
+              "forms": ["faq"], "price_in": 0.0, "price_out": 0.0}  # fmt: skip
     with pytest.raises(UserError, match=r"license: own would be sent to models\.example; .*send_private: true"):
-        Synthetic(endpoint="https://models.example/v1", **common).prepare(tmp_path)
+        make_source({"endpoint": "https://models.example/v1", **common}, "written").prepare(tmp_path)
     server = serve(write)
-    source = Synthetic(endpoint=server.url, **common)
+    source = make_source({"endpoint": server.url, **common}, "written")
     source.prepare(tmp_path)
     rewrites = [d for d in source.documents(0, 1) if isinstance(d, Document)]
     assert {d.metadata["license"] for d in rewrites} == {"own"}
@@ -445,8 +443,8 @@ def test_the_examples_in_documents_and_config_are_accepted():
     block = [line.replace("    # ", "", 1) for line in lines[start : start + 8]]
     commented = {"documents": shown["mine"], **yaml.safe_load("\n".join(block))}
     for sources in (shown, commented):
-        named = steps.named_sources(make_config(ROOT, data__sources=sources))
-        kinds = {type(steps.make_source(options, name)) for name, options in named.items()}
+        named = named_sources(make_config(ROOT, data__sources=sources))
+        kinds = {type(make_source(options, name)) for name, options in named.items()}
         assert Synthetic in kinds
 
 

@@ -12,9 +12,8 @@ from data_corpus import made, make_config, prose, write_corpus
 from tokenizers import Tokenizer, models
 
 from pipeline import evaluate, finetune, grow, sample, stages
-from pipeline.corpus.text.encoder import Encoder
 from pipeline.corpus.text.shards import TokenShards
-from pipeline.corpus.text.tokenizer import load_tokenizer
+from pipeline.corpus.text.tokenizer import Encoder, load_tokenizer
 from pipeline.corpus.tokenizing import _train, copy_tokenizer
 from pipeline.evaluation.held_out import HeldOutText
 from pipeline.evaluation.model_input import taken_model

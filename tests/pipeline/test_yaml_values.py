@@ -6,8 +6,8 @@ import pytest
 
 from pipeline import config as configs
 from pipeline.config import yaml_values
-from pipeline.corpus.sources.jsonl import Jsonl
-from pipeline.corpus.text.options import make
+from pipeline.corpus.sources.record_files import Jsonl
+from pipeline.corpus.text.source import make
 from pipeline.system.errors import UserError
 
 TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny.yaml"

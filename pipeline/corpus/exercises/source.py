@@ -14,9 +14,8 @@ from pipeline.corpus.exercises.confined import FAILED, PASSED, ConfinedRunner
 from pipeline.corpus.exercises.exercise import DIFFICULTIES, Exercise
 from pipeline.corpus.exercises.styles import PLAIN, RUN_HERE, STYLES, program_of
 from pipeline.corpus.exercises.templates import TEMPLATES
-from pipeline.corpus.sources.source import Item, Limits, Source, check_limits, document
 from pipeline.corpus.text.documents import SetAside
-from pipeline.corpus.text.options import chosen
+from pipeline.corpus.text.source import Item, Limits, Source, check_limits, chosen, document
 
 LICENSE = "CC0-1.0"  # written by this program
 # Stands for the texts in the data step's fingerprint: put another value here when tests/pipeline/test_golden.py finds

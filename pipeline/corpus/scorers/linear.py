@@ -11,6 +11,7 @@ run (DATA.md section 3). Sums are numpy's pairwise ones; no BLAS, whose order of
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,11 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.corpus.scorers.features import STRUCTURE, VERSION, Sparse
-from pipeline.corpus.scorers.gold import GOOD, fold_by_group
-from pipeline.corpus.scorers.word_table import BUCKETS
+from pipeline.corpus.scorers.features import BUCKETS, STRUCTURE, VERSION, Sparse
 from pipeline.system.errors import UserError
 
+MOST, GOOD = 5, 3  # the highest rating, and the lowest that counts as good
 # Penalties on the mean loss; chosen once, on package-disjoint folds of the gold labels (docs/data/labels.md).
 L2_WORDS, L2_STRUCTURE = 1e-4, 4e-2
 ITERATIONS, MEMORY = 60, 8
@@ -118,6 +118,17 @@ def unseen_logits(rows: Sparse, scores: np.ndarray, groups: Sequence[str], seed:
             rows.take(unseen)
         )
     return logits
+
+
+def fold_by_group(groups: Sequence[str], folds: int, seed: int = 0) -> np.ndarray:
+    """A fold for each document: a group lies in one fold only, and the folds are of about the same size."""
+    names = sorted(set(groups))
+    np.random.default_rng(seed).shuffle(names)
+    counts, sizes, chosen = Counter(groups), np.zeros(folds, dtype=np.int64), {}
+    for name in names:
+        chosen[name] = int(np.argmin(sizes))
+        sizes[chosen[name]] += counts[name]
+    return np.array([chosen[group] for group in groups])
 
 
 def train(rows: Sparse, scores: np.ndarray) -> Scorer:

@@ -1,1 +1,1 @@
-"""Where text comes from: one module a source, and `SOURCES`, which maps a config name to its class."""
+"""Where text comes from: local files of records or documents, the Hugging Face hub, the Python library."""

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from data_filters.repair import mend_surrogates
-from pipeline.corpus.sources.source import Item, Source, missing, set_aside
-from pipeline.corpus.text.compressed import LostFile, Unreadable, split_ending
 from pipeline.corpus.text.documents import SetAside
+from pipeline.corpus.text.source import Item, Source, missing, set_aside
+from pipeline.corpus.text.user_files import LostFile, Unreadable, split_ending
 from pipeline.pages.data_card import skipped_words
 from pipeline.storage.files import hash_files, hash_json
 

@@ -24,9 +24,9 @@ from typing import Any
 from datatrove.data import Document
 
 from data_filters.rule import CODE, PROSE
-from pipeline.corpus.sources.page_text import decode_code, decode_text
-from pipeline.corpus.sources.source import Item, Limits, Source, document, missing, set_aside
-from pipeline.corpus.text.compressed import Unreadable, read_whole
+from pipeline.corpus.sources.document_text import decode_code, decode_text
+from pipeline.corpus.text.source import Item, Limits, Source, document, missing, set_aside
+from pipeline.corpus.text.user_files import Unreadable, read_whole
 from pipeline.storage.files import hash_files, hash_json
 
 CODE_ENDINGS, PROSE_ENDINGS = (".py",), (".rst", ".md", ".txt")

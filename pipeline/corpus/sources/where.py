@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from pipeline.corpus.text.compressed import MAX_SAMPLE, Unreadable
+from pipeline.corpus.text.user_files import MAX_SAMPLE, Unreadable
 
 MAX_CHARACTERS, MAX_DEPTH = 10_000, 50
 EXAMPLE = "int_score >= 3 and language == 'en'"

@@ -1,12 +1,14 @@
 """A chat model behind an OpenAI-compatible endpoint: bounded, cached, and never above its cost cap.
 
-In: messages. Out: the answer's text. Every answer is appended to a cache file under the hash of its request, so a run
-that was stopped goes on without asking or paying twice. Busy and broken servers are asked again, with growing pauses or
-after the time that they name; what a server answers is checked for its form here and for its content by the caller. The
-standard library is enough.
+In: messages. Out: the answer's text. Every answer is appended to a cache file under the hash of its request, so a
+stopped run resumes without asking or paying twice. Busy and broken servers are asked again, with growing pauses or
+after the time that they name. The form of an answer is checked here, its content by the caller.
 
 Money: before a request is sent, the most that it can cost is written into the cache file. It counts until an answer
 says less or the server refuses; so a request that timed out, and one that a kill cut off, count in full.
+
+`ask_all` sends many requests, a few at a time, as far as the money goes. Threads that still wait when the process is
+stopped end with it; the next run asks again.
 """
 
 import hashlib
@@ -19,10 +21,11 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from pipeline.system.errors import UserError
@@ -33,6 +36,8 @@ MAX_PAUSE_SECONDS = 120.0  # also where a server asks for more
 MOST_BYTES_A_TOKEN = 16  # a server that counts fewer tokens than this makes of its own text is not believed
 UNKNOWN = (408, 502, 504)  # what stands between gave up; whether the model wrote, and is paid for, nobody says
 AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
+
+MOST_FAILURES = 5  # one after another: it will not get better by itself
 
 
 class EndpointError(Exception):
@@ -288,3 +293,42 @@ def _ends_with_newline(path: Path) -> bool:
             return True
         file.seek(-1, os.SEEK_CUR)
         return file.read(1) == b"\n"
+
+
+def ask_all(ask: Callable[[int], Any], count: int, concurrency: int) -> Iterator[tuple[int, Any]]:
+    """Raises `CostCapReached` once a request could pass the cap and none is under way that might turn out cheaper;
+    `UserError` where the endpoint fails again and again; and whatever else `ask` raises."""
+    results: SimpleQueue[tuple[int, Any, BaseException | None]] = SimpleQueue()
+    pending, running, waiting, failed = deque(range(count)), 0, False, 0
+
+    def work(number: int) -> None:
+        try:
+            results.put((number, ask(number), None))
+        except BaseException as error:
+            results.put((number, None, error))
+
+    while pending or running:
+        while pending and running < concurrency and not waiting:
+            threading.Thread(target=work, args=(pending.popleft(),), daemon=True).start()
+            running += 1
+        number, answer, error = results.get()
+        running -= 1
+        waiting = False
+        if isinstance(error, CostCapReached):
+            if not running:
+                raise error
+            pending.appendleft(number)
+            waiting = True  # what is under way may cost less than it might
+        elif isinstance(error, EndpointError):
+            failed += 1
+            if failed >= MOST_FAILURES:
+                raise UserError(
+                    f"the endpoint failed {failed} times in a row, last: {error}. What was answered is kept; the same "
+                    "command goes on"
+                )
+            yield number, error
+        elif error is not None:
+            raise error
+        else:
+            failed = 0
+            yield number, answer

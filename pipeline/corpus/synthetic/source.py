@@ -8,14 +8,13 @@ shard like the text of any other source (`items`), and code that the model wrote
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.corpus.exercises.isolated import IsolatedRunner, NotIsolated
 from pipeline.corpus.exercises.model_exercise import verify
-from pipeline.corpus.sources.source import Item, Limits, Source, check_limits, document
-from pipeline.corpus.synthetic.asking import ask_all
 from pipeline.corpus.synthetic.endpoint import (
     KEY_VARIABLE,
     Answer,
@@ -23,12 +22,20 @@ from pipeline.corpus.synthetic.endpoint import (
     CostCapReached,
     Price,
     address_problem,
+    ask_all,
 )
-from pipeline.corpus.synthetic.forms import AUDIENCES, FORMS, TOPICS
-from pipeline.corpus.synthetic.gates import clean, problem
-from pipeline.corpus.synthetic.seeds import Seed, make_seeds, take_excerpts
+from pipeline.corpus.synthetic.forms import (
+    AUDIENCES,
+    FORMS,
+    TOPICS,
+    Seed,
+    clean_answer,
+    make_seeds,
+    problem,
+    take_excerpts,
+)
 from pipeline.corpus.text.documents import RecordWriter, SetAside, read_records
-from pipeline.corpus.text.options import chosen
+from pipeline.corpus.text.source import Item, Limits, Source, check_limits, chosen, document
 from pipeline.pages.private import OWN
 from pipeline.storage.files import hash_json, root
 from pipeline.storage.locks import FolderLock
@@ -41,6 +48,15 @@ CODE = "66a36e1ca174d837efc38ae465a94bd6a036e03b439b2778e5baecfaa9287631"
 ANSWERS, REQUESTS = "answers.jsonl", "requests.jsonl"
 FILTER = "synthetic"  # the name under which refused texts are counted
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """The source whose documents are rewritten: its name in the config, its section there, and itself."""
+
+    name: str | None
+    options: Mapping[str, Any]
+    source: Source
 
 
 class Synthetic(Source):
@@ -58,7 +74,7 @@ class Synthetic(Source):
 
     def __init__(
         self, endpoint: str, model: str, count: int, license: str, terms: str, forms: Sequence[str] | None = None,
-        documents: Mapping[str, Any] | None = None, topics: Sequence[str] = TOPICS,
+        documents: "Rewritten | None" = None, topics: Sequence[str] = TOPICS,
         audiences: Sequence[str] = AUDIENCES,
         seed: int = 0, max_tokens: int = 1500, temperature: float = 0.7, request: Mapping[str, Any] | None = None,
         excerpt_characters: int = 4000, price_in: float | None = None, price_out: float | None = None,
@@ -70,7 +86,9 @@ class Synthetic(Source):
             raise ValueError(wrong)
         check_limits(count=count, max_tokens=max_tokens, excerpt_characters=excerpt_characters, concurrency=concurrency)
         self.endpoint, self.model, self.count, self.license, self.terms = endpoint, model, count, license, terms
-        self.documents_options = documents
+        if not isinstance(documents, Rewritten | None):
+            raise ValueError(f"documents is {documents!r}; expected the name of another source")
+        self.rewritten = documents
         possible = [name for name, form in FORMS.items() if documents is not None or not form.rewrites]
         self.forms = chosen(forms, FORMS, "forms") if forms is not None else tuple(possible)
         for form in set(self.forms) - set(possible):
@@ -87,13 +105,20 @@ class Synthetic(Source):
 
     def content_hash(self) -> str:
         """The seed documents, and the code that asks, checks and runs."""
-        inner, options = self._documents(), dict(self.documents_options or {})
-        described = {k: v for k, v in options.items() if k not in ("path", "dataset", "weight", "filters", "replay")}
-        return hash_json([CODE, described, inner and inner.content_hash()])
+        if self.rewritten is None:
+            return hash_json([CODE, {}, None])
+        elsewhere = (
+            "path",
+            "dataset",
+            "weight",
+            "filters",
+            "replay",
+        )  # the content counts; the trainer reads weights
+        described = {name: value for name, value in self.rewritten.options.items() if name not in elsewhere}
+        return hash_json([CODE, described, self.rewritten.source.content_hash()])
 
     def libraries(self) -> tuple[str, ...]:
-        inner = self._documents()
-        return inner.libraries() if inner else ()
+        return self.rewritten.source.libraries() if self.rewritten else ()
 
     def prepare(self, folder: Path) -> dict[str, Any]:
         """Asks for every text that is not in the cache, as far as `max_dollars` goes, and writes `answers.jsonl`.
@@ -140,7 +165,7 @@ class Synthetic(Source):
         path, excerpt = f"{record['form']}/{record['number']:06d}.md", record["excerpt"]
         if "failed" in record:
             return SetAside(path, "request_failed", record["failed"][:200])
-        text = clean(record["text"])
+        text = clean_answer(record["text"])
         wrong = problem(text, record["form"], record["finish"], self.max_tokens, excerpt and excerpt["text"])
         if wrong is None and runner is not None and record["form"] == "exercise":
             wrong = verify(text, runner)
@@ -151,7 +176,7 @@ class Synthetic(Source):
         more: dict[str, Any] = {"synthetic": origin}
         if excerpt:
             origin["document"] = excerpt["path"]
-            more["group_source"] = (self.documents_options or {}).get("name")
+            more["group_source"] = self.rewritten and self.rewritten.name
         return document(
             text, path=path, group=excerpt["group"] if excerpt else f"topic/{record['topic']}",
             license=excerpt["license"] if excerpt else self.license, kind=FORMS[record["form"]].kind, **more,
@@ -183,12 +208,11 @@ class Synthetic(Source):
     def _seeds(self) -> list[Seed]:
         count = min(self.count, self.limits.limit_documents or self.count)
         excerpts = {}
-        inner = self._documents()
         for form in self.forms:
-            if inner is None or not FORMS[form].rewrites:
+            if self.rewritten is None or not FORMS[form].rewrites:
                 continue
             key = f"{self.seed}/{form}"
-            excerpts[form] = take_excerpts(inner.documents(0, 1), self.excerpt_characters, count, key)
+            excerpts[form] = take_excerpts(self.rewritten.source.documents(0, 1), self.excerpt_characters, count, key)
             private = [e for e in excerpts[form] if e.license == OWN]
             if private and not self.send_private and _host(self.endpoint) not in LOOPBACK:
                 raise UserError(
@@ -196,14 +220,6 @@ class Synthetic(Source):
                     "expected an endpoint on this machine, or your word that they may go there: send_private: true"
                 )
         return list(make_seeds(count, self.forms, self.topics, self.audiences, excerpts, self.seed))
-
-    def _documents(self) -> Source | None:
-        from pipeline.corpus.steps import make_source  # the table of sources holds this one too
-
-        if self.documents_options is None:
-            return None
-        options = {k: v for k, v in self.documents_options.items() if k != "name"}
-        return make_source(options, "documents")
 
     def _client(self, cache: Path) -> ChatEndpoint:
         return ChatEndpoint(

@@ -29,7 +29,6 @@ from datatrove.pipeline.base import PipelineStep
 from data_filters.rule import KINDS, Drop
 
 WHERE = "where"  # the filter by which records outside a source's `where` are counted
-MAX_TEXT_BYTES = 32_000_000  # a longer text or line is set aside unread: it would take a worker's whole memory
 
 # `group`: hash of source and group; `origin`: of the document too, the same for what was made of it in other sources;
 # `digest`: of the lower-case words, the same for exact duplicates.

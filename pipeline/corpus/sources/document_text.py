@@ -1,16 +1,24 @@
-"""Text of pages and files: which characters the bytes stand for, and a page's main text without menus and footers.
+"""The text of one document: the characters of its bytes, a page's main text, the text of PDF and Word files.
 
 Main text by trafilatura, which came out first in most comparisons of extractors and made FineWeb. Its caches hold
-pure functions and its deduplication is off, so that a page's text does not depend on the pages before it.
+pure functions and its deduplication is off, so that a page's text does not depend on the pages before it. PDF and Word
+(extra `docs`) through pypdf and python-docx. Parsers run on hostile input: whatever they raise, and a parse that does
+not end, becomes the name of a cause, and the next document is read.
 """
 
 import codecs
 import io
+import logging
 import re
+import signal
+import threading
 import tokenize
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
-from pipeline.corpus.sources.parsing import parsed, quiet
-from pipeline.corpus.text.compressed import Unreadable
+from pipeline.corpus.text.user_files import BOMB_RATIO, MAX_TEXT_BYTES, Unreadable
 
 _META_CHARSET = re.compile(rb"""<meta[^>]{0,500}?charset\s*=\s*["']?\s*([\w.:-]{1,40})""", re.IGNORECASE)
 _XML_CHARSET = re.compile(rb"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([\w.:-]{1,40})""", re.IGNORECASE)
@@ -41,6 +49,14 @@ _SINGLE_BYTE = re.compile(r"(iso8859|cp(125\d|437|85\d|86\d|874|720|737|775|1006
 _ASCII_ONLY = re.compile(r"(iso2022|hz)")  # these write every character with bytes of ASCII
 _WIDE = re.compile(r"utf-(16|32)")
 _BLANKS = frozenset(" \n\u3000\u3001\u3002")  # text of any length has one
+
+MAX_PAGES = 5_000
+MAX_UNPACKED_BYTES = 256_000_000  # of a .docx: python-docx keeps every part of it in memory, pictures too
+_MAX_HONEST_PART_BYTES = 10_000_000  # a part beyond it that shrank by more than BOMB_RATIO is no text
+
+# Of processor time, so that a busy machine makes no difference. An article of 8 MB takes 2 s; what is parsed is bounded
+# in size besides, so this only ends what a document was built to do (trafilatura: 13 s for 2 MB of 120,000 paragraphs).
+PARSE_CPU_SECONDS = 15
 
 
 def decode_page(data: bytes, header_charset: str | None = None) -> str:
@@ -162,3 +178,129 @@ def _decode(data: bytes, encoding: str) -> str:
         if encoding == "utf-8":
             raise Unreadable("not_utf8", found) from None
         raise Unreadable("wrong_encoding", f"not {encoding}, {found}") from None
+
+
+def pdf_text(data: bytes) -> str:
+    """The pages' text, a blank line between them. Raises `Unreadable`: `damaged_file`, `encrypted`, `too_large`,
+    `no_text` (scanned pages), `cannot_parse`, `parse_timeout`."""
+    return parsed(lambda: _pdf_text(data))
+
+
+def _pdf_text(data: bytes) -> str:
+    quiet("pypdf")
+    from pypdf import PdfReader
+    from pypdf.errors import DependencyError, PyPdfError
+
+    try:
+        reader = PdfReader(io.BytesIO(data))
+        if reader.is_encrypted and not reader.decrypt(""):  # many are open to read and locked to change only
+            raise Unreadable("encrypted", "a password is needed")
+        n_pages = len(reader.pages)
+    except DependencyError:
+        raise Unreadable("encrypted", "its cipher needs another library") from None
+    except (PyPdfError, OSError) as error:
+        raise Unreadable("damaged_file", f"{type(error).__name__}: {error}") from None
+    if n_pages > MAX_PAGES:
+        raise Unreadable("too_large", f"{n_pages:,} pages; at most {MAX_PAGES:,} are read")
+    texts, n_characters = [], 0
+    for page in reader.pages:
+        text = page.extract_text().strip()
+        n_characters += len(text)
+        if n_characters > MAX_TEXT_BYTES:
+            raise Unreadable("too_large", f"over {MAX_TEXT_BYTES:,} characters")
+        texts.append(text)
+    whole = "\n\n".join(t for t in texts if t)
+    if not whole:
+        raise Unreadable("no_text", f"{n_pages:,} pages without a character: scanned?")
+    return whole
+
+
+def docx_text(data: bytes) -> str:
+    """Paragraphs and tables in their order, a table's cells with tabs between. Raises `Unreadable`: `damaged_file`,
+    `bomb`, `no_text`, `too_large`, `cannot_parse`, `parse_timeout`."""
+    _check_archive(data)
+    return parsed(lambda: _docx_text(data))
+
+
+def _check_archive(data: bytes) -> None:
+    """By the sizes that the archive declares; a part that goes on beyond its own is refused when it is read."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            parts = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise Unreadable("damaged_file", f"{type(error).__name__}: {error}") from None
+    whole = sum(p.file_size for p in parts)
+    if whole > MAX_UNPACKED_BYTES:
+        raise Unreadable("bomb", f"{len(data):,} bytes unpack to {whole:,}; at most {MAX_UNPACKED_BYTES:,} are read")
+    for part in parts:
+        if part.file_size > _MAX_HONEST_PART_BYTES and part.file_size > BOMB_RATIO * max(part.compress_size, 1):
+            raise Unreadable("bomb", f"{part.filename}: {part.compress_size:,} bytes unpack to {part.file_size:,}")
+
+
+def _docx_text(data: bytes) -> str:
+    import docx
+    from docx.opc.exceptions import OpcError
+    from docx.text.paragraph import Paragraph
+
+    try:
+        opened = docx.Document(io.BytesIO(data))
+    except (OpcError, zipfile.BadZipFile) as error:
+        raise Unreadable("damaged_file", f"{type(error).__name__}: {error}") from None
+    blocks = [
+        block.text if isinstance(block, Paragraph) else _table_rows(block) for block in opened.iter_inner_content()
+    ]
+    text = "\n\n".join(b for b in blocks if b.strip())
+    if not text:
+        raise Unreadable("no_text", f"{len(blocks):,} paragraphs and tables without a character")
+    if len(text) > MAX_TEXT_BYTES:
+        raise Unreadable("too_large", f"over {MAX_TEXT_BYTES:,} characters")
+    return text
+
+
+def _table_rows(table: Any) -> str:
+    lines = []
+    for row in table.rows:
+        cells = {id(cell._tc): cell.text.replace("\n", " ") for cell in row.cells}  # a merged cell comes repeatedly
+        lines.append("\t".join(cells.values()))
+    return "\n".join(lines)
+
+
+class _Expired(BaseException):
+    """No `except Exception` of a library swallows it."""
+
+
+def parsed(parse: Callable[[], str], seconds: float = PARSE_CPU_SECONDS) -> str:
+    """`parse()`. Raises `Unreadable`: its own, else `cannot_parse` with type and message, or `parse_timeout`."""
+    try:
+        with _deadline(seconds):
+            return parse()
+    except Unreadable:
+        raise
+    except _Expired:
+        raise Unreadable("parse_timeout", f"over {seconds:g} s of processor time") from None
+    except Exception as error:  # a parser may raise anything on damaged input, and only this document is lost
+        raise Unreadable("cannot_parse", f"{type(error).__name__}: {error}") from None
+
+
+def quiet(*loggers: str) -> None:
+    """Parsers warn about every oddity of every document; what matters is counted by cause."""
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
+@contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only there can a signal interrupt
+        yield
+        return
+
+    def expire(*_: Any) -> None:
+        raise _Expired
+
+    before = signal.signal(signal.SIGPROF, expire)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)

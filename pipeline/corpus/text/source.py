@@ -1,25 +1,32 @@
-"""What a text source is: options in, documents with provenance out, split over fixed shards.
+"""What a text source is: options in, documents with provenance out, split over fixed shards. And how named things of a
+config (sources, filters, scorers) are made: their options are checked against the signature of the class before any
+work starts, and a message names the nearest known name.
 
 A source's own options are the keywords of its `__init__`; the options that all sources share are fields of the
-dataclasses below, taken by `**common` and shown in the signature, where a config is checked against them.
+dataclasses below, taken by `**common` and shown in the signature.
 """
 
 import inspect
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from datatrove.data import Document
 
 from data_filters.rule import KINDS, PROSE
-from pipeline.corpus.text.compressed import Unreadable
+from pipeline.config import nearest
+from pipeline.config.yaml_values import number_meant
 from pipeline.corpus.text.documents import SetAside
+from pipeline.corpus.text.user_files import Unreadable
 from pipeline.system.errors import UserError
 
 Item = Document | SetAside
 BYTES_PER_TOKEN = 4.0  # `limit_tokens` is an estimate: the tokenizer does not exist yet when text is read
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,3 +169,59 @@ def limited(items: Iterable[Item], max_documents: float, max_bytes: float) -> It
 
 def missing(what: str, expected: str, key: str) -> UserError:
     return UserError(f"{key}: {what}; expected {expected}")
+
+
+def look_up(table: Mapping[str, T], name: str, key: str, list_name: str) -> T:
+    """`table[name]`, or `UserError` naming the nearest entry and the command that lists them."""
+    if name not in table:
+        raise UserError(
+            f"{key}: there is no '{name}'{nearest(str(name), table)}; `hornbook list {list_name}` shows them all"
+        )
+    return table[name]
+
+
+def make(cls: type[T], options: Mapping[str, Any] | None, key: str) -> T:
+    """`cls(**options)`; `UserError` for an unknown or missing option and for a value that `cls` refuses."""
+    if options is not None and not isinstance(options, Mapping):
+        raise UserError(f"{key} is {options!r}; expected a section with options, or {{}} for the defaults")
+    options = dict(options or {})
+    parameters = inspect.signature(cls).parameters
+    for option in options:
+        if option not in parameters:
+            known = ", ".join(parameters) or "none"
+            raise UserError(f"{key}: unknown option '{option}'{nearest(str(option), parameters)}; known: {known}")
+    missing = [n for n, p in parameters.items() if p.default is inspect.Parameter.empty and n not in options]
+    if missing:
+        raise UserError(f"{key}: option '{missing[0]}' has no value; it must be set")
+    _check_types(parameters, options, key)
+    try:
+        return cls(**options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{key}: {error}") from None
+
+
+def _check_types(parameters: Mapping[str, inspect.Parameter], options: Mapping[str, Any], key: str) -> None:
+    """Numbers where numbers belong and text where text belongs, told from the annotation."""
+    for name, value in options.items():
+        annotation = parameters[name].annotation
+        text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+        allowed = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}.get(text)
+        meant = number_meant(name, value) if isinstance(value, str) and re.search(r"\b(int|float)\b", text) else None
+        if meant is not None:
+            raise UserError(f"{key}.{name} is {value!r}; expected a number" + (f": write {meant}" if meant else ""))
+        if allowed and (not isinstance(value, allowed) or (isinstance(value, bool) and text != "bool")):
+            raise UserError(f"{key}.{name} is {value!r}; expected {text}")
+
+
+def chosen(names: Sequence[str] | None, known: Iterable[str], option: str) -> tuple[str, ...]:
+    """The entries of `known` that a list option names, in the order of `known`; all for None. `ValueError` for a name
+    that is not there, and for what is no list or empty."""
+    known = tuple(known)
+    if names is None:
+        return known
+    if isinstance(names, str) or not isinstance(names, Sequence) or not names:
+        raise ValueError(f"{option} is {names!r}; expected a list of some of {', '.join(known)}")
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{option} has '{name}'{nearest(str(name), known)}; expected some of {', '.join(known)}")
+    return tuple(name for name in known if name in names)
