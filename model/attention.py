@@ -1,12 +1,15 @@
-"""Causal attention: one function, several kernels behind it, one test over all of them.
+"""Causal attention, several kernels behind one function and one test over all of them; the rotary embedding.
 
-In: rotated queries, keys, values. Out: the heads' outputs. `sdpa` is torch's fused kernel (flash on a GPU). `explicit`
+In: queries, keys, values. Out: the heads' outputs. `sdpa` is torch's fused kernel (flash on a GPU). `explicit`
 is bmm + softmax + bmm over blocks of queries with a hand-written backward: on a CPU at short lengths it is 2-3 times
 faster than SDPA (measured with bf16 on a Zen 5 core: 7.0 against 20.6 ms forward and backward at 8x3x256x64).
 `flex` is torch's compiled flex_attention for masked documents on a GPU: it leaves out the blocks that the mask
 empties (written without a GPU at hand: its speed is not measured).
-Letters: B batch, H query heads, G key-value heads (H is a multiple of G), T tokens, S cached tokens, K head size,
-N = B x H, Q a block of queries, P the tokens up to the end of that block.
+The rotary embedding turns the first coordinates of each head (arXiv 2104.09864; partial, as in Phi). Its tables are
+made in fp32 and never stored in the module, so that neither a cast of the network to bf16 nor a build on the meta
+device can spoil them; transformers does the same.
+Letters: B batch, H query heads, G key-value heads (H is a multiple of G), T tokens, S cached tokens, K head size, R
+half of the rotary size, N = B x H, Q a block of queries, P the tokens up to the end of that block.
 """
 
 import warnings
@@ -20,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import cpu_kernels
+from model.config import ModelConfig
 
 QUERY_BLOCK = 128  # queries per block: the upper half of the score matrix is mostly never computed
 EXPLICIT_MAX_TOKENS = 512  # above it the saved probabilities (T x T per head) cost more than they gain
@@ -216,3 +220,43 @@ class _Explicit(torch.autograd.Function):
 
 def _query_blocks(tokens: int) -> list[tuple[int, int]]:
     return [(start, min(start + QUERY_BLOCK, tokens)) for start in range(0, tokens, QUERY_BLOCK)]
+
+
+def rotary_tables(config: ModelConfig, start: int, end: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Tables cos_TR, sin_TR for the positions start..end-1, computed in fp32, in the device and dtype of `like`."""
+    device, dtype = like.device, like.dtype
+    exponent_R = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32, device=device) / config.rotary_dim
+    frequencies_R = 1.0 / (config.rope_theta**exponent_R)
+    positions_T = torch.arange(start, end, dtype=torch.float32, device=device)
+    angles_TR = positions_T[:, None] * frequencies_R
+    return angles_TR.cos().to(dtype), angles_TR.sin().to(dtype)
+
+
+def rotate(x_BHTK: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
+    """Rotates coordinate pairs (i, i + R), i < R; the coordinates from 2R on pass through. Contiguous result."""
+    return _Rotate.apply(x_BHTK, cos_TR, sin_TR)  # type: ignore[no-any-return]
+
+
+class _Rotate(torch.autograd.Function):
+    """By hand because autograd through slices and cat keeps and fills several tensors of the input's size."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BHTK: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_TR, sin_TR)
+        return _rotated(x_BHTK, cos_TR, sin_TR, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        cos_TR, sin_TR = ctx.saved_tensors
+        return _rotated(grads[0], cos_TR, sin_TR, -1), None, None  # the transpose of a rotation turns back
+
+
+def _rotated(x_BHTK: Tensor, cos_TR: Tensor, sin_TR: Tensor, sign: int) -> Tensor:
+    if cpu_kernels.usable(x_BHTK):
+        return cpu_kernels.rotate(x_BHTK, cos_TR, sin_TR, sign)
+    half, sin_TR = cos_TR.shape[-1], sign * sin_TR
+    y_BHTK = x_BHTK.clone(memory_format=torch.contiguous_format)
+    first, second = x_BHTK[..., :half], x_BHTK[..., half : 2 * half]
+    y_BHTK[..., :half] = torch.addcmul(first * cos_TR, second, sin_TR, value=-1)
+    y_BHTK[..., half : 2 * half] = torch.addcmul(second * cos_TR, first, sin_TR)
+    return y_BHTK

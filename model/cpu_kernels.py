@@ -99,7 +99,7 @@ def causal_softmax_backward_(dp_NQP: Tensor, p_NQP: Tensor, start: int) -> Tenso
 
 
 def rotate(x_BHTK: Tensor, cos_TR: Tensor, sin_TR: Tensor, sign: float) -> Tensor:
-    """See `model.rotary.rotate`; x may be strided but for its last dimension. `sign` -1 turns back."""
+    """See `model.attention.rotate`; x may be strided but for its last dimension. `sign` -1 turns back."""
     if x_BHTK.stride(3) != 1:
         x_BHTK = x_BHTK.contiguous()
     y_BHTK = torch.empty(x_BHTK.shape, dtype=x_BHTK.dtype)

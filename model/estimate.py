@@ -76,13 +76,6 @@ def needed_bytes(traced_bytes: int) -> int:
     return int(traced_bytes * FRAGMENTATION) + OVERHEAD_BYTES
 
 
-def estimate_memory(
-    config: ModelConfig, settings: TrainSettings, windows: int, device_memory_bytes: int | None = None
-) -> MemoryEstimate:
-    """The peak of a step whose micro-batches have `windows` windows."""
-    return Plan(config, settings).estimate(windows, device_memory_bytes)
-
-
 class Plan:
     """The traces of one model and its settings; answers for any number of windows. Making one takes seconds."""
 
@@ -124,15 +117,11 @@ class Plan:
         return max(0, round(at[0]))
 
 
-def trace_step(config: ModelConfig, settings: TrainSettings, windows: int) -> dict[str, dict[str, int]]:
-    """Phase of the step -> bytes by kind at that phase's peak, once the optimizer has its states."""
-    return trace_steps(config, settings, (windows,))[0]
-
-
 def trace_steps(
     config: ModelConfig, settings: TrainSettings, windows: Sequence[int]
 ) -> list[dict[str, dict[str, int]]]:
-    """`trace_step` for several micro-batches on one network."""
+    """For each number of windows a micro-batch: phase of the step -> bytes by kind at that phase's peak, once the
+    optimizer has its states. All on one network."""
     with FakeTensorMode(), _Storages() as storages:
         network = Transformer(config)
         network.activation_checkpointing = settings.activation_checkpointing

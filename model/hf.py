@@ -24,8 +24,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from model.config import ModelConfig
-from model.json_file import UnreadableModel, read_field, read_object
+from model.config import ModelConfig, UnreadableModel, read_field, read_object
 from model.special_tokens import SpecialTokens, token_id
 from model.transformer import Transformer
 
@@ -38,13 +37,9 @@ COMPARED_ROWS = 4096  # of two matrices at once
 
 
 def save_folder(
-    path: Path,
-    state_dict: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]],
-    config: ModelConfig,
-    tokenizer_json: Path | None,
-    special: SpecialTokens | str,
-    dtype: str = "float32",
-) -> None:
+    path: Path, state_dict: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]], config: ModelConfig, tokenizer_json:
+    Path | None, special: SpecialTokens | str, dtype: str = "float32",
+) -> None:  # fmt: skip
     """Writes the folder, except for its README. `dtype` is one of `DTYPES`.
 
     An iterator must yield the tensors of `config.tensor_shapes()` in that order, whole or in pieces of rows (see
@@ -92,7 +87,8 @@ def write_safetensors(
                 if name != expected or tuple(piece.shape[1:]) != wanted[1:] or rows > wanted[0]:
                     found = (rows, *piece.shape[1:])
                     raise ValueError(f"cannot write {path.name}: expected {expected!r} {wanted}, got {name!r} {found}.")
-                _write_tensor(file, _cast(piece.detach().cpu(), torch_dtype, name))
+                stored = _cast(piece.detach().cpu(), torch_dtype, name).contiguous()
+                file.write(stored.reshape(-1).view(torch.uint8).numpy().data)
             if rows < wanted[0]:
                 raise ValueError(f"cannot write {path.name}: {name!r} ended after {rows} of {wanted[0]} rows.")
         if (missing := next(names, None)) is not None:
@@ -111,10 +107,6 @@ def _cast(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
             f"{name} has a value of {largest:g}, and float16 ends at 65504; take bfloat16 or float32."
         )
     return cast
-
-
-def _write_tensor(file: Any, tensor: Tensor) -> None:
-    file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _header(shapes: Mapping[str, tuple[int, ...]], dtype: str, itemsize: int) -> bytes:

@@ -23,13 +23,9 @@ IGNORE_INDEX = -100  # labels with this value count neither in the loss nor in n
 
 
 def chunked_cross_entropy(
-    h_ND: Tensor,
-    weight_VD: Tensor,
-    bias_V: Tensor,
-    labels_N: Tensor,
-    chunk_tokens: int | None = None,
-    z_loss: float = 0.0,
-) -> tuple[Tensor, Tensor]:
+    h_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, labels_N: Tensor, chunk_tokens: int | None = None, z_loss: float =
+    0.0,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Sum of -log softmax(h W' + b)[label] over the labels that are not -100.
 
     Returns (loss_sum, n), both 0-dimensional: loss_sum in fp32 (fp64 for fp64 inputs) and differentiable, n in int64,
@@ -73,15 +69,9 @@ def _cpu_chunk(dtype: torch.dtype, vocab_size: int) -> int:
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        h_ND: Tensor,
-        weight_VD: Tensor,
-        bias_V: Tensor,
-        labels_N: Tensor,
-        chunk: int,
-        grad: bool,
-        z_loss: float,
-    ) -> Tensor:
+        ctx: Any, h_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, labels_N: Tensor, chunk: int, grad: bool, z_loss:
+        float,
+    ) -> Tensor:  # fmt: skip
         fused, given_N = cpu_kernels.usable(h_ND), labels_N
         valid_N, labels_N = labels_N != IGNORE_INDEX, labels_N.clamp_min(0)
         wide = torch.float64 if h_ND.dtype == torch.float64 else torch.float32

@@ -7,7 +7,7 @@ count on average), "32-true" (fp32 only). Nothing here waits for a GPU: the norm
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,6 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW, Optimizer
 
 from model.updates import FUSED_DEVICES, Muon, SlicedAdamW, Updates, add_stochastically
-from model.width import ONE_RATE, RateScales
 
 PRECISIONS = {
     "bf16-mixed": torch.bfloat16,
@@ -23,6 +22,16 @@ PRECISIONS = {
     "bf16-sr": torch.bfloat16,
     "32-true": torch.float32,
 }
+
+
+class RateScales(NamedTuple):
+    """Factors of the learning rate."""
+
+    matrices: float = 1.0
+    head: float = 1.0
+
+
+ONE_RATE = RateScales()
 
 
 def parameter_groups(network: nn.Module, weight_decay: float, scales: RateScales = ONE_RATE) -> list[dict[str, Any]]:
@@ -39,19 +48,13 @@ def parameter_groups(network: nn.Module, weight_decay: float, scales: RateScales
         if isinstance(module, nn.Linear)
     }
     parameters = trained_parameters(network).values()
+    of_blocks = [p for p in parameters if linear.get(id(p)) is False]
+    of_head = [p for p in parameters if linear.get(id(p)) is True]
+    others = [p for p in parameters if id(p) not in linear]
     return [
-        {
-            "params": [p for p in parameters if linear.get(id(p)) is False],
-            "weight_decay": weight_decay,
-            "matrices": True,
-            "rate_scale": scales.matrices,
-        },
-        {
-            "params": [p for p in parameters if linear.get(id(p)) is True],
-            "weight_decay": weight_decay,
-            "rate_scale": scales.head,
-        },
-        {"params": [p for p in parameters if id(p) not in linear], "weight_decay": 0.0, "rate_scale": 1.0},
+        {"params": of_blocks, "weight_decay": weight_decay, "rate_scale": scales.matrices, "matrices": True},
+        {"params": of_head, "weight_decay": weight_decay, "rate_scale": scales.head},
+        {"params": others, "weight_decay": 0.0, "rate_scale": 1.0},
     ]
 
 
@@ -66,14 +69,9 @@ def needs_slices(precision: str, in_backward: bool) -> bool:
 
 
 def adamw(
-    groups: list[dict[str, Any]],
-    learning_rate: float,
-    beta1: float = 0.9,
-    beta2: float = 0.95,
-    eps: float = 1e-8,
-    sliced: bool = False,
-    bits: int = 32,
-) -> Optimizer:
+    groups: list[dict[str, Any]], learning_rate: float, beta1: float = 0.9, beta2: float = 0.95, eps: float = 1e-8,
+    sliced: bool = False, bits: int = 32,
+) -> Optimizer:  # fmt: skip
     """AdamW (arXiv 1711.05101), fused into one kernel where the device has it. beta2 0.95: short runs, large steps.
 
     `sliced`: ours instead of torch's, with fp32 moments for any weights (see `needs_slices`). `bits` of each moment:
@@ -96,23 +94,32 @@ def adamw4bit(groups: list[dict[str, Any]], learning_rate: float, **settings: An
 
 
 def muon(
-    groups: list[dict[str, Any]],
-    learning_rate: float,
-    beta1: float = 0.9,
-    beta2: float = 0.95,
-    eps: float = 1e-8,
-    sliced: bool = True,
-    momentum: float = 0.95,
-) -> Optimizer:
+    groups: list[dict[str, Any]], learning_rate: float, beta1: float = 0.9, beta2: float = 0.95, eps: float = 1e-8,
+    sliced: bool = True, momentum: float = 0.95,
+) -> Optimizer:  # fmt: skip
     """Muon (arXiv 2502.16982) for the blocks' matrices, AdamW for embedding, head, norms and biases; one rate."""
     return Muon(groups, momentum, lr=learning_rate, betas=(beta1, beta2), eps=eps)
 
 
+def rate_scales(width: int, base_width: int | None, optimizer: str) -> RateScales:
+    """For a network of `width` whose rate was found at `base_width` (None: one rate for all weights).
+
+    Yang et al. 2022 (muP, arXiv 2203.03466, table 3), for the rates alone as in Everett et al. 2024 (arXiv 2407.05872).
+    A step of AdamW moves every weight by about the rate, and those moves agree in direction, so a matrix that sums over
+    `width` inputs moves its outputs by rate x width: its rate goes down with 1 / width. A step of Muon is orthogonal
+    and as large as one of AdamW (0.2 of the rate a weight), so it moves its outputs by rate x sqrt(width) only. The
+    embedding is looked up and sums nothing, biases and norms neither: they keep the rate, and so does a matrix shared
+    by embedding and head. Neither the initialization is scaled (a grown network brings its own weights) nor the weight
+    decay, which is a share of the rate.
+    """
+    if base_width is None:
+        return ONE_RATE
+    ratio = base_width / width
+    return RateScales(matrices=ratio**0.5 if optimizer == "muon" else ratio, head=ratio)
+
+
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "adamw": adamw,
-    "adamw8bit": adamw8bit,
-    "adamw4bit": adamw4bit,
-    "muon": muon,
+    function.__name__: function for function in (adamw, adamw8bit, adamw4bit, muon)
 }
 
 

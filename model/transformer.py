@@ -3,12 +3,17 @@
 In: token ids. Out: logits, hidden states, a summed loss, or generated ids. A block adds attention and MLP of the same
 normalized input to the stream in parallel (Phi-1.5, arXiv 2309.05463); every Linear has a bias, the head included,
 also where its matrix is the embedding's (`tie_word_embeddings`).
+A fresh tensor is a function of (seed, its name, shape) alone: weights N(0, initializer_range), the two projections that
+write into the residual stream divided by sqrt(2 L) so that its variance does not grow with depth (GPT-2, Radford et al.
+2019), norms 1, biases 0. So growth can stream the same values to disk, one tensor at a time.
 No dropout: pretraining sees its text about once.
-Letters: B batch, T tokens, D hidden, H query heads, G key-value heads, K head size, R half the rotary size, F
-feed-forward, V vocabulary, N = B x T.
+Letters: B batch, T tokens, D hidden, H query heads, G key-value heads, S cached tokens, K head size, R half the rotary
+size, F feed-forward, V vocabulary, N = B x T.
 """
 
-from collections.abc import Callable
+import hashlib
+import math
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -17,14 +22,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from model import cpu_kernels
-from model.attention import Documents, causal_attention, decode_attention
+from model.attention import Documents, causal_attention, decode_attention, rotary_tables, rotate
 from model.config import ModelConfig
-from model.generation import KeyValueCache, generate
-from model.initialization import initial_tensor
 from model.loss import chunked_cross_entropy, token_cross_entropy
-from model.rotary import rotary_tables, rotate
 
 ACTIVATION_CHECKPOINTING = ("none", "selective", "full")
+RESIDUAL_WRITERS = ("self_attn.dense.weight", "mlp.fc2.weight")
 Rotary = tuple[Tensor, Tensor]  # cos_TR, sin_TR
 
 
@@ -56,13 +59,11 @@ class Transformer(nn.Module):
         self.document_end_id = None
         self.z_loss = 0.0
 
-    generate = generate
-
     def forward(self, input_ids_BT: Tensor) -> Tensor:
         """logits_BTV. Builds them in full: for training and validation use `loss`."""
         return self.lm_head(self.hidden(input_ids_BT))
 
-    def hidden(self, input_ids_BT: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def hidden(self, input_ids_BT: Tensor, cache: "KeyValueCache | None" = None) -> Tensor:
         """h_BTD after the final LayerNorm. With a cache the ids continue what it holds, and are added to it."""
         x_BTD = self.model.embed_tokens(input_ids_BT)
         start = cache.length if cache else 0
@@ -104,10 +105,40 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def initialize(self, seed: int) -> "Transformer":
-        """Fresh weights, the same for the same seed on every device (see `model.initialization`); returns itself."""
+        """Fresh weights, the same for the same seed on every device; returns itself."""
         for name, parameter in self.named_parameters():
             parameter.copy_(initial_tensor(name, tuple(parameter.shape), self.config, seed))
         return self
+
+    @torch.no_grad()
+    def generate(
+        self, input_ids: Tensor, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None, eos_token_id:
+        int | Collection[int] | None = None, generator: torch.Generator | None = None,
+    ) -> Iterator[int]:  # fmt: skip
+        """Yields up to `max_new_tokens` ids that continue `input_ids` (1-D, or one row).
+
+        Stops before (any of) `eos_token_id`, which is not yielded, and when the context of max_position_embeddings
+        tokens is full. `temperature=0` takes the likeliest token. `generator` must live on the network's device. Raises
+        ValueError for an empty prompt and for one that fills the context.
+        """
+        config, head = self.config, self.lm_head.weight
+        stops = (eos_token_id,) if isinstance(eos_token_id, int) else eos_token_id or ()
+        ids_1T = input_ids.reshape(1, -1).to(head.device)
+        room = config.max_position_embeddings - ids_1T.shape[1]
+        if not ids_1T.shape[1] or room < 1:
+            raise ValueError(
+                f"the prompt has {ids_1T.shape[1]} tokens; it needs at least 1 and, to leave room for an answer, fewer "
+                f"than model.max_position_embeddings={config.max_position_embeddings}."
+            )
+        new_tokens = min(max_new_tokens, room)
+        cache = KeyValueCache(config, 1, ids_1T.shape[1] + new_tokens, like=head)
+        for _ in range(new_tokens):
+            logits_V = self.lm_head(self.hidden(ids_1T, cache)[0, -1])
+            token = _sample(logits_V.float(), temperature, top_k, generator)
+            if token in stops:
+                return
+            yield token
+            ids_1T = torch.full((1, 1), token, device=head.device)
 
     def compile_blocks(self) -> None:
         """torch.compile for each block's forward and backward pass in training; one compilation serves all blocks.
@@ -168,15 +199,9 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self,
-        x_BTD: Tensor,
-        rotary: Rotary,
-        kernel: str,
-        cache: KeyValueCache | None = None,
-        index: int = 0,
-        documents: Documents | None = None,
-        recompute_gelu: bool = False,
-    ) -> Tensor:
+        self, x_BTD: Tensor, rotary: Rotary, kernel: str, cache: "KeyValueCache | None" = None, index: int = 0,
+        documents: Documents | None = None, recompute_gelu: bool = False,
+    ) -> Tensor:  # fmt: skip
         n_BTD = self.input_layernorm(x_BTD)
         attended_BTD = self.self_attn(n_BTD, rotary, kernel, cache, index, documents)
         return x_BTD + attended_BTD + self.mlp(n_BTD, recompute_gelu)
@@ -198,14 +223,9 @@ class Attention(nn.Module):
             self.k_layernorm = nn.LayerNorm(self.head_size, eps=config.layer_norm_eps)
 
     def forward(
-        self,
-        n_BTD: Tensor,
-        rotary: Rotary,
-        kernel: str,
-        cache: KeyValueCache | None,
-        index: int,
-        documents: Documents | None = None,
-    ) -> Tensor:
+        self, n_BTD: Tensor, rotary: Rotary, kernel: str, cache: "KeyValueCache | None", index: int, documents:
+        Documents | None = None,
+    ) -> Tensor:  # fmt: skip
         q_BTHK = self.q_proj(n_BTD).unflatten(-1, (self.heads, self.head_size))
         k_BTGK = self.k_proj(n_BTD).unflatten(-1, (self.kv_heads, self.head_size))
         v_BGTK = self.v_proj(n_BTD).unflatten(-1, (self.kv_heads, self.head_size)).transpose(1, 2)
@@ -236,3 +256,55 @@ class MLP(nn.Module):
 
     def _second_half(self, u_BTF: Tensor) -> Tensor:
         return self.fc2(cpu_kernels.gelu(u_BTF) if cpu_kernels.usable(u_BTF) else F.gelu(u_BTF, approximate="tanh"))
+
+
+class KeyValueCache:
+    """Keys and values of every block for up to `capacity` tokens, allocated once."""
+
+    def __init__(self, config: ModelConfig, batch: int, capacity: int, like: Tensor) -> None:
+        """Device and dtype are those of `like`."""
+        shape = (config.num_hidden_layers, batch, config.kv_heads, capacity, config.head_size)
+        self.keys, self.values = like.new_empty(shape), like.new_empty(shape)
+        self.length = 0
+
+    def append(self, block: int, k_BGTK: Tensor, v_BGTK: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds the new tokens of one block; returns k_BGSK, v_BGSK of all tokens so far. The last block counts them."""
+        if self.length and k_BGTK.shape[2] > 1:
+            raise ValueError("a cache that holds tokens takes one more token at a time; give the prompt in one piece.")
+        end = self.length + k_BGTK.shape[2]
+        self.keys[block, :, :, self.length : end] = k_BGTK
+        self.values[block, :, :, self.length : end] = v_BGTK
+        if block == self.keys.shape[0] - 1:
+            self.length = end
+        return self.keys[block, :, :, :end], self.values[block, :, :, :end]
+
+
+def _sample(logits_V: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> int:
+    if temperature == 0:
+        return int(logits_V.argmax())
+    if top_k is not None and top_k < logits_V.shape[0]:
+        logits_V = logits_V.masked_fill(logits_V < logits_V.topk(top_k).values[-1], float("-inf"))
+    return int(torch.multinomial(torch.softmax(logits_V / temperature, -1), 1, generator=generator))
+
+
+def tensor_generator(seed: int, name: str) -> torch.Generator:
+    """A CPU generator that depends on the seed and the tensor's name only."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def initial_std(name: str, config: ModelConfig) -> float:
+    """Standard deviation of the weight `name`; 0 for norms and biases, which start at constants."""
+    if name.endswith(".bias") or "layernorm" in name:
+        return 0.0
+    depth = math.sqrt(2 * config.num_hidden_layers) if name.endswith(RESIDUAL_WRITERS) else 1.0
+    return config.initializer_range / depth
+
+
+def initial_tensor(name: str, shape: tuple[int, ...], config: ModelConfig, seed: int) -> Tensor:
+    """The fp32 start value of one tensor, on the CPU."""
+    if name.endswith(".bias"):
+        return torch.zeros(shape)
+    if "layernorm" in name:
+        return torch.ones(shape)
+    return torch.randn(shape, generator=tensor_generator(seed, name)) * initial_std(name, config)

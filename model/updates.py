@@ -5,9 +5,14 @@ gradient (`update_one`, for the step inside the backward pass), keep states in f
 weights with stochastic rounding. AdamW works through flat slices, so that fp32 temporaries stay small. A true
 `found_inf` (a tensor, as torch's fused optimizers read it) leaves everything as it was, and no number is read by the
 host.
+States in 8 or 4 bits: a value is divided by the largest magnitude of its block and takes the nearest entry of a fixed
+codebook. Codebooks: dynamic tree quantization (8-bit optimizers, arXiv 2110.02861), whose entries are denser near 0;
+the 4-bit second moment takes 1/16..16/16 without a 0, because a moment rounded to 0 makes the step explode (4-bit
+optimizers, arXiv 2309.01507). Letters: M values, S blocks, Q values of a block.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,14 +20,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw as torch_adamw
 
-from model.quantized import Quantizer
-
 FUSED_DEVICES = ("cuda", "cpu", "mps")  # where torch has AdamW in one pass
 SLICE_VALUES = 2**23  # values updated at a time: 32 MiB for each fp32 temporary
 LEAST_QUANTIZED_VALUES = 4096  # biases and norms stay fp32: they are few
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic of the Muon write-up (Jordan 2024): steep at 0, about 1 after 5
 NEWTON_SCHULZ_STEPS = 5
 STACKED_BYTES = 2**28  # matrices of one shape are orthogonalized together, up to this much
+LEAST_SECOND_MOMENT = 1e-7  # of the block's largest, instead of 0: see the 4-bit case
+BLOCK_VALUES = {8: 256, 4: 128}  # of the two papers: 1.6% and 6% more bytes for the scales
 
 
 def slices(values: int) -> Iterator[slice]:
@@ -71,14 +76,9 @@ class SlicedAdamW(Updates):
     """AdamW (arXiv 1711.05101). `bits`: 32, 8 or 4 of each moment; `stochastic`: how bf16 weights are rounded."""
 
     def __init__(
-        self,
-        groups: list[dict[str, Any]],
-        lr: float,
-        betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-8,
-        bits: int = 32,
-        stochastic: bool = False,
-    ) -> None:
+        self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8,
+        bits: int = 32, stochastic: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps})
         self.bits, self.stochastic = bits, stochastic
         self._quantizers: dict[tuple[bool, torch.device], Quantizer] = {}
@@ -132,7 +132,7 @@ def _adam_step(old: Tensor, first: Tensor, second: Tensor, steps: Tensor, group:
 class Moment:
     """One moment of one parameter, in an optimizer's state under `name` (fp32) or `name`_codes and `name`_scales."""
 
-    def __init__(self, state: dict[str, Any], name: str, parameter: Tensor, quantizer: Quantizer | None) -> None:
+    def __init__(self, state: dict[str, Any], name: str, parameter: Tensor, quantizer: "Quantizer | None") -> None:
         self.quantizer = quantizer
         count, device = parameter.numel(), parameter.device
         if quantizer is None:
@@ -163,7 +163,7 @@ class Moment:
         _put(self.scales_S[scales], new_scales_S, skip)
 
 
-def _slices(part: slice, quantizer: Quantizer) -> tuple[slice, slice]:
+def _slices(part: slice, quantizer: "Quantizer") -> tuple[slice, slice]:
     per_byte, block = 8 // quantizer.bits, quantizer.block
     codes = slice(part.start // per_byte, -(-part.stop // per_byte))
     return codes, slice(part.start // block, -(-part.stop // block))
@@ -261,3 +261,48 @@ def _stacks(parameters: list[Tensor]) -> list[list[Tensor]]:
         size = max(1, STACKED_BYTES // (4 * shape.numel()))
         stacks += [same[start : start + size] for start in range(0, len(same), size)]
     return stacks
+
+
+def codebook(bits: int, signed: bool) -> list[float]:
+    """The 2**bits values a code stands for, ascending, in -1..1 (signed) or 0..1."""
+    if bits == 4 and not signed:
+        return [(code + 1) / 16 for code in range(16)]
+    values = [0.0 if signed else LEAST_SECOND_MOMENT, 1.0]
+    for decade in range(bits - 1):
+        count = 2 ** (decade + (not signed))
+        middles = [(0.1 + 0.9 * (i + 0.5) / count) * 10.0 ** (decade - bits + 2) for i in range(count)]
+        values += middles + ([-middle for middle in middles] if signed else [])
+    return sorted(values)
+
+
+class Quantizer:
+    """Values to codes and back, with one codebook on one device."""
+
+    def __init__(self, bits: int, signed: bool, device: torch.device) -> None:
+        book = codebook(bits, signed)
+        self.bits, self.block = bits, BLOCK_VALUES[bits]
+        self.book = torch.tensor(book, device=device)
+        self.borders = torch.tensor([(a + b) / 2 for a, b in pairwise(book)], device=device)
+
+    def quantize(self, values_M: Tensor) -> tuple[Tensor, Tensor]:
+        """(codes, scales_S) of a flat fp32 tensor; its last block may be short. Codes: uint8, two a byte in 4 bits."""
+        count = values_M.numel()
+        if count % self.block:
+            values_M = torch.nn.functional.pad(values_M, (0, -count % self.block))
+        values_SQ = values_M.view(-1, self.block)
+        scales_S = values_SQ.abs().amax(1)
+        normal_SQ = values_SQ / scales_S.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
+        codes_M = torch.bucketize(normal_SQ.flatten(), self.borders, out_int32=True).to(torch.uint8)
+        if self.bits == 8:
+            return codes_M[:count], scales_S
+        codes_M = codes_M[: count + count % 2]
+        return codes_M[::2] | codes_M[1::2] << 4, scales_S
+
+    def dequantize(self, codes: Tensor, scales_S: Tensor, count: int) -> Tensor:
+        """The flat fp32 values of `quantize`, `count` of them."""
+        if self.bits == 4:
+            codes = torch.stack((codes & 15, codes >> 4), 1).flatten()
+        values_M = self.book[codes[:count].int()]
+        if count % self.block:
+            return values_M * scales_S.repeat_interleave(self.block, output_size=len(scales_S) * self.block)[:count]
+        return (values_M.view(-1, self.block) * scales_S[:, None]).flatten()

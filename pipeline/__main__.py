@@ -90,8 +90,7 @@ def _guarded(arguments: argparse.Namespace) -> int:
         traceback.print_exc()
         return FAILED
     except Exception as error:
-        from model.config import ImpossibleShape
-        from model.json_file import UnreadableModel
+        from model.config import ImpossibleShape, UnreadableModel
 
         if isinstance(error, ImpossibleShape | UnreadableModel):
             return _said(error, WRONG_INPUT)

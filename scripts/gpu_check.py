@@ -26,7 +26,7 @@ import yaml  # lightning needs it too
 
 from model import float8
 from model.config import ModelConfig
-from model.estimate import TrainSettings, estimate_memory
+from model.estimate import Plan, TrainSettings
 from model.loss import chunked_cross_entropy
 from model.optim import OPTIMIZERS
 from model.transformer import Transformer
@@ -291,7 +291,7 @@ def run_case(case: Case, device: torch.device) -> dict[str, Any]:
     """Predicted and measured peak, tokens per second and MFU of one row. Memory that runs out is an answer too."""
     config = SHAPES[case.shape]
     settings = TrainSettings(case.sequence_length, case.precision, case.optimizer, case.checkpointing, case.in_backward)
-    predicted = estimate_memory(config, settings, case.windows)
+    predicted = Plan(config, settings).estimate(case.windows)
     row: dict[str, Any] = {**asdict(case), "predicted_bytes": predicted.traced_bytes, "by_kind": predicted.by_kind}
     if case.float8 != "none" and (missing := float8_missing(device)):
         return row | {"skipped": f"{case.shape} with fp8: {missing}"}

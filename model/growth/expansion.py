@@ -15,8 +15,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from model.config import ModelConfig
-from model.growth.heads import CentreHeads, GrowHeadCount, GrowHeadSize, coordinate_places
-from model.growth.operations import Centre, Chain, Fill, Pad, Repeat, Scale, Share, Step
+from model.growth.operations import (
+    Centre,
+    CentreHeads,
+    Chain,
+    Fill,
+    GrowHeadCount,
+    GrowHeadSize,
+    Pad,
+    Repeat,
+    Scale,
+    Share,
+    Step,
+    coordinate_places,
+)
 from model.growth.rules import Operation
 
 NewUnits = Literal["random", "copies"]

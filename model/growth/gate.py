@@ -1,25 +1,32 @@
 """The gate: do two networks compute the same function on real text, and what does each lose on it?
 
 In: source, grown network, token windows. Out: how far logits are apart in fp32, in fp64 where the networks are small,
-and in bf16 beside the source's own rounding; both losses. Where a method promised equality and broke it, `walk.py`
-finds the block. The networks are run from their files, block by block (`stored.py`); what is kept are the hidden states
-of all windows and the logits of some tokens. `affordable` chooses the windows.
+and in bf16 beside the source's own rounding; both losses. The networks are run from their files, block by block, so
+that memory holds one block; what is kept are the hidden states of all windows and the logits of some tokens. Tensors
+are taken as they lie in the file, past `hf.load_network` and the config's `tie_word_embeddings`: a check that reads
+through the loader would share the loader's faults. `affordable` chooses the windows.
 Letters: B windows, T tokens, N tokens at once, D hidden, V vocabulary.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from model.growth.stored import Advance, StoredNetwork, stored
-from model.transformer import Transformer
+from model.attention import rotary_tables
+from model.config import ModelConfig
+from model.hf import EMBEDDING, HEAD
+from model.transformer import Block, Rotary, Transformer
 
-Network = StoredNetwork | Transformer
+HEAD_ELEMENTS = 1 << 25  # of the head in the dtype of the arithmetic at once, 128 MiB in fp32
+
+Advance = Callable[[float], None]
+"""Told after every piece of work how many FLOPs it took."""
+
 
 SMALL_PARAMETERS = 20_000_000  # fp64 on a CPU takes seconds up to here
 LARGE_PARAMETERS = 1_000_000_000  # above it bf16 is left out: it says little that a smaller pair does not
@@ -29,8 +36,85 @@ LOGITS = 1 << 25  # of one network at once, 128 MiB in fp32
 
 
 @dataclass(frozen=True)
+class StoredNetwork:
+    """`state` may hold tensors in any dtype, and more of them than the shape names."""
+
+    config: ModelConfig
+    state: Mapping[str, Tensor]
+
+    @property
+    def embedding(self) -> Tensor:
+        return self.state[EMBEDDING if EMBEDDING in self.state else HEAD]
+
+    @property
+    def head(self) -> Tensor:
+        """The head's own matrix where there is one, whatever the config says."""
+        return self.state[HEAD if HEAD in self.state else EMBEDDING]
+
+    def flops(self, windows: int, tokens: int) -> float:
+        """Of one forward pass: a third of what training takes (`ModelConfig.flops_per_token`)."""
+        return windows * tokens * self.config.flops_per_token(tokens) / 3
+
+    @torch.no_grad()
+    def embedded(self, ids_BT: Tensor, dtype: torch.dtype) -> Tensor:
+        """x_BTD before the first block (x_TD of ids_T); only the rows that are looked up are read."""
+        return F.embedding(ids_BT.to(self.embedding.device), self.embedding).to(dtype)
+
+    def block(self, index: int, dtype: torch.dtype) -> Block:
+        """A block with its weights in `dtype`; what is stored in it stays in the mapped file."""
+        with torch.device("meta"):
+            block = Block(self.config)
+        self._load(block, f"model.layers.{index}.", dtype)
+        return block
+
+    def final_norm(self, dtype: torch.dtype) -> nn.LayerNorm:
+        with torch.device("meta"):
+            norm = nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_eps)
+        self._load(norm, "model.final_layernorm.", dtype)
+        return norm
+
+    def _load(self, module: nn.Module, prefix: str, dtype: torch.dtype) -> None:
+        module.load_state_dict({n: self.state[prefix + n].to(dtype) for n in module.state_dict()}, assign=True)
+
+    @torch.no_grad()
+    def hidden(self, ids_BT: Tensor, dtype: torch.dtype, advance: Advance = lambda flops: None) -> Tensor:
+        """x_BTD after the final LayerNorm. All windows go through a block before the next one is read."""
+        x_BTD = self.embedded(ids_BT, dtype)
+        rotary = rotary_tables(self.config, 0, ids_BT.shape[1], like=x_BTD)
+        for index in range(self.config.num_hidden_layers):
+            _run(self.block(index, dtype), x_BTD, rotary)
+            advance(self.flops(*ids_BT.shape) / (self.config.num_hidden_layers + 1))
+        return self.final_norm(dtype)(x_BTD)
+
+    @torch.no_grad()
+    def logits(self, h_ND: Tensor) -> Tensor:
+        """logits_NV in the dtype of `h_ND`, a piece of the vocabulary at a time."""
+        bias_V, logits_NV = self.state["lm_head.bias"].to(h_ND.dtype), h_ND.new_empty(len(h_ND), len(self.head))
+        rows = max(1, HEAD_ELEMENTS // h_ND.shape[1])
+        for start in range(0, len(self.head), rows):
+            piece = slice(start, start + rows)
+            logits_NV[:, piece] = F.linear(h_ND, self.head[piece].to(h_ND.dtype), bias_V[piece])
+        return logits_NV
+
+
+def _run(block: Block, x_BTD: Tensor, rotary: Rotary) -> None:
+    """In place, and one window at a time: the MLP's inner states are the largest tensors of all."""
+    for window in range(len(x_BTD)):
+        x_BTD[window] = block.forward(x_BTD[window : window + 1], rotary, "auto")[0]
+
+
+def stored(network: Transformer | StoredNetwork) -> StoredNetwork:
+    """A network in memory as one that is stored."""
+    return network if isinstance(network, StoredNetwork) else StoredNetwork(network.config, network.state_dict())
+
+
+Network = StoredNetwork | Transformer
+
+
+@dataclass(frozen=True)
 class GateResult:
-    """What `compare` measured; losses in nats per token."""
+    """Both networks in one dtype; losses in nats per token. Logits that are not numbers make the differences NaN, which
+    no tolerance admits."""
 
     max_abs_logit_diff: float
     max_rel_logit_diff: float
@@ -124,22 +208,6 @@ def mean_loss(network: Network, input_ids_BT: Tensor, advance: Advance = lambda 
         for labels, *piece in _logits(_Run(stored(network), input_ids_BT, torch.float32, advance))
     ]
     return sum(losses) / input_ids_BT[:, 1:].numel()
-
-
-def compare(source: Network, grown: Network, input_ids_BT: Tensor, dtype: torch.dtype = torch.float32) -> GateResult:
-    """Runs both networks in `dtype` on all windows (at least 2 tokens each). The networks themselves stay as they are.
-
-    Not-a-number logits make the differences NaN, which no tolerance admits.
-    """
-    return _compare(*(_Run(stored(network), input_ids_BT, dtype) for network in (source, grown)))
-
-
-def compare_rounded(
-    source: Network, grown: Network, input_ids_BT: Tensor, dtype: torch.dtype = torch.bfloat16
-) -> Rounding:
-    """Both networks in `dtype` against the source in fp32."""
-    reference = _Run(stored(source), input_ids_BT, torch.float32)
-    return _compare_rounded(reference, *(_Run(stored(n), input_ids_BT, dtype) for n in (source, grown)))
 
 
 @dataclass

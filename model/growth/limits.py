@@ -5,7 +5,7 @@ In: two shapes. Out: sentences; none means that `Expansion` keeps the function.
 
 from model.config import ModelConfig
 from model.growth.expansion import grouping
-from model.growth.heads import matching_theta, spread
+from model.growth.operations import matching_theta, spread
 from model.growth.rules import GrowthRefused
 
 

@@ -8,11 +8,9 @@ straddle heads when the head size changes), and the map of blocks cannot run pas
 
 from model.config import ModelConfig
 from model.growth import limits
-from model.growth.blocks import nearest, origin
 from model.growth.expansion import grouping
-from model.growth.heads import WrapHeads
-from model.growth.operations import Chain, Scale, Step, Wrap
-from model.growth.rules import Operation, Rule, growth_method
+from model.growth.operations import Chain, Scale, Step, Wrap, WrapHeads
+from model.growth.rules import Operation, Rule, growth_method, nearest, origin
 
 
 @growth_method(claims_exact=False)
@@ -36,7 +34,7 @@ def _operation(name: str, source: ModelConfig, target: ModelConfig, divide: bool
     if kind == "bias" or module.endswith("layernorm"):
         return Chain(rows)
     fan_in, larger = (
-        _attention_width(c) if module == "dense" else c.intermediate_size if module == "fc2" else c.hidden_size
+        {"dense": c.num_attention_heads * c.head_size, "fc2": c.intermediate_size}.get(module, c.hidden_size)
         for c in (source, target)
     )
     steps = rows + columns
@@ -75,7 +73,3 @@ def _heads(axis: int, queries: bool, source: ModelConfig, target: ModelConfig) -
         (grouping(c)[0], grouping(c)[1] if queries else 1, c.head_size, c.rotary_dim) for c in (source, target)
     )
     return () if before == after else (WrapHeads(axis, before, after),)
-
-
-def _attention_width(config: ModelConfig) -> int:
-    return config.num_attention_heads * config.head_size

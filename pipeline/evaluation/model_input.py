@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.json_file import read_object
+from model.config import read_object
 from model.special_tokens import SpecialTokens
 from pipeline import config as configs
 from pipeline.config import Config
@@ -96,7 +96,7 @@ def check_readable(model: TakenModel, key: str) -> None:
     from model.hf import load_config, open_model, open_state
 
     try:
-        if model.quantized:
+        if model.updates:
             load_config(model.folder)
             open_state(model.folder)
         else:
@@ -107,7 +107,7 @@ def check_readable(model: TakenModel, key: str) -> None:
 
 def refuse_quantized(model: TakenModel, key: str, what: str) -> None:
     """For stages that need weights in full. Raises `UserError`."""
-    if model.quantized:
+    if model.updates:
         raise UserError(
             f"{key}: {model.folder} holds a quantized model, and {what} needs the weights that it was made from: name "
             "that folder"

@@ -56,12 +56,10 @@ def measure(config: Config, files: SourceFiles | None, grown_folder: Path, windo
     """The gate: logits and loss of source and grown model on held-out windows, in fp32 (fp64 and bf16 beside it).
 
     Tensors come from the files themselves, past the network's loader, whose faults would be in both models. Raises
-    `UserError` where a method that claims exactness moves a logit by more than `init.tolerance` of the largest one; it
-    names the tensor where the two part first.
+    `UserError` where a method that claims exactness moves a logit by more than `init.tolerance` of the largest one.
     """
     from model.growth import GROWTH
-    from model.growth.gate import MAX_FLOPS, affordable, cost, examine, mean_loss
-    from model.growth.stored import StoredNetwork
+    from model.growth.gate import MAX_FLOPS, StoredNetwork, affordable, cost, examine, mean_loss
     from model.hf import load_config, open_state
 
     grown = StoredNetwork(load_config(grown_folder), open_state(grown_folder))
@@ -81,7 +79,11 @@ def measure(config: Config, files: SourceFiles | None, grown_folder: Path, windo
         report = examine(source, grown, ids, bar.advance)
     claims = GROWTH[config.init.method].claims_exact(**config.init.options)
     if claims and not report.fp32.max_rel_logit_diff <= config.init.tolerance:
-        raise _broken_promise(config, source, grown, ids, report.fp32.max_rel_logit_diff)
+        raise UserError(
+            f"init.method '{config.init.method}' claims to keep the function, but logits moved by "
+            f"{report.fp32.max_rel_logit_diff:.1e} of the largest one (init.tolerance is {config.init.tolerance:.0e}); "
+            "the grown model is not used. If the source is fine, this is a defect of the method: please report it"
+        )
     return _facts(claims, report, windows.bits_per_byte(report.fp32.grown_loss), ids) | {
         "source_bits_per_byte": windows.bits_per_byte(report.fp32.source_loss)
     }
@@ -98,17 +100,3 @@ def _facts(claims: bool, report: Any, grown_bits_per_byte: float, ids: Any) -> d
         "grown_bits_per_byte": grown_bits_per_byte,
         "gate": report.facts() | text if report else None,
     }
-
-
-def _broken_promise(config: Config, source: Any, grown: Any, ids: Any, difference: float) -> UserError:
-    from model.growth import GROWTH
-    from model.growth.walk import first_difference
-
-    rules = GROWTH[config.init.method](source.config, config.model, **config.init.options)
-    parting = first_difference(source, grown, rules, ids)
-    where = f"they part first at {parting.place}" if parting else "no single tensor stands out"
-    return UserError(
-        f"init.method '{config.init.method}' claims to keep the function, but logits moved by {difference:.1e} of the "
-        f"largest one (init.tolerance is {config.init.tolerance:.0e}); {where}; the grown model is not used. If the "
-        "source is fine, this is a defect of the method: please report it"
-    )

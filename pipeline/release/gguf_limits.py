@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from model.json_file import UnreadableModel, read_field, read_object
+from model.config import UnreadableModel, read_field, read_object
 from model.special_tokens import token_ids
 from pipeline.corpus.text.tokenizer import WORD_PATTERN, load_tokenizer, special_tokens
 from pipeline.system.errors import UserError

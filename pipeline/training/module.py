@@ -15,10 +15,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from model.float8 import use_float8
-from model.optim import OPTIMIZERS, MasterWeights, needs_slices
+from model.optim import OPTIMIZERS, MasterWeights, needs_slices, rate_scales
 from model.schedules import DecaySegment, wsd
 from model.transformer import Transformer
-from model.width import rate_scales
 from pipeline.config import TrainConfig
 from pipeline.system import signals
 from pipeline.system.errors import UserError

@@ -6,8 +6,7 @@ In: rules, the source's moments. Out: the grown network's. It gains little (docs
 from dataclasses import replace
 from typing import Any
 
-from model.growth.heads import GrowHeadSize
-from model.growth.operations import Centre, Chain, Constant, Pad, Scale
+from model.growth.operations import Centre, Chain, Constant, GrowHeadSize, Pad, Scale
 from model.growth.rules import Rule, apply
 from scripts.growth_bench.lab import Moments
 

@@ -95,7 +95,7 @@ def run(quick: bool) -> Rows:
 
 
 def run_widths(quick: bool) -> Rows:
-    """Which rate is best at which width, with one rate for all weights and with the rule of `model.width`."""
+    """Which rate is best at which width, with one rate for all weights and with the rule of `model.optim`."""
     text, tokens, rows = load(), QUICK_TOKENS if quick else TOKENS // 2, []
     for base_width in (None, BASE_WIDTH):
         rule = "no rule" if base_width is None else f"base width {base_width}"

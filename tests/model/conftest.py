@@ -1,6 +1,8 @@
 """Shared by the tests of `model`: networks with every tensor off its start value, and transformers' Phi beside them."""
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ from model.config import ModelConfig
 from model.growth import GROWTH
 from model.growth.rules import apply
 from model.transformer import Transformer
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from model.config import ModelConfig
-from model.estimate import Plan, TrainSettings, estimate_memory, needed_bytes, trace_step
+from model.estimate import Plan, TrainSettings, needed_bytes, trace_steps
 from model.loss import chunked_cross_entropy
 from pipeline import config as configs
 from pipeline.training.memory import train_settings
@@ -28,7 +28,7 @@ GIB = 2**30
     ],
 )
 def test_weights_and_states_take_the_bytes_that_arithmetic_says(precision, optimizer, weights, states) -> None:
-    found = estimate_memory(SMALL, TrainSettings(64, precision, optimizer, accumulate=True), 2)
+    found = Plan(SMALL, TrainSettings(64, precision, optimizer, accumulate=True)).estimate(2)
     assert found.by_kind["weights"] == pytest.approx(weights * SMALL.parameters, rel=0.01)
     assert found.by_kind["optimizer"] == pytest.approx(states * SMALL.parameters, rel=0.05)
 
@@ -37,7 +37,7 @@ def test_weights_and_states_take_the_bytes_that_arithmetic_says(precision, optim
 def test_two_and_three_blocks_tell_the_peak_of_six(checkpointing: str, windows: int) -> None:
     settings = TrainSettings(512, "32-true", "adamw", checkpointing, accumulate=True)
     found = Plan(DEEP, settings).estimate(windows)
-    exact = max(sum(kinds.values()) for kinds in trace_step(DEEP, settings, windows).values())
+    exact = max(sum(kinds.values()) for kinds in trace_steps(DEEP, settings, (windows,))[0].values())
     assert found.traced_bytes == pytest.approx(exact, rel=0.02)
 
 
@@ -46,7 +46,7 @@ def test_each_policy_keeps_the_bytes_it_says() -> None:
     for policy in ("none", "selective", "full"):
         settings = TrainSettings(256, "bf16-true", "adamw", policy)
         two, four = (
-            trace_step(replace(SMALL, num_hidden_layers=n), settings, 1)["loss"]["activations"] for n in (2, 4)
+            trace_steps(replace(SMALL, num_hidden_layers=n), settings, (1,))[0]["loss"]["activations"] for n in (2, 4)
         )
         kept[policy] = (four - two) / 2 / 256 / 2 / SMALL.hidden_size  # per block and token, in bf16 values of width D
     assert kept["none"] == pytest.approx(15, abs=0.1)
@@ -55,10 +55,10 @@ def test_each_policy_keeps_the_bytes_it_says() -> None:
 
 
 def test_a_peak_fits_with_what_no_trace_sees_or_not_at_all() -> None:
-    found = estimate_memory(SMALL, TrainSettings(64), 1)
+    found = Plan(SMALL, TrainSettings(64)).estimate(1)
     assert found.fits is None
-    assert estimate_memory(SMALL, TrainSettings(64), 1, found.needed_bytes).fits
-    assert not estimate_memory(SMALL, TrainSettings(64), 1, found.needed_bytes - 1).fits
+    assert Plan(SMALL, TrainSettings(64)).estimate(1, found.needed_bytes).fits
+    assert not Plan(SMALL, TrainSettings(64)).estimate(1, found.needed_bytes - 1).fits
     assert found.needed_bytes == needed_bytes(found.traced_bytes) > found.traced_bytes
 
 
@@ -78,7 +78,7 @@ MINIMUM = [
 def test_phi2_stays_under_its_promised_peak(name: str, overrides: list[str], windows: int, most_gib: float) -> None:
     config = configs.load(CONFIGS / f"{name}.yaml", overrides)
     assert config.model.parameters == 2_779_683_840
-    found = estimate_memory(config.model, train_settings(config.train, config.train.precision), windows)
+    found = Plan(config.model, train_settings(config.train, config.train.precision)).estimate(windows)
     assert found.traced_bytes <= most_gib * GIB
 
 

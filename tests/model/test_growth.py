@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 import torch
+from growth_checks import compare, compare_rounded
 
 from model.config import ImpossibleShape, ModelConfig
 from model.growth import GROWTH
-from model.growth.gate import compare, compare_rounded
-from model.growth.heads import matching_theta
+from model.growth.operations import matching_theta
 from model.growth.rules import GrowthRefused, apply
 
 SOURCE = ModelConfig(97, 48, 192, 3, 6, max_position_embeddings=64)  # head size 8, rotary size 4

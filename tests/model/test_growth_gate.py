@@ -5,12 +5,11 @@ import weakref
 
 import pytest
 import torch
+from growth_checks import compare, compare_rounded, first_difference
 
 from model.config import ModelConfig
 from model.growth import GROWTH
-from model.growth.gate import MAX_FLOPS, MIN_TOKENS, affordable, compare, compare_rounded, cost, examine, mean_loss
-from model.growth.stored import StoredNetwork
-from model.growth.walk import first_difference
+from model.growth.gate import MAX_FLOPS, MIN_TOKENS, StoredNetwork, affordable, cost, examine, mean_loss
 from model.hf import open_state, save_folder
 from model.transformer import Block
 
@@ -93,7 +92,7 @@ def test_vocabularies_and_windows_in_pieces_give_the_same_facts(network_of, grow
     grown = grow(source, TARGET, "rescale")
     whole = examine(source, grown, windows()).facts()
     monkeypatch.setattr("model.growth.gate.LOGITS", 7 * SOURCE.vocab_size)  # 40 tokens: the last piece has 5
-    monkeypatch.setattr("model.growth.stored.HEAD_ELEMENTS", 10 * SOURCE.hidden_size)
+    monkeypatch.setattr("model.growth.gate.HEAD_ELEMENTS", 10 * SOURCE.hidden_size)
     pieces = examine(source, grown, windows()).facts()
     for kind, facts in whole.items():
         assert pieces[kind] == pytest.approx(facts, rel=1e-2 if kind == "bf16" else 1e-5)
@@ -145,7 +144,7 @@ def test_memory_holds_one_block_at_a_time(network_of, monkeypatch) -> None:
             alive.add(self)
             seen.append(len(alive))
 
-    monkeypatch.setattr("model.growth.stored.Block", Counted)
+    monkeypatch.setattr("model.growth.gate.Block", Counted)
     networks = [network_of(config, dtype=torch.float32) for config in (SOURCE, TARGET)]
     compare(*networks, windows())
     assert seen == [1] * (SOURCE.num_hidden_layers + TARGET.num_hidden_layers)

@@ -5,12 +5,11 @@ import inspect
 
 import pytest
 import torch
+from growth_checks import compare
 
 from model.config import ModelConfig
 from model.growth import GROWTH, rules
-from model.growth.blocks import interleaved, nearest, stacked
-from model.growth.gate import compare
-from model.growth.rules import GrowthRefused, apply, cautions, stream, tensor_map
+from model.growth.rules import GrowthRefused, apply, cautions, interleaved, nearest, stacked, stream, tensor_map
 from model.hf import open_state, write_safetensors
 from model.transformer import Transformer
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from growth_checks import compare
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model.config import ImpossibleShape, ModelConfig
 from model.growth import GROWTH
-from model.growth.gate import compare
 from model.growth.rules import stream
 from model.hf import load_config, load_network, open_state, save_folder
 from model.json_file import UnreadableModel

@@ -6,9 +6,8 @@ from safetensors.torch import load, save
 
 from model.config import ModelConfig
 from model.optim import OPTIMIZERS, MasterWeights
-from model.quantized import BLOCK_VALUES, Quantizer, codebook
 from model.transformer import Transformer
-from model.updates import SlicedAdamW, orthogonalize, stochastic_round
+from model.updates import BLOCK_VALUES, Quantizer, SlicedAdamW, codebook, orthogonalize, stochastic_round
 
 CONFIG = ModelConfig(97, 64, 128, 2, 4)  # matrices of 4,096 values and more: large enough to be quantized
 CPU = torch.device("cpu")

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from model.config import ModelConfig
-from model.optim import OPTIMIZERS, MasterWeights
+from model.optim import OPTIMIZERS, MasterWeights, rate_scales
 from model.transformer import Transformer
-from model.width import rate_scales
 
 BASE, WIDE, STEPS, RATE = 64, 256, 3, 1e-3
 LAYERS = ("model.layers.0.mlp.fc1", "model.layers.1.mlp.fc1", "model.layers.1.mlp.fc2", "lm_head")

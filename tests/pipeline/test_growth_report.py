@@ -4,7 +4,7 @@ import dataclasses
 
 from model.config import ModelConfig
 from model.growth import GROWTH
-from model.growth.blocks import block_origins
+from model.growth.rules import block_origins
 from pipeline import config as configs
 from pipeline.reporting import growth as growth_report
 

@@ -1,4 +1,6 @@
-"""Where do a source and a network grown from it part? A walk through both, block by block, to the tensor to blame.
+"""Checks of grown networks: `compare` in one dtype, and `first_difference`, which names the tensor to blame.
+
+Where do a source and a network grown from it part? A walk through both, block by block, to the tensor to blame.
 
 In: both networks, the rules that connect their blocks, one window of tokens. Out: the first place that differs.
 The streams have other widths, orders and scales, so they are compared by what every exact growth keeps: the inner
@@ -13,13 +15,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.growth.blocks import block_origins
-from model.growth.rules import Rule
-from model.growth.stored import StoredNetwork, stored
-from model.rotary import rotary_tables, rotate
+from model.attention import rotary_tables, rotate
+from model.growth.gate import GateResult, Network, Rounding, StoredNetwork, _compare, _compare_rounded, _Run, stored
+from model.growth.rules import Rule, block_origins
 from model.transformer import Attention, Block, Rotary, Transformer
 
 TOKENS = 64  # enough for every unit to be told from the others, and phi-2's scores stay small
+
+
+def compare(source: Network, grown: Network, input_ids_BT: Tensor, dtype: torch.dtype = torch.float32) -> GateResult:
+    """Runs both networks in `dtype` on all windows."""
+    return _compare(*(_Run(stored(network), input_ids_BT, dtype) for network in (source, grown)))
+
+
+def compare_rounded(source: Network, grown: Network, input_ids_BT: Tensor) -> Rounding:
+    """Both networks in bf16 against the source in fp32."""
+    reference = _Run(stored(source), input_ids_BT, torch.float32)
+    return _compare_rounded(reference, *(_Run(stored(n), input_ids_BT, torch.bfloat16) for n in (source, grown)))
 
 
 @dataclass(frozen=True)
