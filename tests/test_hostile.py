@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from model.json_file import UnreadableModel
+from model.config import UnreadableModel
 from pipeline.stages import data_step
 
 sys.path.insert(0, str(Path(__file__).parent / "pipeline"))  # helpers of the stages' tests

@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
-from model.json_file import shown
+from model.config import shown
 from pipeline.config import yaml_values
 from pipeline.config.checks import one_message, problems, value_problems
 from pipeline.config.schema import Config, key_kinds, nearest

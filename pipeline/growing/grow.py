@@ -52,8 +52,7 @@ def grow_folder(config: Config, source: Any, target: Path, tokenizer_json: Path)
     the method cannot do, with the method's own reason.
     """
     from model.growth import GROWTH
-    from model.growth.blocks import block_origins
-    from model.growth.rules import cautions, stream
+    from model.growth.rules import block_origins, cautions, stream
     from model.hf import save_folder
 
     method = GROWTH[config.init.method]

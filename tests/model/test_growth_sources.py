@@ -11,11 +11,10 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from model.config import ImpossibleShape, ModelConfig
+from model.config import ImpossibleShape, ModelConfig, UnreadableModel
 from model.growth import GROWTH
 from model.growth.rules import stream
 from model.hf import load_config, load_network, open_state, save_folder
-from model.json_file import UnreadableModel
 
 END = "<|endoftext|>"
 VOCABULARY = 320  # rows of the embedding; the tokenizer has fewer entries, as Phi's (50,295 of 51,200)

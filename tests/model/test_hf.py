@@ -10,9 +10,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from model.config import ImpossibleShape, ModelConfig
+from model.config import ImpossibleShape, ModelConfig, UnreadableModel
 from model.hf import WEIGHTS, load_config, load_network, open_model, open_state, save_folder
-from model.json_file import UnreadableModel
 from model.special_tokens import token_id
 from model.transformer import Transformer
 

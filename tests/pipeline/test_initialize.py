@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from making import build, build_init, made_step
 
-from model.json_file import UnreadableModel
+from model.config import UnreadableModel
 from pipeline import config as configs
 from pipeline import grow, stages
 from pipeline import init as initialize

@@ -14,9 +14,8 @@ from data_corpus import made, make_config, write_corpus
 from making import build_init
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from model.config import ModelConfig
+from model.config import ModelConfig, UnreadableModel
 from model.hf import save_folder
-from model.json_file import UnreadableModel
 from model.special_tokens import SpecialTokens, UnreadableTokenizer, read_special_tokens
 from model.transformer import Transformer
 from pipeline import evaluate, export, finetune, grow, quantize, sample, stages

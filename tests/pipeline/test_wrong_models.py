@@ -10,9 +10,8 @@ import torch
 from data_corpus import write_corpus
 from safetensors.torch import load_file, save_file
 
-from model.config import ImpossibleShape, ModelConfig
+from model.config import ImpossibleShape, ModelConfig, UnreadableModel
 from model.hf import load_network, open_model, save_folder
-from model.json_file import UnreadableModel
 from model.transformer import Transformer
 from pipeline import __main__ as command
 from pipeline.system import signals
