@@ -17,6 +17,7 @@ from pipeline.storage.ledger import HEARTBEAT_SECONDS, LEDGER, spent_hours
 from pipeline.storage.locks import lock_owner
 from pipeline.storage.steps import MANIFEST, read_manifest
 from pipeline.system.errors import UserError
+from pipeline.system.processes import process_lives
 from pipeline.system.progress import format_bytes, format_count
 
 CONFIG = "config.yaml"
@@ -140,14 +141,3 @@ def _place(stage: str) -> tuple[int, str]:
     """In the order in which stages run, what comes after pretraining by name."""
     first = ("data", "init", "pretrain")
     return (first.index(stage) if stage in first else len(first), stage)
-
-
-def process_lives(pid: Any) -> bool:
-    """Whether a process of this host lives."""
-    try:
-        os.kill(int(pid), 0)
-    except PermissionError:
-        return True
-    except (OSError, TypeError, ValueError):
-        return False
-    return True

@@ -25,6 +25,7 @@ from pipeline.storage.run_files import CHECKPOINTS, INDEX, checkpoint_step, inde
 from pipeline.storage.steps import MANIFEST
 from pipeline.system.disk import writing
 from pipeline.system.errors import Busy, Failure, UserError
+from pipeline.system.processes import process_lives
 
 REMOTE = "HORNBOOK_REMOTE"
 CHUNK_BYTES = 8 << 20
@@ -215,8 +216,6 @@ def claim(place: Place, run: str) -> None:
 
 def _lives(other: dict[str, Any]) -> bool:
     """By its last signature; on this host by its process."""
-    from pipeline.runs import process_lives
-
     if abs(time.time() - other.get("time", 0.0)) >= OWNER_SECONDS:
         return False
     if other.get("host") != HOST:

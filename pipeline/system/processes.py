@@ -1,4 +1,4 @@
-"""Processes that must not outlive the one that started them."""
+"""Processes: whether one lives, and children that must not outlive the one that started them."""
 
 import contextlib
 import ctypes
@@ -27,3 +27,14 @@ def start(words: Sequence[str], **more: Any) -> subprocess.Popen:
     parent = os.getpid()
     watched = functools.partial(end_with_parent, signal.SIGTERM, parent)
     return subprocess.Popen(words, process_group=0, preexec_fn=watched, **more)
+
+
+def process_lives(pid: Any) -> bool:
+    """Whether a process of this host lives."""
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:
+        return True
+    except (OSError, TypeError, ValueError):
+        return False
+    return True

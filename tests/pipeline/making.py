@@ -4,9 +4,9 @@ from functools import partial
 
 from pipeline import init, stages
 from pipeline.corpus.steps import data_chain
+from pipeline.remote.store import connect
 from pipeline.storage import build as building
 from pipeline.storage.steps import Step
-from pipeline.storage.store import HERE
 
 MAKERS: dict = {}
 
@@ -18,8 +18,8 @@ def made_step(name: str, version: int, make, config=None, inputs=None, **more) -
     return step
 
 
-def build(step: Step, experiment: str = "test", store=HERE) -> dict:
-    return building.build(step, MAKERS, experiment=experiment, store=store)
+def build(step: Step, experiment: str = "test") -> dict:
+    return building.build(step, MAKERS, experiment=experiment, store=connect())
 
 
 def build_data(config, experiment: str = "test") -> dict:

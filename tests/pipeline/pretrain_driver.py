@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parent))  # `making`, where this file runs as a process
+
 CONFIG = """
 name: small
 seed: 3
