@@ -1,27 +1,27 @@
-"""`hornbook compare A B`: two runs side by side: what differs in their configs, and what came of it.
+"""`hornbook compare A B`: two runs side by side: what differs in their configs, and what each reached.
 
 In: two experiments (names under `runs/`, or configs) whose pretraining has rows of metrics. Out: a table on the
-terminal, and `runs/<A>/compare-<B>.html` with the curves over tokens, device-hours and money. Where one run is at
-another's loss is read off its validation curve by straight lines between its points: an estimate, and said to be one.
+terminal, and `runs/<A>/compare-<B>.html` with the curves over tokens, device-hours and money. Where one run reaches the
+other's loss is an estimate: it is read off the validation curve by straight lines between its points.
 """
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
 from pipeline import runs
 from pipeline.config import Config
+from pipeline.pages import html
 from pipeline.pages.charts import Line, line_chart
-from pipeline.pages.html import STYLE
 from pipeline.storage.files import read_metrics, root, write_text
 from pipeline.storage.steps import read_manifest
 from pipeline.system.errors import UserError
 from pipeline.system.progress import format_bytes, format_count
 
 LOSS = "val/bits_per_byte"
+AXIS_NAMES = {"hours": "device-hours"}
 FIGURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("parameters", "parameters", format_count),
     ("tokens_seen", "tokens", format_count),
@@ -61,22 +61,16 @@ def write_page(facts: Mapping[str, Any]) -> Path:
     """The self-contained page beside the first run's report; returns its path."""
     a, b = facts["names"]
     path = root() / "runs" / a / f"compare-{b.replace('/', '-')}.html"
-    axes = [
-        ("tokens", "tokens", format_count),
-        ("hours", "device-hours", "{:g}".format),
-        ("cost", "cost", "{:g}".format),
-    ]
-    charts = "".join(
-        f"<figure><figcaption>Held-out bits per byte over {label}</figcaption>{chart}</figure>"
-        for key, label, form in axes
-        if (chart := _chart(facts, key, label, form))
-    )
-    title = f"{escape(a)} and {escape(b)}"
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title><style>{STYLE}</style><main><h1>{title}</h1>"
-        f"{_table('Figures', facts['figures'], facts['names'], _figure)}<p class=note>{escape(_sentence(facts))}</p>"
-        f"{charts}{_table('What differs in the configs', facts['differences'], facts['names'], _plain)}</main></html>\n"
+    axes: dict[str, Callable[[Any], str]] = {"tokens": format_count, "hours": "{:g}".format, "cost": "{:g}".format}
+    charts = {AXIS_NAMES.get(key, key): _chart(facts, key, form) for key, form in axes.items()}
+    page = html.render(
+        "compare.html",
+        heading=f"{a} and {b}",
+        heads=["", f"#{a}", f"#{b}"],
+        figures=[[name.strip(), *(_figure(name, value) for value in pair)] for name, pair in facts["figures"].items()],
+        differences=[[key, *map(_plain, pair)] for key, pair in facts["differences"].items()],
+        sentence=_sentence(facts),
+        charts=charts,
     )
     write_text(path, page)
     return path
@@ -86,7 +80,7 @@ def show(facts: Mapping[str, Any], page: Path) -> str:
     a, b = facts["names"]
     rows = [["", a, b], *([name, *(_figure(name, v) for v in pair)] for name, pair in facts["figures"].items())]
     lines = [*_aligned(rows), _sentence(facts), "config:"]
-    rows = [[key, *(_plain(key, v) for v in pair)] for key, pair in facts["differences"].items()]
+    rows = [[key, *map(_plain, pair)] for key, pair in facts["differences"].items()]
     lines += [f"  {line}" for line in _aligned(rows)] if rows else ["  no difference but the name"]
     return "\n".join([*lines, f"curves: {page}"])
 
@@ -141,30 +135,17 @@ def _sentence(facts: Mapping[str, Any]) -> str:
     if equal is None:
         return "one of them has not been validated yet"
     better, other = facts["names"][equal["better"]], facts["names"][1 - equal["better"]]
-    shares = [
-        f"{equal[key]:.2f} of its {word}" for key, word in (("tokens", "tokens"), ("hours", "hours")) if equal[key]
-    ]
+    shares = [f"{equal[key]:.2f} of its {key}" for key in ("tokens", "hours") if equal[key]]
     reached = f", read off its curve, after about {' and '.join(shares)}" if shares else ""
     return f"{better} reaches the last {equal['bits_per_byte']:.4f} bits per byte of {other}{reached}"
 
 
-def _chart(facts: Mapping[str, Any], key: str, label: str, form: Callable[[float], str]) -> str:
+def _chart(facts: Mapping[str, Any], key: str, form: Callable[[float], str]) -> str:
     lines = [
         Line(name, [(row[key], row["bits_per_byte"]) for row in curve if row[key] is not None], colour, marks=True)
         for name, curve, colour in zip(facts["names"], facts["curves"], ("--a", "--b"), strict=True)
     ]
-    return line_chart(lines, x_name=label, y_name="bits per byte", format_x=form)
-
-
-def _table(
-    title: str, pairs: Mapping[str, Sequence[Any]], names: Sequence[str], form: Callable[[str, Any], str]
-) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(key.strip())}" + "".join(f"<td class=n>{escape(form(key, value))}" for value in pair)
-        for key, pair in pairs.items()
-    )
-    head = "".join(f"<th class=n>{escape(name)}" for name in names)
-    return f"<h2>{title}</h2><table><tr><th>{head}{rows}</table>"
+    return line_chart(lines, x_name=AXIS_NAMES.get(key, key), y_name="bits per byte", format_x=form)
 
 
 def _figure(name: str, value: Any) -> str:
@@ -174,7 +155,7 @@ def _figure(name: str, value: Any) -> str:
     return form(value)
 
 
-def _plain(key: str, value: Any) -> str:
+def _plain(value: Any) -> str:
     return "null" if value is None else str(value)
 
 

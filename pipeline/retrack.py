@@ -1,8 +1,8 @@
-"""`hornbook sync <run>`: the mirror of a run written anew from its record, as one run with every row once.
+"""`hornbook sync <run>`: writes the W&B or TensorBoard mirror of a run again from its record: one run, every row once.
 
-In: a run with `metrics.jsonl`. Out: a fresh W&B run (offline where there is no key: `wandb sync` uploads its folder) or
-TensorBoard files, with the rows, the samples and the lineage of its manifests. For a run whose mirror was absent,
-failed, or broke into pieces over many lives. Nothing is trained, and the record is not touched.
+In: a run with `metrics.jsonl`. Out: a new W&B run (offline where there is no key: `wandb sync` uploads its folder) or
+TensorBoard files, with the rows, the samples and the lineage of its manifests. It is for a run whose mirror was absent,
+failed, or broke into pieces over several processes. It trains nothing and leaves the record as it is.
 """
 
 import shutil
@@ -18,7 +18,7 @@ FINISH_SECONDS = 600.0
 
 
 def run(config: Config) -> str:
-    """Writes the mirror and says where it lies. Raises `UserError` where nothing was trained or tracking is off."""
+    """Writes the mirror and returns a line that says where. Raises `UserError` where there is nothing to write."""
     from pipeline.stages import pretrain_step
     from pipeline.training.tracking import NONE, TENSORBOARD, WANDB_ID_FILE, mirror_of
 
@@ -28,7 +28,7 @@ def run(config: Config) -> str:
         raise UserError(f"'{config.name}' has no rows of metrics yet; run: hornbook pretrain <its config>")
     if config.tracking.to == NONE:
         raise UserError("tracking.to is 'none': nothing to write; add tracking.to=wandb or tracking.to=tensorboard")
-    (step.path / WANDB_ID_FILE).unlink(missing_ok=True)  # a run of its own: rows of a broken one cannot be taken back
+    (step.path / WANDB_ID_FILE).unlink(missing_ok=True)  # a new run: W&B cannot take rows of a broken one back
     if config.tracking.to == TENSORBOARD:
         shutil.rmtree(experiment.folder / TENSORBOARD, ignore_errors=True)
     said: list[str] = []
@@ -48,6 +48,6 @@ def run(config: Config) -> str:
     mirror.artifacts(manifests)
     mirror.finish()
     if said:
-        raise UserError(f"{said[0]}. Nothing is lost: mend it and run the same command again")
+        raise UserError(f"{said[0]}. Nothing is lost: fix it and run the same command again")
     where = experiment.folder / config.tracking.to
     return f"sync: {len(rows):,} rows of {config.name} written to {config.tracking.to} ({where})"

@@ -1,9 +1,9 @@
 """`hornbook batch <run> --step N`: the text that one optimizer step trains on, with its sources and scores.
 
-In: a run whose data stage is finished, and a step (1 = the first). Out: every document piece of that step's windows,
-in order. A batch is a pure function of the config, the data and the decisions so far, so nothing is trained or stored:
-for a loss spike of step N this shows what the model was given. Of steps that the run has not reached it shows what they
-will be, as long as no decay starts before them.
+In: a run whose data stage is finished, and a step (1 = the first). Out: every document piece of that step's windows, in
+order: for a loss spike at step N, what the model was given. A batch is a pure function of the config, the data and the
+decisions so far, so nothing is trained or stored. For a step that the run has not reached, it shows what the step will
+read if no decay starts before it.
 """
 
 from typing import Any

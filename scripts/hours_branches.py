@@ -103,7 +103,7 @@ def _each(ratios: Sequence[float]) -> str:
 
 def picture(rows: Rows) -> str:
     """The trunk of seed 1 before its decay, and its models at every budget beside the dedicated runs: an SVG."""
-    from pipeline.pages.charts import COLOURS, Line, line_chart
+    from pipeline.pages.charts import Line, chart_file, line_chart
 
     def ends(kind: str) -> list[tuple[float, float]]:
         found = [r for r in rows if r["name"].startswith(f"bits per byte, {kind}, ")]
@@ -121,9 +121,7 @@ def picture(rows: Rows) -> str:
         y_name="bits per byte, held-out",
         format_x=lambda x: f"{x / 1000:.0f}K",
     )
-    paper = '<rect width="100%" height="100%" fill="var(--paper)"/>'
-    head, body = chart.split(">", 1)
-    return head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"') + f"><style>{COLOURS}</style>{paper}{body}\n"
+    return chart_file(chart)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
 """The data card and ATTRIBUTION.md, rendered from the account of a data stage (`data.report.json`).
 
 In: that value. Out: Markdown, the card with Hugging Face's front matter. The stage writes both into its folder and
-export copies them. Names of private sources are in neither.
+export copies them. Names of private sources are in neither. The text is in templates/data_card.md and attribution.md.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.pages.markdown import front_matter, table
-from pipeline.pages.private import public_names
+import yaml
+
+from pipeline.pages import html
+from pipeline.pages.private import OWN, public_names
 
 REPORT, CARD, ATTRIBUTION = "data.report.json", "data_card.md", "ATTRIBUTION.md"
 SHOWN_REASONS, ENDINGS_SHOWN = 25, 6
@@ -22,33 +24,33 @@ NO_ADVICE = (
 
 def dataset_card(data: Mapping[str, Any]) -> str:
     """Of the text behind a model: every document is kept, or dropped under one named reason, or unreadable."""
-    documents, tokens, names = data["documents"], data["tokens"], public_names(data["sources"])
+    names = public_names(data["sources"])
     licences = sorted({name for source in data["sources"].values() for name in source["licenses"]})
+    one_known = len(licences) == 1 and licences[0] not in (OWN, "unknown")
     front = {
-        "license": _hub_licence(licences),
+        "license": licences[0] if one_known else "other",
         "task_categories": ["text-generation"],
-        "size_categories": [next((name for most, name in SIZES if documents["kept"] < most), "n>1B")],
+        "size_categories": [next((name for most, name in SIZES if data["documents"]["kept"] < most), "n>1B")],
         "tags": ["hornbook"],
     }
-    parts = [
-        front_matter(front),
-        f"# Text `{data['fingerprint']}`\n\n{tokens['train']:,} tokens to train on and {tokens['val']:,} to validate "
-        f"on, made by hornbook's data stage; {data['bytes_per_token']:.2f} bytes per token, vocabulary "
-        f"{data['vocab_size']:,}. The texts themselves are not here.",
-        "## Sources\n\n" + table(
-            ("source", "documents read", "kept", "train tokens", "held out", "licences"), _source_rows(data, names)
-        ),
-        "## Files\n\n" + file_words(data["files"]),
-        "## Licences\n\n" + licence_words(data["licence"], names) + "\n\nSources, versions, copyright lines and "
-        "notices: [ATTRIBUTION.md](ATTRIBUTION.md).",
-        "## What was dropped\n\n" + _dropped(data),
-        "## Duplicates and evaluation items\n\n" + _duplicates(data),
-        "## Quality score\n\n" + _quality(data["quality"], names),
-        "## Limits\n\n- Licences are what the sources said of themselves.\n- Personal data is masked by patterns "
-        f"(addresses, keys; {sum(data['masked'].values()):,} here): what no pattern finds is still there.\n- Tokens of "
-        "what was dropped before it was encoded are estimated from a sample of each reason.",
-    ]  # fmt: skip
-    return "\n\n".join(parts) + "\n"
+    drops = [drop for step in data["funnel"]["steps"] for drop in step["drops"]]
+    return html.render(
+        "data_card.md",
+        data=data,
+        names=names,
+        front=front_matter(front),
+        files=file_words(data["files"]),
+        licence=licence_words(data["licence"], names),
+        drops=sorted(drops, key=lambda drop: -drop["documents"]),
+        shown=SHOWN_REASONS,
+        cut=cut_words(data["quality"], names),
+    )
+
+
+def attribution(data: Mapping[str, Any]) -> str:
+    """Who wrote the kept text, under which licence, with the copyright lines and notices found beside it."""
+    public = [row for row in data["provenance"] if not row["private"]]
+    return html.render("attribution.md", data=data, public=public, names=public_names(data["sources"]))
 
 
 def licence_words(licence: Mapping[str, Any], names: Mapping[str, str]) -> str:
@@ -93,89 +95,6 @@ def causes(terms: Mapping[str, Any], names: Mapping[str, str]) -> str:
     return ", ".join(dict.fromkeys(called)) + more
 
 
-def attribution(data: Mapping[str, Any]) -> str:
-    """Who wrote the kept text, under which licence, with the copyright lines and notices found beside it."""
-    public, names = [row for row in data["provenance"] if not row["private"]], public_names(data["sources"])
-    rows = [
-        (row["package"] or names[row["source"]], row["version"] or "", row["licence"] or f"unknown ({row['declared']})",
-         f"{row['documents']:,}", f"{row['tokens']:,}")
-        for row in public
-    ]  # fmt: skip
-    parts = [
-        f"# Attribution\n\nA model trained on the text `{data['fingerprint']}` learnt from the works below. Texts of "
-        "licences: <https://spdx.org/licenses/>. Pass this file on with the model.",
-        table(("work", "version", "licence", "documents", "tokens"), rows),
-    ]
-    if len(public) < len(data["provenance"]):
-        parts.append("Besides, private text of the model's maker, which is not listed.")
-    parts += [_notice(found) for found in data["notices"]]
-    return "\n\n".join(parts) + "\n"
-
-
-def _notice(found: Mapping[str, Any]) -> str:
-    text = f"## {found['package']} {found['version']}"
-    if found["copyright"]:
-        text += "\n\n" + "\n".join(f"- {line}" for line in found["copyright"])
-    if found["notice"]:
-        text += "\n\nNotice:\n\n" + "\n".join(f"    {line}".rstrip() for line in found["notice"].splitlines())
-    return text
-
-
-def _hub_licence(licences: Sequence[str]) -> str:
-    return licences[0] if len(licences) == 1 and licences[0] not in ("own", "unknown") else "other"
-
-
-def _source_rows(data: Mapping[str, Any], names: Mapping[str, str]) -> list[tuple[str, ...]]:
-    return [
-        (names[key], f"{source['read']:,}", f"{source['documents']:,}", f"{source['train']['tokens']:,}",
-         f"{source['validation']['tokens']:,}", ", ".join(source["licenses"]) or "none kept")
-        for key, source in data["sources"].items()
-    ]  # fmt: skip
-
-
-def _dropped(data: Mapping[str, Any]) -> str:
-    read, kept = data["funnel"]["read"], data["funnel"]["kept"]
-    dropped = [drop for step in data["funnel"]["steps"] for drop in step["drops"]]
-    ordered = sorted(dropped, key=lambda drop: -drop["documents"])
-    rows = [
-        (f"{d['filter']}: {d['reason']}", f"{d['documents']:,}", f"{d['bytes'] / 1e6:,.2f}",
-         f"{'' if d['tokens_measured'] else 'about '}{d['tokens']:,}")
-        for d in ordered[:SHOWN_REASONS]
-    ]  # fmt: skip
-    if rest := ordered[SHOWN_REASONS:]:
-        sums = [sum(d[unit] for d in rest) for unit in ("documents", "bytes", "tokens")]
-        rows.append((f"{len(rest)} others", f"{sums[0]:,}", f"{sums[1] / 1e6:,.2f}", f"about {sums[2]:,}"))
-    documents = data["documents"]
-    return (
-        f"{documents['read']:,} documents read = {documents['kept']:,} kept + {sum(documents['dropped'].values()):,} "
-        f"dropped + {documents['unreadable']:,} unreadable; {read['bytes'] / 1e6:,.1f} MB read, "
-        f"{kept['bytes'] / 1e6:,.1f} MB kept.\n\n" + table(("reason", "documents", "MB", "tokens"), rows)
-    )
-
-
-def _duplicates(data: Mapping[str, Any]) -> str:
-    twins, contamination = data["duplicates"], data["contamination"]
-    words = (
-        f"{twins['exact']:,} exact copies, {twins['near_train']:,} near copies of train text and "
-        f"{twins['near_validation']:,} of held-out text were dropped ({twins['clusters']:,} clusters). "
-    )
-    if contamination is None:
-        return words + "Nothing was compared with evaluation items."
-    return words + (
-        f"{contamination['n']:,} documents shared {contamination['ngram_words']} words in a row with one of "
-        f"{contamination['items']:,} evaluation items; {contamination['items_too_short']:,} items were too short to "
-        "look for."
-    )
-
-
-def _quality(quality: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    rated = quality["rated"]
-    if not quality["sources"]:
-        return f"No source was scored, and nothing was cut: {rated['note']}."
-    called = ", ".join(names.get(name, name) for name in quality["sources"])
-    return f"{called}: {cut_words(quality, names)}. It is wrong at times: {rated['note']}."
-
-
 def cut_words(quality: Mapping[str, Any], names: Mapping[str, str]) -> str:
     """`cut at 0.5; AUC 0.911 on rated documents that it was not trained on`."""
     minimum, auc = quality["min_score"], quality["rated"]["auc"]
@@ -184,3 +103,15 @@ def cut_words(quality: Mapping[str, Any], names: Mapping[str, str]) -> str:
     else:
         cut = "nothing was cut by it" if minimum is None else f"cut at {minimum}"
     return cut if auc is None else f"{cut}; AUC {auc:.3f} on rated documents that it was not trained on"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(html.markdown_cell, cells)) + " |" for cells in lines)
+
+
+def front_matter(values: Mapping[str, Any]) -> str:
+    """What Hugging Face reads of a card. What is not known is left out."""
+    known = {key: value for key, value in values.items() if value}
+    return "---\n" + yaml.safe_dump(known, sort_keys=False, allow_unicode=True) + "---"

@@ -10,8 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from pipeline.corpus.text.intervals import beside
-from pipeline.pages.data_card import licence_words
-from pipeline.pages.markdown import front_matter, table
+from pipeline.pages.data_card import front_matter, licence_words, table
 from pipeline.pages.private import public_names
 from pipeline.storage.hub import is_hub_name
 

@@ -1,8 +1,8 @@
-"""What growth did, as pictures: loss against what was spent, by both accountings, and the map of blocks.
+"""What growth did: loss against what was spent, by both accountings, and the map of blocks.
 
-`growth_facts` gathers what they need from disk: the source's metrics are read from its own folder, and so are those of
-the same config from fresh weights, where that was trained. `growth_pictures` draws it: HTML with SVG; "" where nothing
-grew.
+`growth_facts` gathers what `report.json` holds of it: the source's metrics are read from its own folder, and so are
+those of the same config from fresh weights, where that was trained. `growth_view` makes charts and sentences of it for
+pipeline/pages/templates/growth.html.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ from typing import Any
 
 from model.config import ModelConfig
 from pipeline.config import Config, InitConfig
-from pipeline.pages.charts import Line, line_chart
-from pipeline.stages import pretrain_step
+from pipeline.pages.charts import Line, block_map, line_chart
+from pipeline.stages import pretrain_step, source_config, source_is_experiment
 from pipeline.storage.files import read_metrics
 from pipeline.system.errors import UserError
 from pipeline.system.progress import format_count
@@ -39,15 +39,8 @@ def growth_facts(config: Config, init: Mapping[str, Any]) -> dict[str, Any] | No
     }
 
 
-def growth_pictures(facts: Mapping[str, Any] | None, init: Mapping[str, Any], metrics: Rows) -> str:
-    """Everything below the table of the initialization."""
-    if facts is None:
-        return ""
-    return _curves(facts, metrics) + block_map(ModelConfig(**facts["model"]), init)
-
-
 def thin(rows: Rows) -> list[dict[str, Any]]:
-    """Of a run's metrics what the report draws: every validation and at most about `MOST_ROWS` rows besides."""
+    """The rows that the report draws: every validation, and at most about `MOST_ROWS` others."""
     every = -(-len(rows) // MOST_ROWS)
     return [
         {key: _finite(value) for key, value in row.items() if key in DRAWN or key.startswith("val/")}
@@ -56,52 +49,49 @@ def thin(rows: Rows) -> list[dict[str, Any]]:
     ]
 
 
-def _finite(value: Any) -> Any:
-    """A skipped step may have a loss that is no number, for which JSON has no word."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def growth_view(facts: Mapping[str, Any] | None, init: Mapping[str, Any], metrics: Rows) -> dict[str, Any] | None:
+    """`{charts, sentences, scratch_name, block_map}`; None where nothing grew, no charts before pretraining."""
+    if facts is None:
+        return None
+    view = {"charts": {}, "sentences": [], "scratch_name": None}
+    if metrics and facts["source"]:
+        view = _curves(facts, metrics)
+    return {**view, "block_map": block_map(init, facts["model"]["hidden_size"])}
 
 
-def _curves(facts: Mapping[str, Any], metrics: Rows) -> str:
-    source, scratch, cost = facts["source"], facts["scratch"], facts["cost"]
-    if not metrics or not source:
-        return ""
-    end = {x: max(row.get(x, 0.0) for row in source) for x in ("budget/tokens", "budget/gpu_hours")}
-    charts, words = [], []
+def _curves(facts: Mapping[str, Any], metrics: Rows) -> dict[str, Any]:
+    source, scratch = facts["source"], facts["scratch"]
+    charts, sentences = {}, []
     for key, factor, name, unit in (
-        ("budget/tokens", cost, "tokens of the grown model", "tokens"),
+        ("budget/tokens", facts["cost"], "tokens of the grown model", "tokens"),
         ("budget/gpu_hours", 1.0, "device-hours", "device-hours"),
     ):
-        paid = end[key] * factor
-        grown, alone = _points(metrics, key), _points(source, key, factor)
+        paid = _spent(source, key) * factor  # by the source, before the grown model's first step
+        grown = _points(metrics, key)
         lines = [
-            Line("source", alone, "--b"),
+            Line("source", _points(source, key, factor), "--b"),
             Line("grown", [(x + paid, y) for x, y in grown], "--a"),
             Line("source free", grown, "--a", dashed=True),
         ]
         if fresh := _points(scratch, key):
             lines.append(Line("scratch", fresh, "--ink"))
-            words.append(_gain(grown, fresh, paid, unit))
+            sentences.append(_gain(grown, fresh, paid, unit))
         top, rise, back = bump(grown)
         notes = [(grown[top][0] + paid, grown[top][1], f"re-warm bump +{rise:.2f}")] if rise > 0 else []
         if key == "budget/tokens":
-            words.insert(0, _bump_words(rise, None if back is None else grown[back][0]))
-        chart = line_chart(lines, x_name=name, y_name="nats per token", format_x=format_count, notes=notes)
-        charts.append(f"<figure><figcaption>Training loss against {name}</figcaption>{chart}</figure>")
-    words.append(_held_out(metrics, scratch, end["budget/gpu_hours"]))
-    note = "Solid: the source counted (its tokens at their cost in FLOPs). Dashed: the source free. Loss smoothed."
-    if not scratch:
-        note += (
-            f" To compare: run the same config with name={facts['name']}-scratch init.method=random init.source=null, "
-            "then hornbook report."
-        )
-    return f"{''.join(charts)}<p class=note>{' '.join(word for word in words if word)} {note}</p>"
+            sentences.insert(0, _bump_words(rise, None if back is None else grown[back][0]))
+        charts[name] = line_chart(lines, x_name=name, y_name="nats per token", format_x=format_count, notes=notes)
+    sentences.append(_held_out(metrics, scratch, _spent(source, "budget/gpu_hours")))
+    return {
+        "charts": charts,
+        "sentences": [sentence for sentence in sentences if sentence],
+        "scratch_name": None if scratch else f"{facts['name']}-scratch",
+    }
 
 
 def bump(points: Points) -> tuple[int, float, int | None]:
-    """Where the loss is highest after its start, how far above, and where it is back for good; 0 where it never rose.
-
-    The points are smoothed already; the first of them is the start.
-    """
+    """Where the loss is highest after its start, how far above it, and where it is back below it for good: 0 where it
+    never rose, None where it never came back. The points are smoothed already; the first of them is the start."""
     start = points[0][1]
     top = max(range(len(points)), key=lambda index: points[index][1])
     above = [index for index, (_, loss) in enumerate(points) if loss > start]
@@ -117,7 +107,7 @@ def _bump_words(rise: float, back: float | None) -> str:
 
 
 def _gain(grown: Points, scratch: Points, paid: float, unit: str) -> str:
-    """Share of what scratch spent that the grown model needed to scratch's last loss, by both accountings."""
+    """The share of scratch's spending that the grown model needed to reach its last loss, by both accountings."""
     last, whole = scratch[-1][1], scratch[-1][0]
     above = [index for index, (_, loss) in enumerate(grown) if loss > last]
     if above and above[-1] + 1 == len(grown):
@@ -142,8 +132,6 @@ def _held_out(grown: Rows, scratch: Rows, source_hours: float) -> str:
 
 
 def _source_rows(config: Config) -> Rows:
-    from pipeline.stages import source_config, source_is_experiment  # which writes reports itself
-
     return _rows(source_config(config)) if source_is_experiment(config) else []
 
 
@@ -158,75 +146,28 @@ def _rows(config: Config) -> Rows:
     return read_metrics(step.path / "metrics.jsonl")
 
 
+def _spent(rows: Rows, key: str) -> float:
+    return max(row.get(key, 0.0) for row in rows)
+
+
 def _points(rows: Rows, key: str, factor: float = 1.0) -> Points:
     """(what was spent, mean training loss around it)."""
     points = [(factor * row[key], row["train/loss"]) for row in rows if row.get("train/loss") is not None]
-    half = max(2, round(SMOOTH_SHARE * len(points)))
+    return smooth(points, max(2, round(SMOOTH_SHARE * len(points))))
+
+
+def smooth(points: Points, half: int) -> Points:
+    """A running mean over `half` points on either side: the loss of one small step says little."""
     windows = [points[max(0, i - half) : i + half + 1] for i in range(len(points))]
     return [(x, sum(y for _, y in w) / len(w)) for (x, _), w in zip(points, windows, strict=True)]
+
+
+def _finite(value: Any) -> Any:
+    """A skipped step may have a loss that is no number, for which JSON has no word."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _cost(config: Config, init: Mapping[str, Any]) -> float:
     """FLOPs per token of the source over those of the grown model."""
     window = config.train.sequence_length
     return ModelConfig(**init["source_model"]).flops_per_token(window) / config.model.flops_per_token(window)
-
-
-BOX, GAP, FULL, LEFT_X, RIGHT_X = 15, 5, 210, 20, 330
-
-
-def block_map(target: ModelConfig, init: Mapping[str, Any]) -> str:
-    """Source blocks on the left, target blocks on the right, as wide as their hidden size; what is new is pale."""
-    source, blocks = ModelConfig(**init["source_model"]), init["blocks"]
-    wide = max(source.hidden_size, target.hidden_size)
-    small, large = FULL * source.hidden_size / wide, FULL * target.hidden_size / wide
-    step = BOX + GAP
-    height = step * (max(source.num_hidden_layers, len(blocks)) + 2) + 44
-    rows = {"embedding": 0, **{i: i + 1 for i in range(len(blocks))}, "head": len(blocks) + 1}
-    spread = (len(blocks) + 1) / (source.num_hidden_layers + 1)  # the shorter stack is spread over the same height
-    parts = [
-        f'<svg viewBox="0 0 720 {height}" role="img" aria-label="Which block comes from which">',
-        _words(LEFT_X, 14, f"source: {source.num_hidden_layers} blocks, {source.hidden_size} wide"),
-        _words(RIGHT_X, 14, f"grown: {len(blocks)} blocks, {target.hidden_size} wide"),
-    ]
-
-    def left_y(row: float) -> float:
-        return 24 + step * row * spread
-
-    for name, row in {"embedding": 0, **{i: i + 1 for i in range(source.num_hidden_layers)}}.items():
-        parts += [_box(LEFT_X, left_y(row), small), _words(LEFT_X + 6, left_y(row) + 12, _name(name), "--paper")]
-    end = source.num_hidden_layers + 1
-    parts += [_box(LEFT_X, left_y(end), small), _words(LEFT_X + 6, left_y(end) + 12, "head", "--paper")]
-    live = {block["source"]: index for index, block in reversed(list(enumerate(blocks))) if not block["silent"]}
-    for name, row in rows.items():
-        y = 24 + step * row
-        block = blocks[name] if isinstance(name, int) else None
-        origin = {"embedding": 0, "head": end}.get(str(name), 0) if block is None else block["source"] + 1
-        new = block is not None and live.get(block["source"]) != name
-        colour, dashes = ("--dim", ' stroke-dasharray="4 3"') if new else ("--b", "")
-        parts.append(
-            f'<line x1="{LEFT_X + small:.0f}" x2="{RIGHT_X}" y1="{left_y(origin) + BOX / 2:.1f}" y2="{y + BOX / 2}" '
-            f'stroke="var({colour})"{dashes}/>'
-        )
-        parts.append(_box(RIGHT_X, y, large, pale=True))
-        parts.append("" if new else _box(RIGHT_X, y, min(small, large)))
-        parts.append(_words(RIGHT_X + 6, y + 12, _name(name), "--ink" if new else "--paper"))
-        if block and new:
-            what = "silent copy of" if block["silent"] else "live copy of"
-            parts.append(_words(RIGHT_X + large + 10, y + 12, f"{what} block {block['source']}"))
-    share = init["parameters"]["source"] / init["parameters"]["grown"]
-    caption = f"Which block comes from which: {100 * min(1.0, share):.0f}% of the parameters were there, pale is new"
-    return f"<figure><figcaption>{caption}</figcaption>{''.join(parts)}</svg></figure>"
-
-
-def _name(name: int | str) -> str:
-    return f"block {name}" if isinstance(name, int) else name
-
-
-def _box(x: float, y: float, width: float, pale: bool = False) -> str:
-    fill = "var(--rule)" if pale else "var(--b)"
-    return f'<rect x="{x}" y="{y:.1f}" width="{width:.1f}" height="{BOX}" rx="3" fill="{fill}"/>'
-
-
-def _words(x: float, y: float, text: str, colour: str = "--dim") -> str:
-    return f'<text class="name" x="{x:.0f}" y="{y:.1f}" fill="var({colour})">{text}</text>'

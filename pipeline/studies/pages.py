@@ -1,26 +1,24 @@
-"""What a study leaves for people and for programs: `study.json`, `study.md`, `study.html`, two pictures.
+"""The results of a study for people and for programs: `study.json`, `study.md`, `study.html` and two charts.
 
-In: the study and its members. Out: the facts, written into `runs/<study>/`.
+In: the study and its members. Out: the facts, and these files in `runs/<study>/`.
 """
 
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.pages.charts import chart_file
-from pipeline.pages.html import STYLE
+from pipeline.pages import html
+from pipeline.pages.charts import Dot, chart_file, scatter
 from pipeline.storage.files import code_state, root, write_json, write_text
 from pipeline.studies import run
 from pipeline.studies.analysis import effects, means_over_seeds, pareto, rows, sentence, verdicts
-from pipeline.studies.design import MEASURES, Measure
+from pipeline.studies.design import MEASURES
 from pipeline.studies.file import Study
 from pipeline.studies.members import Member
-from pipeline.studies.picture import Dot, scatter
 from pipeline.system.progress import format_bytes, format_count
 
-Shown = tuple[str, str, Any]
-COLUMNS: tuple[Shown, ...] = (
+COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("bits_per_byte", "bits per byte", "{:.4f}".format),
     ("target_before", "task before", "{:.1%}".format),
     ("target", "task after", "{:.1%}".format),
@@ -38,7 +36,24 @@ COLUMNS: tuple[Shown, ...] = (
     ("train_tokens_per_second", "tokens/s trained", "{:,.0f}".format),
     ("peak_memory_bytes", "peak memory", format_bytes),
 )
-COSTS = (("gpu_hours", "hours", "{:.4g}".format, False), ("inference_bytes", "bytes", format_bytes, True))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A chart of quality against one cost, which is a key of every combination."""
+
+    cost: str
+    caption: str
+    x_name: str
+    format_x: Callable[[float], str]
+    logarithmic: bool
+
+
+HOURS, BYTES = "GPU-hours of source, pretraining and tuning", "bytes at inference"
+PICTURES = {
+    "hours": Picture("gpu_hours", "Quality against GPU-hours", HOURS, "{:.4g}".format, logarithmic=False),
+    "bytes": Picture("inference_bytes", f"Quality against {BYTES}", BYTES, format_bytes, logarithmic=True),
+}
 
 
 def write(study: Study, members: Sequence[Member]) -> dict[str, Any]:
@@ -46,12 +61,12 @@ def write(study: Study, members: Sequence[Member]) -> dict[str, Any]:
     facts = collect(study, members)
     folder = Path(facts["folder"])
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {name: picture for name in ("hours", "bytes") if (picture := draw(facts, name))}
-    for name, svg in pictures.items():
+    charts = {name: chart for name in PICTURES if (chart := draw(facts, name))}
+    for name, svg in charts.items():
         write_text(folder / f"study-{name}.svg", chart_file(svg))
     write_json(folder / "study.json", {**facts, "folder": f"runs/{study.name}"})
-    write_text(folder / "study.md", markdown(facts, pictures))
-    write_text(folder / "study.html", page(facts, pictures))
+    for name in ("study.md", "study.html"):
+        write_text(folder / name, page(name, facts, charts))
     return facts
 
 
@@ -65,10 +80,10 @@ def collect(study: Study, members: Sequence[Member]) -> dict[str, Any]:
         row["range"] = [min(values), max(values)] if values else None
         row["seed_range"] = max(values) - min(values) if values else None
     found_effects = effects(study, found)
-    for cost, *_ in COSTS:
-        front = pareto(combinations, cost, measure.key, measure.lower_is_better)
+    for picture in PICTURES.values():
+        front = pareto(combinations, picture.cost, measure.key, measure.lower_is_better)
         for row in combinations:
-            row[f"on_front_{cost}"] = row in front
+            row[f"on_front_{picture.cost}"] = row in front
     return {
         "study": study.name,
         "about": study.about,
@@ -83,7 +98,7 @@ def collect(study: Study, members: Sequence[Member]) -> dict[str, Any]:
         **code_state(),
         "experiments": len({row["experiment"] for row in found}),
         "done": sum(row["state"] == "done" for row in found),
-        "gpu_hours": _spent(found),
+        "gpu_hours": sum({row["experiment"]: row["gpu_hours"] or 0.0 for row in found}.values()),
         "combinations": combinations,
         "effects": found_effects,
         "findings": [sentence(entry) for entry in found_effects],
@@ -93,19 +108,24 @@ def collect(study: Study, members: Sequence[Member]) -> dict[str, Any]:
 
 
 def draw(facts: Mapping[str, Any], name: str) -> str:
-    """One of the two pictures: quality against `hours`, or against `bytes` at inference."""
-    cost, _, form, logarithmic = next(c for c in COSTS if c[1] == name)
-    measure: Measure = MEASURES[facts["measures"][0]]
+    """One of the two charts: quality against `hours`, or against `bytes` at inference."""
+    picture, measure = PICTURES[name], MEASURES[facts["measures"][0]]
+    cost = picture.cost
     known = [r for r in facts["combinations"] if r[measure.key] is not None and r[cost]]
-    if name == "hours":  # forms of one training lie on one place: the first stands for them
+    if name == "hours":  # forms of one training have the same hours: the first stands for them
         known = list({r[cost]: r for r in reversed(known)}.values())[::-1]
     dots = [
         Dot(r[cost], r[measure.key], r["range"][0], r["range"][1], r["label"], r["form"], r[f"on_front_{cost}"])
         for r in known
     ]
-    x_name = "GPU-hours of source, pretraining and tuning" if name == "hours" else "bytes at inference"
-    names = {"x_name": x_name, "y_name": measure.label, "format_x": form}
-    return scatter(dots, **names, logarithmic=logarithmic, cut_top=measure.lower_is_better)
+    return scatter(
+        dots,
+        x_name=picture.x_name,
+        y_name=measure.label,
+        format_x=picture.format_x,
+        logarithmic=picture.logarithmic,
+        cut_top=measure.lower_is_better,
+    )
 
 
 def show(facts: Mapping[str, Any]) -> str:
@@ -115,65 +135,32 @@ def show(facts: Mapping[str, Any]) -> str:
     return "\n".join([*lines, f"  table and pictures: {facts['folder']}/study.md, study.html, study.json"])
 
 
-def markdown(facts: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
-    head, body = _table(facts)
-    lines = [f"# Study {facts['study']}", "", facts["about"], "", _frame(facts), "", "## What it shows", ""]
-    lines += claims_table(facts)
-    lines += [f"- {sentence}" for sentence in facts["findings"]] or ["Nothing to compare yet."]
-    lines += ["", *(f"![{_caption(name)}](study-{name}.svg)" for name in pictures), "", "## Members", ""]
-    lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(cells) + " |" for cells in body]
-    return "\n".join([*lines, "", *(f"- {line}" for line in _notes(facts))]) + "\n"
-
-
-def claims_table(facts: Mapping[str, Any]) -> list[str]:
-    """Each claim, the verdict of this study, and the figure behind it, as lines of Markdown."""
-    if not facts["claims"]:
-        return []
-    rows_ = [
-        f"| {claim['says']} | {claim['verdict']} | "
-        f"{'' if claim['effect'] is None else facts['findings'][claim['effect']]} |"
-        for claim in facts["claims"]
-    ]
-    return ["| claim | verdict | figure |", "|---|---|---|", *rows_, ""]
-
-
-def page(facts: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
-    head, body = _table(facts)
-    found = "".join(f"<li>{_bold(sentence)}" for sentence in facts["findings"]) or "<li>Nothing to compare yet."
-    figures = "".join(f"<figure><figcaption>{_caption(n)}</figcaption>{svg}</figure>" for n, svg in pictures.items())
-    rows_ = "".join("<tr><td>" + "<td class=n>".join(escape(cell) for cell in cells) for cells in body)
-    title = f"Study {escape(facts['study'])}"
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title><style>{STYLE}</style><main><h1>{title}</h1><p>{escape(facts['about'])}"
-        f"<p class=note>{escape(_frame(facts))}<h2>What it shows</h2>{_claims(facts)}<ul>{found}</ul>"
-        f"{figures}<h2>Members</h2>"
-        f"<table><tr><th>{'<th class=n>'.join(map(escape, head))}{rows_}</table><ul>"
-        + "".join(f"<li>{escape(line)}" for line in _notes(facts))
-        + "</ul></main></html>\n"
+def page(template: str, facts: Mapping[str, Any], charts: Mapping[str, str]) -> str:
+    """The page as HTML or as Markdown, by its template."""
+    heads, members = _table(facts)
+    return html.render(
+        template,
+        **{key: facts[key] for key in ("study", "about", "claims", "findings")},
+        frame=_frame(facts),
+        charts=charts,
+        captions={name: picture.caption for name, picture in PICTURES.items()},
+        heads=heads,
+        members=members,
+        notes=_notes(facts),
     )
-
-
-def _claims(facts: Mapping[str, Any]) -> str:
-    rows_ = "".join(
-        f"<tr><td>{escape(claim['says'])}<td>{escape(claim['verdict'])}<td>"
-        + ("" if claim["effect"] is None else _bold(facts["findings"][claim["effect"]]))
-        for claim in facts["claims"]
-    )
-    return f"<table><tr><th>claim<th>verdict<th>figure{rows_}</table>" if rows_ else ""
 
 
 def _table(facts: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    combinations = facts["combinations"]
-    columns = [c for c in COLUMNS if any(row[c[0]] is not None for row in combinations)]
-    head = ["combination", "form", "seeds", "seeds' spread", *(name for _, name, _ in columns)]
+    """Heads (# for a column of numbers) and cells: a row per combination with results, a column per figure of any."""
+    rows_ = facts["combinations"]
+    columns = [column for column in COLUMNS if any(row[column[0]] is not None for row in rows_)]
+    head = ["combination", "#form", "#seeds", "#seeds' spread", *(f"#{name}" for _, name, _ in columns)]
     body = []
-    for row in combinations:
+    for row in rows_:
         if row["seeds"]:
-            cells = [row["label"], row["form"], str(len(row["seeds"])), f"{row['seed_range']:.4f}"
-                     if row["seed_range"] is not None else ""]  # fmt: skip
-            body.append([*cells, *("" if row[key] is None else show_(row[key]) for key, _, show_ in columns)])
+            spread = "" if row["seed_range"] is None else f"{row['seed_range']:.4f}"
+            cells = ["" if row[key] is None else form(row[key]) for key, _, form in columns]
+            body.append([row["label"], row["form"], str(len(row["seeds"])), spread, *cells])
     return head, body
 
 
@@ -193,8 +180,7 @@ def _notes(facts: Mapping[str, Any]) -> list[str]:
     for record in facts["stops"]:
         notes.append(
             f"Stopped early at {record['at']:g} of the budget by {record['rule']}, the best {record['keep']:g} going "
-            + "on: "
-            + (", ".join(record["stopped"]) or "none")
+            f"on: {', '.join(record['stopped']) or 'none'}"
         )
     for row in facts["rows"]:
         if row["why_not"]:
@@ -202,16 +188,3 @@ def _notes(facts: Mapping[str, Any]) -> list[str]:
         elif row["state"] == "failed":
             notes.append(f"{row['experiment']} failed; its logs lie in its folder")
     return list(dict.fromkeys(notes))
-
-
-def _spent(found: Sequence[Mapping[str, Any]]) -> float:
-    return sum({row["experiment"]: row["gpu_hours"] or 0.0 for row in found}.values())
-
-
-def _caption(name: str) -> str:
-    return "Quality against GPU-hours" if name == "hours" else "Quality against bytes at inference"
-
-
-def _bold(sentence: str) -> str:
-    words = escape(sentence).split("**")
-    return "".join(f"<b>{word}</b>" if i % 2 else word for i, word in enumerate(words))

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from data_corpus import make_config, prose, write_corpus
 from json_schema import SCHEMA, problems, report_of
+from page_text import words
 
 from data_filters.rule import PROSE
 from pipeline import stages
@@ -21,10 +22,11 @@ from pipeline.corpus.statistics import Provenance, metadata_of, notices
 from pipeline.corpus.text.documents import read_decisions
 from pipeline.corpus.text.shards import TokenShards
 from pipeline.corpus.text.tokenizer import load_tokenizer
+from pipeline.pages import html
+from pipeline.pages.charts import roc_chart, score_chart
 from pipeline.pages.data_card import ATTRIBUTION, CARD, REPORT
-from pipeline.pages.data_pictures import roc_chart, score_chart
 from pipeline.reporting import page as report
-from pipeline.reporting.data import data_section
+from pipeline.reporting.data import data_view
 from pipeline.run_stage import run_stage
 from pipeline.storage.steps import read_manifest
 
@@ -90,13 +92,14 @@ def test_report_json_fits_the_shipped_schema_and_a_wrong_one_does_not(page):
 
 
 def test_the_page_is_the_json_and_needs_nothing_else(page):
-    found, html = page
-    assert report.render(json.loads(json.dumps(found))) == html
-    assert not re.search(r"<script|<link|<img|src=|url\(|@import", html)
-    for wanted in ("prefers-color-scheme:dark", "@media print", "viewport", "leaves 0 documents, 0 bytes and 0 tokens"):
-        assert wanted in html
+    found, text = page
+    assert report.render(json.loads(json.dumps(found))) == text
+    assert not re.search(r"<script|<link|<img|src=|url\(|@import", text)
+    for wanted in ("prefers-color-scheme: dark", "@media print", "viewport"):
+        assert wanted in text
+    assert "leaves 0 documents, 0 bytes and 0 tokens" in words(text)
     for count in ("read", "kept"):
-        assert f"{found['data']['funnel'][count]['documents']:,}" in html
+        assert f"{found['data']['funnel'][count]['documents']:,}" in text
 
 
 def test_a_folder_without_its_account_says_how_to_get_it(finished, tmp_path):
@@ -160,9 +163,9 @@ def test_private_text_is_counted_and_nothing_of_it_is_named(root, capsys):
         assert SECRET not in text
         assert "private text" in text
     assert "GPL-3.0-only" in attribution
-    found, html = report_of("test")
+    found, page = report_of("test")
     source = f"{SECRET}_notes"  # the key of the user's own config: on the page, in no card
-    for text in (json.dumps(found), html):
+    for text in (json.dumps(found), page):
         assert SECRET not in text.replace(source, "")
     account = found["data"]
     assert account["licence"]["kind"] == "private"
@@ -270,4 +273,4 @@ def test_the_tenths_hold_every_scored_document_once_and_show_two_of_each(root, c
     assert sum(t["documents"] for t in tenths) == sum(map(sum, histogram.values()))
     assert all(len(t["examples"]) == 2 for t in tenths)
     assert sum(t["kept"] for t in tenths) == sum(histogram["train"]) + sum(histogram["validation"])
-    assert "AUC 0.9" in data_section(account)
+    assert "AUC 0.9" in html.render("data.html", **data_view(account))

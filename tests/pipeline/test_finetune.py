@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from json_schema import report_of
+from page_text import rows
 from transformers import AutoModelForCausalLM
 
 from model.adapters import add_adapters, is_packed, merged, quantize_base, trainable_share
@@ -108,7 +109,8 @@ def test_lora_learns_the_task_and_says_what_it_gained(pretrained, capsys):
     assert manifest["annealed"]
     found, page = report_of("small")
     assert found["finetune"]["target"] == target
-    assert f"<td class=n>{100 * target['before']:.1f}%<td class=n>{100 * target['after']:.1f}%" in page
+    [(_, before, after)] = [row for row in rows(page) if row[0].startswith(target["name"])]
+    assert (before, after.split(" ± ")[0]) == (f"{target['before']:.1%}", f"{target['after']:.1%}")
     run_stage("finetune", config, "small.yaml")
     assert "up to date" in capsys.readouterr().out
     config.export.model = str(folder / "model")

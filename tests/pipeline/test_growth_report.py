@@ -2,10 +2,14 @@
 
 import dataclasses
 
+from page_text import words
+
 from model.config import ModelConfig
 from model.growth import GROWTH
 from model.growth.rules import block_origins
 from pipeline import config as configs
+from pipeline.pages import html
+from pipeline.pages.charts import block_map
 from pipeline.reporting import growth as growth_report
 
 SMALL = ModelConfig(512, 32, 128, 3, 4)
@@ -29,7 +33,8 @@ def _rows(losses: list[float], hours: float) -> list[dict]:
 
 
 def _pictures(config, metrics: list[dict]) -> str:
-    return growth_report.growth_pictures(growth_report.growth_facts(config, _init()), _init(), metrics)
+    view = growth_report.growth_view(growth_report.growth_facts(config, _init()), _init(), metrics)
+    return html.render("growth.html", init={**_init(), "method": "exact"}, models=[], growth=view)
 
 
 def test_the_bump_is_found_where_the_loss_rises_and_nowhere_else():
@@ -39,7 +44,7 @@ def test_the_bump_is_found_where_the_loss_rises_and_nowhere_else():
 
 
 def test_the_map_names_silent_and_live_copies_and_every_block():
-    exact, stack = (growth_report.block_map(LARGE, _init(method)) for method in ("exact", "stack"))
+    exact, stack = (block_map(_init(method), LARGE.hidden_size) for method in ("exact", "stack"))
     assert exact.count("silent copy of block 0") == 1
     assert stack.count("live copy of block 0") == 1
     assert exact.count(">block 3<") == 1
@@ -56,13 +61,13 @@ def test_both_accountings_are_drawn_and_said_with_and_without_a_run_from_fresh_w
     grown = _rows([4.1 - 0.02 * i for i in range(40)], 0.5)
     monkeypatch.setattr(growth_report, "_source_rows", lambda config: _rows(falling, 0.25))
     monkeypatch.setattr(growth_report, "_rows", lambda config: [])
-    alone = _pictures(config, grown)
+    alone = words(_pictures(config, grown))
     assert "name=big-scratch init.method=random init.source=null" in alone
     assert "no re-warm bump" in alone
     monkeypatch.setattr(growth_report, "_rows", lambda config: _rows(falling, 0.5))
     beside = _pictures(config, grown)
     # scratch ends at the loss that the grown model begins with: nothing but the source's half of the hours is needed
-    assert "0.50 of its device-hours with the source counted, 0.00 with the source free" in beside
+    assert "0.50 of its device-hours with the source counted, 0.00 with the source free" in words(beside)
     assert beside.count("<svg") == 3
     assert "On held-out text" not in beside  # neither has been validated
 
@@ -72,9 +77,10 @@ def test_both_accountings_are_drawn_and_said_with_and_without_a_run_from_fresh_w
 
     monkeypatch.setattr(growth_report, "_rows", lambda config: validated(falling, 0.75, 1.5))
     beside = _pictures(config, validated([4.0 - 0.02 * i for i in range(40)], 0.5, 1.25))
-    assert "grown 1.2500 bits per byte after 0.7500 device-hours, the source's counted; scratch 1.5000" in beside
+    said = "grown 1.2500 bits per byte after 0.7500 device-hours, the source's counted; scratch 1.5000"
+    assert said in words(beside)
 
 
 def test_fresh_weights_have_no_pictures_of_growth():
     assert growth_report.growth_facts(configs.Config(), {"blocks": []}) is None
-    assert growth_report.growth_pictures(None, {"blocks": []}, []) == ""
+    assert growth_report.growth_view(None, {"blocks": []}, []) is None

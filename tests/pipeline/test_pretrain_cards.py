@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_pretrain import Small, _record_inputs, small, small_inputs  # noqa: F401 - fixtures
 
-from pipeline.reporting.pretrain import cards_section, forecast_section
+from pipeline.pages import html
 from pipeline.storage.ledger import cards
 from pipeline.training import devices
 from pipeline.training.budget import Measured
@@ -49,7 +49,7 @@ def test_a_run_goes_on_on_another_card_with_the_next_window_and_both_cards_in_th
     (move,) = decisions.of_kind("card")
     assert (move["step"], move["before"]["precision"], move["before"]["micro_batch"]) == (28, "32-true", 8)
     assert move["step_seconds_expected"] == pytest.approx(2 * move["step_seconds_before"])  # half the peak
-    page = cards_section(longer) + forecast_section(longer)
+    page = html.render("devices.html", pretrain=longer)
     assert "Another Processor" in page
     assert f"{longer['forecast']['memory']['predicted_bytes'] / 1e9:.2f} GB" in page
     assert cards(small.folder / "ledger.jsonl", "pretrain", small.folder.name)[1]["lives"] == 1

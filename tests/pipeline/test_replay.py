@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+from page_text import rows
 
 from pipeline import config as configs
-from pipeline.corpus.text.intervals import replay_lines
-from pipeline.reporting.page import _replay
+from pipeline.corpus.text.intervals import replay_in_words, replay_lines
+from pipeline.pages import html
 from pipeline.training.finish import what_was_lost
 
 TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny.yaml"
@@ -35,7 +36,8 @@ def test_what_was_not_measured_is_said(before, after):
 
 def test_the_page_shows_share_before_and_after():
     facts = _facts({"exercises": 1.0}, {"exercises": 1.25})
-    page = _replay({"replay": facts, "mix": {"stable": {"exercises": 0.3}, "decay": {}}})
-    assert "30%" in page
-    assert "1.0000 bits per byte before, 1.2500 after: lost 0.2500" in page
-    assert _replay({"replay": {}, "mix": {"stable": {}, "decay": {}}}) == ""
+    pretrain = {"replay": facts, "mix": {"stable": {"exercises": 0.3}, "decay": {}}, "bits_per_byte": {}, "epochs": {}}
+    page = html.render("pretrain.html", pretrain=pretrain, curves={}, phases={}, in_words=replay_in_words)
+    assert ("exercises", "30%", "1.0000 bits per byte before, 1.2500 after: lost 0.2500") in rows(page)
+    page = html.render("pretrain.html", pretrain={**pretrain, "replay": {}}, curves={}, phases={})
+    assert "Kept and lost" not in page

@@ -1,9 +1,19 @@
 """The report is one page without network or script, and its charts hold what they were given."""
 
 import re
+from typing import Any
 
+import pytest
+from jinja2 import UndefinedError
+from page_text import rows, words
+
+from pipeline.pages import html
 from pipeline.pages.charts import Line, line_chart
+from pipeline.reporting import page as report
+from pipeline.reporting.data import measured
 from pipeline.system.progress import format_seconds
+
+REPLAYED = {"before": 1.0, "after": 1.0, "lost": 0.0}
 
 
 def test_a_chart_names_its_curves_and_axes_and_escapes_text():
@@ -41,38 +51,80 @@ def test_durations_read_like_a_person_would_say_them():
     assert format_seconds(7 * 3600 + 12 * 60) == "7 h 12 min"
 
 
-def test_a_run_that_was_exported_without_a_validation_still_gets_its_page():
-    from pipeline.reporting.page import _growth, _summary
+def _report(**parts: Any) -> dict[str, Any]:
+    """A report.json with nothing in it but these parts."""
+    hours = {"stages": [], "price_per_hour": None, "pretrain_lives": None}
+    return {"name": "x", "identity": [], "metrics": [], "hours": hours, **parts}
 
-    pretrain = {
-        "initial_val_bits_per_byte": 4.0,
-        "val_bits_per_byte": None,
-        "gpu_hours_total": 0.01,
-        "max_gpu_hours": 0.01,
-        "tokens_seen": 10,
-        "tokens_per_second": 1.0,
-        "annealed": False,
-        "stopped_by": "gpu_hours",
-    }
-    init = {
-        "method": "random",
-        "parameters": {"source": None, "grown": 7},
-        "grown_bits_per_byte": 4.0,
-        "max_abs_logit_diff": None,
-    }
-    assert "not measured" in _summary(None, init, pretrain)
-    assert "after pretraining" not in _growth(init, pretrain)
+
+PRETRAIN = {
+    "initial_val_bits_per_byte": 4.0,
+    "val_bits_per_byte": 3.0,
+    "bits_per_byte": {},
+    "gpu_hours_total": 0.01,
+    "max_gpu_hours": 0.01,
+    "tokens_seen": 10,
+    "tokens_per_second": 1.0,
+    "annealed": False,
+    "stopped_by": "gpu_hours",
+    "epochs": {},
+    "mix": {},
+}
+INIT = {"method": "random", "parameters": {"source": None, "grown": 7}, "grown_bits_per_byte": 4.0,
+        "max_abs_logit_diff": None}  # fmt: skip
+
+
+def test_a_run_that_was_exported_without_a_validation_still_gets_its_page():
+    page = report.render(_report(init=INIT, pretrain=PRETRAIN))
+    assert ("after pretraining", "7", "3.0000", "", "") in rows(page)
+    page = report.render(_report(init=INIT, pretrain={**PRETRAIN, "val_bits_per_byte": None}))
+    assert "not measured" in words(page)
+    assert "after pretraining" not in page
 
 
 def test_the_page_says_how_often_each_source_was_read_and_what_share_it_had():
-    from pipeline.reporting.page import _text_read
+    read = {
+        "epochs": {"code": 2.4567, "more <x>": 0.1},
+        "mix": {"stable": {"code": 0.75, "more <x>": 0.25}, "decay": {"code": 1.0}},
+    }
+    shown = rows(report.render(_report(pretrain={**PRETRAIN, **read})))
+    assert ("code", "2.46", "75.0%", "100.0%") in shown
+    assert ("more <x>", "0.10", "25.0%", "0.0%") in shown
+    read = {"epochs": {"code": 0.5}, "mix": {"stable": {"code": 1.0}, "decay": {}}}
+    assert "decay phase" not in report.render(_report(pretrain={**PRETRAIN, **read}))
 
-    table = _text_read(
-        {
-            "epochs": {"code": 2.4567, "more <x>": 0.1},
-            "mix": {"stable": {"code": 0.75, "more <x>": 0.25}, "decay": {"code": 1.0}},
-        }
+
+def test_no_text_of_a_user_becomes_markup():
+    """Names, prompts, texts and messages of a run stand on the page as they are."""
+    evil = '</pre><script src="//x">&lt;</script>\'"'
+    pretrain = {**PRETRAIN, "epochs": {evil: 1.0}, "mix": {"stable": {evil: 1.0}}, "stopped_by": evil,
+                "bits_per_byte": {evil: 1.0}, "samples": [{"prompt": evil, "text": evil}], "replay": {evil: REPLAYED},
+                "cards": [{"device": evil, "lives": 1, "gpu_hours": 1.0}]}  # fmt: skip
+    metrics = [{"budget/tokens": 1, f"val/{evil}/bits_per_byte": 1.0}]
+    scores = {evil: {"score": None, "why": evil}}
+    rows_ = [{"kind": evil, "disk_bytes": 1, "memory_bytes": 1, "scores": {evil: {"score": 1.0}}, "speed_why": evil}]
+    page = report.render(
+        _report(
+            name=evil,
+            init={**INIT, "method": evil},
+            pretrain=pretrain,
+            metrics=metrics,
+            evaluate={"scores": scores},
+            quantize={"rows": rows_, "on_device": evil},
+        )
     )
-    rows = [re.sub(r"<[^>]+>", "|", row).strip("|") for row in table.split("<tr>")[2:]]
-    assert rows == ["code|2.46|75.0%|100.0%", "more &lt;x&gt;|0.10|25.0%|0.0%"]
-    assert "decay" not in _text_read({"epochs": {"code": 0.5}, "mix": {"stable": {"code": 1.0}, "decay": {}}})
+    assert "<script" not in page
+    assert page.count('"//x"') == page.count('src="//x"') == 0
+    assert words(page).count(evil) > 15
+    records = [{"path": evil, "text": evil, "value": evil, "threshold": 1, "detail": evil}]
+    shown = html.render("examples.html", records=records, measured=measured)
+    assert "<script" not in shown
+    assert words(shown).count(evil) == 4
+
+
+def test_no_template_switches_escaping_off_and_each_names_what_it_lacks():
+    for path in html.TEMPLATES.iterdir():
+        if path.is_file():
+            assert not re.search(r"\|\s*safe|autoescape", path.read_text(encoding="utf-8")), path
+    with pytest.raises(UndefinedError, match="records"):
+        html.render("examples.html")

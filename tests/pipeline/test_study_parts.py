@@ -10,6 +10,7 @@ import yaml
 from pipeline import study, submit
 from pipeline.__main__ import main
 from pipeline.corpus.text.intervals import t_quantile
+from pipeline.pages.charts import Dot, scatter
 from pipeline.slurm.jobs import Options
 from pipeline.stages import init_identity, pretrain_identity
 from pipeline.storage.files import hash_json
@@ -18,7 +19,6 @@ from pipeline.studies.analysis import at_equal_bytes, effect, estimate, pareto, 
 from pipeline.studies.design import check_claims
 from pipeline.studies.file import read
 from pipeline.studies.members import flops_per_token, members, trainings, tuning_flops_per_token
-from pipeline.studies.picture import Dot, scatter
 from pipeline.studies.run import choose
 from pipeline.system.errors import WRONG_INPUT, UserError
 
