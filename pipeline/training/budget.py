@@ -31,6 +31,7 @@ NEARER, FARTHER = 8, 4  # the end moves by an eighth of the steps left or more, 
 SAVE_SHARE = 0.01  # of the time, where no interval is set: a save of 1 s is worth losing 100 s
 LEAST_SAVE_INTERVAL_SECONDS = 30.0
 SAVE_BYTES_PER_SECOND = 200e6  # written, synced and hashed; a slow disk, until a run has measured its own
+SAMPLE_MIN_SECONDS, SAMPLE_MAX_SECONDS, SAMPLE_CAP_SHARE = 0.5, 10.0, 0.01
 FLOAT32_MAX_BYTES = 2**30  # larger models are exported in bf16: half the download, nothing lost in use
 STOP_SECONDS = 10.0  # of steps, and of the last validation, after a first signal; Slurm's KillWait is 30 s
 EVENTS = ("validation", "checkpoint", "export", "sample", "tracking", "report", "remote")
@@ -90,6 +91,30 @@ def save_interval_seconds(every_seconds: float | None, save_seconds: float) -> f
 def planned_decay_start(last: int, decay_share: float) -> int:
     """Where the decay of a run of `last` steps starts."""
     return last - max(1, round(last * decay_share))
+
+
+def estimate_ends(
+    measured: "Measured",
+    cap_seconds: float | None,
+    *,
+    parameters: int,
+    samples: bool = False,
+    tasks_seconds: float = 0.0,
+    tracking_seconds: float = 0.0,
+    report_seconds: float = 0.0,
+    copy_seconds: float = 0.0,
+) -> None:
+    """Puts in what saving and the end of the run cost, until it is measured: the saves from their bytes, samples by
+    their share of the cap, the others as they were measured at the start or are limited."""
+    state_bytes = 4 * parameters * 3  # fp32 weights and Adam's two moments
+    measured.estimate("checkpoint", 0.1 + state_bytes / SAVE_BYTES_PER_SECOND)
+    measured.estimate("export", 0.1 + state_bytes / 2 / SAVE_BYTES_PER_SECOND)
+    share = SAMPLE_CAP_SHARE * cap_seconds if cap_seconds is not None else SAMPLE_MAX_SECONDS
+    measured.estimate("sample", min(SAMPLE_MAX_SECONDS, max(SAMPLE_MIN_SECONDS, share)) if samples else 0.0)
+    measured.estimate("tasks", tasks_seconds)
+    measured.estimate("tracking", tracking_seconds)
+    measured.estimate("report", report_seconds)
+    measured.estimate("remote", copy_seconds)
 
 
 class Budget:

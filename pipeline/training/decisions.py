@@ -173,7 +173,7 @@ def _checked(record: Any) -> dict[str, Any]:
     return record
 
 
-class Replay:
+class RecordedRun:
     """The decisions of the run recorded in `path`, for `--replay`: they stand in for the clock's and the machine's.
 
     `path`: the `decisions.jsonl` of a run with the same config, data and init. From it come the decay, the end, and for

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,23 +42,23 @@ def finish(control: "Control", config: Config, folder: Path, tokens: TokenShards
     Raises `Stopped` where a signal comes during the validation and the cap has room for another life: the checkpoint
     then says that only the end is left.
     """
-    parts, module = control.parts, control.module
-    left_at_end = parts.budget.remaining_seconds()
-    trained_to_end = module.step >= parts.budget.end_step(module.step)
-    fits = trained_to_end or parts.budget.may_spend("validation", module.step)
-    if control.validated_at != module.step and fits:
-        metrics = control.validate(limit_seconds=parts.budget.validation_limit_seconds(last=True))
+    module = control.module
+    left_at_end = control.budget.remaining_seconds()
+    trained_to_end = module.step >= control.budget.end_step(module.step)
+    fits = trained_to_end or control.budget.may_spend("validation", module.step)
+    if control.last.step != module.step and fits:
+        metrics = control.validate(limit_seconds=control.budget.validation_limit_seconds(last=True))
         name = signals.stop_requested()
-        if name and not metrics and not control.is_last_life():
+        if name and not metrics and not control.is_last_process():
             control.save()
             raise Stopped(name)
-        parts.metrics.log({**(control.final_row or control.budget_row()), **metrics}, module.step)
+        control.metrics.log({**(control.final_row or control.budget_row()), **metrics}, module.step)
         control.record_validation(module.step)
-    if trained_to_end and parts.budget.may_save_last():
+    if trained_to_end and control.budget.may_save_last():
         control.save()
     exported = _take_the_best(control)
-    control.is_last_life()
-    signals.defer(False)  # everything is saved: whatever comes now may be broken off, if another life can make it anew
+    control.is_last_process()
+    signals.defer(False)  # everything is saved: a signal may end the process now, if another one can do the rest
     export(control, config, folder, tokens)
     samples = write_samples(control, config, tokens)
     facts = make_facts(control, config, samples, left_at_end, exported, tokens.groups)
@@ -69,14 +69,14 @@ def finish(control: "Control", config: Config, folder: Path, tokens: TokenShards
 def _take_the_best(control: "Control") -> int:
     """Under `train.stop_after_worse` puts the best validated weights in place; returns the step they are from."""
     step = control.module.step
-    state = control.parts.checkpoints.best(step) if control.parts.train.stop_after_worse else None
+    state = control.checkpoints.best(step) if control.train.stop_after_worse else None
     if state is None:
         return step
     control.module.optimizer.load_state_dict(
         {f"master/{n}": t for n, t in state.weights.items()} | dict(state.optimizer)
     )
-    control.last_bits_per_byte = state.values["validated"]["bits_per_byte"]
-    control.last_intervals = state.values["validated"].get("intervals", {})
+    found = state.values["validated"]
+    control.last = replace(control.last, bits_per_byte=found["bits_per_byte"], intervals=found.get("intervals", {}))
     print(f"  step {state.step:,} was the best on held-out text: it is exported, not step {step:,}", flush=True)
     return state.step
 
@@ -106,7 +106,7 @@ def export(control: "Control", config: Config, folder: Path, tokens: TokenShards
         final.rename(old)
     part.rename(final)
     shutil.rmtree(old, ignore_errors=True)
-    control.parts.budget.measured.event("export", time.monotonic() - started)
+    control.budget.measured.event("export", time.monotonic() - started)
 
 
 def whole_weights(control: "Control") -> dict[str, torch.Tensor]:
@@ -128,7 +128,7 @@ def write_samples(control: "Control", config: Config, tokens: TokenShards) -> li
         top_k=config.sample.top_k,
         seed=config.seed,
     )
-    deadline = time.monotonic() + control.parts.budget.sample_limit_seconds()
+    deadline = time.monotonic() + control.budget.sample_limit_seconds()
     samples = []
     for prompt in config.sample.prompts:
         text = ""
@@ -146,15 +146,15 @@ def make_facts(
 ) -> dict[str, Any]:  # fmt: skip
     """The manifest's facts, under the names of the contract. `exported`: the step of the exported weights; `groups`: of
     the documents of each validation set."""
-    parts, step = control.parts, control.module.step
-    budget = parts.budget
+    budget, batches, machine, step = control.budget, control.batches, control.machine, control.module.step
+    epochs = batches.epochs(batches.sizes.first_sequence(step))
     return {
-        "tokens_seen": parts.batches.sizes.tokens(step),
+        "tokens_seen": batches.sizes.tokens(step),
         "steps": step,
-        "skipped_steps": control.skipped,
+        "skipped_steps": control.skips.count,
         "tokens_sha256": control.module.tokens_sha256,
-        "epochs": {k: round(v, 4) for k, v in parts.batches.epochs(parts.batches.sizes.first_sequence(step)).items()},
-        "packing": {"kind": parts.batches.packing, "padding_share": round(parts.batches.padding_share(), 6)},
+        "epochs": {name: round(n, 4) for name, n in epochs.items()},
+        "packing": {"kind": batches.packing, "padding_share": round(batches.padding_share(), 6)},
         "mix": _mix(control),
         "context_tokens": config.train.sequence_length,
         "max_gpu_hours": budget.plan.max_gpu_hours,
@@ -162,25 +162,25 @@ def make_facts(
         "stopped_by": budget.stopped_by(step),
         "annealed": budget.annealed(step) and budget.decisions.progress(exported) >= 1.0,
         "exported_step": exported,
-        "bits_per_byte": control.last_bits_per_byte,
-        "bits_per_byte_interval": control.last_intervals.get("sets", {}),
-        "val_bits_per_byte": parts.validation.overall(control.last_bits_per_byte),
-        "val_bits_per_byte_interval": control.last_intervals.get("overall"),
-        "validated_share": round(parts.validation.share, 4),
-        "validation_documents": parts.validation.documents(),
+        "bits_per_byte": control.last.bits_per_byte,
+        "bits_per_byte_interval": control.last.intervals.get("sets", {}),
+        "val_bits_per_byte": control.validation.overall(control.last.bits_per_byte),
+        "val_bits_per_byte_interval": control.last.intervals.get("overall"),
+        "validated_share": round(control.validation.share, 4),
+        "validation_documents": control.validation.documents(),
         "validation_groups": groups,
-        "initial_bits_per_byte": control.initial_bits_per_byte,
-        "initial_bits_per_byte_interval": control.initial_intervals.get("sets", {}),
-        "initial_val_bits_per_byte": parts.validation.overall(control.initial_bits_per_byte),
-        "initial_val_bits_per_byte_interval": control.initial_intervals.get("overall"),
-        "tokens_per_second": round(control.tokens_per_second, 1),
-        "mfu": control.mfu,
-        "mfu_peak": {"flops": parts.machine.peak_flops, "source": parts.machine.peak_source},
-        "precision": parts.machine.precision,
-        "peak_memory_bytes": parts.machine.memory.peak_bytes(),
-        "lives": parts.ledger.life,
+        "initial_bits_per_byte": control.first.bits_per_byte,
+        "initial_bits_per_byte_interval": control.first.intervals.get("sets", {}),
+        "initial_val_bits_per_byte": control.validation.overall(control.first.bits_per_byte),
+        "initial_val_bits_per_byte_interval": control.first.intervals.get("overall"),
+        "tokens_per_second": round(control.rate.mean(), 1),
+        "mfu": control.mfu(control.rate.mean()),
+        "mfu_peak": {"flops": machine.peak_flops, "source": machine.peak_source},
+        "precision": machine.precision,
+        "peak_memory_bytes": machine.memory.peak_bytes(),
+        "lives": control.ledger.life,
         "start_seconds": round(budget.start_seconds, 2),
-        "replay": what_was_lost(config, control.initial_bits_per_byte, control.last_bits_per_byte),
+        "replay": what_was_lost(config, control.first.bits_per_byte, control.last.bits_per_byte),
         "forecast": _forecast(control, left_at_end),
         "samples": samples,
         "model": "model",
@@ -189,7 +189,7 @@ def make_facts(
 
 def _mix(control: "Control") -> dict[str, dict[str, float]]:
     """Shares of the sequences that each source gave, before and in the decay; empty for a phase without steps."""
-    batches, record = control.parts.batches, control.parts.budget.first_decay()
+    batches, record = control.batches, control.budget.first_decay()
     end = batches.sizes.first_sequence(control.module.step)
     start = min(end, batches.sizes.first_sequence(record["step"])) if record else end
     phases = {"stable": batches.shares(0, start), "decay": batches.shares(start, end)}
@@ -198,7 +198,7 @@ def _mix(control: "Control") -> dict[str, dict[str, float]]:
 
 def _forecast(control: "Control", left_at_end: float) -> dict[str, Any]:
     """What was predicted when the decay was decided, and before (pipeline/training/forecast.py), against the facts."""
-    budget, step = control.parts.budget, control.module.step
+    budget, step = control.budget, control.module.step
     record = budget.first_decay()
     facts = {"memory": control.memory.facts(control.module.windows), "time": time_facts(budget, step)}
     if record is None:
@@ -220,7 +220,7 @@ def _forecast(control: "Control", left_at_end: float) -> dict[str, Any]:
 def write_card(path: Path, config: Config, control: "Control", facts: Mapping[str, Any]) -> None:
     """The model folder's README: what it is, what it was trained on, how good it is. Facts only."""
     shape = control.module.network.config
-    hours = control.parts.ledger.spent_seconds / 3600
+    hours = control.ledger.spent_seconds / 3600
     rows = [f"| {name} | {value:.4f} | {beside(facts, name)} |" for name, value in facts["bits_per_byte"].items()]
     scores = "\n".join(rows)
     annealed = (
@@ -237,7 +237,7 @@ pipeline_tag: text-generation
 A Phi-architecture language model of {shape.parameters:,} parameters, pretrained with hornbook on one device.
 {annealed}
 - {facts["tokens_seen"]:,} tokens in {facts["steps"]:,} steps, windows of {config.train.sequence_length} tokens
-- {hours:.3f} device-hours on {control.parts.machine.name}, {facts["precision"]}
+- {hours:.3f} device-hours on {control.machine.name}, {facts["precision"]}
 - epochs: {", ".join(f"{k} {v:.2f}" for k, v in facts["epochs"].items())}
 
 | held-out set | bits per byte | 95% interval over documents |

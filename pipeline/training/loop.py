@@ -19,7 +19,7 @@ from pipeline.storage.steps import Step, read_manifest
 from pipeline.system import signals
 from pipeline.system.errors import Stopped, UserError
 from pipeline.training.cap import Cap
-from pipeline.training.decisions import Decisions, Replay, raised_decay
+from pipeline.training.decisions import Decisions, RecordedRun, raised_decay
 
 if TYPE_CHECKING:
     from pipeline.evaluation.during_training import ProgressTasks
@@ -47,7 +47,7 @@ class Training:
 
         self.stage, self.config, self.step, self.cap, self.ledger = stage, config, step, cap, ledger
         self.folder = step.path
-        self.replay = None if replay is None else Replay(Path(replay))
+        self.replay = None if replay is None else RecordedRun(Path(replay))
         signals.end_is_near(False)
         if self.replay is not None:
             config.train.precision = self.replay.precision.pop()
@@ -78,9 +78,9 @@ class Training:
         """
         from model.adapters import is_adapted
         from pipeline.training import branching, tracking
-        from pipeline.training.budget import Budget, planned_decay_start
+        from pipeline.training.budget import Budget, estimate_ends, planned_decay_start
         from pipeline.training.checkpoint import Checkpoints, seed_random_state
-        from pipeline.training.control import Control, Parts, build_trainer
+        from pipeline.training.control import Control, build_trainer, restore
         from pipeline.training.module import PretrainModule
 
         config, settings, decisions, ledger = self.config, self.config.train, self.decisions, self.ledger
@@ -96,15 +96,36 @@ class Training:
         seed_random_state(config.seed)
         state = checkpoints.load()
         tracking.cut_metrics(self.folder / METRICS, _last_row(state))
-        flops = network.config.flops_per_token(settings.sequence_length)
         with tracking.Metrics(self.folder / METRICS, self.mirror) as metrics:
-            work = (settings, self.machine, batches, validation, budget, checkpoints, metrics, ledger, flops)
-            parts = Parts(*work, replay=self.replay, stage=self.stage, tasks=tasks)
-            control = Control(parts, module, self.memory)
+            control = Control(
+                stage=self.stage,
+                train=settings,
+                machine=self.machine,
+                module=module,
+                batches=batches,
+                validation=validation,
+                budget=budget,
+                checkpoints=checkpoints,
+                metrics=metrics,
+                ledger=ledger,
+                memory=self.memory,
+                flops_per_token=network.config.flops_per_token(settings.sequence_length),
+                recorded=self.replay,
+                tasks=tasks,
+            )
             budget.measured.device, budget.measured.peak_flops = self.machine.name, self.machine.peak_flops
-            control.estimate_ends(config, self.mirror, report_seconds, copy_seconds)
+            estimate_ends(
+                budget.measured,
+                plan.cap_seconds,
+                parameters=network.config.parameters,
+                samples=bool(config.sample.prompts),
+                tasks_seconds=tasks.limit_seconds if tasks else 0.0,
+                tracking_seconds=self.mirror.limit_finish(plan.cap_seconds) if self.mirror else 0.0,
+                report_seconds=report_seconds,
+                copy_seconds=copy_seconds,
+            )
             if state is not None:
-                control.load(state)
+                restore(control, state)
             _begin_life(config, decisions, control, ledger)
             if not is_adapted(network):  # the plan is of a training of all weights
                 self.memory.predict(module, settings, plan.cap_seconds)
@@ -169,7 +190,7 @@ def is_last_life(cap: Cap, step: Step, ledger: Ledger) -> bool:
     return cap.left_seconds(ledger.spent_seconds) < LAST_LIFE_STARTS * starts[-1]
 
 
-def _open_decisions(config: Config, folder: Path, replay: "Replay | None") -> Decisions:
+def _open_decisions(config: Config, folder: Path, replay: RecordedRun | None) -> Decisions:
     """The record so far; a raised cap opens a new branch from before the decay."""
     from pipeline.training.tracking import set_metrics_aside
 
@@ -237,7 +258,7 @@ def _begin_life(config: Config, decisions: Decisions, control: Any, ledger: Ledg
     """What the machine decided for this life, before anything follows from it."""
     from pipeline.training import devices as cards
 
-    machine, module, measured = control.parts.machine, control.module, control.parts.budget.measured
+    machine, module, measured = control.machine, control.module, control.budget.measured
     place = {"step": module.step, "windows": module.windows}
     moved = cards.begin_life(decisions, ledger, machine, measured, config.budget, **place)
     if module.step:
@@ -248,7 +269,7 @@ def _begin_life(config: Config, decisions: Decisions, control: Any, ledger: Ledg
 
 def _only_the_end_is_left(control: Any) -> bool:
     """Trained to the end and killed while exporting, or killed so late that only an export fits."""
-    budget, step = control.parts.budget, control.module.step
+    budget, step = control.budget, control.module.step
     control.use_decisions()
     if step == 0:
         return False

@@ -11,6 +11,9 @@ run skips the same steps. OLMo-core's skip-step optimizer compares with mean and
 import torch
 from torch import Tensor
 
+from pipeline.system.errors import Failure
+from pipeline.training.decisions import Decisions
+
 WINDOW_STEPS = 128
 LEAST_STEPS = 32  # before that nothing is a spike
 HIGHEST = 8  # of the window: a spike lies above the eighth highest, so that up to seven earlier ones hide none
@@ -18,6 +21,7 @@ LARGEST_CHANGES, LARGEST_SIGMAS = 16, 1.53  # that many of 128 changes of normal
 LEAST_SIGMA_2 = (0.02, 0.04)  # nats; and of the norm's logarithm: what hardly varies spikes by no rounding error
 TAIL_2 = (1.25, 6.0)  # in 40,000 steps of 49 tiny runs losses lay up to 5.7 sigmas above the eighth highest, norms 24
 LEAST_NORM = 1e-30  # a norm of zero has no logarithm
+MAX_SKIPPED_IN_A_ROW = 10
 FINE, NOT_FINITE, SPIKE = 0, 1, 2
 REASONS = {NOT_FINITE: "the loss or the gradient norm is not finite", SPIKE: "a spike of the loss or the gradient norm"}
 
@@ -71,3 +75,44 @@ def _largest(values_2W: Tensor, place_2: Tensor) -> Tensor:
     """Of each row the value that is `place`-th from the top, the highest being the first; NaN are left out."""
     ordered_2W = values_2W.nan_to_num(nan=-torch.inf).sort(dim=1, descending=True).values
     return ordered_2W.gather(1, (place_2 - 1).clamp(min=0)[:, None])[:, 0]
+
+
+class Diverged(Failure):
+    """Too many steps in a row were skipped."""
+
+
+class SkippedSteps:
+    """Counts and records the steps that were not taken. A verdict is put here when its step is done and read a step
+    later, when the device has it: waiting for it would leave the device idle."""
+
+    def __init__(self, decisions: Decisions):
+        self.decisions = decisions
+        self.count = 0
+        self._in_a_row = 0
+        self._unread: tuple[int, Tensor] | None = None
+
+    def put(self, step: int, verdict: Tensor) -> None:
+        self._unread = step, verdict
+
+    def read(self) -> str | None:
+        """Looks at the verdict that was put last, once; a line for the console where its step was skipped. Raises
+        `Diverged` where too many were."""
+        if self._unread is None:
+            return None
+        (step, verdict), self._unread = self._unread, None
+        if (found := int(verdict)) == FINE:
+            self._in_a_row = 0
+            return None
+        self.count += 1
+        self._in_a_row += 1
+        line = None
+        if all(record["step"] != step for record in self.decisions.of_kind("skip")):  # else skipped again after a kill
+            self.decisions.add("skip", step, reason=REASONS[found])
+            line = f"  step {step:,} is skipped: {REASONS[found]}"
+        if self._in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise Diverged(
+                f"{MAX_SKIPPED_IN_A_ROW} steps in a row up to step {step} were skipped ({REASONS[found]}); the last "
+                "checkpoint is from before. Lower train.learning_rate or train.clip_norm, or set "
+                "train.precision=32-true"
+            )
+        return line

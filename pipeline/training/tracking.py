@@ -16,6 +16,7 @@ import os
 import secrets
 import shutil
 import threading
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -82,6 +83,44 @@ class Metrics:
                 self._file.close()
         if self.mirror is not None:
             self.mirror.finish()
+
+
+class RateMeter:
+    """Tokens per second: over all, and since the last `recent()`. Validation and saves are left out."""
+
+    def __init__(self) -> None:
+        self.seconds, self.tokens = 0.0, 0
+        self._recent_seconds, self._recent_tokens, self._recent_value = 0.0, 0, 0.0
+        self._from = time.monotonic()
+
+    def restart(self) -> None:
+        self._from = time.monotonic()
+
+    def leave_out(self, seconds: float) -> None:
+        self._from += seconds
+
+    def lap(self, tokens: int) -> float:
+        """Ends a step; the seconds since the one before ended, waiting for the batch and bookkeeping included."""
+        now = time.monotonic()
+        seconds, self._from = now - self._from, now
+        self.seconds, self.tokens = self.seconds + seconds, self.tokens + tokens
+        self._recent_seconds, self._recent_tokens = self._recent_seconds + seconds, self._recent_tokens + tokens
+        return seconds
+
+    def recent(self) -> float:
+        if self._recent_seconds > 0:
+            self._recent_value = self._recent_tokens / self._recent_seconds
+            self._recent_seconds, self._recent_tokens = 0.0, 0
+        return self._recent_value
+
+    def mean(self) -> float:
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.seconds, "tokens": self.tokens}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seconds, self.tokens = state["seconds"], int(state["tokens"])
 
 
 def cut_metrics(path: Path, step: int) -> None:

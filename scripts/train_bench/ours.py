@@ -88,7 +88,7 @@ def fit(shape: Shape, meter: Meter, folder: Path, wandb: bool, **train: Any) -> 
     from pipeline.training import tracking
     from pipeline.training.budget import Budget, Plan
     from pipeline.training.checkpoint import Checkpoints
-    from pipeline.training.control import Control, Parts, build_trainer
+    from pipeline.training.control import Control, build_trainer
     from pipeline.training.decisions import Decisions
     from pipeline.training.validation import Validation
 
@@ -112,8 +112,20 @@ def fit(shape: Shape, meter: Meter, folder: Path, wandb: bool, **train: Any) -> 
         budget = Budget(plan, lambda: ledger.spent_seconds, decisions)
         checkpoints = Checkpoints(folder / "checkpoints", 2, decisions)
         flops = config.model.flops_per_token(shape.tokens)
-        parts = Parts(config.train, machine, batches, validation, budget, checkpoints, metrics, ledger, flops)
-        control = Control(parts, module, MemoryForecast(decisions, machine, machine.memory.held_bytes()))
+        control = Control(
+            stage="pretrain",
+            train=config.train,
+            machine=machine,
+            module=module,
+            batches=batches,
+            validation=validation,
+            budget=budget,
+            checkpoints=checkpoints,
+            metrics=metrics,
+            ledger=ledger,
+            memory=MemoryForecast(decisions, machine, machine.memory.held_bytes()),
+            flops_per_token=flops,
+        )
         trainer = build_trainer(machine, folder, control)
         trainer.callbacks.append(Tell())  # type: ignore[attr-defined]
         trainer.fit(module, batches)

@@ -373,7 +373,7 @@ def test_a_second_trainer_is_turned_away_and_writes_nothing(small: Small) -> Non
 
 def test_ten_gradients_in_a_row_that_are_not_finite_end_the_run(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     from model.transformer import Transformer
-    from pipeline.training.control import Diverged
+    from pipeline.training.spikes import Diverged
 
     plain = Transformer.loss
 

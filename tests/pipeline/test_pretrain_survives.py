@@ -15,7 +15,7 @@ from pipeline.run_stage import run_stage
 from pipeline.storage.steps import read_manifest
 from pipeline.system import signals
 from pipeline.system.errors import UserError
-from pipeline.training.decisions import Replay
+from pipeline.training.decisions import RecordedRun
 
 EXACT = ("train.precision=32-true", "train.micro_batch=4", "train.checkpoint_every_seconds=1000")
 
@@ -52,14 +52,14 @@ def test_a_run_is_replayed_from_its_decisions_bit_by_bit(
 
 def test_what_cannot_be_replayed_is_said(small: Small, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no file"):
-        Replay(tmp_path / "nowhere.jsonl")
+        RecordedRun(tmp_path / "nowhere.jsonl")
     path = tmp_path / "decisions.jsonl"
     path.write_text('{"kind": "decay", "step": 3, "end_step": 9, "progress": 0}\n')
     with pytest.raises(UserError, match="records no life at all"):
-        Replay(path)
+        RecordedRun(path)
     path.write_text("not json\n")
     with pytest.raises(UserError, match=r"is no decisions\.jsonl"):
-        Replay(path)
+        RecordedRun(path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), 1e4])
