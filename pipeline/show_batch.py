@@ -39,7 +39,7 @@ def pieces(config: Config, step: int) -> dict[str, Any]:
     assert isinstance(data, Step)
     shards = TokenShards.open(data.path)
     batches = TokenBatches(shards.train, config)
-    decays = Decisions(run.path / "decisions.jsonl", mend=False).decays()
+    decays = Decisions(run.path / "decisions.jsonl", read_only=True).decays()
     decay = decays[0]["step"] if decays else None
     batches.decay_from(decay)
     indices = batches.indices(step - 1)

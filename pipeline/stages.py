@@ -210,7 +210,7 @@ class EarlyCheckpoint:
 
 def before_decay(step: Step) -> EarlyCheckpoint:
     """The checkpoint that a finished pretraining kept from before its decay. Raises `UserError` where it is gone."""
-    decays = Decisions(step.path / DECISIONS, mend=False).decays()
+    decays = Decisions(step.path / DECISIONS, read_only=True).decays()
     missing = "never came to its decay" if not decays else f"lacks its checkpoint of step {decays[0]['step']}"
     if decays:
         folder = step.path / CHECKPOINTS / checkpoint_name(decays[0]["step"])

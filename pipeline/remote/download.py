@@ -66,7 +66,7 @@ def fetch_trained(step: Step, before_decay: bool) -> bool:
     with suppress(Unreachable):
         if not (step.path / DECISIONS).is_file():
             _fetch_records(source, step.path)
-        decays = Decisions(step.path / DECISIONS, mend=False).decays()
+        decays = Decisions(step.path / DECISIONS, read_only=True).decays()
         if before_decay and decays and not (step.path / CHECKPOINTS / checkpoint_name(decays[0]["step"])).is_dir():
             _fetch_checkpoint(source, step.path, decays[0]["step"])
             _put_in_place(step.path)
@@ -180,7 +180,7 @@ def _progress_there(source: Place, step: Step) -> tuple[Progress, Decisions, lis
 
 
 def _progress_here(step: Step) -> Progress:
-    decisions = Decisions(step.path / DECISIONS, mend=False)
+    decisions = Decisions(step.path / DECISIONS, read_only=True)
     steps = []
     for path in (step.path / CHECKPOINTS).glob("step-*"):
         with suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
@@ -195,7 +195,7 @@ def _progress(decisions: Decisions, steps: list[int], has_manifest: bool) -> Pro
     last = next((r for r in reversed(decisions.records) if r["kind"] in ("finish", "extend")), None)
     finished = has_manifest and last is not None and last["kind"] == "finish"
     reached = [*steps, last["step"]] if finished and last is not None else steps
-    return Progress(decisions.branch, max(reached, default=0), finished)
+    return Progress(decisions.extension, max(reached, default=0), finished)
 
 
 def _fetch_checkpoint(source: Place, folder: Path, step: int) -> bool:

@@ -216,7 +216,7 @@ class Pusher:
         there = f"{path_of(self.run)}/{CHECKPOINTS}"
         if self._indexes is None:
             self._indexes = indexes_of(self.place, path_of(self.run))
-        decisions = Decisions(self.run / DECISIONS, mend=False)
+        decisions = Decisions(self.run / DECISIONS, read_only=True)
         names = [checkpoint_step(path.name) for path in (self.run / CHECKPOINTS).iterdir()]
         steps = sorted((step for step in names if step is not None), reverse=True)
         pushed = False

@@ -1,10 +1,11 @@
 """Batches as a pure function of (seed, sequence index): nothing is stored, any position is computed directly.
 
 In: token sets of the train split, `train.mix`, `decay_mix`, `decay_min_score`, `max_epochs`, `packing`, and the
-step at which the decay starts, once that is decided. Out: windows of `sequence_length` tokens with their labels.
-How: a source is cut into windows (packing.py). The order of an epoch is a keyed permutation of the window numbers.
-Which source the n-th sequence comes from follows from the shares (mixing.py). So resuming needs one integer, and a
-change of the batch size does not disturb the order.
+step at which the decay starts, once that is decided. Out: windows of `sequence_length` tokens with their labels, on
+the device before the step that takes them.
+A source is cut into windows (packing.py). The order of an epoch is a keyed permutation of the window numbers. The
+source of the n-th sequence follows from the shares (mixing.py). So resuming needs one integer, and a change of the
+batch size does not disturb the order.
 Letters: B sequences, T tokens.
 """
 
@@ -43,7 +44,9 @@ Copied = tuple[Batch, Any]  # a CUDA event: the copy is done; None: nothing is c
 
 
 class Copies:
-    """The way of one training's batches to its device."""
+    """Copies batches to a CUDA device through pinned memory, on its own stream, while the step before computes; neither
+    the host nor that step waits for it. A CPU computes where the batch is; to other devices Lightning moves it. What
+    this gains has not been measured."""
 
     def __init__(self, device: torch.device):
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None

@@ -78,7 +78,7 @@ def begin(config: Config, cap: Cap, folder: Path, decisions: Decisions) -> float
         return 0.0
     if not decisions.of_kind("branch"):
         source = folder.parent / config.budget.branch_of.partition("@")[0]
-        trunk = Checkpoints(source / "checkpoints", 0, Decisions(source / "decisions.jsonl", mend=False))
+        trunk = Checkpoints(source / "checkpoints", 0, Decisions(source / "decisions.jsonl", read_only=True))
         own = Checkpoints(folder / "checkpoints", config.train.keep_checkpoints, decisions)
         step = _adopt(config, cap, trunk, own)
         shutil.copyfile(source / "metrics.jsonl", folder / "metrics.jsonl")

@@ -4,9 +4,11 @@ In: a clock that counts every second of every process of the run (the ledger's),
 run. Out: decisions. The stable phase does not depend on the end, so the clock decides one thing: after step s the
 decay of n = s * c / (1 - c) steps starts as soon as those steps and the reserve (last validation, checkpoint, export,
 sample, tracking, report, exit) fill what is left. During the decay the end follows the speed of the newest steps, on
-record and with progress never falling. Once the rate is low a few more steps use what time is left.
-`max_tokens` fixes the end in steps instead; whichever comes first. Lightning's Timer and its peers fail at this
-(started late, forgot killed lives, ended at full learning rate); the design follows those findings.
+record and with progress never falling. Once the rate is low a few more steps use the time that is left.
+`max_tokens` fixes the end in steps instead; whichever comes first. Lightning's Timer and its peers start late, forget
+killed processes, and end at the full learning rate.
+
+`Measured` keeps the seconds of a step and of the events around it, and predicts them with room for how much they vary.
 """
 
 import math
@@ -36,17 +38,15 @@ FLOAT32_MAX_BYTES = 2**30  # larger models are exported in bf16: half the downlo
 STOP_SECONDS = 10.0  # of steps, and of the last validation, after a first signal; Slurm's KillWait is 30 s
 EVENTS = ("validation", "checkpoint", "export", "sample", "tracking", "report", "remote")
 MARGIN = 1.15  # measured durations of single events (validation, save) vary by about this much
-FIRST_MARGIN = (
-    1.5  # of what was measured less than three times; a review of the decay's end gives back what was too much
-)
+FIRST_MARGIN = 1.5  # of what was measured less than three times; as the decay's end is adjusted, any excess is used
 CUT_SHORT = ("validation", "checkpoint")  # or left out, where the last one takes longer than it may
-PACE_STEPS = 5  # the newest, which say how busy the machine is
+PACE_STEPS = 5  # the newest, which show how busy the machine is
 LEAST_AHEAD = 10  # steps that a mean is over
-SEEN = 8  # of a kind of events, the newest
-FIRST_STEP = "first_step"  # of a life
+SEEN = 8  # of each event, the newest
+FIRST_STEP = "first_step"  # the event: of a process
 
 VALIDATION = "validation"  # as a reason: held-out text got worse
-STOPPED = "stopped"  # as a reason: too little of the cap is left for another life
+STOPPED = "stopped"  # as a reason: too little of the cap is left for another process
 
 
 class Verdict(Enum):
@@ -62,11 +62,11 @@ class Plan:
     """The limits of one run. `cap_seconds` in device-seconds, None = no cap; `max_steps` from `budget.max_tokens`.
 
     `decay_share`: share of the steps. `checkpoint_every_seconds` (None: by what a save costs) and
-    `validate_every_share`: the periodic events that are charged to the prediction and skipped where they would eat the
-    reserve. `max_steps_reason`: the key that set `max_steps`; where it is "max_epochs", `max_tokens` is None: raising
-    that reopens nothing. `steps_available`: how long the text lasts if the decay starts at a step, None = without end.
-    `branches`: name -> (cap in device-seconds, None) or (None, step where its decay starts) of annealed models that
-    will be asked for besides.
+    `validate_every_share`: the periodic events, which the prediction includes and which are skipped where they would
+    eat the reserve. `max_steps_reason`: the key that set `max_steps`; where it is "max_epochs", `max_tokens` is None:
+    raising that reopens nothing. `steps_available`: how long the text lasts if the decay starts at a step, None =
+    without end. `branches`: name -> (cap in device-seconds, None) or (None, step where its decay starts) of the models
+    that `hornbook pretrain --branch` will anneal from this run.
     """
 
     cap_seconds: float | None
@@ -118,7 +118,7 @@ def estimate_ends(
 
 
 class Budget:
-    """Decides after every step. `spent`: device-seconds of all lives so far, from process starts on.
+    """Decides after every step. `spent`: device-seconds of all processes so far, from their starts on.
 
     Call `decide(step)` once when `step` steps are done; do what the `Verdict` says; ask `may_spend` before every
     periodic event; feed `measured`.
@@ -128,11 +128,11 @@ class Budget:
         self.plan, self.spent, self.decisions = plan, spent, decisions
         self.measured = Measured()
         self.replayed_end: int | None = None  # the step at which the run that this one repeats ended
-        self.start_seconds = 0.0  # of this life, until its first step: what a branch will need again
+        self.start_seconds = 0.0  # of this process, until its first step: what a branch will need again
         self._ends_soon = False
 
     def begin(self, step: int) -> None:
-        """Once per life, `step` steps done: with `max_tokens` the decay's place is on record from the start."""
+        """Once per process, `step` steps done: with `max_tokens` the decay's place is on record from the start."""
         last, decays = self.plan.max_steps, self.decisions.decays()
         if last is None or (decays and decays[-1]["end_step"] <= last):
             return
@@ -156,7 +156,7 @@ class Budget:
         return self.measured.step_seconds() + self.measured.slow_step_seconds()
 
     def _warm_up_seconds(self) -> float:
-        """What a life that goes on has still to pay at its first step, compiling above all."""
+        """What a resumed process has still to pay at its first step, compiling above all."""
         measured = self.measured
         if measured.steps_this_life or FIRST_STEP not in measured.events:
             return 0.0
@@ -184,7 +184,7 @@ class Budget:
         return self.remaining_seconds() >= self._expected("checkpoint") + self._expected("export") + EXIT_SLACK_SECONDS
 
     def sample_limit_seconds(self) -> float:
-        """How long samples may be written: what is set aside for them, or less where the rest of the end needs it."""
+        """How long samples may take: what is set aside for them, or less where the rest of the end needs it."""
         rest = self._expected("tracking") + self._expected("report") + EXIT_SLACK_SECONDS
         return min(self.measured.events.get("sample", 0.0), max(0.0, self.remaining_seconds() - rest))
 
@@ -208,7 +208,7 @@ class Budget:
             )
 
     def decide(self, step: int) -> Verdict:
-        """The verdict when `step` steps are done. Anything the clock decides is on disk when this returns."""
+        """The verdict when `step` steps are done. All that the clock decides is on disk when this returns."""
         segment = self._segment(step)
         if segment is None:
             self._start_decay_if_due(step)
@@ -268,13 +268,13 @@ class Budget:
         return math.inf if segment is None else segment["end_step"]
 
     def too_late(self, step: int) -> bool:
-        """At the start of a life that goes on from `step`: whether not even one step fits before the reserve."""
+        """At the start of a process that resumes at `step`: whether not even one step fits before the reserve."""
         if step >= self.end_step(step):
             return False  # trained to the end already; only the export is missing
         return self.remaining_seconds() < self.reserve_seconds() + self.measured.step_seconds()
 
     def another_life_fits(self, step: int) -> bool:
-        """Whether a life that starts as this one did could still export, and take a step where one is missing."""
+        """Whether a process that starts as this one did could still export, and take a step where one is missing."""
         if self.plan.cap_seconds is None:
             return True
         needed = FIRST_MARGIN * self.start_seconds + self._expected("checkpoint") + self._expected("export")
@@ -284,8 +284,8 @@ class Budget:
         return self.remaining_seconds() >= needed + EXIT_SLACK_SECONDS
 
     def end_soon(self, step: int, may_step: bool) -> bool:
-        """A stop came that no other life can follow: the decay ends with the steps that fit into the cap and into
-        `STOP_SECONDS`. Returns whether there are none, so that the run ends here, not annealed unless it was to."""
+        """A stop came that no other process can follow: the decay ends with the steps that fit into the cap and into
+        `STOP_SECONDS`. Returns whether there are none: then the run ends here, annealed only if its decay is over."""
         if step >= self.end_step(step):
             return True
         available = min(self.remaining_seconds() - self.reserve_seconds(), STOP_SECONDS)
@@ -388,11 +388,12 @@ class Budget:
         one_more = (1 + self.plan.decay_share / (1 - self.plan.decay_share)) * self.measured.step_seconds()
         before = self.measured.expected("checkpoint")  # the one from before the decay
         available = self.remaining_seconds() - self.reserve_seconds() - before
+        # A process' first step warms up and says little of the speed: it starts a decay only where nothing else fits.
         if not self.measured.speed_is_known and self.measured.step_seconds() < available:
             return
         predicted = length * self.measured.step_seconds()
         predicted += self._periodic_seconds(predicted)
-        if predicted + one_more / 2 < available:
+        if predicted + one_more / 2 < available:  # half: the exact place lies between two steps
             return
         length = max(1, min(length, self._steps_that_fit(available)))
         if self.plan.max_steps is not None:
@@ -407,13 +408,17 @@ class Budget:
             return
         progress, low = self.decisions.progress(step), self._low_steps(step)
         fitting = self._steps_to_the_end(low)
+        # The limit in tokens and the end of the text bind before the clock: no speed moves the end past them.
         if self.plan.max_steps is not None:
             fitting = min(fitting, self.plan.max_steps - step, self._text_ends(self._decay_start() or 0) - step)
         if fitting > left:
+            # After a stop or a worse validation time that is left over is no reason to train on. Once the rate is low,
+            # more steps gain little, so their number is limited too.
             fixed = self._ends_soon or self._ended_by_validation()
             most = math.floor(LOW_STEPS_SHARE * step) - low if progress > 1 - LOW_PROGRESS else fitting
             fitting = left if fixed else max(left, min(fitting, most))
-        # Far from the end a difference is noise that settles; near it every step counts.
+        # Far from the end a difference is noise that settles; near it every step counts. Nearer sooner than
+        # farther, because an overrun breaks the cap and a second left over does not.
         if fitting < left - (left // NEARER if left > 8 else 0) or fitting > left + left // FARTHER:
             hold = step + max(0, fitting - self._longest_fall(step, progress))
             self._record(step, step + fitting, progress, "slower" if fitting < left else "faster", hold)
@@ -434,7 +439,7 @@ class Budget:
 
     def _longest_fall(self, step: int, progress: float) -> int:
         """Over how many steps the rest of the decay may fall so that few of them are low. Where more fit, because the
-        machine got much faster, the rate stands still first; low steps are kept for the uncertain end."""
+        machine got much faster, the rate first stays where it is; low steps are kept for the uncertain end."""
         return max(1, math.floor(FALL_SHARE * step * max(1.0, (1 - progress) / LOW_PROGRESS)))
 
     def _steps_that_fit(self, available: float, newest: bool = False) -> int:
@@ -483,31 +488,31 @@ class Budget:
 
 @dataclass
 class Measured:
-    """Durations in seconds of this run. Estimates hold until the first measurement of a kind.
+    """Durations in seconds of this run. Estimates hold until the first measurement of an event.
 
-    `device`, `peak_flops`: of this life. What another device measured is an estimate on this one: steps go by its own
-    time of an earlier life, else by the peaks' ratio, until three steps are done.
+    `device`, `peak_flops`: of this process. What another device measured is an estimate on this one: a step takes what
+    it took here in an earlier process, else what the ratio of the peaks says, until three steps are done.
     """
 
     device: str = ""
     peak_flops: float | None = None
-    speeds: dict[str, float] = field(default_factory=dict)  # device -> seconds a step, of earlier lives
+    speeds: dict[str, float] = field(default_factory=dict)  # device -> seconds a step, of earlier processes
     moved_from: str | None = None
     steps: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
-    events: dict[str, float] = field(default_factory=dict)  # kind -> seconds of the slowest, or as estimated
+    events: dict[str, float] = field(default_factory=dict)  # event -> seconds of the slowest, or as estimated
     measured: Counter[str] = field(default_factory=Counter)
     inherited_step: float | None = None
-    _seen: dict[str, deque[tuple[float, float | None]]] = field(default_factory=dict)  # kind -> (seconds, pace then)
+    _seen: dict[str, deque[tuple[float, float | None]]] = field(default_factory=dict)  # event -> (seconds, pace then)
     steps_this_life: int = 0
     _step_elsewhere: float | None = None
     _mean: float = 0.0
     _slow: float = 0.0
 
     def step(self, seconds: float, share_of_full: float = 1.0) -> None:
-        """`share_of_full`: of the tokens of a full step. What is to come is full steps, also while a batch-size warm-up
-        takes smaller ones. The first of a life is warming up more than work, and counts as it is."""
+        """`share_of_full`: of the tokens of a full step, because the steps to come are full ones, also while a
+        batch-size warm-up takes smaller ones. The first step of a process counts as it is: it mostly warms up."""
         self.steps_this_life += 1
-        if self.steps_this_life == 1:  # warms up caches, allocators, kernels: what a life costs, no forecast of steps
+        if self.steps_this_life == 1:  # caches, allocators, kernels: the cost of a process, no forecast of steps
             self.events[FIRST_STEP] = seconds
             self.measured[FIRST_STEP] += 1
             if self.inherited_step is not None:
@@ -515,10 +520,11 @@ class Measured:
         else:
             seconds /= share_of_full
         if self.steps_this_life == 2 and len(self.steps) == 1:
-            self.steps.clear()
+            self.steps.clear()  # the second step is the first that says how fast the device is
         self.steps.append(seconds)
         if len(self.steps) == PACE_STEPS:
             self._date_earlier_events()
+        # Kept up to date here, because several questions are asked after every step.
         newest_first = list(islice(reversed(self.steps), max(50, self.steps_this_life // 5)))
         last = sorted(newest_first[: max(20, self.steps_this_life // 5)])
         usual = last[:-1] if len(last) >= 3 else last  # a machine that stood still once is no slower for it
@@ -537,9 +543,9 @@ class Measured:
             self.events[kind] = seconds
 
     def step_seconds(self, ahead: float = math.inf) -> float:
-        """Mean over the last fifth of the steps of this life, at least 20, the slowest left out; stalls that come again
-        count by their share. Over no more than twice as many as lie `ahead`, so that the end of a run does not go by
-        how busy the machine was before."""
+        """Mean over the last fifth of the steps of this process, at least 20, the slowest left out; stalls that come
+        again count by their share. Over no more than twice as many as lie `ahead`, so that the end of a run does not
+        depend on how busy the machine was before."""
         if len(self.steps) < 3 and self.inherited_step is not None:
             return self.inherited_step
         if 2 * ahead >= max(20, self.steps_this_life // 5) or len(self.steps) < 2:
@@ -549,7 +555,7 @@ class Measured:
 
     @property
     def speed_is_known(self) -> bool:
-        """Whether more than a life's first step was measured."""
+        """Whether more than a process' first step was measured."""
         return self.steps_this_life > 1 or self.inherited_step is not None
 
     def slow_step_seconds(self) -> float:
@@ -568,8 +574,9 @@ class Measured:
             self._seen[kind] = deque(((seconds, pace or first) for seconds, pace in seen), maxlen=SEEN)
 
     def _seconds_of(self, kind: str) -> float:
-        """The slowest of a kind: events are few, and an overrun is worse than a second left over. What can be cut short
-        counts as usual, at the pace of now where steps were slower then, and as no quicker than the quickest."""
+        """The slowest of an event: events are few, and an overrun is worse than a second left over. For one that can be
+        cut short it is the median, scaled to the present pace where steps were slower then, but no less than the
+        quickest."""
         seen, now = [(seconds, pace) for seconds, pace in self._seen.get(kind, ()) if pace], self._pace()
         if kind not in CUT_SHORT or len(seen) < 3 or now is None:
             return self.events.get(kind, 0.0)
@@ -587,7 +594,7 @@ class Measured:
             "device": self.device,
             "peak_flops": self.peak_flops,
             "speeds": self.speeds,
-            # Nothing but a step that compiled is no speed.
+            # A step that compiled is no speed.
             "step_seconds": self.step_seconds() if self.speed_is_known else None,
             "events": {k: self.events[k] for k in sorted(self.measured) if self.measured[k]},
         }

@@ -2,15 +2,14 @@
 
 In: weights, optimizer state, random states and the position in the data at the end of an optimizer step. Out: a
 folder of `model.safetensors` (fp32 masters where they exist), `trainer.pt` (tensors and plain values only) and
-`checkpoint.json` (their sizes and SHA-256). Written under a temporary name in the same folder (a TMPDIR elsewhere
-would make the rename a copy), synced, renamed, folder synced. Loaded: the newest whose hashes fit, else the one
-before, loudly. Nothing is unpickled before its hash fits, and then only with weights_only.
+`checkpoint.json` (their sizes and SHA-256). It is written under a temporary name in the same folder (a TMPDIR elsewhere
+would make the rename a copy), synced, renamed, and the folder is synced. `load` takes the newest whose hashes fit, else
+the one before, with a warning. Nothing is unpickled before its hash fits, and then only with weights_only.
 """
 
 import json
 import os
 import random
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,13 +23,12 @@ from torch import Tensor
 
 from model.hf import write_safetensors
 from pipeline.storage.files import hash_file, hash_json, write_json
-from pipeline.storage.run_files import INDEX, TRAINER, WEIGHTS, checkpoint_name
+from pipeline.storage.run_files import INDEX, TRAINER, WEIGHTS, checkpoint_name, checkpoint_step
 from pipeline.system.disk import check_free, sync_folder, writing
 from pipeline.system.errors import Failure, UserError
 from pipeline.system.safety import refuse_unsafe_loading
 from pipeline.training.decisions import Decisions
 
-NAME = re.compile(r"step-(\d{8})")
 FREE_SPACE_FACTOR = 2  # of the bytes of one checkpoint, free before it is written
 
 
@@ -74,9 +72,9 @@ class Checkpoints:
         return self.folder / checkpoint_name(step)
 
     def steps(self) -> list[int]:
-        """Steps of all checkpoints of this branch, newest first; not yet known to be whole."""
-        found = [int(m[1]) for p in self.folder.glob("step-*") if (m := NAME.fullmatch(p.name))]
-        return sorted((step for step in found if self._of_this_branch(step)), reverse=True)
+        """Steps of all checkpoints that count, newest first; not yet known to be whole."""
+        found = [checkpoint_step(path.name) for path in self.folder.glob("step-*")]
+        return sorted((step for step in found if step is not None and self._counts(step)), reverse=True)
 
     def save(self, state: State) -> Path:
         """Writes, syncs, hashes, renames, prunes. Raises `NotFinite` or `DiskFull`; earlier checkpoints stay whole."""
@@ -109,13 +107,13 @@ class Checkpoints:
             torch.save({**trainer, "optimizer": optimizer, "random": state.random or random_state()}, file)
             file.flush()
             os.fsync(file.fileno())
-        index: dict[str, Any] = {
+        index = {
             "step": state.step,
             "sequence_index": state.sequence_index,
-            "branch": self.decisions.branch,
+            "branch": self.decisions.extension,
             "spent_seconds": state.values.get("spent_seconds"),
+            "files": {name: _seal(part / name) for name in (WEIGHTS, TRAINER)},
         }
-        index["files"] = {name: _seal(part / name) for name in (WEIGHTS, TRAINER)}
         _write_index(part, index)
 
     def load(self) -> State | None:
@@ -128,8 +126,8 @@ class Checkpoints:
             problem = self.damage(path)
             if problem is None:
                 return self._read(path)
-            mend = "starting from the first step" if step == steps[-1] else "going on from the one before it"
-            self.say(f"WARNING: checkpoint {path} is damaged ({problem}); {mend}")
+            instead = "starting from the first step" if step == steps[-1] else "resuming from the one before it"
+            self.say(f"WARNING: checkpoint {path} is damaged ({problem}); {instead}")
             path.rename(path.with_name(path.name + ".damaged"))
         return None
 
@@ -175,8 +173,7 @@ class Checkpoints:
         """Keeps the newest, the one from before the decay, the best validated, those for branches; removes the rest."""
         kept = self.decisions.kept(self.steps(), self.keep)
         for path in self.folder.glob("step-*"):
-            match = NAME.fullmatch(path.name)
-            if match is None or int(match[1]) not in kept:
+            if checkpoint_step(path.name) not in kept:
                 shutil.rmtree(path, ignore_errors=True)
 
     def spent_seconds(self, step: int) -> float | None:
@@ -199,20 +196,20 @@ class Checkpoints:
             shutil.rmtree(part)
             raise UserError(f"checkpoint {path} is damaged ({problem}); choose another budget for the branch")
         index = json.loads((part / INDEX).read_text(encoding="utf-8"))
-        index.update(branch=self.decisions.branch)
+        index.update(branch=self.decisions.extension)
         del index["sha256"]
         _write_index(part, index)
         shutil.rmtree(final, ignore_errors=True)
         part.rename(final)
         sync_folder(self.folder)
 
-    def _of_this_branch(self, step: int) -> bool:
-        """A checkpoint of a branch that was left counts only up to the step at which the run was extended."""
+    def _counts(self, step: int) -> bool:
+        """Whether no later extension of the run left the checkpoint behind."""
         try:
-            branch = json.loads((self.path(step) / INDEX).read_text(encoding="utf-8"))["branch"]
+            extension = json.loads((self.path(step) / INDEX).read_text(encoding="utf-8"))["branch"]
         except (OSError, ValueError, RecursionError, KeyError, TypeError):
-            return True  # damaged: let `load` say so
-        return not isinstance(branch, int) or self.decisions.counts(step, branch)
+            return True  # damaged: `load` reports it
+        return not isinstance(extension, int) or self.decisions.counts(step, extension)
 
 
 def _write_index(folder: Path, index: Mapping[str, Any]) -> None:

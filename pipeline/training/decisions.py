@@ -2,9 +2,10 @@
 
 In: records as they are made. Out: the decay segments, extensions and skips in force, so that a resumed run takes the
 same learning rate at every step, and a record from which a run can be repeated. One JSON object per line: `kind`,
-`step` (steps done when it was decided), `time`, and what the kind needs. Kinds: life, card,
-memory, forecast, decay, extend, skip, emergency, threads, branch_point, branch, validated, finish. A later decay record
-replaces earlier ones from its step on.
+`step` (steps done when it was decided), `time`, and what the kind needs. A later decay record replaces earlier ones
+from its step on. Kinds: life (a process starts), card (on another device), memory, forecast, decay, extend (a raised
+limit continues the run from before its decay), skip, emergency, threads, branch_point, branch, validated, replay,
+finish.
 """
 
 import json
@@ -22,17 +23,21 @@ from pipeline.storage.run_files import raised
 from pipeline.system.disk import append_synced
 from pipeline.system.errors import UserError
 
-_SETTINGS = ("micro_batch", "threads")  # of a machine, which change the order in which sums run
+SETTINGS = ("micro_batch", "threads")  # of a machine, which change the order in which sums run
+NEEDED_FIELDS = {
+    "decay": ("end_step", "progress"), "validated": ("bits_per_byte",), "forecast": ("steps", "seconds"),
+    "branch": ("inherited_seconds",),
+}  # fmt: skip
 
 
 class Decisions:
     """The record of one run. `add` returns after the line is synced; a line torn by a kill is dropped on opening.
-    `mend=False`: of a run that another process may be writing; to look at only. `content`: of a file elsewhere."""
+    `read_only`: of a run that another process may be writing. `content`: of a file elsewhere."""
 
-    def __init__(self, path: Path | None, mend: bool = True, content: bytes = b""):
+    def __init__(self, path: Path | None, read_only: bool = False, content: bytes = b""):
         self.path = path
-        self.records: list[dict[str, Any]] = _read(path, mend) if path else _parse(content)
-        self._decays = self._in_force()
+        self.records: list[dict[str, Any]] = _read(path, read_only) if path else _parse(content)
+        self._decays = self._decays_in_force()
 
     def add(self, kind: str, step: int, **values: Any) -> dict[str, Any]:
         record = {"kind": kind, "step": step, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **values}
@@ -40,18 +45,40 @@ class Decisions:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             append_synced(self.path, json.dumps(record).encode() + b"\n")
         self.records.append(record)
-        self._decays = self._in_force()
+        self._decays = self._decays_in_force()
         return record
 
-    @property
-    def branch(self) -> int:
-        """How often the run was extended; a checkpoint of an earlier branch counts up to the extension's step only."""
-        return len(self.extensions)
+    def of_kind(self, kind: str) -> list[dict[str, Any]]:
+        return [record for record in self.records if record["kind"] == kind]
 
-    def counts(self, step: int, branch: int) -> bool:
-        """Whether a checkpoint of `step` that was made in `branch` is one of the run as it is now: those of a branch
-        that was left count up to the step at which the run was extended."""
-        return all(step <= extension["step"] for extension in self.extensions[branch:])
+    # ---- the decay
+
+    def decays(self) -> list[dict[str, Any]]:
+        """The decay records in force, by step: those after the last extension, less the replaced ones."""
+        return self._decays
+
+    def _decays_in_force(self) -> list[dict[str, Any]]:
+        last = max((i for i, r in enumerate(self.records) if r["kind"] == "extend"), default=-1)
+        return in_force([record for record in self.records[last + 1 :] if record["kind"] == "decay"])
+
+    def segments(self) -> list[DecaySegment]:
+        return [DecaySegment(r["step"], r["end_step"], r["progress"], r.get("hold_until", 0)) for r in self.decays()]
+
+    def progress(self, step: float) -> float:
+        """How far the decay has come when `step` steps are done; 0 before it starts."""
+        return decay_progress(step, [s for s in self.segments() if s.step <= step])
+
+    # ---- extensions, and the checkpoints that count
+
+    @property
+    def extension(self) -> int:
+        """How often the run was extended. Checkpoints keep it under "branch"."""
+        return len(self.of_kind("extend"))
+
+    def counts(self, step: int, extension: int) -> bool:
+        """Whether a checkpoint of `step` that was made in that extension is one of the run as it is now: each later
+        extension left what lay beyond its step."""
+        return all(step <= later["step"] for later in self.of_kind("extend")[extension:])
 
     def kept(self, steps: Sequence[int], keep: int) -> set[int]:
         """Of checkpoints, newest first: the `keep` newest, and wherever they are the one from before the decay, the
@@ -63,24 +90,10 @@ class Decisions:
             kept.add(min(validations, key=validations.__getitem__))
         return kept
 
-    @property
-    def extensions(self) -> list[dict[str, Any]]:
-        return self.of_kind("extend")
-
-    def of_kind(self, kind: str) -> list[dict[str, Any]]:
-        return [record for record in self.records if record["kind"] == kind]
-
-    def decays(self) -> list[dict[str, Any]]:
-        """The decay records in force, by step: those after the last extension, less the replaced ones."""
-        return self._decays
-
-    def _in_force(self) -> list[dict[str, Any]]:
-        last = max((i for i, r in enumerate(self.records) if r["kind"] == "extend"), default=-1)
-        return in_force([record for record in self.records[last + 1 :] if record["kind"] == "decay"])
+    # ---- validations, which are recorded under `train.stop_after_worse`
 
     def validations(self) -> dict[int, float]:
-        """Step -> bits per byte over all held-out text, where `train.stop_after_worse` has them recorded; those of a
-        branch that was left count up to the step at which the run was extended."""
+        """Step -> bits per byte over all held-out text; an extension drops those beyond its step."""
         found: dict[int, float] = {}
         for record in self.records:
             if record["kind"] == "extend":
@@ -94,83 +107,6 @@ class Decisions:
         best = min(self.validations().values(), default=math.inf)
         self.add("validated", step, bits_per_byte=round(bits_per_byte, 6))
         return bits_per_byte < best
-
-    def segments(self) -> list[DecaySegment]:
-        return [DecaySegment(r["step"], r["end_step"], r["progress"], r.get("hold_until", 0)) for r in self.decays()]
-
-    def progress(self, step: float) -> float:
-        """How far the decay has come when `step` steps are done; 0 before it starts."""
-        return decay_progress(step, [s for s in self.segments() if s.step <= step])
-
-    def count(self, kind: str) -> int:
-        return len(self.of_kind(kind))
-
-
-def in_force(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of one kind that still hold, by step: a later record replaces what earlier ones said from its step on."""
-    kept: list[dict[str, Any]] = []
-    for record in records:
-        kept = [k for k in kept if k["step"] < record["step"]] + [record]
-    return kept
-
-
-def raised_decay(decisions: Decisions, budget: BudgetConfig) -> dict[str, Any] | None:
-    """The first record of a decay that was planned for a smaller limit than this budget's, or None."""
-    decays = decisions.decays()
-    if not decays:
-        return None
-    if decays[-1]["bound_by"] == "validation":
-        return None
-    limit = "max_tokens" if decays[-1]["bound_by"] == "tokens" else "max_gpu_hours"
-    return decays[0] if raised(getattr(budget, limit), decays[-1][limit]) else None
-
-
-def _read(path: Path, mend: bool) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    content = path.read_bytes()
-    whole = _whole(content)
-    if len(whole) != len(content) and mend:
-        with open(path, "r+b") as file:  # what was never fully written was never used either
-            file.truncate(len(whole))
-            os.fsync(file.fileno())
-    return _parse(whole, str(path))
-
-
-def _whole(content: bytes) -> bytes:
-    return content[: content.rfind(b"\n") + 1]
-
-
-def _parse(content: bytes, where: str = "a copy of decisions.jsonl") -> list[dict[str, Any]]:
-    """Raises `UserError` for a damaged line: without it nobody knows at what rate the next step trains."""
-    records = []
-    for number, line in enumerate(_whole(content).split(b"\n"), 1):
-        if line.strip():
-            try:
-                records.append(_checked(json.loads(line)))
-            except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-                raise UserError(
-                    f"{where}, line {number} is damaged ({type(error).__name__}: {error!s:.200}); expected what "
-                    "hornbook wrote there. Put back a copy of the file or take the line out: that is decided again then"
-                ) from None
-    return records
-
-
-_NEEDED = {
-    "decay": ("end_step", "progress"), "validated": ("bits_per_byte",), "forecast": ("steps", "seconds"),
-    "branch": ("inherited_seconds",),
-}  # fmt: skip
-
-
-def _checked(record: Any) -> dict[str, Any]:
-    """Raises what comes of a record that has not the fields of its kind, as finite numbers of at least 0."""
-    if not isinstance(record["kind"], str) or isinstance(record["step"], float):
-        raise TypeError("expected a kind and a whole number of steps")
-    needed = _NEEDED.get(record["kind"], ())
-    for name in ("step", *needed, *(name for name in ("hold_until",) if name in record)):
-        if isinstance(record[name], bool) or not 0 <= record[name] < 1e15:
-            raise ValueError(f"{name} is {record[name]!r:.50}")
-    return record
 
 
 class RecordedRun:
@@ -186,14 +122,14 @@ class RecordedRun:
         if not path.is_file():
             raise UserError(f"--replay: there is no file {path}; expected the decisions.jsonl of a pretraining")
         try:
-            record = Decisions(path, mend=False)
-            lives = record.of_kind("life")
-            self.precision = {life["precision"] for life in lives}
+            record = Decisions(path, read_only=True)
+            processes = record.of_kind("life")
+            self.precision = {process["precision"] for process in processes}
         except (UserError, KeyError, TypeError) as error:
             raise UserError(f"--replay: {path} is no decisions.jsonl of a pretraining ({error})") from None
         if len(self.precision) != 1:
-            found = ", ".join(sorted(self.precision)) or "no life at all"
-            raise UserError(f"--replay: {path} records {found}; expected lives of one precision, as on one device")
+            found = ", ".join(sorted(self.precision)) or "none"
+            raise UserError(f"--replay: {path} records these precisions: {found}; expected one, as on one device")
         if record.of_kind("branch"):
             raise UserError(f"--replay: {path} is of a branch, which begins in another run; replay its trunk")
         self.decays = record.decays()
@@ -201,7 +137,7 @@ class RecordedRun:
         self.end_step: int | None = ends[-1] if ends else None
         self.sha256 = hash_file(path)
         self._settings = {
-            key: in_force([r for r in record.records if r["kind"] in ("life", key) and key in r]) for key in _SETTINGS
+            key: in_force([r for r in record.records if r["kind"] in ("life", key) and key in r]) for key in SETTINGS
         }
 
     def setting(self, key: str, step: int) -> Any:
@@ -209,9 +145,63 @@ class RecordedRun:
         return next((r[key] for r in reversed(self._settings[key]) if r["step"] <= step), None)
 
     def begin(self, decisions: Decisions) -> None:
-        """Puts the decay on record in the run that follows; once, whatever its lives."""
+        """Puts the decay on record in the run that repeats this one, once, however many processes it takes."""
         if decisions.of_kind("replay"):
             return
         for record in self.decays:
             decisions.add("decay", **{key: value for key, value in record.items() if key not in ("kind", "time")})
         decisions.add("replay", 0, sha256=self.sha256, end_step=self.end_step)
+
+
+def in_force(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of one kind that still hold, by step: a later record replaces what earlier ones said from its step on."""
+    kept: list[dict[str, Any]] = []
+    for record in records:
+        kept = [k for k in kept if k["step"] < record["step"]] + [record]
+    return kept
+
+
+def raised_decay(decisions: Decisions, budget: BudgetConfig) -> dict[str, Any] | None:
+    """The first record of a decay that was planned for a smaller limit than this budget's, or None."""
+    decays = decisions.decays()
+    if not decays or decays[-1]["bound_by"] == "validation":
+        return None
+    limit = "max_tokens" if decays[-1]["bound_by"] == "tokens" else "max_gpu_hours"
+    return decays[0] if raised(getattr(budget, limit), decays[-1][limit]) else None
+
+
+def _read(path: Path, read_only: bool) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole != len(content) and not read_only:
+        with open(path, "r+b") as file:  # what was never fully written was never used either
+            file.truncate(whole)
+            os.fsync(file.fileno())
+    return _parse(content, str(path))
+
+
+def _parse(content: bytes, where: str = "a copy of decisions.jsonl") -> list[dict[str, Any]]:
+    """Raises `UserError` for a damaged line: without it nobody knows at what rate the next step trains."""
+    records = []
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):  # the last one is empty, or torn
+        if line.strip():
+            try:
+                records.append(_checked(json.loads(line)))
+            except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(
+                    f"{where}, line {number} is damaged ({type(error).__name__}: {error!s:.200}); expected what "
+                    "hornbook wrote there. Put back a copy of the file, or delete the line: that is then decided again"
+                ) from None
+    return records
+
+
+def _checked(record: Any) -> dict[str, Any]:
+    """Raises what comes of a record that lacks the fields of its kind, as finite numbers of at least 0."""
+    if not isinstance(record["kind"], str) or isinstance(record["step"], float):
+        raise TypeError("expected a kind and a whole number of steps")
+    for name in ("step", *NEEDED_FIELDS.get(record["kind"], ()), *({"hold_until"} & record.keys())):
+        if isinstance(record[name], bool) or not 0 <= record[name] < 1e15:
+            raise ValueError(f"{name} is {record[name]!r:.50}")
+    return record

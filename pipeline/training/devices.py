@@ -1,8 +1,13 @@
-"""Where a run computes and in which numbers, chosen from the machine and said once with the reason.
+"""Where a run computes and in which numbers, chosen from the machine and printed once with the reason.
 
 In: `train.device`, `train.precision`. Out: a `Machine`: torch device, precision, peak FLOP/s for MFU. On a CPU two
 settings make most of the difference (1.2x to 1.7x and 1.6x of a step on a machine with AVX-512): big blocks must not
 come from the kernel page by page (memory.py), and matrix products must be bf16 where the CPU has the instructions.
+
+A run may resume on another device: `begin_life` records the move before anything follows from it. The text and the
+learning rate do not depend on the device, because a batch is a function of (seed, step) and the rate of the step and
+the decisions. The sums of a step do (kernels, micro-batch, precision), so a run is equal bit by bit only as long as it
+stays on one kind of device.
 """
 
 import math
@@ -70,7 +75,9 @@ def choose(train: TrainConfig) -> Machine:
     name = torch.cuda.get_device_name(device) if kind == "cuda" else f"{cpu_name()} ({torch.get_num_threads()} threads)"
     precision, reason = _precision(train.precision, kind)
     if kind == "cpu":
-        reason += f"; {set_up_allocator()}{_passes()}"
+        missing = cpu_kernels.why_not()
+        passes = "passes between products fused" if missing is None else f"torch's own passes ({missing})"
+        reason += f"; {set_up_allocator()}; {passes}"
     threads = Threads(kind)
     threads.review()
     peak, source = _peak_flops(kind, name, precision)
@@ -78,8 +85,8 @@ def choose(train: TrainConfig) -> Machine:
 
 
 def _device_kind(wanted: str) -> str:
-    found = [kind for kind, there in (("cuda", _has_cuda()), ("mps", torch.backends.mps.is_available())) if there]
-    found.append("cpu")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    found = [kind for kind in there if there[kind]]
     if wanted == "auto":
         return "cuda" if "cuda" in found else "cpu"  # mps only when asked for: untested there
     if wanted not in found:
@@ -88,23 +95,11 @@ def _device_kind(wanted: str) -> str:
 
 
 def _product_precision(kind: str, precision: str) -> str:
-    """torch's setting for fp32 matrix products: tf32 on a card; on a CPU oneDNN, 2.2x faster than MKL on AMD.
-
-    "medium" stays fp32-accurate (4e-7) except with AMX, which then computes in bf16: not for who asked for fp32.
-    """
+    """torch's setting for fp32 matrix products: tf32 on a card; on a CPU oneDNN, 2.2x faster than MKL on AMD. There
+    "medium" stays fp32-accurate (4e-7) except with AMX, which computes in bf16: not where fp32 was asked for."""
     if kind == "cuda":
         return "high"
     return "highest" if precision == "32-true" and "amx_bf16" in cpu_flags() else "medium"
-
-
-def _passes() -> str:
-    """Which code makes the passes between matrix products."""
-    missing = cpu_kernels.why_not()
-    return "; passes between products fused" if missing is None else f"; torch's own passes ({missing})"
-
-
-def _has_cuda() -> bool:
-    return torch.cuda.is_available()
 
 
 def _precision(wanted: str, kind: str) -> tuple[str, str]:
@@ -141,11 +136,11 @@ def _cpuinfo() -> list[str]:
 
 
 class Threads:
-    """How many threads compute on a CPU, measured now and again while a run goes on.
+    """How many threads compute on a CPU, measured again and again during a run.
 
     Threads that wait for each other spin: where something else takes one of the cores, a step was seen 2 to 10 times
-    slower with two threads than with one, and 1.8 times faster where nothing did. OMP_NUM_THREADS is obeyed and ends
-    the question.
+    slower with two threads than with one, and 1.8 times faster where nothing did. Where OMP_NUM_THREADS is set, it
+    decides.
     """
 
     def __init__(self, kind: str) -> None:
@@ -153,11 +148,6 @@ class Threads:
         fixed = kind != "cpu" or "OMP_NUM_THREADS" in os.environ
         self.most = 1 if fixed else torch.get_num_threads()
         self._reviewed_at = -math.inf
-
-    @staticmethod
-    def now() -> int:
-        """How many compute on a CPU at present."""
-        return torch.get_num_threads()
 
     def review(self) -> int | None:
         """At most every ten seconds (it takes about 0.2): sets what is faster now; the new number where it changed."""
@@ -227,12 +217,12 @@ def price_per_hour(budget: BudgetConfig, machine: Machine) -> float | None:
 
 
 def begin_life(
-    decisions: Decisions, ledger: Ledger, machine: Machine, measured: Measured, budget: BudgetConfig, **life: Any
-) -> str | None:
-    """Records this life (`life`: step, windows a pass) and, where the newest state is another card's, the move. Returns
-    what to say about the move."""
-    step, windows = life["step"], life["windows"]
-    before = decisions.of_kind("life")[-1:] or [{}]
+    decisions: Decisions, ledger: Ledger, machine: Machine, measured: Measured, budget: BudgetConfig, *,
+    step: int, windows: int,
+) -> str | None:  # fmt: skip
+    """Records that this process starts after `step` steps, with `windows` a pass, and the move where the newest state
+    is another device's. Returns a line for the console about the move."""
+    before = (decisions.of_kind("life") or [{}])[-1]
     price = price_per_hour(budget, machine)
     ledger.card = {"micro_batch": windows, **({} if price is None else {"price_per_hour": price})}
     decisions.add(
@@ -243,14 +233,14 @@ def begin_life(
         precision=machine.precision,
         reason=machine.reason,
         micro_batch=windows,
-        threads=machine.threads.now(),
+        threads=torch.get_num_threads(),
     )
     if measured.moved_from is None:
         return None
     decisions.add(
         "card",
         step,
-        before={key: before[0].get(key) for key in ("device", "precision", "micro_batch")},
+        before={key: before.get(key) for key in ("device", "precision", "micro_batch")},
         step_seconds_before=measured.speeds.get(measured.moved_from),
         step_seconds_expected=measured.inherited_step,
     )

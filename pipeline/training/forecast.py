@@ -1,9 +1,9 @@
-"""Forecast against fact, in every manifest: the memory of a step and the length of the run, said before they are known.
+"""Forecasts of a step's memory and of the run's length, made early and compared with the facts in the manifest.
 
 Memory: what a process holds before it makes the network, plus the traced peak of a step (model/estimate.py); the fact
-is the high-water mark over the first three steps of a life. Time: once a tenth of the budget is used and again at a
-third, from the speed measured by then, with a range; the fact is the end. All forecasts are on record in
-decisions.jsonl when they are made.
+is the high-water mark over the first three steps of a process. Time: once a tenth of the budget is used and again at a
+third, from the speed measured by then, with a range; the fact is the end. decisions.jsonl records each forecast when it
+is made.
 """
 
 import math
@@ -27,7 +27,7 @@ MEASURED_STEPS = 3  # the optimizer's states are made in the first
 
 
 class MemoryForecast:
-    """Of one life. `held_before`: bytes held before the network was made (imports, on a CPU), None where unknown."""
+    """Of one process. `held_before`: bytes held before the network was made (imports, on a CPU), None where unknown."""
 
     def __init__(self, decisions: Decisions, machine: "Machine", held_before: int | None):
         self.decisions, self.machine, self.held_before = decisions, machine, held_before
@@ -49,7 +49,7 @@ class MemoryForecast:
         )
 
     def begin(self) -> None:
-        """Before the first step of the life."""
+        """Before the first step of the process."""
         self._steps = 0 if self.machine.memory.restart_peak() else None
 
     def step(self) -> None:
@@ -157,5 +157,5 @@ def _limits(budget: Budget) -> dict[str, Any]:
 
 
 def _time_records(budget: Budget) -> list[dict[str, Any]]:
-    """The forecasts for these limits: a raised cap is forecast anew."""
+    """The forecasts for these limits: a raised cap gets its own."""
     return [r for r in budget.decisions.of_kind("forecast") if _limits(budget).items() <= r.items()]

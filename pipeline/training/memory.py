@@ -103,10 +103,7 @@ def _smallest_step(train: TrainConfig) -> int:
 
 def _card_bytes() -> int:
     """Of the card, or of the share that this process may use."""
-    share = (
-        torch.cuda.get_per_process_memory_fraction() if hasattr(torch.cuda, "get_per_process_memory_fraction") else 1
-    )
-    return int(torch.cuda.mem_get_info()[1] * share)
+    return int(torch.cuda.mem_get_info()[1] * torch.cuda.get_per_process_memory_fraction())
 
 
 class DeviceMemory:
@@ -127,7 +124,7 @@ class DeviceMemory:
         return _process_peak_bytes()
 
     def restart_peak(self) -> bool:
-        """From here on `newest_peak_bytes` counts anew; False where the system cannot."""
+        """From here on `newest_peak_bytes` counts from what is held now; False where the system cannot."""
         self._earlier_peaks.append(self.newest_peak_bytes())
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -162,7 +159,7 @@ def _process_peak_bytes() -> int:
 
 
 def set_up_allocator() -> str:
-    """Sets this process' allocator up for training on a CPU; what was chosen, for the user."""
+    """Sets up this process' allocator for training on a CPU; returns what was chosen, for the user."""
     if platform.libc_ver()[0] != "glibc":
         return "allocator as it comes (no glibc)"
     if os.environ.get("THP_MEM_ALLOC_ENABLE") == "1":

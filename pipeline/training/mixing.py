@@ -3,8 +3,9 @@
 In: how many windows each source has, its share in each phase (from the start; from the decay's start on), how often
 it may be repeated. Out: source and number of any sequence index. The stream is cut into segments of constant shares:
 one begins at the start, one where the decay starts, one wherever a source has reached its cap, whose share then goes
-to the others in proportion. Every segment goes on with each source where the one before left it, so that an epoch
+to the others in proportion. Every segment continues each source where the one before left it, so that an epoch
 holds every window once whatever the segments are. Within a segment quotas are exact per block of slots.
+`StepSizes` says which sequences each optimizer step reads. Imports no torch.
 """
 
 import hashlib
@@ -250,7 +251,14 @@ class Order:
 
 
 class StepSizes:
-    """`full`: sequences of a step after the warm-up; `least`: of the first step, which divides those of all others."""
+    """How many sequences each optimizer step reads: constant, or growing at the start (`train.batch_warmup_tokens`).
+
+    Early gradients agree from text to text, so small steps learn as much from a token and come more often (McCandlish
+    et al. 2018, arXiv 1812.06162). A step's size depends on the sequences before it alone: it grows linearly in them
+    from `batch_start_tokens` to `global_batch_tokens`, in multiples of `batch_start_tokens`. So a step number says
+    where in the text a run stands, as it does without a warm-up, and nothing more is stored.
+    `full`: sequences of a step after the warm-up; `least`: of the first step, which divides those of all others.
+    """
 
     def __init__(self, train: TrainConfig):
         self.sequence_length = train.sequence_length

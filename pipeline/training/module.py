@@ -86,7 +86,7 @@ class PretrainModule(LightningModule):
         return self.train_config.learning_rate * multiplier
 
     def on_train_start(self) -> None:
-        # What lives now lives to the end: the garbage collector need not walk it again in the middle of a step.
+        # What exists now stays to the end: the garbage collector need not walk it again in the middle of a step.
         gc.collect()
         gc.freeze()
 
@@ -117,7 +117,7 @@ class PretrainModule(LightningModule):
         return self.last_verdict
 
     def _try_passes(self, batch: Batch) -> Tensor | None:
-        """None where memory ran out; the exception, whose frames hold the tensors, is gone by then."""
+        """None where memory ran out: the exception, whose frames hold the tensors, must be gone before a retry."""
         try:
             return self._passes(batch)
         except torch.OutOfMemoryError:
@@ -151,4 +151,4 @@ class PretrainModule(LightningModule):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.windows = max([windows for windows in smaller if windows <= before // 2] or smaller)
-        print(f"  memory ran out at micro-batch {before}; going on with {self.windows} windows a pass", flush=True)
+        print(f"  memory ran out at micro-batch {before}; continuing with {self.windows} windows a pass", flush=True)

@@ -1,6 +1,8 @@
 """Windows of one source: a stream cut every `sequence_length` tokens, or whole documents packed by best fit.
 
-In: a token set (flat tokens and an index of its documents). Out: input ids and labels of any window, by its number.
+In: a token set (flat tokens and an index of its documents), or the examples of a tuning. Out: input ids and labels of
+any window, by its number. `Stream`, `BestFit` and `Examples` answer the same questions, so that batches, order,
+validation and resume are the same for all three.
 
 `Stream`: window i predicts tokens i*T+1 .. (i+1)*T, so that an epoch predicts every token but the very first once.
 
@@ -10,8 +12,8 @@ tokens is never cut. A longer one is cut every T tokens; each later piece begins
 before, as context that is not predicted again. So, per epoch: every token that is not its document's first is
 predicted exactly once, from the token before it in its own document; a document's first token is predicted once,
 from the end-of-text before it, where its document is not the first of its window, and never otherwise. Under
-`train.mask_documents` that end-of-text sees its own document only; the label is kept, as it is what a model asked
-to begin a text from nothing needs.
+`train.mask_documents` that end-of-text sees its own document only; the label is kept, because a model that is asked to
+begin a text from nothing needs it.
 Lengths are small integers, so that all documents of one length, and all windows with one remaining capacity, are
 handled at once: the work in Python grows with the number of different lengths, not of documents. What differs from
 the paper: ties go to the oldest window, and inside a window documents stand in the order of the corpus.
@@ -32,8 +34,8 @@ IGNORED_LABEL = -100
 def windows_of(
     tokens: "TokenSet | Examples", sequence_length: int, packing: str = STREAM, min_score: float | None = None
 ) -> "Stream | BestFit | Examples":
-    """The windows of a source under `train.packing`; with `min_score` of its documents of that score or more. Examples
-    are windows already."""
+    """The windows of a source under `train.packing`; with `min_score`, of its documents with that score or more.
+    Examples are windows already."""
     if isinstance(tokens, Examples):
         return tokens
     index = tokens.index if min_score is None else tokens.index[tokens.index["score"] >= min_score]
@@ -152,8 +154,10 @@ class BestFit:
 
 @dataclass(frozen=True)
 class Examples:
-    """`inputs_NT`, `labels_NT`: int32; a label of -100 predicts nothing (prompt, padding). `n_bytes`: of the text that
-    is learnt, for bits per byte."""
+    """Examples as windows: a prompt that is read and a completion that is learnt, one example a row.
+
+    `inputs_NT`, `labels_NT`: int32; a label of -100 predicts nothing (prompt, padding). `n_bytes`: of the text that is
+    learnt, for bits per byte."""
 
     name: str
     inputs_NT: np.ndarray
@@ -193,8 +197,8 @@ class Examples:
 
 
 def cut(index: np.ndarray, sequence_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The pieces of all documents, in order: start (uint64), length up to T + 1 (uint32), whether it goes on with a
-    document whose last token before it repeats. Empty documents have none."""
+    """The pieces of all documents, in order: start (uint64), length up to T + 1 (uint32), whether it continues a
+    document and so repeats the last token before it. Empty documents have none."""
     length = index["length"].astype(np.int64)
     pieces = np.maximum(-(-(length - 1) // sequence_length), 1) * (length > 0)
     document = np.repeat(np.arange(len(index)), pieces)
@@ -222,6 +226,7 @@ def best_fit(length_P: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
             continue
         pieces, at = order[at : at + n][::-1], at + n
         done = 0
+        # Windows already begun first, the fullest of them first: that is the best fit. New ones take what is left.
         for left in sorted(r for r in room if r >= length):
             windows = np.concatenate(room.pop(left))
             each = left // length

@@ -76,7 +76,7 @@ class Metrics:
         try:
             self.sync()
         except (OSError, DiskFull):
-            if kind is None:  # else what ended the run is to be said; the next life cuts the torn row off
+            if kind is None:  # else the error that ended the run matters; the next process cuts the torn row off
                 raise
         finally:
             with contextlib.suppress(OSError):
@@ -225,9 +225,9 @@ class Mirror:
 
 
 class WandbMirror(Mirror):
-    """W&B as it is set by WANDB_*: offline where there is no key, never asking, never waiting, never in the way.
+    """W&B as WANDB_* sets it up: offline where there is no key; it never asks and never waits.
 
-    `id_file` keeps the run's id: every life of a run goes on in one curve. The id is on disk before W&B hears of it, so
+    `id_file` keeps the run's id, so that a resumed run continues its curve. The id is on disk before W&B gets it, so
     that a kill at any moment leaves no second curve.
     """
 
@@ -256,7 +256,7 @@ class WandbMirror(Mirror):
         write_text(self.id_file, run_id + "\n")
         self.folder.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its own deprecations are nothing that a user of hornbook could mend
+            warnings.simplefilter("ignore")  # its own deprecations: a user of hornbook cannot fix them
             run = wandb.init(
                 id=run_id,
                 resume="allow",
@@ -276,13 +276,13 @@ class WandbMirror(Mirror):
                     x_disable_meta=True,  # command line, paths, user and host
                 ),
             )
-        # Steps are the x axis: W&B's own counter starts again with every life.
+        # Steps are the x axis: W&B's own counter starts again with every process.
         run.define_metric("step")
         run.define_metric("*", step_metric="step")
         return run
 
     def _kept_id(self) -> str:
-        """The id of an earlier life; empty where there was none."""
+        """The id that an earlier process used; empty where there was none."""
         return self.id_file.read_text(encoding="utf-8").strip() if self.id_file.is_file() else ""
 
     def _log(self, run: Any, row: Mapping[str, Any]) -> None:
@@ -340,7 +340,7 @@ class TensorboardMirror(Mirror):
 
 
 def mirror_of(config: Config, step: Step, folder: Path, say: Callable[[str], None]) -> Mirror | None:
-    """The mirror that `tracking.to` asks for, None for "none". `step`: the pretraining; `folder`: of the experiment."""
+    """The mirror that `tracking.to` names, None for "none". `step`: the pretraining; `folder`: of the experiment."""
     if config.tracking.to == NONE:
         return None
     if config.tracking.to == TENSORBOARD:

@@ -3,7 +3,7 @@
 In: a network and the validation sets. Out: nats over all predicted tokens / ln 2 / UTF-8 bytes, per set, with a 95%
 interval over its documents. Windows do not overlap and every token but the first is predicted once; the nats are fp32
 per token and summed in fp64. An end-of-text has no bytes and is not counted: after the beginning of a long document it
-stands where the text does not end. Windows are cut from the stream whatever `train.packing` is; under
+stands where the text does not end. Windows are cut from the stream whatever `train.packing` is. Under
 `train.mask_documents` the network masks here too, as it was trained, so a document's beginning is predicted without the
 one before it. Letters: B windows, T tokens, D documents.
 """

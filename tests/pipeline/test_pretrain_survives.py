@@ -55,7 +55,7 @@ def test_what_cannot_be_replayed_is_said(small: Small, tmp_path: Path) -> None:
         RecordedRun(tmp_path / "nowhere.jsonl")
     path = tmp_path / "decisions.jsonl"
     path.write_text('{"kind": "decay", "step": 3, "end_step": 9, "progress": 0}\n')
-    with pytest.raises(UserError, match="records no life at all"):
+    with pytest.raises(UserError, match="records these precisions: none"):
         RecordedRun(path)
     path.write_text("not json\n")
     with pytest.raises(UserError, match=r"is no decisions\.jsonl"):

@@ -94,7 +94,7 @@ def test_a_busy_machine_wastes_neither_the_cap_nor_steps_at_no_rate(
         rates = [run.rates[step] for step in range(run.step)]
         unused.append(1 - run.now / cap_seconds)
         low.append(sum(rate < LOW_RATE for rate in rates[10:]) / run.step)  # not of the warm-up
-        moves.append(run.decisions.count("decay") - 1)
+        moves.append(len(run.decisions.of_kind("decay")) - 1)
         segments = run.decisions.segments()
         assert rates == [wsd(step, 10, segments) for step in range(run.step)]
         assert run.annealed
