@@ -24,7 +24,6 @@ from pipeline.training.decisions import Decisions, RecordedRun, raised_decay
 if TYPE_CHECKING:
     from pipeline.evaluation.during_training import ProgressTasks
     from pipeline.training.control import Control
-    from pipeline.training.decisions import Replay
 
 LEAST_START_SECONDS = 2.0  # imports alone; a fast machine needs this much
 LAST_LIFE_STARTS = 3.0  # this life's start, the next one's, and room for a slow one
