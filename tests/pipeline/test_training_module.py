@@ -44,8 +44,8 @@ def test_where_memory_runs_out_the_step_is_done_in_smaller_passes(monkeypatch, c
     monkeypatch.setattr(module.network, "loss", small_card)
     module.training_step(a_batch(), 0)
     assert (module.windows, module.step) == (2, 1)
-    assert "going on with 4 windows" in (said := capsys.readouterr().out)
-    assert "going on with 2 windows" in said
+    assert "continuing with 4 windows" in (said := capsys.readouterr().out)
+    assert "continuing with 2 windows" in said
     torch.testing.assert_close(module.last_loss, expected.last_loss)
     torch.testing.assert_close(module.last_grad_norm, expected.last_grad_norm)
 
