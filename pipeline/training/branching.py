@@ -45,10 +45,10 @@ def branch(config: Config, budget: str, trunk_fingerprint: str) -> Config:
 
 
 def planned(config: Config) -> dict[str, tuple[float | None, int | None]]:
-    """`budget.branches` for the plan of a run: its name -> device-seconds, or the step where its decay starts."""
+    """`budget.branches` for the plan of a run: its name -> GPU-hours, or the step where its decay starts."""
     limits = {name: _limits(str(name), "budget.branches") for name in config.budget.branches}
     return {
-        name: (3600 * hours, None) if hours is not None else (None, _decay_start(config, tokens or 0))
+        name: (hours, None) if hours is not None else (None, _decay_start(config, tokens or 0))
         for name, (hours, tokens) in limits.items()
     }
 

@@ -21,6 +21,7 @@ from statistics import median
 from typing import Any
 
 from pipeline.system.errors import UserError
+from pipeline.training.cap import Cap
 from pipeline.training.decisions import Decisions
 
 EXIT_SLACK_SECONDS = 0.6  # manifest, last ledger line, process exit
@@ -59,17 +60,17 @@ class Verdict(Enum):
 
 @dataclass
 class Plan:
-    """The limits of one run. `cap_seconds` in device-seconds, None = no cap; `max_steps` from `budget.max_tokens`.
+    """The limits of one run. `cap`: by the clock; `max_steps`: from `budget.max_tokens`.
 
     `decay_share`: share of the steps. `checkpoint_every_seconds` (None: by what a save costs) and
     `validate_every_share`: the periodic events, which the prediction includes and which are skipped where they would
     eat the reserve. `max_steps_reason`: the key that set `max_steps`; where it is "max_epochs", `max_tokens` is None:
     raising that reopens nothing. `steps_available`: how long the text lasts if the decay starts at a step, None =
-    without end. `branches`: name -> (cap in device-seconds, None) or (None, step where its decay starts) of the models
-    that `hornbook pretrain --branch` will anneal from this run.
+    without end. `branches`: name -> (GPU-hours, None) or (None, step where its decay starts) of the models that
+    `hornbook pretrain --branch` will anneal from this run.
     """
 
-    cap_seconds: float | None
+    cap: Cap
     max_steps: int | None
     decay_share: float
     checkpoint_every_seconds: float | None = None
@@ -79,6 +80,11 @@ class Plan:
     steps_available: Callable[[int], int | None] = lambda decay_start: None
     max_steps_reason: str = "max_tokens"
     branches: Mapping[str, tuple[float | None, int | None]] = field(default_factory=dict)
+
+    @property
+    def cap_seconds(self) -> float | None:
+        """All of the cap, of which the shares are taken."""
+        return self.cap.seconds
 
 
 def save_interval_seconds(every_seconds: float | None, save_seconds: float) -> float:
@@ -118,14 +124,14 @@ def estimate_ends(
 
 
 class Budget:
-    """Decides after every step. `spent`: device-seconds of all processes so far, from their starts on.
+    """Decides after every step. `clock`: device-seconds of all processes so far, from their starts on.
 
     Call `decide(step)` once when `step` steps are done; do what the `Verdict` says; ask `may_spend` before every
     periodic event; feed `measured`.
     """
 
-    def __init__(self, plan: Plan, spent: Callable[[], float], decisions: Decisions):
-        self.plan, self.spent, self.decisions = plan, spent, decisions
+    def __init__(self, plan: Plan, clock: Callable[[], float], decisions: Decisions):
+        self.plan, self.clock, self.decisions = plan, clock, decisions
         self.measured = Measured()
         self.replayed_end: int | None = None  # the step at which the run that this one repeats ended
         self.start_seconds = 0.0  # of this process, until its first step: what a branch will need again
@@ -143,8 +149,12 @@ class Budget:
         else:  # max_tokens was lowered while the decay ran
             self._record(step, max(last, step), self.decisions.progress(step), self.plan.max_steps_reason)
 
+    def spent(self) -> float:
+        """Device-seconds that count so far, those of the source included where the cap counts them."""
+        return self.clock() + self.plan.cap.source_seconds
+
     def remaining_seconds(self) -> float:
-        return math.inf if self.plan.cap_seconds is None else self.plan.cap_seconds - self.spent()
+        return self.plan.cap.left_seconds(self.clock())
 
     def reserve_seconds(self) -> float:
         """What must be left when the last step ends, plus a usual and a slow step against surprises."""
@@ -251,11 +261,11 @@ class Budget:
         return [name for name in self.plan.branches if name not in kept and self._branch_is_due(name, step)]
 
     def _branch_is_due(self, name: str, step: int) -> bool:
-        cap_seconds, start = self.plan.branches[name]
+        hours, start = self.plan.branches[name]
         if start is not None:
             return step >= start
-        plan = replace(self.plan, cap_seconds=cap_seconds, max_steps=None, branches={})
-        branch = Budget(plan, lambda: self.spent() + self.start_seconds, Decisions(None))
+        plan = replace(self.plan, cap=replace(self.plan.cap, hours=hours), max_steps=None, branches={})
+        branch = Budget(plan, lambda: self.clock() + self.start_seconds, Decisions(None))
         branch.measured = self.measured
         branch._start_decay_if_due(step)
         return bool(branch.decisions.decays())

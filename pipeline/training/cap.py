@@ -1,4 +1,4 @@
-"""The cap of one training, in device-seconds: one place for all who ask what is left of it. No torch.
+"""The cap of one training, in device-seconds: the only place that computes what is left of it. Imports no torch.
 
 In: `budget.max_gpu_hours`, and what the source's training used of it where `budget.count_source` charges that.
 """

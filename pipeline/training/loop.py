@@ -7,6 +7,7 @@ was raised from before its decay, and whatever the clock decides is on disk befo
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,10 +84,10 @@ class Training:
         from pipeline.training.module import PretrainModule
 
         config, settings, decisions, ledger = self.config, self.config.train, self.decisions, self.ledger
-        plan = _plan(config, self.cap, batches)
-        if self.replay is not None:
-            plan.cap_seconds = None  # the record says where the run ends
-        budget = Budget(plan, lambda: ledger.spent_seconds + self.cap.source_seconds, decisions)
+        # Of a run that is repeated the record says where it ends, and not the clock.
+        cap = self.cap if self.replay is None else replace(self.cap, hours=None)
+        plan = _plan(config, cap, batches)
+        budget = Budget(plan, lambda: ledger.spent_seconds, decisions)
         budget.replayed_end = None if self.replay is None else self.replay.end_step
         start = None if plan.max_steps is None else planned_decay_start(plan.max_steps, settings.decay_share)
         print(batches.describe(plan.max_steps, start, at_most=plan.cap_seconds is not None), flush=True)
@@ -231,7 +232,7 @@ def _plan(config: Config, cap: Cap, batches: Any) -> Any:
         tokens = sizes.tokens(most)
         print(f"  train.max_epochs ends the text after {tokens:,} tokens in {most:,} steps{wanted}", flush=True)
     return Plan(
-        cap_seconds=cap.seconds,
+        cap=cap,
         max_steps=most if bounded else asked,
         decay_share=train.decay_share,
         checkpoint_every_seconds=train.checkpoint_every_seconds,

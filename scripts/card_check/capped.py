@@ -19,6 +19,7 @@ import torch
 from model.schedules import wsd
 from pipeline.storage.ledger import LEDGER, Ledger, spent_seconds
 from pipeline.training.budget import Budget, Plan, Verdict
+from pipeline.training.cap import Cap
 from pipeline.training.decisions import Decisions
 from scripts.card_check.networks import batch_of, built, step
 
@@ -71,7 +72,7 @@ def train(folder: Path, device: torch.device) -> None:
     """One life: bf16 weights with stochastic rounding and 8-bit moments, the state that is hardest to bring back."""
     decisions = Decisions(folder / DECISIONS)
     with Ledger(folder / LEDGER, stage=STAGE, fingerprint="check", device=device.type) as ledger:
-        plan = Plan(CAP_SECONDS, max_steps=None, decay_share=DECAY_SHARE, max_gpu_hours=CAP_SECONDS / 3600)
+        plan = Plan(Cap(CAP_SECONDS / 3600), max_steps=None, decay_share=DECAY_SHARE, max_gpu_hours=CAP_SECONDS / 3600)
         budget = Budget(plan, lambda: ledger.spent_seconds, decisions)
         network, weights = built("tiny", device, "bf16-sr", "adamw8bit")
         done = _load(folder / SAVED, weights, device)

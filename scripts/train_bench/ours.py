@@ -1,7 +1,6 @@
 """Our arms: the module and loop of `hornbook pretrain`, bare and in Lightning with all that a run has."""
 
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -87,6 +86,7 @@ def fit(shape: Shape, meter: Meter, folder: Path, wandb: bool, **train: Any) -> 
     from pipeline.storage.ledger import Ledger
     from pipeline.training import tracking
     from pipeline.training.budget import Budget, Plan
+    from pipeline.training.cap import Cap
     from pipeline.training.checkpoint import Checkpoints
     from pipeline.training.control import Control, build_trainer
     from pipeline.training.decisions import Decisions
@@ -108,7 +108,7 @@ def fit(shape: Shape, meter: Meter, folder: Path, wandb: bool, **train: Any) -> 
     decisions = Decisions(folder / "decisions.jsonl")
     ledger = Ledger(folder / "ledger.jsonl", stage="pretrain", fingerprint="bench", device="cpu")
     with ledger, tracking.Metrics(folder / "metrics.jsonl", mirror) as metrics:
-        plan = Plan(cap_seconds=time.monotonic() + 1e6, max_steps=None, decay_share=config.train.decay_share)
+        plan = Plan(Cap(1e4), max_steps=None, decay_share=config.train.decay_share)
         budget = Budget(plan, lambda: ledger.spent_seconds, decisions)
         checkpoints = Checkpoints(folder / "checkpoints", 2, decisions)
         flops = config.model.flops_per_token(shape.tokens)

@@ -19,6 +19,7 @@ import torch
 from pipeline.config import Config
 from pipeline.training.batches import Batch
 from pipeline.training.budget import Budget, Plan, Verdict
+from pipeline.training.cap import Cap
 from pipeline.training.decisions import Decisions
 from pipeline.training.module import PretrainModule
 from scripts.bench_rows import Rows, at_most, row
@@ -131,7 +132,9 @@ def train_ours(
         module, _ = ours.module_of(config)
     else:
         module, of_source = _grown(source, config, steps, SOURCE_SHARE * seconds, clock)
-    plan = Plan(seconds, None, config.train.decay_share, checkpoint_every_seconds=math.inf, validate_every_share=2.0)
+    plan = Plan(
+        Cap(seconds / 3600), None, config.train.decay_share, checkpoint_every_seconds=math.inf, validate_every_share=2.0
+    )
     budget = Budget(plan, lambda: clock.spent, decisions)
     for number, batch in enumerate(steps):
         module.segments = decisions.segments()

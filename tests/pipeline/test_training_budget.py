@@ -10,6 +10,7 @@ import pytest
 from model.schedules import wsd
 from pipeline.system.errors import UserError
 from pipeline.training.budget import Budget, Measured, Plan, Verdict
+from pipeline.training.cap import Cap
 from pipeline.training.decisions import Decisions
 from pipeline.training.loop import LAST_LIFE_STARTS
 
@@ -159,7 +160,7 @@ def plan_of(machine: Machine, seed: int, least_steps: int = 400) -> Plan:
     steps = random.Random(seed + 1).uniform(least_steps, 1500)
     fixed = machine.start + 8 * machine.validation + 6 * machine.save + machine.end
     cap = steps * machine.step_seconds + fixed + 5
-    return Plan(cap, None, 0.3, checkpoint_every_seconds=cap / 7, max_gpu_hours=cap / 3600)
+    return Plan(Cap(cap / 3600), None, 0.3, checkpoint_every_seconds=cap / 7, max_gpu_hours=cap / 3600)
 
 
 @pytest.mark.parametrize("stalls", [False, True])
@@ -223,7 +224,7 @@ def test_progress_never_falls_and_decisions_replay_to_the_same_rates() -> None:
 
 def test_max_tokens_fixes_the_end_in_steps_from_the_start() -> None:
     machine = machine_of(1)
-    run = Run(machine, Plan(None, 400, 0.3, max_tokens=400))
+    run = Run(machine, Plan(Cap(None), 400, 0.3, max_tokens=400))
     assert run.life()
     assert run.step == 400
     assert [(s.step, s.end_step) for s in run.decisions.segments()] == [(280, 400)]
@@ -246,7 +247,7 @@ def test_the_limit_that_comes_first_ends_the_run() -> None:
 
 def test_a_cap_below_one_step_and_one_export_is_refused_with_the_numbers() -> None:
     now = [3.0]
-    budget = Budget(Plan(6.0, None, 0.3, max_gpu_hours=6 / 3600), lambda: now[0], Decisions(None))
+    budget = Budget(Plan(Cap(6.0 / 3600), None, 0.3, max_gpu_hours=6 / 3600), lambda: now[0], Decisions(None))
     budget.measured.event("validation", 2.0)
     budget.measured.estimate("export", 2.5)
     with pytest.raises(UserError, match=r"budget\.max_gpu_hours=0\.0016.* is 6\.0 s; 3\.0 s are spent"):
@@ -255,7 +256,7 @@ def test_a_cap_below_one_step_and_one_export_is_refused_with_the_numbers() -> No
 
 def test_events_that_would_eat_the_reserve_are_skipped() -> None:
     now = [0.0]
-    budget = Budget(Plan(100.0, None, 0.3), lambda: now[0], Decisions(None))
+    budget = Budget(Plan(Cap(100.0 / 3600), None, 0.3), lambda: now[0], Decisions(None))
     for _ in range(3):  # often enough to be trusted
         budget.measured.event("validation", 10.0)
     for step in range(1, 51):
@@ -289,7 +290,7 @@ def test_a_text_that_ends_ends_the_run_annealed_wherever_the_clock_starts_the_de
 
     machine = machine_of(seed)
     seconds = machine.step_seconds * random.Random(seed).uniform(100, 800) + 5 * machine.validation + machine.start
-    plan = Plan(seconds, 300, 0.3, steps_available=available, max_steps_reason="max_epochs")
+    plan = Plan(Cap(seconds / 3600), 300, 0.3, steps_available=available, max_steps_reason="max_epochs")
     run = Run(machine, plan)
     assert run.life()
     assert run.annealed
@@ -299,7 +300,7 @@ def test_a_text_that_ends_ends_the_run_annealed_wherever_the_clock_starts_the_de
 
 def test_a_lowered_limit_does_not_ask_for_more_text_than_a_later_decay_has() -> None:
     decisions = Decisions(None)
-    plan = Plan(None, 300, 0.3, steps_available=lambda start: start + 20)
+    plan = Plan(Cap(None), 300, 0.3, steps_available=lambda start: start + 20)
     Budget(plan, lambda: 0.0, decisions).begin(250)
     assert (decisions.decays()[0]["step"], decisions.decays()[0]["end_step"]) == (250, 270)
 
@@ -318,7 +319,7 @@ def test_steps_of_a_batch_size_warm_up_are_measured_as_the_full_steps_to_come() 
 def test_a_cap_holds_and_is_used_while_steps_grow(warmup_steps: int, overhead: float) -> None:
     cap, full, start = 400.0, 1.0, 1 / 8
     now, step = 10.0, 0
-    budget = Budget(Plan(cap, None, 0.3), lambda: now, Decisions(None))
+    budget = Budget(Plan(Cap(cap / 3600), None, 0.3), lambda: now, Decisions(None))
     for kind in ("checkpoint", "export", "validation"):
         budget.measured.estimate(kind, 2.0)
     verdict = Verdict.GO_ON

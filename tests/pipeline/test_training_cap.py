@@ -14,6 +14,7 @@ from pipeline.config import Config
 from pipeline.storage.ledger import LEDGER, Ledger, process_age_seconds
 from pipeline.system.errors import UserError
 from pipeline.training import branching
+from pipeline.training.budget import Budget, Plan
 from pipeline.training.cap import Cap, pretrain_cap
 from pipeline.training.decisions import Decisions
 from pipeline.training.loop import check_cap, is_last_life
@@ -77,6 +78,16 @@ def test_a_branch_for_which_the_source_left_nothing_says_so(tmp_path: Path) -> N
     config = config_of(tmp_path, "budget.max_gpu_hours=1", "train.decay_share=0.3")
     with pytest.raises(UserError, match=r"too late for this branch.*0\.7500 GPU-hours of the budget are its source's"):
         branching._start(config, Cap(1.0, 0.75 * HOUR), trunk)
+
+
+def test_the_clock_of_the_steps_counts_the_sources_hours() -> None:
+    """Of two hours the source used one, this run a quarter: what is left, what is used, and whether a branch is due."""
+    plan = Plan(Cap(2.0, HOUR), None, 0.3, branches={"late": (2.0, None), "due": (1.0, None)})
+    budget = Budget(plan, lambda: HOUR / 4, Decisions(None))
+    assert (budget.spent(), budget.remaining_seconds(), budget.fraction(1)) == (1.25 * HOUR, 0.75 * HOUR, 0.625)
+    for _ in range(3):
+        budget.measured.step(1.0)
+    assert budget.branches_due(100) == ["due"]
 
 
 def test_a_start_is_refused_where_the_source_used_the_cap(tmp_path: Path) -> None:
