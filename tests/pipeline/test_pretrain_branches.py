@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from test_pretrain import Small, cap_seconds, driver, hours, small, small_inputs  # noqa: F401 - fixtures
 
+from pipeline.config import Config
 from pipeline.run_stage import run_stage
 from pipeline.stages import pretrain_step
 from pipeline.storage.files import read_json_lines
@@ -18,8 +19,13 @@ from pipeline.training.decisions import Decisions
 EXACT = "train.precision=32-true"
 
 
+def branched(trunk: Small, budget: str, *overrides: str) -> Config:
+    config = trunk.config(*overrides)
+    return branch(config, budget, pretrain_step(config).fingerprint)
+
+
 def run_branch(trunk: Small, budget: str, *overrides: str) -> tuple[dict, list[dict]]:
-    config = branch(trunk.config(*overrides), budget)
+    config = branched(trunk, budget, *overrides)
     run_stage("pretrain", config, str(trunk.path))
     folder = pretrain_step(config).path
     return read_manifest(folder), read_json_lines(folder / "metrics.jsonl")
@@ -64,7 +70,7 @@ def test_a_branch_in_time_ends_annealed_inside_its_cap_which_counts_the_trunks_s
     assert [p["branch"] for p in point] == [budget]
     code, output, _ = small.command("--branch", budget)
     assert code == 0, output
-    manifest = read_manifest(pretrain_step(branch(small.config(), budget)).path)
+    manifest = read_manifest(pretrain_step(branched(small, budget)).path)
     assert manifest["annealed"]
     assert manifest["trunk"]["steps"] == point[0]["step"]
     assert manifest["trunk"]["gpu_hours"] < manifest["gpu_hours_total"] <= branch_seconds / 3600
@@ -115,6 +121,6 @@ def test_a_branch_that_cannot_be_cut_says_what_can(small: Small):  # noqa: F811
         run_branch(small, "10K", EXACT)
     for wrong in ("6", "h", "-1h", "0h", "6 days", "../6h", "1e9"):
         with pytest.raises(UserError, match=r"expected time"):
-            branch(small.config(EXACT), wrong)
+            branched(small, wrong, EXACT)
     with pytest.raises(UserError, match=r"budget.branches: '6d'"):
         planned(small.config("budget.branches=[6d]"))
