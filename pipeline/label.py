@@ -26,7 +26,13 @@ from pipeline.corpus.scorers.labels import Model, Person, Rating, StopRating, co
 from pipeline.corpus.scorers.linear import MOST
 from pipeline.corpus.sources.records import shown
 from pipeline.corpus.steps import data_chain
+<<<<<<< HEAD
 from pipeline.corpus.synthetic.endpoint import MOST_FAILURES, ChatEndpoint, CostCapReached, EndpointError
+=======
+from pipeline.corpus.synthetic.asking import MOST_FAILURES
+from pipeline.corpus.synthetic.endpoint import ChatEndpoint, CostCapReached, EndpointError, Price
+from pipeline.corpus.text.compressed import Unreadable
+>>>>>>> 3e59c8f (Build the parser from one table of verbs; keep the command to exit codes and dispatch)
 from pipeline.corpus.text.documents import DocumentReader, Table, draw, read_all_alive, write_masks
 from pipeline.corpus.text.user_files import Unreadable, read_files
 from pipeline.storage.build import build
@@ -62,6 +68,30 @@ def run(config: Config, command: str, choice: Choice, endpoint: ChatEndpoint | N
     if endpoint is not None:
         print(f"label: {endpoint.asked} requests, ${endpoint.dollars:.4f} spent in all", flush=True)
     _train(documents, read_ratings(folder / LABELS), folder, command)
+
+
+def make_endpoint(
+    config: Config,
+    address: str | None,
+    model: str | None,
+    *,
+    max_dollars: float | None = None,
+    price_in: float = 0.0,
+    price_out: float = 0.0,
+) -> ChatEndpoint | None:
+    """The server that rates; None where a person does. Prices are dollars for a million tokens. Raises `UserError` for
+    options that contradict each other."""
+    if (address is None) != (model is None):
+        raise UserError("label: --endpoint and --model go together; without both, you rate at the terminal")
+    for option, value in (("max-dollars", max_dollars), ("price-in", price_in), ("price-out", price_out)):
+        if not 0 <= (value or 0) < float("inf"):
+            raise UserError(f"label: --{option} is {value}; expected a number of at least 0")
+    if max_dollars is not None and not (price_in > 0 or price_out > 0):
+        raise UserError("label: --max-dollars needs the model's prices: --price-in and --price-out")
+    if address is None or model is None:
+        return None
+    price = Price(price_in, price_out, max_dollars)
+    return ChatEndpoint(address, model, Experiment(config).folder / REQUESTS, price=price)
 
 
 def sample(config: Config, count: int) -> list[Document]:

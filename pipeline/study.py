@@ -36,6 +36,8 @@ def run(path: str, *, dry_run: bool = False, only_report: bool = False, as_json:
 def submit(path: str, options: Any, at_once: int | None, *, dry_run: bool = False) -> None:
     """Data and sources as single jobs, the members' init and pretraining as one array, then one job of this verb, which
     tunes, quantizes and writes the pages. Raises `UserError`."""
+    if at_once is not None and at_once < 1:
+        raise UserError(f"study: --at-once is {at_once}; expected at least 1 member")
     study = read(path)
     if study.stop is not None:
         raise UserError(

@@ -83,7 +83,7 @@ def test_one_message_names_the_mend(mistake, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(signals, "install", lambda: None)  # they belong to the test session
     words, expected = MISTAKES[mistake]
     try:
-        code = command._guarded(command._parse(words))
+        code = command.run_guarded(command.parse(words))
     except SystemExit as stop:  # argparse's own
         code = stop.code
     said = capsys.readouterr().err

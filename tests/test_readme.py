@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import config as configs
-from pipeline.__main__ import _parser
+from pipeline.arguments import make_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ def test_a_make_command_names_targets_and_configs_that_exist(command):
 @pytest.mark.parametrize("command", HORNBOOK)
 def test_a_hornbook_command_is_understood(command):
     words = shlex.split(command)[1:]
-    arguments = _parser().parse_args(words)
+    arguments = make_parser().parse_args(words)
     if hasattr(arguments, "config"):
         configs.load(ROOT / arguments.config, getattr(arguments, "overrides", []))
 

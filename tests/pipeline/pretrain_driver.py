@@ -86,7 +86,7 @@ def make_data(folder) -> dict:
 
 def main(config_path: str, *overrides: str) -> int:
     """`hornbook pretrain` with its exit codes and messages."""
-    from pipeline.__main__ import _guarded, _parse
+    from pipeline.__main__ import parse, run_guarded
 
     install()
     time.sleep(float(os.environ.get("START_SECONDS", "0")))  # as on a machine where a start takes long
@@ -96,7 +96,7 @@ def main(config_path: str, *overrides: str) -> int:
         pushing.LOOK_SECONDS, pushing.CPU_SHARE = float(look), 1.0
     if os.environ.get("WITHOUT_TORCH"):
         sys.modules["torch"] = None  # type: ignore[assignment]  # importing it is now an error
-    return _guarded(_parse(["pretrain", config_path, *overrides]))
+    return run_guarded(parse(["pretrain", config_path, *overrides]))
 
 
 if __name__ == "__main__":

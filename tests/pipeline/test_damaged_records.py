@@ -171,7 +171,7 @@ def test_a_message_is_of_bounded_length_and_holds_nothing_that_a_terminal_obeys(
     def stop(_: argparse.Namespace) -> None:
         raise UserError(f"unknown key '\x1b[2J\x07{'x' * 200_000}'; expected some\nother key")
 
-    assert hornbook._guarded(argparse.Namespace(verb="runs", run=stop)) == 2
+    assert hornbook.run_guarded(argparse.Namespace(verb="runs"), stop) == 2
     said = capfd.readouterr().err
     assert len(said) < 2_000
     assert said.startswith(r"hornbook: unknown key '\x1b[2J\x07xxx")
@@ -180,7 +180,7 @@ def test_a_message_is_of_bounded_length_and_holds_nothing_that_a_terminal_obeys(
 
 
 def test_a_name_that_no_file_can_have_is_a_message(capfd):
-    assert hornbook._guarded(argparse.Namespace(verb="runs", run=lambda _: Path("x" * 5_000).stat())) == 2
+    assert hornbook.run_guarded(argparse.Namespace(verb="runs"), lambda _: Path("x" * 5_000).stat()) == 2
     assert "File name too long: xxx" in capfd.readouterr().err
 
 
@@ -190,5 +190,5 @@ def test_a_shape_that_cannot_be_is_a_message_wherever_it_is_found(capfd):
     def stop(_: argparse.Namespace) -> None:
         raise ImpossibleShape("model.hidden_size is -1; it must be greater than 0.")
 
-    assert hornbook._guarded(argparse.Namespace(verb="runs", run=stop)) == 2
+    assert hornbook.run_guarded(argparse.Namespace(verb="runs"), stop) == 2
     assert capfd.readouterr().err == "hornbook: model.hidden_size is -1; it must be greater than 0.\n"

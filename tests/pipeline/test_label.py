@@ -225,5 +225,5 @@ def test_an_excerpt_leaves_the_licence_out_and_shows_the_middle():
 def test_a_mistake_on_the_command_line_is_one_message(root, capsys, words, message):
     path = root / "test.yaml"
     path.write_text(configs.to_yaml(own_texts(root)))
-    assert command._guarded(command._parse(["label", str(path), *words])) == 2
+    assert command.run_guarded(command.parse(["label", str(path), *words])) == 2
     assert message in capsys.readouterr().err

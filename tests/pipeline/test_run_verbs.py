@@ -258,7 +258,7 @@ NUMBERS = [
 @pytest.mark.parametrize("words", NUMBERS, ids=" ".join)
 def test_a_number_out_of_range_is_refused(trained: Small, words, capsys, monkeypatch):
     monkeypatch.setattr(signals, "install", lambda: None)
-    assert command._guarded(command._parse(words)) == WRONG_INPUT
+    assert command.run_guarded(command.parse(words)) == WRONG_INPUT
     error = capsys.readouterr().err
     assert error.startswith("hornbook: ")
     assert error.count("\n") == 1
@@ -275,7 +275,7 @@ def test_every_verb_takes_the_name_of_a_run(trained: Small, words, capsys, monke
     monkeypatch.setattr(signals, "install", lambda: None)
     verb, *more = words
     line = [verb, *more, "small"] if verb == "where" else [verb, "small", *more]
-    code = command._guarded(command._parse(line))
+    code = command.run_guarded(command.parse(line))
     assert code == 0, capsys.readouterr().err
 
 

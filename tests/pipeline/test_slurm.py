@@ -23,7 +23,7 @@ from data_corpus import made, make_config, write_corpus
 
 from pipeline import config as configs
 from pipeline import submit
-from pipeline.__main__ import _parse
+from pipeline.arguments import parse
 from pipeline.corpus import execute
 from pipeline.run_stage import step_of
 from pipeline.slurm.jobs import Options
@@ -76,7 +76,7 @@ class Cluster:
 
     def submit(self, config: Path, *words: str) -> str:
         """`hornbook submit` in this process (torch need not be loaded for each): what it said."""
-        arguments = _parse(["submit", str(config), *words, *ALWAYS])
+        arguments = parse(["submit", str(config), *words, *ALWAYS])
         with contextlib.redirect_stdout(io.StringIO()) as said:
             arguments.run(arguments)
         return said.getvalue()

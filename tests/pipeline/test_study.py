@@ -56,7 +56,7 @@ def test_a_study_is_killed_goes_on_stops_the_loser_and_says_what_it_shows(tmp_pa
     first.send_signal(signal.SIGTERM)
     said, _ = first.communicate()
     assert first.returncode == STOPPED, said
-    assert "the same command goes on" in said
+    assert "the same command resumes" in said
 
     second = start(tmp_path, "--json")
     said, _ = second.communicate()

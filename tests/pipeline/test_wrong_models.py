@@ -119,7 +119,7 @@ def say(tmp_path, monkeypatch, capsys) -> Callable[..., tuple[int, str]]:
     monkeypatch.setattr(signals, "install", lambda: None)
 
     def run(*words: str) -> tuple[int, str]:
-        code = command._guarded(command._parse(words))
+        code = command.run_guarded(command.parse(words))
         return code, capsys.readouterr().err
 
     return run
