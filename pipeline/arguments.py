@@ -132,7 +132,7 @@ VERBS = [
         _argument("--price-in", type=float, default=0.0, metavar="D", help="dollars for a million tokens asked"),
         _argument("--price-out", type=float, default=0.0, metavar="D", help="dollars for a million answered"),
     ]),
-    Verb("study", "members of one study under equal budgets: run what is left, then table, picture, effects, findings", [
+    Verb("study", "a study's members under equal budgets: run what is left, then table, picture, effects, findings", [
         _argument("config", metavar="study", help="a study's YAML file, such as configs/studies/combine.yaml"),
         _flag("--dry-run", "show what would run, or with --slurm print the job files"),
         _flag("--report", "run nothing: write the pages from what is there"),

@@ -18,7 +18,10 @@ TINY = str(ROOT / "configs" / "tiny.yaml")
 
 
 def test_help_loads_no_heavy_library():
-    code = "import sys; from pipeline.__main__ import parse; from pipeline.arguments import make_parser; make_parser().format_help(); print(*sys.modules)"
+    code = (
+        "import sys, pipeline.__main__; from pipeline.arguments import make_parser\n"
+        "make_parser().format_help(); print(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "lightning", "datatrove", "wandb", "omegaconf", "numpy"} & set(done.stdout.split())
 
