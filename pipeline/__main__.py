@@ -21,9 +21,10 @@ from typing import Any
 from pipeline.arguments import parse
 from pipeline.config.schema import STAGES, Config
 from pipeline.storage.files import root
-from pipeline.system import safety, signals
+from pipeline.system import signals
 from pipeline.system.disk import writing
 from pipeline.system.errors import DONE, FAILED, STOPPED, WRONG_INPUT, Failure, Stopped, UserError, printable
+from pipeline.system.processes import refuse_unsafe_loading
 
 SMALL_WRITE_BYTES = 1 << 20  # of links, reports, logs: whatever does not state its own size
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run_guarded(arguments: argparse.Namespace, run: Callable[[argparse.Namespace], None] | None = None) -> int:
     """Runs a verb, or `run` in its place, and turns its errors into one message and an exit code."""
     try:
-        safety.refuse_unsafe_loading()
+        refuse_unsafe_loading()
         if arguments.verb in (*STAGES, "study") and not arguments.dry_run:
             signals.install()
         with writing(root(), SMALL_WRITE_BYTES):

@@ -1,7 +1,7 @@
 """`hornbook doctor`: what this machine has, what hornbook will use of it, and what is missing for what.
 
-In: nothing. Out: one row per thing that a stage may need: found or not, and what to do about it. Nothing is written,
-nothing is asked of the network but whether HORNBOOK_REMOTE answers.
+In: nothing. Out: one row per thing that a stage may need: found or not, and what to do about it. Writes nothing; its
+only network request asks whether HORNBOOK_REMOTE answers.
 """
 
 import importlib.util
@@ -22,8 +22,8 @@ from pipeline.system.errors import Failure, UserError
 from pipeline.system.progress import format_bytes
 
 OK, NOTE, MISSING = "ok", "note", "missing"
-ANSWER_SECONDS = 10.0  # a remote that is asked and says nothing for so long is not there
-LEAST_FREE_BYTES = 5_000_000_000  # tiny's artifacts take a tenth; one 2.7B checkpoint six times this
+ANSWER_SECONDS = 10.0  # a remote without an answer by then counts as missing
+LEAST_FREE_BYTES = 5_000_000_000  # tiny's artifacts take a tenth of this, one 2.7B checkpoint six times this
 EXTRAS = {
     "docs": (("pypdf", "docx"), "PDF and Word files as text sources"),
     "finetune": (("peft", "transformers"), "hornbook finetune"),
@@ -35,7 +35,7 @@ EXTRAS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """`state`: ok, note (works, with something to know) or missing (something cannot be done). `mend`: what to do."""
+    """`state`: ok, note (it works, with a remark) or missing (something cannot be done). `mend`: what to do."""
 
     name: str
     state: str
@@ -44,7 +44,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Every finding, the heaviest look (torch and the card) first."""
+    """Every finding, in the order in which they are shown."""
     return [
         _python(), *_compute(), _memory(), _disk(), _remote(), _compiler(), _sandbox(), _slurm(), _tracking(), _hub(),
         *_extras(),
@@ -166,7 +166,7 @@ def _remote() -> Finding:
     answer = found[0] if found else f"no answer within {ANSWER_SECONDS:.0f} s"
     if found and isinstance(answer, str):
         return Finding("remote", OK, f"{there.name} answers, {answer}")
-    mend = f"mend it or unset {remote.REMOTE}: stages would train without copies, and a bare machine would not start"
+    mend = f"fix it or unset {remote.REMOTE}: stages would train without copies, and an empty machine would not start"
     return Finding("remote", MISSING, f"{there.name} cannot be read: {answer}", mend)
 
 
@@ -228,7 +228,7 @@ def _extras() -> list[Finding]:
 
 
 def _output(words: list[str]) -> str | None:
-    """What a command prints, or None where it fails or takes over ten seconds."""
+    """What a command prints, or None if it fails or takes over ten seconds."""
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired):

@@ -3,14 +3,12 @@
 from typing import Any
 
 from pipeline import config as configs
-from pipeline.config import Config
+from pipeline.config import PRETRAINING, Config
 from pipeline.run_stage import module_of, step_of
 from pipeline.stages import check_source
 from pipeline.storage.hub import is_hub_name
 from pipeline.storage.steps import Step
 from pipeline.system.errors import UserError
-
-PRETRAINING = ("data", "init", "pretrain")
 
 
 def describe(config: Config, stage: str, command: str = "<config>") -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""The `label` verb: a quality scorer for one's own text, from some hundred documents that a person or a model rates.
+"""`hornbook label`: a quality scorer for your own text, trained on about a hundred documents that a person or a model
+rates.
 
-In: an experiment's sources. Out: `runs/<name>/labels.jsonl`, a line as each document is rated, and
+In: an experiment's sources. Out: `runs/<name>/labels.jsonl`, one line per rated document, and
 `runs/<name>/scorer.safetensors`, which `data.scorer: {type: trained}` uses. The documents are a seeded sample of what
-the data stage would score: repaired, past the rules, deduplicated, none of validation, spread over sources and groups.
-The same command goes on where it stopped.
+the data stage would score: repaired, filtered by the rules, deduplicated, without validation, spread over sources and
+groups. The same command resumes where it stopped.
 """
 
 import json
@@ -26,13 +27,7 @@ from pipeline.corpus.scorers.labels import Model, Person, Rating, StopRating, co
 from pipeline.corpus.scorers.linear import MOST
 from pipeline.corpus.sources.records import shown
 from pipeline.corpus.steps import data_chain
-<<<<<<< HEAD
-from pipeline.corpus.synthetic.endpoint import MOST_FAILURES, ChatEndpoint, CostCapReached, EndpointError
-=======
-from pipeline.corpus.synthetic.asking import MOST_FAILURES
-from pipeline.corpus.synthetic.endpoint import ChatEndpoint, CostCapReached, EndpointError, Price
-from pipeline.corpus.text.compressed import Unreadable
->>>>>>> 3e59c8f (Build the parser from one table of verbs; keep the command to exit codes and dispatch)
+from pipeline.corpus.synthetic.endpoint import MOST_FAILURES, ChatEndpoint, CostCapReached, EndpointError, Price
 from pipeline.corpus.text.documents import DocumentReader, Table, draw, read_all_alive, write_masks
 from pipeline.corpus.text.user_files import Unreadable, read_files
 from pipeline.storage.build import build
@@ -45,14 +40,14 @@ LABELS, REQUESTS = "labels.jsonl", "label_requests.jsonl"
 
 @dataclass(frozen=True)
 class Choice:
-    """How many documents, and how many are asked for at a time (a person: one)."""
+    """How many documents are rated, and how many requests run at a time."""
 
     documents: int = 100
     concurrency: int = 4
 
 
 def run(config: Config, command: str, choice: Choice, endpoint: ChatEndpoint | None) -> None:
-    """Rates what is not rated yet and trains. Raises `UserError` where there are too few ratings to train on."""
+    """Rates what is not rated yet, then trains. Raises `UserError` if there are too few ratings to train on."""
     if choice.documents < 1 or choice.concurrency < 1:
         raise UserError("--documents and --concurrency: expected at least 1")
     folder = Experiment(config).folder
@@ -95,7 +90,7 @@ def make_endpoint(
 
 
 def sample(config: Config, count: int) -> list[Document]:
-    """The documents that are rated, always the same ones for the same data: one of each group in turn."""
+    """The documents to rate: the same ones for the same data, one of each group in turn."""
     final, makers = data_chain(replace(config, data=replace(config.data, scorer=None)))
     inputs = {name: step for name, step in final.inputs.items() if isinstance(step, Step)}
     before = inputs.get("contamination", inputs["near_dedup"])
@@ -115,7 +110,7 @@ def sample(config: Config, count: int) -> list[Document]:
 
 
 def _in_turn(table: Table, rows: np.ndarray, seed: int) -> Iterator[int]:
-    """Documents, one of each group after another, groups and documents in seeded order."""
+    """Documents in turn from each group; groups and documents are in seeded order."""
     by_group: dict[int, list[int]] = defaultdict(list)
     for index in rows[np.argsort(draw(table.rows["digest"][rows, 0], seed, "rate"), kind="stable")].tolist():
         by_group[int(table.rows["group"][index])].append(index)
@@ -126,7 +121,7 @@ def _in_turn(table: Table, rows: np.ndarray, seed: int) -> Iterator[int]:
 
 
 def _rate(documents: Sequence[Document], rater: Person | Model, choice: Choice) -> Iterator[dict[str, Any]]:
-    """A record for each document that got a rating, as they come. Ends early where the person or the money does."""
+    """A record for each rated document, as it is rated. Ends early if the person stops or the cost cap is reached."""
     counts: Counter[str] = Counter()
     try:
         if isinstance(rater, Person):
@@ -147,7 +142,7 @@ def _rate(documents: Sequence[Document], rater: Person | Model, choice: Choice) 
                         if counts["failed_in_a_row"] >= MOST_FAILURES:
                             raise UserError(
                                 f"the endpoint failed {MOST_FAILURES} times in a row, last: {error}. What is rated is "
-                                "kept; the same command goes on"
+                                "kept; the same command resumes"
                             ) from None
                         continue
                     counts["failed_in_a_row"] = 0
@@ -156,9 +151,9 @@ def _rate(documents: Sequence[Document], rater: Person | Model, choice: Choice) 
                     else:
                         yield _record(document, rating, rater.name)
     except CostCapReached as cap:
-        print(f"label: stopped at the cost cap: {cap}; the same command with a higher --max-dollars goes on")
+        print(f"label: stopped at the cost cap: {cap}; the same command with a higher --max-dollars resumes")
     except StopRating:
-        print("label: stopped; the same command goes on")
+        print("label: stopped; the same command resumes")
     if counts["failed"] or counts["unusable"]:
         print(f"label: {counts['failed']} requests failed, {counts['unusable']} answers were no rating; left out")
 
@@ -173,7 +168,7 @@ def _record(document: Document, rating: Rating, rater: str) -> dict[str, Any]:
 
 
 def read_ratings(path: Path) -> dict[str, dict[str, Any]]:
-    """`{content hash: record}`; the last rating of a text counts. What is no rating is passed over, with a warning."""
+    """`{content hash: record}`; the last rating of a text counts. Other lines are skipped with a warning."""
     if not path.is_file() or not path.stat().st_size:
         return {}
     return {record["sha256"]: record for record in read_files([path], _rating, "label").check(1.0).made}

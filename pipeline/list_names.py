@@ -2,6 +2,7 @@
 
 import inspect
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config import key_kinds
@@ -9,8 +10,8 @@ from pipeline.config import key_kinds
 _OF_EVERY_SOURCE = """
 every source also takes
     weight=1.0: how much of it is read at pretraining, times its tokens
-    replay=False: general text against forgetting; the run says what was lost on its held-out part
-    filters={}: rules of this source, laid over data.filters; null takes one away"""
+    replay=False: general text against forgetting; the run reports the loss on its held-out part
+    filters={}: rules of this source, laid over data.filters; null removes one"""
 
 
 def show(table: str) -> str:
@@ -20,38 +21,25 @@ def show(table: str) -> str:
     return text + (_OF_EVERY_SOURCE if table == "sources" else "")
 
 
-def _table(name: str) -> dict[str, Any]:
+def _table(name: str) -> Mapping[str, Any]:
+    """Each table is imported alone: some load torch."""
     if name == "filters":
-        from data_filters.table import FILTERS
-
-        return dict(FILTERS)
-    if name == "sources":
-        from pipeline.corpus.named import SOURCES
-
-        return dict(SOURCES)
-    if name == "scorers":
-        from pipeline.corpus.scorers.document_scorers import SCORERS
-
-        return dict(SCORERS)
-    if name == "growth":
-        from model.growth import GROWTH
-
-        return dict(GROWTH)
-    if name == "optimizers":
-        from model.optim import OPTIMIZERS
-
-        return dict(OPTIMIZERS)
-    if name == "tasks":
-        from pipeline.evaluation.tasks import TASKS
-
-        return dict(TASKS)
-    if name == "kinds":
-        from pipeline.release.formats import KINDS
-
-        return dict(KINDS)
-    from model.schedules import DECAYS
-
-    return dict(DECAYS)
+        from data_filters.table import FILTERS as table
+    elif name == "sources":
+        from pipeline.corpus.named import SOURCES as table
+    elif name == "scorers":
+        from pipeline.corpus.scorers.document_scorers import SCORERS as table
+    elif name == "growth":
+        from model.growth import GROWTH as table
+    elif name == "optimizers":
+        from model.optim import OPTIMIZERS as table
+    elif name == "tasks":
+        from pipeline.evaluation.tasks import TASKS as table
+    elif name == "kinds":
+        from pipeline.release.formats import KINDS as table
+    else:
+        from model.schedules import DECAYS as table
+    return table
 
 
 def _entry(name: str, thing: Any) -> str:
@@ -63,7 +51,7 @@ def _entry(name: str, thing: Any) -> str:
 
 
 def _options(thing: Any) -> list[str]:
-    """`name=default`; a class' options without default are the config's too, a function's are the caller's."""
+    """`name=default`. Options without a default are a class's own; a function gets them from its caller."""
     options = []
     for parameter in inspect.signature(thing).parameters.values():
         default = parameter.default

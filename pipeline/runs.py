@@ -139,5 +139,5 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 def _place(stage: str) -> tuple[int, str]:
     """In the order in which stages run, what comes after pretraining by name."""
-    first = ("data", "init", "pretrain")
+    first = configs.PRETRAINING
     return (first.index(stage) if stage in first else len(first), stage)

@@ -1,8 +1,8 @@
-"""The `score` verb: the quality score of a user's own texts, by the scorer that a finished data stage used.
+"""`hornbook score`: quality scores of your own texts, by the scorer that a finished data stage used.
 
-In: an experiment whose data stage is finished, and files or folders of text. Out: one JSON line a document, `{path,
-score, bytes}`, or `{path, unreadable}` for what could not be read; the counts go to the error stream. Texts are
-repaired as the data stage repairs them, so the same text gets the same score. Nothing of the experiment is changed.
+In: an experiment whose data stage is finished, and files or folders of text. Out: one JSON line per document, `{path,
+score, bytes}`, or `{path, unreadable}` if it could not be read; the counts go to standard error. Texts are repaired as
+the data stage repairs them, so the same text gets the same score. The experiment is not changed.
 """
 
 import glob
@@ -40,7 +40,7 @@ RECORD_SOURCES: dict[str, type[Source]] = {
 def run(
     config: Config, command: str, names: Sequence[str], *, out: str | None, text_key: str | None, kind: str | None
 ) -> None:
-    """Scores everything behind `names`. Raises `UserError` where there is no scorer or a name leads nowhere."""
+    """Scores the files and folders `names`. Raises `UserError` if there is no scorer or a file is missing."""
     folder = Experiment(config).stage_folder("data")
     if folder is None or not (folder / MANIFEST).is_file():
         raise UserError(
@@ -72,7 +72,7 @@ def run(
 
 
 def make_source(name: str, text_key: str | None, kind: str | None) -> Source:
-    """The source that reads a file or folder, told from its ending: records, or texts."""
+    """The source that reads a file or folder: of records or of texts, as its ending tells."""
     path = Path(name).expanduser()
     if not path.exists():
         raise UserError(
@@ -109,7 +109,7 @@ def _score(items: Iterator[Document | SetAside], folder: Path, part: Path) -> di
 
 
 def _limit(threshold: Any) -> float:
-    """The cut of the stage, or 0.5 where its sources are cut at different scores or not at all."""
+    """The stage's threshold, or 0.5 if its sources have different ones or none."""
     return threshold if isinstance(threshold, float | int) else 0.5
 
 

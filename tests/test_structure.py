@@ -71,6 +71,15 @@ def test_every_package_folder_is_listed_for_installation():
     assert listed == found
 
 
+def test_every_data_file_is_listed_for_installation():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    shipped = {
+        path for package, patterns in listed.items() for name in patterns for path in (ROOT / package).glob(name)
+    }
+    files = {path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()}
+    assert {path for path in files if path.suffix != ".py" and "__pycache__" not in path.parts} == shipped
+
+
 def test_no_file_is_called_utils():
     for package in (*PACKAGES, "tests", "scripts"):
         for path in _files(package):

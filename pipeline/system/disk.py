@@ -1,7 +1,7 @@
-"""Writing where the disk may be full: said the same way by every stage, and never half of a line left behind.
+"""Writing to a disk that may be full: one message for all stages, and never half a line left behind.
 
-In: a write and what it needs. Out: the write, or `DiskFull` with the path and the bytes. Libraries written in other
-languages say "no space" in words of their own, without an error number; they are recognised here and nowhere else.
+In: a write and the bytes it needs. Out: the write, or `DiskFull` with the path and the bytes. Libraries in other
+languages report a full disk in words, without an error number. Only this module recognizes those words.
 """
 
 import contextlib
@@ -22,34 +22,34 @@ WORDS = re.compile(
 
 
 class DiskFull(Failure):
-    """There is no room for `path`: what is finished is kept, and the same command goes on once there is."""
+    """There is no room for `path`. What is finished is kept; the same command resumes once there is room."""
 
     def __init__(self, path: str, needed_bytes: int, free_bytes: int, why: str):
-        super().__init__(path, needed_bytes, free_bytes, why)  # all of them: it travels between processes
+        super().__init__(path, needed_bytes, free_bytes, why)  # pickled between processes, so all arguments
         self.path, self.needed_bytes = path, needed_bytes
         self.free_bytes, self.why = free_bytes, why
 
     def __str__(self) -> str:
         return (
             f"{self.why}: {self.path}: this write needs {self.needed_bytes:,} bytes, {self.free_bytes:,} are free. "
-            "What is finished is kept; make room, and the same command goes on (HORNBOOK_ROOT is where artifacts/ lie, "
-            "TMPDIR where short-lived files do, train.keep_checkpoints how many checkpoints stay)"
+            "What is finished is kept; make room, and the same command resumes (HORNBOOK_ROOT is where artifacts/ is, "
+            "TMPDIR where temporary files are, train.keep_checkpoints how many checkpoints stay)"
         )
 
 
 @contextlib.contextmanager
 def writing(path: Path, needed_bytes: int) -> Iterator[None]:
-    """Around a write to `path` of about `needed_bytes`. Raises `DiskFull` where it fails for want of room."""
+    """Wraps a write of about `needed_bytes` to `path`. Raises `DiskFull` if it fails for lack of room."""
     try:
         yield
     except DiskFull:
-        raise  # said more exactly by whoever wrote
+        raise  # the inner one knows more
     except Exception as error:
         cause = full_disk(error)
         if cause is None:
             raise
         known = cause if isinstance(cause, OSError) else OSError()
-        name = known.filename2 or known.filename  # of a copy: the file that was written, not the one that was read
+        name = known.filename2 or known.filename  # the target of a copy, not its source
         where = Path(os.fsdecode(name)) if name else path
         reason, free = known.strerror or "No space left on device", free_bytes(where)
         if known.errno == errno.ENOSPC and not name and free > needed_bytes:
@@ -58,14 +58,14 @@ def writing(path: Path, needed_bytes: int) -> Iterator[None]:
 
 
 def check_free(path: Path, needed_bytes: int) -> None:
-    """Raises `DiskFull` where the disk of `path` has not that many bytes left."""
+    """Raises `DiskFull` if the disk of `path` has fewer free bytes."""
     free = free_bytes(path)
     if free < needed_bytes:
         raise DiskFull(str(path), needed_bytes, free, "not enough room")
 
 
 def free_bytes(path: Path) -> int:
-    """Of the disk on which `path` lies, or would lie."""
+    """Free bytes of the disk on which `path` is, or would be."""
     for place in (path, *path.parents):
         with contextlib.suppress(OSError):
             return shutil.disk_usage(place).free
@@ -73,7 +73,7 @@ def free_bytes(path: Path) -> int:
 
 
 def full_disk(error: BaseException | None) -> BaseException | None:
-    """The error in a chain of causes that says that a disk is full, or None."""
+    """The error in a chain of causes that reports a full disk, or None."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:
             return error
@@ -84,7 +84,7 @@ def full_disk(error: BaseException | None) -> BaseException | None:
 
 
 def append_synced(path: Path, line: bytes) -> None:
-    """Appends and syncs: the whole line, or nothing of it where the disk is full (`DiskFull`)."""
+    """Appends and syncs a line: all of it, or nothing if the disk is full (`DiskFull`)."""
     with writing(path, len(line)):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -100,7 +100,7 @@ def append_synced(path: Path, line: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Makes the names in a folder last."""
+    """Syncs the folder's entries, so that names survive a crash."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -5,27 +5,27 @@ MOST_MESSAGE_CHARACTERS = 1_500
 
 
 class UserError(Exception):
-    """The config or the input is wrong: one message that says what was found, what was expected and
-    which key or command mends it. The command prints it without a traceback and exits with 2."""
+    """The config or the input is wrong. The message names what was found, what was expected and which key or command
+    fixes it. The command prints it without a traceback and exits with 2."""
 
 
 class Stopped(BaseException):
-    """A signal asked the process to stop; everything worth keeping is on disk. Exit code 75: run again to go on.
+    """A signal asked the process to stop; everything worth keeping is on disk. Exit code 75: the same command resumes.
 
     A BaseException, like KeyboardInterrupt, so that no library's `except Exception` swallows it.
     """
 
 
 class Failure(Exception):
-    """Something outside config and input stands in the way: one message, no traceback, exit code 1."""
+    """Something outside the config and the input prevents the work: one message, no traceback, exit code 1."""
 
 
 class Busy(Failure):
-    """Another live process owns this pretraining. The message says who."""
+    """Another live process owns this pretraining. The message names it."""
 
 
 def printable(message: str) -> str:
-    """A message that may quote a stranger's file: of bounded length, and with nothing in it that a terminal obeys."""
+    """A message that may quote an untrusted file: bounded in length and without terminal control characters."""
     text = "".join(c if c in "\n\t" or c.isprintable() else ascii(c)[1:-1] for c in message)
     if len(text) <= MOST_MESSAGE_CHARACTERS:
         return text

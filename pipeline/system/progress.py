@@ -1,4 +1,4 @@
-"""Progress with remaining time: a bar on a terminal, a quiet line every few seconds elsewhere."""
+"""Progress with remaining time, as a bar on a terminal and as a line every 15 seconds elsewhere; readable numbers."""
 
 import sys
 import time

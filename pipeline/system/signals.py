@@ -1,10 +1,9 @@
-"""One owner of SIGTERM, SIGINT and SIGUSR1.
+"""The handler of SIGTERM, SIGINT and SIGUSR1.
 
-Two manners, chosen by the stage. Stages whose work is cut into small finished steps (data, init) stop at once:
-the handler raises `Stopped`. Training first reaches the end of its step and saves: the handler sets a flag that
-the loop looks at (`stop_requested`). A second signal always stops at once. Where a training is so near its end that
-it would rather reach it than stop (`end_is_near`), the first signal changes nothing. Under Slurm one request comes
-twice, from Slurm and from the job's script that hands it on: what comes within a second of the first is the same.
+The stage chooses how it stops. Data and init save each small step, so they stop at once: the handler raises `Stopped`.
+Training ends its optimizer step and saves first: the handler sets a flag that the loop reads (`stop_requested`). A
+second signal always stops at once. A training that is about to end ignores the first signal (`end_is_near`). Under
+Slurm a request arrives twice, from Slurm and from the job's script, so signals within a second count as one.
 """
 
 import signal
@@ -25,7 +24,7 @@ _installed = False
 
 
 def install() -> None:
-    """Takes over the three signals for this process. Call once, from the main thread, before long work."""
+    """Installs the handler. Call once, from the main thread, before long work."""
     global _installed
     _installed = True
     for number in SIGNALS:
@@ -33,13 +32,13 @@ def install() -> None:
 
 
 def take_back() -> None:
-    """After a library put handlers of its own in place (Lightning wraps SIGTERM): ours again, if they were."""
+    """Installs the handler again after a library replaced it (Lightning wraps SIGTERM), if it was installed."""
     if _installed:
         install()
 
 
 def defer(deferred: bool) -> None:
-    """`True`: a first signal only sets the flag. `False`: it raises, now if one came in the meantime."""
+    """`True`: a first signal only sets the flag. `False`: it raises `Stopped`, at once if one has arrived."""
     global _deferred
     _deferred = deferred
     if not deferred and (name := stop_requested()):
@@ -47,7 +46,7 @@ def defer(deferred: bool) -> None:
 
 
 def end_is_near(near: bool = True) -> None:
-    """From here on the first signal stops nothing, also where it came already: the work ends by itself soon."""
+    """The work ends soon by itself: ignore the first signal, also one that has arrived."""
     global _end_is_near
     _end_is_near = near
 
@@ -59,7 +58,7 @@ def stop_requested() -> str | None:
 
 
 def release_in_worker() -> None:
-    """For worker processes: the parent decides when they end."""
+    """For worker processes, whose parent decides when they end."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

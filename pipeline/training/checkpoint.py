@@ -26,7 +26,7 @@ from pipeline.storage.files import hash_file, hash_json, write_json
 from pipeline.storage.run_files import INDEX, TRAINER, WEIGHTS, checkpoint_name, checkpoint_step
 from pipeline.system.disk import check_free, sync_folder, writing
 from pipeline.system.errors import Failure, UserError
-from pipeline.system.safety import refuse_unsafe_loading
+from pipeline.system.processes import refuse_unsafe_loading
 from pipeline.training.decisions import Decisions
 
 FREE_SPACE_FACTOR = 2  # of the bytes of one checkpoint, free before it is written

@@ -33,7 +33,7 @@ from pipeline.training.memory import DeviceMemory, set_up_allocator
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # instructions without which bf16 is slower than fp32
 GEMM_SIZE = 1024  # large enough for the peak, small enough for 0.1 s on one core
 THREAD_TRIALS, THREADS_REVIEW_SECONDS = 5, 10.0
-GPU_TABLE = Path(__file__).resolve().parents[2] / "configs" / "gpus.yaml"
+GPU_TABLE = Path(__file__).with_name("gpus.yaml")  # a link to configs/gpus.yaml; in an installed copy, the file
 
 
 @dataclass(frozen=True)

@@ -220,7 +220,7 @@ def test_a_full_disk_is_said_and_what_is_done_is_kept(tmp_path, finished):
 
     full = run(20_000)
     assert full.returncode == 1, full.stdout + full.stderr
-    assert "make room, and the same command goes on" in full.stderr
+    assert "make room, and the same command resumes" in full.stderr
     assert "Traceback" not in full.stderr
     assert run(None).returncode == 0
     made_there = next((tmp_path / "root" / "artifacts" / "data").iterdir())

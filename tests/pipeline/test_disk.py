@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models
 
 from pipeline.system.disk import DiskFull, append_synced, check_free, full_disk, writing
 from pipeline.system.errors import UserError
-from pipeline.system.safety import refuse_unsafe_loading
+from pipeline.system.processes import refuse_unsafe_loading
 
 
 @contextlib.contextmanager

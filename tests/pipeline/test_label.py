@@ -169,7 +169,7 @@ def test_an_endpoint_that_only_fails_stops_the_command_and_keeps_what_is_rated(r
     config, folder = own_texts(root), root / "runs" / "test"
     folder.mkdir(parents=True)
     server = serve(lambda n: "answer" if n <= 6 else 500)
-    with pytest.raises(UserError, match=r"the endpoint failed 5 times in a row.*the same command goes on"):
+    with pytest.raises(UserError, match=r"the endpoint failed 5 times in a row.*the same command resumes"):
         label.run(config, "c", label.Choice(30, concurrency=1), endpoint(server, folder, retries=0))
     assert len((folder / label.LABELS).read_text().splitlines()) == 6
     capped = Price(1.0, 10.0, max_dollars=6 * 0.0011 + 0.02)
