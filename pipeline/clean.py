@@ -16,7 +16,7 @@ from typing import Any
 from pipeline import config as configs
 from pipeline import runs
 from pipeline.config import Config
-from pipeline.remote.place import place as remote
+from pipeline.remote import place as remote
 from pipeline.stages import data_step, trunk_folder
 from pipeline.storage.files import root
 from pipeline.storage.locks import FolderLock

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline.remote.place import place as remote
+from pipeline.remote import place as remote
 from pipeline.storage.files import root
 from pipeline.system.errors import Failure, UserError
 from pipeline.system.progress import format_bytes

@@ -17,7 +17,7 @@ from pipeline import show_batch as batch
 from pipeline.config import from_values
 from pipeline.corpus.text.shards import TokenShards
 from pipeline.corpus.text.tokenizer import load_tokenizer
-from pipeline.remote.place import place as remote
+from pipeline.remote import place as remote
 from pipeline.run_stage import run_stage
 from pipeline.stages import pretrain_step
 from pipeline.storage.experiment import Experiment
