@@ -96,7 +96,7 @@ def check_readable(model: TakenModel, key: str) -> None:
     from model.hf import load_config, open_model, open_state
 
     try:
-        if model.updates:
+        if model.quantized:
             load_config(model.folder)
             open_state(model.folder)
         else:
@@ -107,7 +107,7 @@ def check_readable(model: TakenModel, key: str) -> None:
 
 def refuse_quantized(model: TakenModel, key: str, what: str) -> None:
     """For stages that need weights in full. Raises `UserError`."""
-    if model.updates:
+    if model.quantized:
         raise UserError(
             f"{key}: {model.folder} holds a quantized model, and {what} needs the weights that it was made from: name "
             "that folder"
