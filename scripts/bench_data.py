@@ -1,6 +1,6 @@
 """The data stage beside stock datatrove, on one core and on text that every Python environment has.
 
-    scripts/with_env.sh scripts/bench_data.py --json docs/data/bench_data.json
+    scripts/with_env.sh scripts/bench_data.py --json docs/results/data/bench_data.json
     scripts/with_env.sh scripts/bench_data.py --quick --only rules,near
 
 Stock datatrove splits English with spaCy and hashes with xxhash below 4: `pip install -e '.[bench]'` in an environment

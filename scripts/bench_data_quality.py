@@ -1,6 +1,6 @@
 """Does the quality cut pay? Models trained on kept, random and lowest-scored text, at equal tokens and at equal hours.
 
-    scripts/with_env.sh scripts/bench_data_quality.py --json docs/data/bench_data_quality.json
+    scripts/with_env.sh scripts/bench_data_quality.py --json docs/results/data/bench_data_quality.json
 
 In: configs/tiny.yaml's Python library text, made once in $HORNBOOK_ROOT/quality. Every arm trains the same 0.7M model
 from the same start for the same tokens, so also for the same hours; three seeds, each with another third of the

@@ -1,8 +1,8 @@
 """Does growth pay, how should a budget be spent on it, and does it fit into memory?
 
-    scripts/with_env.sh scripts/bench_growth.py --json docs/growth/bench_growth.json
-    scripts/with_env.sh scripts/bench_growth.py --schedule --steps 200 --json docs/growth/bench_growth_schedule.json
-    scripts/with_env.sh scripts/bench_growth.py --streaming --json docs/growth/bench_growth_streaming.json
+    scripts/with_env.sh scripts/bench_growth.py --json docs/results/growth/bench_growth.json
+    scripts/with_env.sh scripts/bench_growth.py --schedule --steps 200 --json docs/results/growth/bench_growth_schedule.json
+    scripts/with_env.sh scripts/bench_growth.py --streaming --json docs/results/growth/bench_growth_streaming.json
     scripts/with_env.sh scripts/bench_growth.py --device cuda --shape 100m --json docs/gpu/growth.json
 
 Default: a source and a target in the ratios of phi-1.5 to phi-2, at toy scale, plain PyTorch, one CPU thread; the text

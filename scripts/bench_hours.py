@@ -1,8 +1,8 @@
 """Is an hour ever wasted? Branches of one trunk beside runs dedicated to their budgets, and caps under random kills.
 
-    scripts/with_env.sh scripts/bench_hours.py --only branches --json docs/hours/branches.json
-    scripts/with_env.sh scripts/bench_hours.py --only kills --json docs/hours/bench_hours.json
-    scripts/with_env.sh scripts/bench_hours.py --only memory,time --json docs/hours/forecast.json
+    scripts/with_env.sh scripts/bench_hours.py --only branches --json docs/results/hours/branches.json
+    scripts/with_env.sh scripts/bench_hours.py --only kills --json docs/results/hours/bench_hours.json
+    scripts/with_env.sh scripts/bench_hours.py --only memory,time --json docs/results/hours/forecast.json
     scripts/with_env.sh scripts/bench_hours.py --quick
 
 A 0.4M model on a slice of configs/tiny.yaml's corpus, one thread, caps of about a minute in which starting the process

@@ -1,6 +1,6 @@
 """How well quality scorers rank the rated documents, packages disjoint, and how fast the shipped one is.
 
-    scripts/with_env.sh scripts/bench_scorer.py --json docs/data/bench_scorer.json
+    scripts/with_env.sh scripts/bench_scorer.py --json docs/results/data/bench_scorer.json
 
 In: the labels in pipeline/corpus/scorers/gold and the distributions they name, as installed. Good is a score >= 3.
 AUC is over documents of packages that were not trained on (10 folds, packages whole), with a 95% interval from

@@ -1,6 +1,6 @@
 """Which steps are skipped? Ordinary runs must skip none, and every planted spike must be caught.
 
-    scripts/with_env.sh scripts/bench_spikes.py --json docs/training/spikes.json
+    scripts/with_env.sh scripts/bench_spikes.py --json docs/results/training/spikes.json
     scripts/with_env.sh scripts/bench_spikes.py --quick
 
 The 0.4M model of scripts/hours_lab.py in real runs, each with a seed of its own, so another start and other text.

@@ -1,6 +1,6 @@
 """How good and how varied the exercises are that templates write: verified again, stubbed, written twice, compared.
 
-    scripts/with_env.sh scripts/bench_synthetic.py --json docs/data/bench_synthetic.json
+    scripts/with_env.sh scripts/bench_synthetic.py --json docs/results/data/bench_synthetic.json
 
 Distinct n-grams are the different runs of n words and signs over all of them, in 2,000 exercises taken together; the
 same figure for as much Python library text stands beside it. `--quick`: 200 exercises.

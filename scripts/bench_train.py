@@ -1,6 +1,6 @@
 """Our engine beside litgpt, transformers and a nanoGPT-style loop on a CPU: speed, cost of Lightning, loss per hour.
 
-    scripts/with_env.sh scripts/bench_train.py --json docs/training/bench_train.json
+    scripts/with_env.sh scripts/bench_train.py --json docs/results/training/bench_train.json
     scripts/with_env.sh scripts/bench_train.py --quick --only small
 
 The peers, in an environment of their own that has hornbook's packages too: `pip install -e '.[dev]' accelerate

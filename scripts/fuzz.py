@@ -1,6 +1,6 @@
 """Does anything that a stranger's file, a typing error or a broken disk can hold stop hornbook in the wrong way?
 
-    scripts/with_env.sh scripts/fuzz.py --cases 20000 --json docs/fuzz.json
+    scripts/with_env.sh scripts/fuzz.py --cases 20000 --json docs/results/fuzz.json
     scripts/with_env.sh scripts/fuzz.py --kind jsonl --seed 7 --cases 1     # one case again
 
 Every case draws from its seed alone: a good example of its kind, damaged, with good ones beside it. It must end within

@@ -5,7 +5,7 @@ own budget in its config and a folder of its own. A run dedicated under the clas
 steps at the same peak, is there too: what a user gives up who does not name the budget beforehand. All runs are made by
 the pretrain stage in one process.
 
-    scripts/with_env.sh scripts/hours_branches.py docs/hours/branches.json docs/hours/branches.svg   # the picture
+    scripts/with_env.sh scripts/hours_branches.py docs/results/hours/branches.json docs/hours/branches.svg   # the picture
 """
 
 import json

@@ -1,6 +1,6 @@
 """Does a run survive anything? Kills, torn files, full disks, signals and second writers, compared bit by bit.
 
-    scripts/with_env.sh scripts/soak.py --json docs/soak.json
+    scripts/with_env.sh scripts/soak.py --json docs/results/soak.json
     scripts/with_env.sh scripts/soak.py --quick
 
 A 0.2M model on two libraries' sources, one thread, the `hornbook` command as a user runs it. Whatever happens to a

@@ -16,7 +16,7 @@ from typing import Any
 from model.config import ModelConfig
 from pipeline.config import Config
 
-GROWTH_TABLE = Path(__file__).resolve().parents[2] / "docs" / "growth" / "schedule.json"
+GROWTH_TABLE = Path(__file__).with_name("growth_schedule.json")
 SHRINK = (0.5, 0.25, 0.1)  # of the parameters: other sizes that the same hours are compared at
 TOKENS_PER_PARAMETER = 20  # compute-optimal (Hoffmann et al. 2022, arXiv 2203.15556)
 STARVED = 2  # tokens per parameter under which fresh weights learn little that a smaller model would not learn better
