@@ -1,114 +1,110 @@
-"""Does growth pay, how should a budget be spent on it, and does it fit into memory?
+"""phi-1.5's exact shape to phi-2's from synthetic fp16 weights: memory and time, each in a process of its own.
 
-    scripts/with_env.sh scripts/bench_growth.py --json docs/results/growth/bench_growth.json
-    scripts/with_env.sh scripts/bench_growth.py --schedule --steps 200 --json docs/results/growth/bench_growth_schedule.json
-    scripts/with_env.sh scripts/bench_growth.py --streaming --json docs/results/growth/bench_growth_streaming.json
-    scripts/with_env.sh scripts/bench_growth.py --device cuda --shape 100m --json docs/gpu/growth.json
+    scripts/with_env.sh scripts/bench_growth.py --json docs/results/growth/bench_growth_streaming.json
 
-Default: a source and a target in the ratios of phi-1.5 to phi-2, at toy scale, plain PyTorch, one CPU thread; the text
-is Python's standard library. Everything sees fresh text, the same batch size and peak rate, and both accountings are
-printed together: source free, and source counted in FLOPs. `--schedule`: equal total FLOPs, spent in different ways;
-it also writes the table that a planner reads. `--streaming`: phi-1.5's exact shape to phi-2's, memory and time.
-`--device`, `--shape`: the comparison at another scale inside `--minutes`, with a picture beside the JSON.
+The tensors alone, streamed as bf16 and as fp32; and all of `hornbook grow` with its gate, from the process's start.
+The comparisons with scratch and between ways to spend a budget, whose figures docs/growth has, are in the scripts of
+commit b39d95c.
 """
 
-import argparse
 import json
+import math
+import shutil
+import subprocess
 import sys
-import warnings
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from torch import Tensor
 
 from model.config import ModelConfig
-from scripts.growth_bench import card, pays, schedule, streaming
-from scripts.growth_bench.lab import SCALES, Lab, Run, Text
-from scripts.growth_bench.rows import record, show
+from model.growth import GROWTH
+from model.growth.rules import stream
+from model.hf import open_model, save_folder
+from pipeline import grow
+from scripts.bench_rows import Part, Rows, at_most, main, row
 
-QUICK_STEPS = 32
-
-
-def _pays(steps: int, seeds: int, path: str | None) -> dict[str, Any]:
-    text, done, content = Text(SCALES["toy"], 2 * steps), [], {}
-    for seed in range(1, seeds + 1):
-        lab = Lab(text, seed, steps)
-        done.append(pays.experiment(lab))
-        content = pays.run_record(done, lab)
-        _write(path, content)  # after every seed: an hour of measuring is not lost to a full disk
-    return content
+PHI_1_5 = ModelConfig(51200, 2048, 8192, 24, 32)
+PHI_2 = ModelConfig(51200, 2560, 10240, 32, 32, partial_rotary_factor=0.4)
+GATED = "float32 with the gate"
+MOST_GIGABYTES = {"bfloat16": 2.5, "float32": 2.5, GATED: 3.0}
+MOST_SECONDS = 120.0
 
 
-def _schedule(steps: int, seeds: int, shares: tuple[float, ...], path: str | None) -> dict[str, Any]:
-    text, content = Text(SCALES["toy"], 2 * steps), {}
-    done: list[dict[str, Run]] = []
-    for seed in range(1, seeds + 1):
-        lab = Lab(text, seed, steps, points=10)
-        done.append(schedule.sweep(lab, shares))
-        content = schedule.run_record(done, lab)
-        _write(path, content)
-        if path:
-            _write_table(Path(path).with_name("schedule.json"), content["table"])
-    return content
+def streaming(quick: bool) -> Rows:
+    """`quick` takes 4 -> 5 blocks."""
+    shapes = (replace(PHI_1_5, num_hidden_layers=4), replace(PHI_2, num_hidden_layers=5)) if quick else (PHI_1_5, PHI_2)
+    rows: Rows = []
+    with tempfile.TemporaryDirectory(prefix="bench_growth.") as folder:
+        needed = 2 * shapes[0].parameters + 4 * shapes[1].parameters
+        if shutil.disk_usage(folder).free < needed + 4e9:
+            raise SystemExit(f"{folder} needs {needed / 1e9:.0f} GB of free disk and 4 GB to spare; set TMPDIR")
+        save_folder(Path(folder) / "source", _synthetic(shapes[0]), shapes[0], None, "", "float16")
+        for dtype in ("bfloat16", "float32", GATED):
+            command = [sys.executable, __file__, "--grow-once", folder, dtype, json.dumps(asdict(shapes[1]))]
+            lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+            facts, name = json.loads(lines[-1]), f"phi-1.5 to phi-2 as {dtype}"
+            rows += [
+                at_most(f"{name}: private_gb", facts["private_gb"], "GB", MOST_GIGABYTES[dtype]),
+                at_most(f"{name}: cpu_seconds", facts["cpu_seconds"], "s", MOST_SECONDS),
+                row(f"{name}: wall_seconds", round(facts["wall_seconds"], 1), "s"),
+            ]
+            shutil.rmtree(Path(folder) / "grown")
+    return rows
 
 
-def _write_table(path: Path, table: dict[str, Any]) -> None:
-    """Rows of other budgets that are in the file already stay."""
-    new = {row["tokens_per_parameter"] for row in table["rows"]}
-    kept = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
-    rows = [row for row in kept if row["tokens_per_parameter"] not in new] + table["rows"]
-    _write(str(path), {**table, "rows": sorted(rows, key=lambda row: row["tokens_per_parameter"])})
+def _synthetic(config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+    noise = torch.randn(1 << 22, generator=torch.Generator().manual_seed(0)).mul_(0.02).half()
+    for name, shape in config.tensor_shapes().items():
+        if name.endswith("layernorm.weight"):
+            yield name, torch.ones(shape)
+        else:
+            yield name, noise.repeat(math.prod(shape) // noise.numel() + 1)[: math.prod(shape)].view(shape)
 
 
-def _card(shape: str, device: str, minutes: float, path: str | None) -> dict[str, Any]:
-    runs, lab = card.run(shape, device, minutes)
-    if path:
-        card.picture(runs, lab, Path(path).with_suffix(".svg"))
-    return schedule.run_record([runs], lab, device)
-
-
-def _write(path: str | None, content: dict[str, Any]) -> None:
-    if path:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", help="file to write the rows and curves to")
-    parser.add_argument("--quick", action="store_true", help="one seed, few steps: shows that it runs, proves nothing")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=400, help="of the scratch run, 2,048 tokens each")
-    parser.add_argument("--schedule", action="store_true", help="ways to spend the FLOPs of --steps on growth")
-    parser.add_argument("--shares", default="0.2,0.35,0.5", help="with --schedule: spent before the target")
-    parser.add_argument("--streaming", action="store_true", help="phi-1.5's shape to phi-2's: memory and time")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="the comparison at --shape on this device")
-    parser.add_argument("--shape", choices=SCALES, default="100m")
-    parser.add_argument("--minutes", type=float, default=9.0, help="with --device: what all of it may take")
-    parser.add_argument("--grow-once", nargs=3, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.grow_once:
-        folder, dtype, shape = arguments.grow_once
-        print(json.dumps(streaming.grow_once(Path(folder), dtype, ModelConfig(**json.loads(shape)))))
-        return
-    warnings.simplefilter("ignore")
-    steps, seeds = (QUICK_STEPS, 1) if arguments.quick else (arguments.steps, arguments.seeds)
-    if arguments.device != "cuda":
+def grow_once(folder: Path, dtype: str, target: ModelConfig) -> dict[str, float]:
+    """Grows folder/source to folder/grown, with the gate where `dtype` is `GATED`. CPU time: of all threads, user and
+    system, since the process began. Private memory: what the kernel counts as anonymous, without the mapped files'
+    pages, with all that Python and torch hold."""
+    if dtype != GATED:  # which sets its threads itself
         torch.set_num_threads(1)
-    if arguments.device:
-        content = _card(arguments.shape, arguments.device, arguments.minutes, arguments.json)
-    elif arguments.streaming:
-        content = record(streaming.run(arguments.quick))
-    elif arguments.schedule:
-        shares = tuple(float(share) for share in arguments.shares.split(","))
-        content = _schedule(steps, seeds, shares, arguments.json)
-    else:
-        content = _pays(steps, seeds, arguments.json)
-    print(show(content["rows"]))
-    _write(arguments.json, content)
+    peak, done = [0.0], threading.Event()
+    watcher = threading.Thread(target=_watch, args=(peak, done))
+    watcher.start()
+    wall = time.monotonic()
+    try:
+        if dtype == GATED:
+            changed = {k: v for k, v in asdict(target).items() if v is not None and v != getattr(PHI_1_5, k)}
+            words = [f"model.{k}={v}" for k, v in changed.items()]
+            grow.run(str(folder / "source"), str(folder / "grown"), words, None)
+        else:
+            source, state = open_model(folder / "source")
+            pieces = stream(GROWTH["exact"](source, target), state, seed=0)
+            save_folder(folder / "grown", pieces, target, None, "", dtype)
+    finally:
+        done.set()
+        watcher.join()
+    return {"private_gb": peak[0], "cpu_seconds": time.process_time(), "wall_seconds": time.monotonic() - wall}
 
+
+def _watch(peak: list[float], done: threading.Event) -> None:
+    while not done.wait(0.02):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        peak[0] = max(peak[0], *(int(line.split()[1]) / 1e6 for line in lines if line.startswith("RssAnon")))
+
+
+PARTS = {"streaming": Part(streaming)}
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--grow-once"]:
+        place, dtype, shape = sys.argv[2:]
+        print(json.dumps(grow_once(Path(place), dtype, ModelConfig(**json.loads(shape)))))
+    else:
+        main(__file__, __doc__ or "", "growth", PARTS, ("torch",))

@@ -12,36 +12,110 @@ command that repeats it.
 import argparse
 import json
 import logging
+import multiprocessing
 import os
+import random
 import sys
 import tempfile
 import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-os.environ.update(TOKENIZERS_PARALLELISM="false", WANDB_MODE="offline", HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
+if __name__ == "__main__":  # before torch is loaded
+    os.environ.update(TOKENIZERS_PARALLELISM="false", WANDB_MODE="offline", HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
 
 from scripts.bench_rows import record, row
-from scripts.fuzz_parts import kinds
-from scripts.fuzz_parts.workers import Job, Result, Workers
+from scripts.fuzz_parts import experiments, models, texts
+from scripts.fuzz_parts.judging import Case, Job, Result, Workers, as_processes
+from scripts.fuzz_parts.texts import reading
 
 SHOWN = 3  # cases of a fault that are printed in full
 
 
+@dataclass(frozen=True)
+class Kind:
+    """`share`: of the cases of a run, beside those of the other kinds. `prepared`: needs the experiment of `runs`."""
+
+    case: Case
+    share: float = 1.0
+    prepared: bool = True
+
+
+def process(draw: random.Random, folder: Path) -> None:
+    """A case of another kind whose commands are processes of their own, as a person's are."""
+    with as_processes():
+        draw.choice(
+            (experiments.config, models.config_json, models.tokenizer, experiments.manifest, experiments.ledger)
+        )(draw, folder)
+
+
+KINDS = {
+    "jsonl": Kind(reading(texts.jsonl), 2, False),
+    "parquet": Kind(reading(texts.parquet), 1.5, False),
+    "warc": Kind(reading(texts.warc), 1.2, False),
+    "html": Kind(reading(texts.html), 1.2, False),
+    "text": Kind(reading(texts.text), 1, False),
+    "pdf": Kind(reading(texts.pdf), 1.2, False),
+    "word": Kind(reading(texts.word), 1.2, False),
+    "packed": Kind(reading(texts.packed), 1.5, False),
+    "finetune": Kind(texts.finetune, 1.5, False),
+    "decontamination": Kind(texts.decontamination, 1.2, False),
+    "sets": Kind(texts.sets, 1.2, False),
+    "tokenizer": Kind(models.tokenizer, 1),
+    "config_json": Kind(models.config_json, 1),
+    "safetensors": Kind(models.safetensors, 0.7),
+    "gguf": Kind(models.gguf, 1),
+    "scorer": Kind(models.scorer, 0.4, False),
+    "config": Kind(experiments.config, 2),
+    "overrides": Kind(experiments.overrides, 2),
+    "where": Kind(experiments.where, 1.2, False),
+    "study": Kind(experiments.study, 0.3),
+    "manifest": Kind(experiments.manifest, 0.4),
+    "ledger": Kind(experiments.ledger, 0.4),
+    "decisions": Kind(experiments.decisions, 0.3),
+    "metrics": Kind(experiments.metrics, 0.25),
+    "checkpoint": Kind(experiments.checkpoint, 0.25),
+    "data": Kind(experiments.data, 0.12),
+    "process": Kind(process, 0.06),
+}
+
+
+def prepare(chosen: Sequence[str], folder: Path) -> None:
+    """Makes what the chosen kinds need, in processes of their own, and imports what they use: workers are forked."""
+    import torch
+
+    torch.set_num_threads(1)  # of what is forked from here; threads do not survive a fork
+    if not any(KINDS[name].prepared for name in chosen):
+        return
+    folder.mkdir()
+    experiments.PREPARED = folder
+    _apart(experiments.prepare, folder)
+    _apart(models.prepare, folder / "tokenizers")
+
+
+def _apart(make: Callable[[Path], None], folder: Path) -> None:
+    process = multiprocessing.get_context("fork").Process(target=make, args=(folder,))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit("the examples could not be made, see above")
+
+
 def main() -> None:
     arguments = _arguments()
-    chosen = arguments.kind or list(kinds.KINDS)
+    chosen = arguments.kind or list(KINDS)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     kept = Path(arguments.keep or Path(tempfile.gettempdir()) / f"hornbook-fuzz-{os.getpid()}")
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="hornbook-fuzz-work-") as scratch:
-        kinds.prepare(chosen, Path(scratch) / "prepared")
-        cases = {name: kinds.KINDS[name].case for name in chosen}
+        prepare(chosen, Path(scratch) / "prepared")
+        cases = {name: KINDS[name].case for name in chosen}
         with Workers(cases, arguments.workers, Path(scratch), kept) as workers:
             seen: Counter[str] = Counter()
             for result in workers.run(_jobs(chosen, arguments)):
@@ -61,7 +135,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kind", action="append", choices=list(kinds.KINDS), help="repeatable; default: all")
+    parser.add_argument("--kind", action="append", choices=list(KINDS), help="repeatable; default: all")
     parser.add_argument("--seed", type=int, default=0, help="of the first case; the others follow it")
     parser.add_argument("--cases", type=int, default=500, help="in all, shared out over the kinds; default: 500")
     parser.add_argument("--each", type=int, help="cases of every kind, in place of --cases")
@@ -76,7 +150,7 @@ def _arguments() -> argparse.Namespace:
 
 def _jobs(chosen: Sequence[str], arguments: argparse.Namespace) -> Iterator[Job]:
     """All kinds by turns, each as often as its share says, so that a run cut short has some of every kind."""
-    shares = {name: kinds.KINDS[name].share for name in chosen}
+    shares = {name: KINDS[name].share for name in chosen}
     total = sum(shares.values())
     counts = {n: arguments.each or max(1, round(arguments.cases * share / total)) for n, share in shares.items()}
     order = sorted((number / count, name, number) for name, count in counts.items() for number in range(count))
@@ -110,7 +184,7 @@ def _summary(chosen: Sequence[str], results: Sequence[Result]) -> int:
 def _write(path: Path, chosen: Sequence[str], results: Sequence[Result]) -> None:
     """Rows that the file has of kinds that were not chosen stay, with the commit and command that they came of."""
     rows: list[dict[str, Any]] = []
-    if path.is_file() and len(chosen) < len(kinds.KINDS):
+    if path.is_file() and len(chosen) < len(KINDS):
         earlier = json.loads(path.read_text(encoding="utf-8"))
         origin = {"commit": earlier["commit"], "command": earlier["command"]}
         rows = [{**origin, **kept} for kept in earlier["rows"] if kept["kind"] not in chosen]
@@ -121,7 +195,7 @@ def _write(path: Path, chosen: Sequence[str], results: Sequence[Result]) -> None
         more |= {"slowest_seconds": round(max((r.seconds for r in own), default=0.0), 2)}
         more |= {"peak_bytes": max((r.peak_bytes for r in own), default=0)}
         rows.append({**row(f"{name}: cases with a fault", faults, "cases", "0", faults == 0), **more})
-    rows.sort(key=lambda row: list(kinds.KINDS).index(row["kind"]))
+    rows.sort(key=lambda row: list(KINDS).index(row["kind"]))
     content = record("fuzz", rows, ("torch", "tokenizers", "pyarrow", "trafilatura", "warcio", "pypdf", "python-docx"))
     command = " ".join(["scripts/fuzz.py", *sys.argv[1:]])
     path.write_text(json.dumps({**content, "command": command}, indent=1) + "\n", encoding="utf-8")

@@ -31,8 +31,8 @@ from model.loss import chunked_cross_entropy
 from model.optim import OPTIMIZERS
 from model.transformer import Transformer
 from pipeline.training.batches import Copies
-from scripts.card_check import capped
-from scripts.card_check.networks import SHAPES, batch_of, built, step
+from scripts import gpu_check_run
+from scripts.gpu_check_run import SHAPES, batch_of, built, step
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
@@ -101,7 +101,7 @@ def main() -> None:
     found: dict[str, Any] = {"environment": environment(device), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     parts: list[tuple[str, Callable[[], Any]]] = [
         ("kernels", lambda: kernels(device)),
-        ("capped", lambda: capped.run(args.out / "capped", device)),
+        ("capped", lambda: gpu_check_run.run(args.out / "capped", device)),
     ]
     parts += [(f"case {i}", lambda c=c: run_case(c, device)) for i, c in enumerate(CPU_CASES if args.cpu else CASES)]
     for name, part in parts:

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.bench_rows import Part, main
-from scripts.soak_parts import clocks, costs, disks, harm, kills, moves, orders
+from scripts.soak_parts import faults, kills
 from scripts.soak_parts.lab import PREPARED
 
 PARTS = {
@@ -23,20 +23,17 @@ PARTS = {
     "starts": Part(kills.starts, slow=True),
     "data": Part(lambda quick: kills.data(2 if quick else 20), slow=True),
     "init": Part(lambda quick: kills.init(1 if quick else 10), slow=True),
-    "tmpdir": Part(harm.other_tmpdir, slow=True),
-    "checkpoints": Part(harm.every_file, slow=True),
-    "limits": Part(disks.limits, slow=True),
-    "disks": Part(disks.small, slow=True),
-    "writers": Part(orders.two_at_once, slow=True),
-    "signals": Part(orders.signals, slow=True),
-    "large": Part(orders.large_state, slow=True),
-    "replay": Part(orders.replay, slow=True),
-    "machines": Part(moves.to_empty_machines, slow=True),
-    "remote": Part(costs.remote, slow=True),
-    "copying": Part(costs.copying, slow=True),
-    "saves": Part(costs.saves, slow=True),
-    "clocks": Part(clocks.jumping, slow=True),
-    "suspended": Part(clocks.suspended, slow=True),
+    "tmpdir": Part(kills.other_tmpdir, slow=True),
+    "checkpoints": Part(kills.every_file, slow=True),
+    "limits": Part(faults.limits, slow=True),
+    "disks": Part(faults.small, slow=True),
+    "writers": Part(faults.two_at_once, slow=True),
+    "signals": Part(faults.signals, slow=True),
+    "large": Part(faults.large_state, slow=True),
+    "replay": Part(faults.replay, slow=True),
+    "machines": Part(kills.to_empty_machines, slow=True),
+    "clocks": Part(faults.jumping, slow=True),
+    "suspended": Part(faults.suspended, slow=True),
 }
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # scripts are in no package that is installed
 
 from pipeline.system.errors import UserError
-from scripts.fuzz_parts.kinds import KINDS
-from scripts.fuzz_parts.lab import Wrong, run, survive
-from scripts.fuzz_parts.workers import TOO_LARGE, TOO_LONG, Job, Workers
+from scripts.fuzz import KINDS
+from scripts.fuzz_parts.judging import TOO_LARGE, TOO_LONG, Job, Workers, Wrong, run, survive
 
 ROOT = Path(__file__).resolve().parents[1]
 EACH = 4  # cases of every kind: a minute on a busy machine

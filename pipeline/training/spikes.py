@@ -3,7 +3,7 @@
 In: loss and gradient norm of each step, as tensors on the device. Out: a verdict on the device, so that the host never
 waits for it. A spike is a loss far above the highest of the last steps. How far is measured robustly, because losses of
 small batches have long tails: an unusual document raises the loss by a nat and the norm to eight times the usual, and
-clipping handles both (scripts/bench_spikes.py). A norm alone is a spike only where it is many times the usual.
+clipping handles both (docs/training). A norm alone is a spike only where it is many times the usual.
 The rule looks at nothing but the losses and norms of the run itself, which a checkpoint keeps: a resumed or replayed
 run skips the same steps. OLMo-core's skip-step optimizer compares with mean and standard deviation instead.
 """

@@ -13,10 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.corpus.text.tokenizer import len_tokenizer, load_tokenizer
-from scripts.fuzz_parts import runs
-from scripts.fuzz_parts.lab import Outcome, Wrong, command, equal, run, texts, write
-from scripts.fuzz_parts.mutate import dumped, mutate, mutate_value, odd
+from scripts.fuzz_parts import experiments
+from scripts.fuzz_parts.damage import dumped, mutate, mutate_value, odd
+from scripts.fuzz_parts.judging import Outcome, Wrong, command, equal, run, texts, write
 
 BESIDE = ("config.json", "generation_config.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -40,11 +39,11 @@ def prepare(folder: Path) -> None:
         tokenizer.normalizer = normalizers.Lowercase() if name == "pieces" else normalizers.NFKC()  # type: ignore[assignment]
         tokenizer.train_from_iterator(words, trainer(vocab_size=300, special_tokens=special, show_progress=False))
         tokenizer.save(str(folder / f"{name}.json"))
-    shutil.copy(runs.model_folder() / "tokenizer.json", folder / "ours.json")
+    shutil.copy(experiments.model_folder() / "tokenizer.json", folder / "ours.json")
 
 
 def tokenizer(draw: random.Random, folder: Path) -> None:
-    base = runs.PREPARED / "tokenizers" / draw.choice(("ours.json", "ours.json", "ours.json", "words.json",
+    base = experiments.PREPARED / "tokenizers" / draw.choice(("ours.json", "ours.json", "ours.json", "words.json",
                                                          "pieces.json", "unigram.json", "characters.json"))  # fmt: skip
     model = _copy_model(folder)
     path = write(model / "tokenizer.json", _damaged_json(base.read_bytes(), draw, _tokenizer_keys))
@@ -81,7 +80,7 @@ def _tokenizer_keys(value: Any, draw: random.Random) -> Any:
 
 def _encodes(path: Path, draw: random.Random) -> None:
     """What was accepted encodes any text, into ids that the model has rows for, and does not cut it."""
-    from pipeline.corpus.text.tokenizer import encoder
+    from pipeline.corpus.text.tokenizer import encoder, len_tokenizer, load_tokenizer
 
     some = [
         *texts(draw, 1, 40),
@@ -234,14 +233,14 @@ def _grows(model: Path, folder: Path, draw: random.Random) -> None:
 
 def _command(verb: str, *words: str, codes: tuple[int, ...] = (0, 1, 2)) -> Outcome:
     """A stage's verb with the prepared config, under a copy of the prepared root."""
-    runs.copy_root(Path(os.environ["HORNBOOK_ROOT"]))
+    experiments.copy_root(Path(os.environ["HORNBOOK_ROOT"]))
     flags = [w for w in words if w.startswith("-") or "=" not in w]
     overrides = [w for w in words if w not in flags]
-    return command(verb, str(runs.PREPARED / "fuzz.yaml"), *overrides, *flags, codes=codes)
+    return command(verb, str(experiments.PREPARED / "fuzz.yaml"), *overrides, *flags, codes=codes)
 
 
 def _copy_model(folder: Path) -> Path:
-    return Path(shutil.copytree(runs.model_folder(), folder / "model"))
+    return Path(shutil.copytree(experiments.model_folder(), folder / "model"))
 
 
 def _damage(path: Path, draw: random.Random) -> None:

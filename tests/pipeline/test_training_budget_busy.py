@@ -1,6 +1,6 @@
 """The end of a run on a busy machine: real step times, recorded while other processes ran, on a made-up clock.
 
-Each trace holds the milliseconds of 400 steps of 4,096 tokens of the model of scripts/hours_lab.py on two cores (the
+Each trace holds the milliseconds of 400 steps of 4,096 tokens of the model of scripts/bench_hours.py on two cores (the
 sums of four recorded steps of 1,024). One goes from 0.12 s a step to 2 s for minutes.
 """
 

@@ -1,6 +1,6 @@
 """A race: every arm in a process of its own, one of them running at a time, in turn, a few steps each.
 
-The parent starts the arms, pinned to the same core or cores, and asks each in turn for a block of steps; all others
+The parent starts the arms, pinned to the same core, and asks each in turn for a block of steps; all others
 wait in a read. So whatever else the machine does meets every arm alike, and an arm's allocator settings stay its own.
 """
 
@@ -26,7 +26,7 @@ class Meter:
     def __init__(self) -> None:
         self._commands: TextIO = os.fdopen(int(os.environ[IN]), encoding="utf-8")
         self._answers: TextIO = os.fdopen(int(os.environ[OUT]), "w", encoding="utf-8")
-        self._cpu, self._wall = [], []
+        self._cpu: list[float] = []
         self._left, self._built = 1, 0.0
 
     def built(self) -> None:
@@ -35,7 +35,6 @@ class Meter:
 
     def step(self) -> None:
         self._cpu.append(time.process_time() - self._cpu_from)
-        self._wall.append(time.perf_counter() - self._wall_from)
         self._left -= 1
         if self._left == 0:
             self._answer()
@@ -43,11 +42,11 @@ class Meter:
         self._start_clock()
 
     def _start_clock(self) -> None:
-        self._cpu_from, self._wall_from = time.process_time(), time.perf_counter()
+        self._cpu_from = time.process_time()
 
     def _answer(self) -> None:
         since_built = time.perf_counter() - self._built
-        json.dump({"cpu": self._cpu, "wall": self._wall, "since_built": since_built}, self._answers)
+        json.dump({"cpu": self._cpu, "since_built": since_built}, self._answers)
         self._answers.write("\n")
         self._answers.flush()
 
@@ -55,36 +54,32 @@ class Meter:
         line = self._commands.readline()
         if not line:
             os._exit(0)  # the race is over; whatever loop this is in has nothing left to do
-        self._left, self._cpu, self._wall = int(line), [], []
+        self._left, self._cpu = int(line), []
 
 
 @dataclass
 class Times:
-    """Seconds per optimizer step of one arm. `first_step`: from the model being built to its first step's end, wall."""
+    """CPU seconds per optimizer step of one arm. `first_step`: from the model being built to its first step's end, by
+    the wall clock."""
 
     cpu: list[float] = field(default_factory=list)
-    wall: list[float] = field(default_factory=list)
     first_step: float = 0.0
 
     @property
     def cpu_seconds(self) -> float:
         return median(self.cpu)
 
-    @property
-    def wall_seconds(self) -> float:
-        return median(self.wall)
-
 
 class Runner:
     """The parent's end of one arm."""
 
-    def __init__(self, module: str, arm: str, shape: str, threads: int, environment: Mapping[str, str]) -> None:
+    def __init__(self, script: str, arm: str, shape: str, environment: Mapping[str, str]) -> None:
         command_read, self._commands = os.pipe()
         self._answers, answer_write = os.pipe()
         environment = {**os.environ, **environment, IN: str(command_read), OUT: str(answer_write)}
-        environment |= {f"{kind}_NUM_THREADS": str(threads) for kind in ("OMP", "MKL", "OPENBLAS")}
+        environment |= {f"{kind}_NUM_THREADS": "1" for kind in ("OMP", "MKL", "OPENBLAS")}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, arm, shape], cwd=ROOT, env=environment,
+            [sys.executable, script, "--arm", arm, shape], cwd=ROOT, env=environment,
             pass_fds=[command_read, answer_write], stdout=subprocess.DEVNULL, stderr=None,
         )  # fmt: skip
         os.close(command_read)
@@ -98,7 +93,6 @@ class Runner:
         answer = self._read()
         if counted:
             self.times.cpu += answer["cpu"]
-            self.times.wall += answer["wall"]
 
     def end(self) -> None:
         os.close(self._commands)
@@ -112,14 +106,14 @@ class Runner:
 
 
 def race(
-    module: str, arms: list[str], shape: str, rounds: int, steps: int, threads: int = 1,
+    script: str, arms: list[str], shape: str, rounds: int, steps: int,
     environments: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, Times]:  # fmt: skip
-    """Arm -> its times after `rounds` turns of `steps` steps. `module`: what runs an arm (`python -m`);
+    """Arm -> its times after `rounds` turns of `steps` steps. `script`: what runs an arm, by `--arm NAME SHAPE`;
     `environments`: what an arm finds in its environment besides."""
     own = environments or {}
     # One after the other: each waits when it is ready.
-    runners = [Runner(module, arm, shape, threads, own.get(arm, {})) for arm in arms]
+    runners = [Runner(script, arm, shape, own.get(arm, {})) for arm in arms]
     for runner in runners:
         runner.run(WARMUP_STEPS, counted=False)
     for turn in range(rounds):

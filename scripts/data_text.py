@@ -1,17 +1,24 @@
-"""Near dedup: datatrove's four MinHash stages beside ours; planted copies, exercises, ten million documents."""
+"""The text that bench_data.py runs on, how it measures, and its part on near dedup.
 
+Text: real files of this Python environment, one core. Near dedup: datatrove's four MinHash stages beside ours; planted
+copies, and exercises that must stay apart.
+"""
+
+import hashlib
+import json
 import random
 import resource
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datatrove.data import Document
+from loguru import logger
 
 from pipeline.corpus.duplicates import (
-    PERMUTATIONS,
-    SignatureStore,
     Sketcher,
     WordHashes,
     band_keys,
@@ -22,14 +29,95 @@ from pipeline.corpus.duplicates import (
     without_numbers,
 )
 from pipeline.corpus.exercises.source import Exercises
-from pipeline.corpus.text.documents import ROW
-from scripts.bench_rows import at_least, at_most, row
-from scripts.data_bench.corpus import Sample, paired, sample
+from pipeline.corpus.sources.python_library import PythonLibrary
+from scripts.bench_rows import Rows, at_least, at_most, row
+
+DISTRIBUTIONS = (
+    "aiohttp", "datasets", "datatrove", "fsspec", "lightning", "mpmath", "networkx", "numpy", "pyarrow", "pydantic",
+    "pygments", "regex", "rich", "sympy", "torchmetrics", "typer", "urllib3",
+)  # fmt: skip
+PROSE_DISTRIBUTIONS = (*DISTRIBUTIONS, "pytorch-lightning", "torch", "transformers")
+logger.remove()  # datatrove writes a page a step, which is not what is measured
+
+RUNS = 5
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Documents in a fixed order: `texts`, their `kinds` and paths; `sha256` of all of them."""
+
+    texts: list[str]
+    kinds: list[str]
+    paths: list[str]
+
+    @property
+    def megabytes(self) -> float:
+        return sum(len(t.encode()) for t in self.texts) / 1e6
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256("\0".join(self.texts).encode()).hexdigest()
+
+    def write(self, folder: Path, files: int = 4) -> Path:
+        """JSON lines, spread over some files; every document is called prose, so that the web rules look at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(files):
+            lines = [
+                json.dumps(
+                    {"text": text, "id": path, "license": "MIT", "group": path.split("/")[1]}, ensure_ascii=False
+                )
+                for text, path in list(zip(self.texts, self.paths, strict=True))[number::files]
+            ]
+            (folder / f"{number:02d}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return folder
+
+
+def sample(megabytes: float, prose_only: bool = False) -> Sample:
+    """About so much text of the library corpus, drawn by a seed; the same for the same versions of the packages."""
+    distributions = PROSE_DISTRIBUTIONS if prose_only else DISTRIBUTIONS
+    documents = [d for d in PythonLibrary(distributions).documents(0, 1) if isinstance(d, Document) and d.text.strip()]
+    documents = [d for d in documents if not prose_only or d.metadata["kind"] == "prose"]
+    random.Random(SEED).shuffle(documents)
+    chosen, n_bytes = [], 0
+    for doc in documents:
+        if n_bytes >= megabytes * 1e6:
+            break
+        chosen.append(doc)
+        n_bytes += len(doc.text.encode())
+    return Sample(
+        [d.text.encode("utf-8", "replace").decode() for d in chosen],
+        [d.metadata["kind"] for d in chosen],
+        [f"{d.metadata['package']}/{d.id}" for d in chosen],
+    )
+
+
+def cpu_seconds() -> float:
+    """Processor seconds of this process and of its children that have ended."""
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def paired(
+    stock: Callable[[], Any], ours: Callable[[], Any], stock_runs: int, our_runs: int
+) -> tuple[float, float, Any, Any]:
+    """Median processor seconds of both, in turn, and what each returned last."""
+    times: tuple[list[float], list[float]] = ([], [])
+    results: list[Any] = [None, None]
+    for turn in range(max(stock_runs, our_runs)):
+        for side, (function, runs) in enumerate(((stock, stock_runs), (ours, our_runs))):
+            if turn < runs:
+                before = cpu_seconds()
+                results[side] = function()
+                times[side].append(cpu_seconds() - before)
+    medians = [sorted(t)[len(t) // 2] for t in times]
+    return medians[0], medians[1], results[0], results[1]
+
 
 BUCKETS, ROWS = 14, 8  # datatrove's defaults
 
 
-def run(megabytes: float, quick: bool) -> list[dict[str, Any]]:
+def near(megabytes: float, quick: bool) -> Rows:
     text = sample(megabytes)
     with tempfile.TemporaryDirectory() as folder:
         place = text.write(Path(folder) / "text", files=1)
@@ -121,7 +209,7 @@ def _ours(text: Sample) -> set[int]:
     return set(np.flatnonzero(roots != np.arange(len(roots))).tolist())
 
 
-def _planted() -> list[dict[str, Any]]:
+def _planted() -> Rows:
     """Near copies with a known similarity put into real text, and exercises that differ."""
     draw = random.Random(1)
     bases = [t.split() for t in sample(6).texts]
@@ -162,40 +250,3 @@ def _clustered(texts: list[str], kind: str, similarity: float = 0.8) -> np.ndarr
         len(texts),
         similarity,
     )
-
-
-def run_scale(documents: int) -> list[dict[str, Any]]:
-    """Peak memory of clustering so many documents with a tenth of near copies, signatures and bands on disk."""
-    rows = band_rows(0.8)
-    with tempfile.TemporaryDirectory(dir=".") as place:
-        folder, shards = Path(place), 16
-        _write_signatures(folder, documents, shards, rows)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        store = SignatureStore(folder, shards, rows)
-        roots = clusters(store.bands(), store.similarity, documents // shards * shards, 0.8)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    table = documents * ROW.itemsize
-    return [
-        row("clustering: documents", documents, "documents"),
-        at_most("clustering: peak memory, with the table of documents", (peak * 1024 + table) / 1e9, "GB", 2.0),
-        row("clustering: memory before", round(before / 1e6, 3), "GB"),
-        row("clustering: removed", int((roots != np.arange(len(roots))).sum()), "documents"),
-    ]
-
-
-def _write_signatures(folder: Path, documents: int, shards: int, rows: int) -> None:
-    (folder / "signatures").mkdir()
-    (folder / "bands").mkdir()
-    for shard in range(shards):
-        draw = np.random.default_rng(shard)
-        count = documents // shards
-        with open(folder / "signatures" / f"{shard:05d}.bin", "wb") as file:
-            parts = []
-            for start in range(0, count, 20_000):
-                n = min(20_000, count - start)
-                values = draw.integers(0, 2**32, (n, PERMUTATIONS), dtype=np.uint32)
-                values[1 : n // 5 : 2] = values[0 : n // 5 - 1 : 2][: len(values[1 : n // 5 : 2])]  # copies
-                file.write(values.astype("<u2").tobytes())
-                parts.append(band_keys(values, rows))
-        keys = np.concatenate(parts, axis=1)
-        (folder / "bands" / f"{shard:05d}.bin").write_bytes(np.ascontiguousarray(keys).tobytes())
