@@ -124,9 +124,8 @@ def _lightning(shape: Shape, meter: Meter, wandb: bool = False) -> None:
     from pipeline.training import tracking
     from pipeline.training.budget import Budget, Plan
     from pipeline.training.checkpoint import Checkpoints
-    from pipeline.training.control import Control, Parts
+    from pipeline.training.control import Control, Parts, build_trainer
     from pipeline.training.decisions import Decisions
-    from pipeline.training.trainer import build_trainer
     from pipeline.training.validation import Validation
 
     class Tell(Callback):
@@ -151,7 +150,7 @@ def _lightning(shape: Shape, meter: Meter, wandb: bool = False) -> None:
             flops = config.model.flops_per_token(shape.tokens)
             parts = Parts(config.train, machine, batches, validation, budget, checkpoints, metrics, ledger, flops)
             control = Control(parts, module, MemoryForecast(decisions, machine, machine.memory.held_bytes()))
-            trainer = build_trainer(machine, metrics, control)
+            trainer = build_trainer(machine, folder, control)
             trainer.callbacks.append(Tell())  # type: ignore[attr-defined]
             trainer.fit(module, batches)
 
