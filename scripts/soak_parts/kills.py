@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from pipeline.storage.run_files import INDEX, TRAINER, WEIGHTS
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.decisions import Decisions
-from pipeline.storage.run_files import INDEX, TRAINER, WEIGHTS
 from scripts.bench_rows import Rows, at_least, at_most, row
 from scripts.soak_parts.lab import (
     CONFIG,
