@@ -123,8 +123,9 @@ def _lightning(shape: Shape, meter: Meter, wandb: bool = False) -> None:
     from pipeline.storage.ledger import Ledger
     from pipeline.training import tracking
     from pipeline.training.budget import Budget, Plan
+    from pipeline.training.cap import Cap
     from pipeline.training.checkpoint import Checkpoints
-    from pipeline.training.control import Control, Parts, build_trainer
+    from pipeline.training.control import Control, build_trainer
     from pipeline.training.decisions import Decisions
     from pipeline.training.validation import Validation
 
@@ -144,12 +145,24 @@ def _lightning(shape: Shape, meter: Meter, wandb: bool = False) -> None:
         decisions = Decisions(folder / "decisions.jsonl")
         ledger = Ledger(folder / "ledger.jsonl", stage="pretrain", fingerprint="bench", device="cpu")
         with ledger, tracking.Metrics(folder / "metrics.jsonl", mirror) as metrics:
-            plan = Plan(cap_seconds=time.monotonic() + 1e6, max_steps=None, decay_share=config.train.decay_share)
+            plan = Plan(Cap(1e4), max_steps=None, decay_share=config.train.decay_share)
             budget = Budget(plan, lambda: ledger.spent_seconds, decisions)
             checkpoints = Checkpoints(folder / "checkpoints", 2, decisions)
             flops = config.model.flops_per_token(shape.tokens)
-            parts = Parts(config.train, machine, batches, validation, budget, checkpoints, metrics, ledger, flops)
-            control = Control(parts, module, MemoryForecast(decisions, machine, machine.memory.held_bytes()))
+            control = Control(
+                stage="pretrain",
+                train=config.train,
+                machine=machine,
+                module=module,
+                batches=batches,
+                validation=validation,
+                budget=budget,
+                checkpoints=checkpoints,
+                metrics=metrics,
+                ledger=ledger,
+                memory=MemoryForecast(decisions, machine, machine.memory.held_bytes()),
+                flops_per_token=flops,
+            )
             trainer = build_trainer(machine, folder, control)
             trainer.callbacks.append(Tell())  # type: ignore[attr-defined]
             trainer.fit(module, batches)

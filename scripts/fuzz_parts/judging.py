@@ -2,7 +2,7 @@
 
 A case is a function of a `random.Random` and an empty folder. It writes files, calls what a command calls through
 `run` or a whole command through `command`, and raises `Wrong` where a rule is broken. Both go through the command's own
-handler of exceptions (`pipeline.__main__._guarded`), so that what would be a traceback on a terminal is one here.
+handler of exceptions (`pipeline.__main__.run_guarded`), so that what would be a traceback on a terminal is one here.
 `Workers` runs cases in processes that outlive them: a case that hangs, eats memory or kills its process is a fault of
 its own. The process that starts them has imported everything and computes nothing, so a new one is forked in
 milliseconds.
@@ -61,14 +61,14 @@ class Outcome:
 def run(action: Callable[[], Any], codes: Sequence[int] = (0, 1, 2)) -> Outcome:
     """`action()` as if a verb of the command did it."""
     made: list[Any] = []
-    arguments = argparse.Namespace(verb="fuzz", run=lambda _: made.append(action()))
-    code, said = _said(lambda: hornbook._guarded(arguments))
+    arguments = argparse.Namespace(verb="fuzz")
+    code, said = _said(lambda: hornbook.run_guarded(arguments, lambda _: made.append(action())))
     return _judged(code, said, codes, made[0] if made else None)
 
 
 def command(*words: str, codes: Sequence[int] = (0, 1, 2)) -> Outcome:
     """`hornbook` with these words, in this process, or within `as_processes` in one of its own."""
-    here = _said(lambda: hornbook._guarded(hornbook._parse(words))) if not _apart else _process(words)
+    here = _said(lambda: hornbook.run_guarded(hornbook.parse(words))) if not _apart else _process(words)
     return _judged(*here, codes)
 
 
