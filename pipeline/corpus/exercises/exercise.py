@@ -1,6 +1,6 @@
 """What an exercise is: signature, task, solution and assertions; and how a template makes one of an idea.
 
-The words of the ideas are in `templates/*.yaml`, one file a theme: task, solution and explanation, with `$k` where a
+The words of the ideas are in `ideas/*.yaml`, one file a theme: task, solution and explanation, with `$k` where a
 drawn value goes. The expected values in the assertions come from a second, independent way of computing them, given by
 the template: so a mistake in a solution's text is found when the exercise is run.
 """
@@ -130,7 +130,7 @@ def choose(draw: Random, template: str, difficulty: str, variant: str = "") -> I
 @cache
 def _ideas() -> dict[str, dict[str, dict[str, Any]]]:
     """{template: {idea: its row}} of all themes."""
-    files = (Path(__file__).parent / "templates").glob("*.yaml")
+    files = (Path(__file__).parent / "ideas").glob("*.yaml")
     return {template: rows for file in files for template, rows in yaml.load(file.read_text("utf-8"), _Loader).items()}
 
 

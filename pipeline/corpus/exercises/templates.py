@@ -5,8 +5,9 @@ its ideas. Ideas, not items, are held out together.
 from collections.abc import Callable
 from random import Random
 
+from pipeline.corpus.exercises import program_templates as programs
+from pipeline.corpus.exercises import value_templates as values
 from pipeline.corpus.exercises.exercise import Exercise
-from pipeline.corpus.exercises.templates import programs, values
 
 Template = Callable[[Random, str], Exercise]
 
