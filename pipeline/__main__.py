@@ -143,8 +143,7 @@ def _stage(arguments: argparse.Namespace) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    from pipeline.plan import make_plan
-    from pipeline.planner.show import show
+    from pipeline.plan import make_plan, show
 
     _print(make_plan(_config(arguments), arguments.card, arguments.measure), arguments.json, show)
 

@@ -15,8 +15,7 @@ from pipeline.config import Config
 from pipeline.corpus.reading import in_words, lost_words
 from pipeline.corpus.steps import data_chain
 from pipeline.pages.data_card import file_words
-from pipeline.planner.costs import validation_cost
-from pipeline.planner.epochs import validation_tokens
+from pipeline.planner.costs import validation_cost, validation_tokens
 from pipeline.storage.build import build
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.steps import Step, read_manifest

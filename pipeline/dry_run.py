@@ -57,12 +57,10 @@ def _check_model(config: Config, stage: str, command: str) -> None:
     elif wanted.endswith((".yaml", ".yml")):
         configs.load(wanted)
     elif not is_hub_name(wanted):
-        from pipeline.evaluation.model_input import check_readable, refuse_quantized, taken_model
+        from pipeline.evaluation.model_input import check_model, find_model
+        from pipeline.stages import pretrain_step
 
-        key = f"{stage}.model"
-        model = taken_model(config, wanted, command, key)
-        check_readable(model, key)
-        refuse_quantized(model, key, f"hornbook {stage}")
+        check_model(find_model(stage, config, command, pretrain_step), stage)
 
 
 def _state(config: Config, stage: str, command: str) -> dict[str, Any]:

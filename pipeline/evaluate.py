@@ -4,16 +4,17 @@ In: a model (this experiment's, another's, any Phi folder) and this experiment's
 Tasks are in pipeline/evaluation/tasks.py; `evaluate.lm_eval` names tasks of lm-eval, which reads the model's folder.
 """
 
+from functools import partial
 from typing import Any
 
 from pipeline import config as configs
 from pipeline import stages
 from pipeline.config import Config
 from pipeline.corpus.text.intervals import over_documents
-from pipeline.corpus.text.tokenizer import load_tokenizer
-from pipeline.evaluation.choice_sets import check_sets, score_sets, set_file
-from pipeline.evaluation.held_out import HeldOutText
-from pipeline.evaluation.model_input import TakenModel, check_readable, refuse_quantized, taken_model
+from pipeline.corpus.text.shards import TokenShards
+from pipeline.evaluation.benchmarks import check_harness, check_sets, run_harness, score_sets, set_file
+from pipeline.evaluation.language_model import HeldOutText, load_model
+from pipeline.evaluation.model_input import ModelInput, check_model, find_model
 from pipeline.evaluation.stage import run_step
 from pipeline.evaluation.tasks import check_tasks, run_tasks
 from pipeline.storage.files import hash_files, write_json
@@ -25,33 +26,22 @@ VERSION = 3
 
 def run(config: Config, step: Step, command: Command) -> None:
     """Scores the model and prints a table. Raises `UserError` for an unknown task or a model that cannot be read."""
-    model = taken_model(config, config.evaluate.model, command.words, "evaluate.model")
-    check_readable(model, "evaluate.model")
-    refuse_quantized(model, "evaluate.model", "hornbook evaluate (quantize scores its kinds itself)")
-    run_step(
-        config,
-        "evaluate",
-        step,
-        lambda folder: _make(config, model, folder),
-        _last_lines,
-        command,
-        device=config.train.device,
-    )
+    model = find_model("evaluate", config, command.words, stages.pretrain_step)
+    check_model(model, "evaluate")
+    run_step(config, step, partial(_make, config, model), _score_lines, command, device=config.train.device)
 
 
 def check_options(config: Config) -> None:
-    """Raises `UserError` for tasks and sets that cannot be scored, whatever the model."""
+    """Raises `UserError` for tasks and sets that cannot be scored with any model."""
     check_tasks(config.evaluate.tasks, "evaluate.tasks")
     check_sets(config.evaluate.sets, config.data.max_unreadable)
     if config.evaluate.lm_eval:
-        from pipeline.evaluation.harness import check_harness
-
         check_harness(config.evaluate.lm_eval, config.evaluate.lm_eval_path)
 
 
 def evaluate_step(config: Config, command: str) -> Step:
-    """The evaluation as a cached step; imports no torch."""
-    model = taken_model(config, config.evaluate.model, command, "evaluate.model")
+    """The evaluation as a cached step."""
+    model = find_model("evaluate", config, command, stages.pretrain_step)
     files = {name: set_file(name, file) for name, file in config.evaluate.sets.items()}
     sets = {f"set {name}": hash_files([file], file.parent) for name, file in files.items()}
     return Step(
@@ -63,44 +53,21 @@ def evaluate_step(config: Config, command: str) -> Step:
     )
 
 
-def _make(config: Config, model: TakenModel, folder: Folder) -> dict[str, Any]:
-    from pipeline.corpus.text.shards import TokenShards
-
+def _make(config: Config, model: ModelInput, folder: Folder) -> dict[str, Any]:
     options = config.evaluate
     text = HeldOutText(TokenShards.open(folder.input("data")))
-    loaded = load(config, model)
+    loaded = load_model(config, model)
     scores = run_tasks(options.tasks, loaded, text, options.items, config.seed)
     scores |= score_sets(options.sets, loaded, options.items, config.seed)
     if options.lm_eval:
-        from pipeline.evaluation.harness import run_harness
-
         scores |= run_harness(model.folder, model.context_tokens, options.lm_eval, options.lm_eval_path, options.items)
     write_json(folder.path / "scores.json", scores)
     return {"scores": scores}
 
 
-def load(config: Config, model: TakenModel) -> Any:
-    """The model on the device of `train.device`, in fp32 (bf16 where a card has it)."""
-    import torch
-
-    from model.hf import load_network
-    from pipeline.evaluation.language_model import LanguageModel
-    from pipeline.training import devices
-
-    machine = devices.choose(config.train)
-    dtype = torch.bfloat16 if machine.device.type == "cuda" else torch.float32
-    network = load_network(model.folder, dtype).to(machine.device).eval()
-    special, tokenizer = model.special_tokens(), load_tokenizer(model.tokenizer_json)
-    assert special.eos_token_id is not None
-    return LanguageModel(network, tokenizer, special.eos_token_id, model.context_tokens, stop_ids=special.stop_ids)
-
-
-def _last_lines(manifest: dict[str, Any]) -> str:
-    return score_table(manifest["scores"])
-
-
-def score_table(scores: dict[str, dict[str, Any]]) -> str:
+def _score_lines(manifest: dict[str, Any]) -> str:
     """For a person: score, standard error, items, and the score of guessing where there is one."""
+    scores = manifest["scores"]
     width = max(map(len, scores), default=0)
     lines = []
     for name, found in scores.items():

@@ -1,14 +1,15 @@
-"""The finetune stage: a base model tuned on examples, inside a cap of GPU-hours of its own.
+"""The finetune stage: a base model tuned on examples, inside its own cap of GPU-hours.
 
 In: a model (this experiment's, an exported one, any Phi folder), `finetune.sources` or a ready target task. Out:
-`model/` (the tuned model, whole), `adapter/` (LoRA, in peft's form), and what it gained on the target task. Batches,
-budget, ledger, checkpoints, resume and tracking are pretraining's. Before it starts it measures the base model on the
-task and says whether tuning is likely to pay.
+`model/` (the whole tuned model), `adapter/` (LoRA, in peft's format), and the gain on the target task. Batches, budget,
+ledger, checkpoints, resume and tracking are pretraining's. The base model is measured on the task first, and the result
+printed: whether tuning is likely to pay.
 """
 
 import dataclasses
 import json
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from pipeline import config as configs
 from pipeline.config import Config
 from pipeline.corpus.text.intervals import beside
 from pipeline.corpus.text.tokenizer import load_tokenizer
-from pipeline.evaluation.model_input import TakenModel, check_readable, refuse_quantized, taken_model
-from pipeline.release.savings import no_memory_saved
+from pipeline.evaluation.model_input import ModelInput, check_model, find_model
+from pipeline.release.formats import no_memory_saved
+from pipeline.stages import pretrain_step
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.files import hash_file, hash_json
-from pipeline.storage.ledger import Ledger
 from pipeline.storage.locks import FolderLock
 from pipeline.storage.run_files import REPORTS, finished_manifest
 from pipeline.storage.steps import Step, write_manifest
@@ -30,27 +31,35 @@ from pipeline.system.errors import UserError
 from pipeline.system.progress import format_seconds
 from pipeline.training.cap import Cap
 from pipeline.training.loop import Training, check_cap
-from pipeline.tuning.adapters import check_packages
-from pipeline.tuning.data import Pieces, TuningData, encode, read_sources, source_files
+from pipeline.tuning.data import (
+    Pieces,
+    Target,
+    TuningData,
+    encode,
+    make_target,
+    read_sources,
+    source_files,
+    target_task,
+)
 
 VERSION = 3
 
 
 def run(config: Config, step: Step, command: Command) -> None:
-    """Tunes until the cap, or resumes what a killed process left, or prints that it is up to date."""
-    options = config.finetune
-    model = taken_model(config, options.model, command.words, "finetune.model")
+    """Tunes until the cap, resumes what a killed process left, or prints that it is up to date."""
+    options, store = config.finetune, command.store
+    model = find_model("finetune", config, command.words, pretrain_step)
     tuned, sources = check_options(config)
+    store.fetch(step)  # a tuning that another machine finished
     manifest = finished_manifest(step, options.budget)
+    fresh = manifest is None
     if manifest is None:
-        refuse_quantized(model, "finetune.model", f"finetune.method={options.method}")
-        check_readable(model, "finetune.model")
+        check_model(model, "finetune")
         check_cap("finetune", tuned, step, Cap(options.budget.max_gpu_hours), key="finetune.budget")
         manifest = _tune(config, tuned, model, sources, step)
-        fresh = True
+        store.push(step.path)
     else:
         Experiment(config).link("finetune", step.path)
-        fresh = False
     command.write_page(config)
     if command.as_json:
         print(json.dumps(manifest, indent=1), flush=True)
@@ -60,18 +69,30 @@ def run(config: Config, step: Step, command: Command) -> None:
 
 def check_options(config: Config) -> tuple[Config, dict[str, list[Pieces]]]:
     """The experiment as the training code sees it, and the examples of its sources. Raises `UserError` for options
-    that cannot work whatever the model: sources, task, end, a package that is missing."""
+    that cannot work with any model: sources, task, end, a missing package."""
     tuned = tuning_config(config)
     if _target(config) is None and not config.finetune.sources:
         raise UserError("finetune has nothing to learn from: set finetune.sources, or a finetune.task")
-    check_packages(config.finetune.method)
+    _check_packages(config.finetune.method)
     return tuned, read_sources(config.finetune.sources, config.data.max_unreadable)
+
+
+def _check_packages(method: str) -> None:
+    """Raises `UserError` where the method's packages are not installed."""
+    needed = {"lora": ("peft",), "qlora": ("peft", "torchao"), "full": ()}[method]
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        extras = "finetune,quantize" if "torchao" in missing else "finetune"
+        raise UserError(
+            f"finetune.method={method} needs {' and '.join(missing)}: pip install 'hornbook[{extras}]', or set "
+            "finetune.method=full"
+        )
 
 
 def finetune_step(config: Config, command: str) -> Step:
     """What a tuning is; imports no torch. Raises `UserError` for sources that cannot be read, or an unknown task."""
     options = config.finetune
-    model = taken_model(config, options.model, command, "finetune.model")
+    model = find_model("finetune", config, command, pretrain_step)
     files = {name: [hash_file(p) for p in source_files(name, source)] for name, source in options.sources.items()}
     identity = configs.identity(options) | {"budget": None}
     if options.budget.apart:
@@ -103,15 +124,13 @@ def tuning_config(config: Config) -> Config:
     return tuned
 
 
-def _target(config: Config) -> Any:
-    from pipeline.tuning.targets import make_target, target_task
-
+def _target(config: Config) -> Target | None:
     options = config.finetune
     task = target_task(options)
     return None if task is None else make_target(task, options.examples, options.items, config.seed)
 
 
-def _tune(config: Config, tuned: Config, model: TakenModel, sources: Any, step: Step) -> dict[str, Any]:
+def _tune(config: Config, tuned: Config, model: ModelInput, sources: Any, step: Step) -> dict[str, Any]:
     experiment, options = Experiment(config), config.finetune
     step.path.mkdir(parents=True, exist_ok=True)
     experiment.record()
@@ -122,27 +141,25 @@ def _tune(config: Config, tuned: Config, model: TakenModel, sources: Any, step: 
         experiment.linked("finetune", step.path),
     ):
         started = time.time()
-        tuning = make_tuning(config, tuned, model, sources, step)
+        tuning = _make_tuning(config, tuned, model, sources, step)
         cap = Cap(tuning.tuned.budget.max_gpu_hours)
         training = Training("finetune", tuning.tuned, step, cap, experiment, ledger)
-        facts = train(tuning, training)
-        return _finished(step, config, started, facts, training.machine.name, ledger)
+        facts = tuning.run(training)
+        manifest = write_manifest(
+            step,
+            experiment=config.name,
+            started=started,
+            facts=facts,
+            device=training.machine.name,
+            gpu_hours=ledger.spent_seconds / 3600,
+            only=("model", "adapter") if facts["adapter"] else ("model",),
+        )
+        ledger.write()
+        return manifest
 
 
-def _finished(
-    step: Step, config: Config, started: float, facts: dict[str, Any], device: str, ledger: Ledger
-) -> dict[str, Any]:
-    hours = ledger.spent_seconds / 3600
-    only = ("model", "adapter") if (step.path / "adapter").is_dir() else ("model",)
-    manifest = write_manifest(
-        step, experiment=config.name, started=started, facts=facts, device=device, gpu_hours=hours, only=only
-    )
-    ledger.write()
-    return manifest
-
-
-def make_tuning(config: Config, tuned: Config, model: TakenModel, sources: Any, step: Step) -> Any:
-    """What is tuned on what, its windows as long as the examples need."""
+def _make_tuning(config: Config, tuned: Config, model: ModelInput, sources: Any, step: Step) -> Any:
+    """What is tuned on what, with windows as long as the examples need."""
     from model.hf import load_config
     from pipeline.tuning.run import Tuning
 
@@ -155,18 +172,8 @@ def make_tuning(config: Config, tuned: Config, model: TakenModel, sources: Any, 
     return Tuning(config, dataclasses.replace(tuned, train=windows), model, data, target, end, step.path)
 
 
-def train(tuning: Any, training: Training) -> dict[str, Any]:
-    """The tuning as the shared loop runs it, the base measured before; facts for the manifest."""
-    from pipeline.training.batches import TokenBatches
-    from pipeline.training.validation import Validation
-
-    network = tuning.begin(training.machine)
-    batches = TokenBatches(tuning.data.train, tuning.tuned, training.machine.device)
-    return training.run(network, batches, Validation(tuning.data.val, tuning.data.length, tuning.end_id), tuning.finish)
-
-
 def _data(config: Config, sources: Any, target: Any, tokenizer: Any, end: int, shape: Any) -> TuningData:
-    """The sources' examples; without any the ready task's."""
+    """The sources' examples, or the ready task's where there are no sources."""
     options = config.finetune
     text_sources = [name for name, source in options.sources.items() if source.get("type") == "text"]
     if not sources:
@@ -174,7 +181,7 @@ def _data(config: Config, sources: Any, target: Any, tokenizer: Any, end: int, s
     most = min(options.train.sequence_length, shape.max_position_embeddings)
     data = encode(sources, text_sources, tokenizer, end, most, options.validation_share, config.seed)
     if data.cut:
-        print(f"  {data.cut:,} examples are longer than {data.length} tokens and keep their end alone", flush=True)
+        print(f"  {data.cut:,} examples are longer than {data.length} tokens and keep only their end", flush=True)
     return data
 
 

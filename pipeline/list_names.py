@@ -36,7 +36,7 @@ def _table(name: str) -> Mapping[str, Any]:
     elif name == "tasks":
         from pipeline.evaluation.tasks import TASKS as table
     elif name == "kinds":
-        from pipeline.release.formats import KINDS as table
+        from pipeline.release.formats import FORMATS as table
     else:
         from model.schedules import DECAYS as table
     return table

@@ -1,54 +1,49 @@
-"""The quantize stage: smaller forms of a model, and what each costs in quality and gains in size and speed.
+"""The quantize stage: a model in smaller formats, and what each costs in quality and gains in size and speed.
 
-In: a model, this experiment's held-out text, `quantize.kinds`. Out: one folder (or GGUF file) a kind and a report:
-bytes on disk and in memory as measured, tokens per second, cost of a million tokens, bits per byte and task scores,
-before and after. A kind that this machine cannot run is in the report with the reason.
+In: a model, this experiment's held-out text, `quantize.kinds`. Out: one folder (or GGUF file) per format and a report:
+measured bytes on disk and in memory, tokens per second, cost of a million tokens, bits per byte and task scores, before
+and after. A format that this machine cannot run is in the report with the reason.
 """
 
 import platform
 import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
 from pipeline import stages
-from pipeline.config import Config, nearest
-from pipeline.evaluation.held_out import HeldOutText
-from pipeline.evaluation.model_input import TakenModel, check_readable, refuse_quantized, taken_model
+from pipeline.config import Config
+from pipeline.corpus.text.shards import TokenShards
+from pipeline.evaluation.language_model import HeldOutText, LanguageModel, load_model
+from pipeline.evaluation.model_input import ModelInput, check_model, copy_model, find_model
 from pipeline.evaluation.stage import run_step
 from pipeline.evaluation.tasks import check_tasks, run_tasks
-from pipeline.release.savings import no_better_than, no_saving_lines
+from pipeline.pages.data_card import table
+from pipeline.release import formats
+from pipeline.release.formats import FORMATS
 from pipeline.storage.files import write_json
 from pipeline.storage.steps import Folder, Step
 from pipeline.storage.store import Command
 from pipeline.system.errors import UserError
 
 VERSION = 5
-OPTIONAL = ("torchao", "gguf", "llama-cpp-python")  # one more of them: more kinds, or more measured
+OPTIONAL = ("torchao", "gguf", "llama-cpp-python")  # each makes more formats possible, or measures more
 BASE = "as stored"
 SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS, SPEED_TRIALS = 32, 48, 3
 
 
 def run(config: Config, step: Step, command: Command) -> None:
-    """Makes and measures every kind. Raises `UserError` for an unknown kind or a model that cannot be read."""
-    model = taken_model(config, config.quantize.model, command.words, "quantize.model")
-    check_readable(model, "quantize.model")
-    refuse_quantized(model, "quantize.model", "hornbook quantize")
-    run_step(
-        config,
-        "quantize",
-        step,
-        lambda folder: _make(config, model, folder),
-        _last_lines,
-        command,
-        device=config.train.device,
-    )
+    """Makes and measures every format. Raises `UserError` for an unknown format or a model that cannot be read."""
+    model = find_model("quantize", config, command.words, stages.pretrain_step)
+    check_model(model, "quantize")
+    run_step(config, step, partial(_make, config, model), _last_lines, command, device=config.train.device)
 
 
 def quantize_step(config: Config, command: str) -> Step:
-    """The quantization as a cached step; imports no torch. Speeds are of the machine that made it."""
-    model = taken_model(config, config.quantize.model, command, "quantize.model")
+    """The quantization as a cached step. The machine is part of it, because speeds are measured."""
+    model = find_model("quantize", config, command, stages.pretrain_step)
     return Step(
         "quantize",
         VERSION,
@@ -63,91 +58,81 @@ def quantize_step(config: Config, command: str) -> Step:
 
 
 def check_options(config: Config) -> None:
-    """Raises `UserError` for a task or a kind that there is not."""
+    """Raises `UserError` for an unknown task or format."""
     check_tasks(config.quantize.tasks, "quantize.tasks")
-    check_kinds(config.quantize.kinds)
+    formats.check_formats(config.quantize.kinds)
 
 
-def check_kinds(kinds: list[str], key: str = "quantize.kinds") -> None:
-    """Raises `UserError` for a kind that is not in `hornbook list kinds`."""
-    from pipeline.release.formats import KINDS
-
-    for name in kinds:
-        if name not in KINDS:
-            raise UserError(f"{key} has '{name}'{nearest(name, KINDS)}; expected of {', '.join(KINDS)}")
-
-
-def _make(config: Config, model: TakenModel, folder: Folder) -> dict[str, Any]:
-    from pipeline.corpus.text.shards import TokenShards
-    from pipeline.evaluate import load
-
+def _make(config: Config, model: ModelInput, folder: Folder) -> dict[str, Any]:
     options = config.quantize
     text = HeldOutText(TokenShards.open(folder.input("data")))
     price, price_source = _price(config)
-    base = load(config, model)
+    base = load_model(config, model)
+    stored_bytes = sum(path.stat().st_size for path in model.folder.glob("*.safetensors"))
     rows: list[dict[str, Any]] = [
-        {"kind": BASE, "dtype": str(base.network.lm_head.weight.dtype), **_disk(model.folder)}
+        {
+            "kind": BASE,
+            "dtype": str(base.network.lm_head.weight.dtype),
+            "disk_bytes": stored_bytes,
+            **_measured(base.network),
+            "scores": run_tasks(options.tasks, base, text, options.items, config.seed),
+        }
     ]
-    rows[0] |= _measured(base.network)
-    rows[0]["scores"] = run_tasks(options.tasks, base, text, options.items, config.seed)
     for name in options.kinds:
-        rows.append({"kind": name, **_one_kind(config, model, name, folder.path, text)})
+        rows.append({"kind": name, **_one_format(config, model, name, folder.path, text)})
         print(f"  {_row_line(rows[-1])}", flush=True)
     for row in rows:
         speed = row.get("tokens_per_second")
         row["cost_per_million_tokens"] = round(1e6 / speed / 3600 * price, 4) if speed and price else None
     for row in rows[1:]:
-        row["no_better_than"] = no_better_than(row, rows)
+        row["no_better_than"] = formats.no_better_than(row, rows)
     report = {"rows": rows, "price_per_hour": price, "price_source": price_source, "device": str(base.device)}
     write_json(folder.path / "quantize.report.json", report)
     (folder.path / "report.md").write_text(markdown(report), encoding="utf-8")
     return {**report, "on_device": str(base.device), "context_tokens": model.context_tokens}
 
 
-def _one_kind(config: Config, model: TakenModel, name: str, target: Path, text: HeldOutText) -> dict[str, Any]:
-    """Makes, saves and measures one kind; `{unavailable: why}` where this machine cannot."""
-    import torch
-
-    from pipeline.evaluate import load
-    from pipeline.release import formats as kinds
-
-    kind, options = kinds.KINDS[name], config.quantize
-    subject = load(config, model)
-    reason = kind.why_not(subject.device)
+def _one_format(config: Config, model: ModelInput, name: str, target: Path, text: HeldOutText) -> dict[str, Any]:
+    """Makes, saves and measures one format; `{unavailable: why}` where this machine cannot."""
+    form, options = FORMATS[name], config.quantize
+    subject = load_model(config, model)
+    reason = form.why_not(subject.device)
     if reason is not None:
         return {"unavailable": reason}
-    row: dict[str, Any]
-    if kind.gguf is not None:
-        try:
-            row = _gguf_kind(config, model, kind.gguf, target / name, subject)
-        except UserError as error:  # what the format cannot say of this model
-            return {"unavailable": str(error)}
+    if form.gguf is None:
+        row = _folder(config, model, name, target / name, subject)
     else:
-        if kind.dtype is not None:
-            subject.network.to(kind.dtype)
-        kind.apply(subject.network, options.group_size)
-        stored = _copy_frame(model, target / name, subject.network)
-        row = {"disk_bytes": kinds.save(subject.network, stored, kind, options.group_size)}
-        row |= {"quantized_share": round(kinds.quantized_share(subject.network), 4)}
-        row |= _measured(subject.network)
-        if kind.dtype is not None and not _multiplies_fast(kind.dtype, subject.device):
-            subject.network.to(torch.float32)  # scores in 16 bits would take sixteen times as long
-            row["quality_from"] = f"weights rounded to {name}, products in fp32: no fast {name} here"
-    row["scores"] = run_tasks(options.tasks, subject, text, options.items, config.seed)
+        try:
+            row = _gguf_file(config, model, form.gguf, target / name, subject)
+        except UserError as error:  # what a GGUF file cannot express of this model
+            return {"unavailable": str(error)}
+    return {**row, "scores": run_tasks(options.tasks, subject, text, options.items, config.seed)}
+
+
+def _folder(config: Config, model: ModelInput, name: str, target: Path, subject: LanguageModel) -> dict[str, Any]:
+    """A Hugging Face folder; the network of `subject` is changed in place."""
+    import torch
+
+    form, group_size, network = FORMATS[name], config.quantize.group_size, subject.network
+    form.apply(network, group_size)
+    copy_model(model, target, str(network.lm_head.weight.dtype).removeprefix("torch."))  # the weights follow
+    row = {"disk_bytes": formats.save(network, target, form, group_size)}
+    row |= {"quantized_share": round(formats.quantized_share(network), 4), **_measured(network)}
+    if form.dtype is not None and not _multiplies_fast(form.dtype, subject.device):
+        network.to(torch.float32)  # scores in 16 bits would take sixteen times as long
+        row["quality_from"] = f"weights rounded to {name}, products in fp32: no fast {name} here"
     return row
 
 
-def _multiplies_fast(dtype: Any, device: Any) -> bool:
-    """Whether products in 16 bits are no slower than in fp32: on cards, and on CPUs that have instructions for bf16."""
-    import torch
-
+def _multiplies_fast(dtype: str, device: Any) -> bool:
+    """Whether products in 16 bits are no slower than in fp32: on GPUs, and on CPUs that have instructions for bf16."""
     from pipeline.training.devices import BF16_FLAGS, cpu_flags
 
-    return device.type != "cpu" or (dtype == torch.bfloat16 and bool(cpu_flags() & BF16_FLAGS))
+    return device.type != "cpu" or (dtype == "bfloat16" and bool(cpu_flags() & BF16_FLAGS))
 
 
-def _gguf_kind(config: Config, model: TakenModel, kind: str, target: Path, subject: Any) -> dict[str, Any]:
-    """The file; quality from its dequantized weights in our network, speed from llama.cpp where it is installed."""
+def _gguf_file(config: Config, model: ModelInput, kind: str, target: Path, subject: Any) -> dict[str, Any]:
+    """A GGUF file: quality from its dequantized weights in our network, speed from llama.cpp where it is installed."""
     from pipeline.release.gguf import dequantized, tensor_bytes, write_gguf
 
     path = target / f"{Path(config.name).name}-{kind}.gguf"
@@ -180,10 +165,8 @@ def _llama_cpp_speed(path: Path) -> dict[str, Any]:
 
 
 def _measured(network: Any) -> dict[str, Any]:
-    """Bytes of its tensors, and tokens per second of one greedy continuation (the best of three, after a first)."""
+    """Bytes of its tensors, and tokens per second of one greedy continuation (the best of three, after a warm-up)."""
     import torch
-
-    from pipeline.release.formats import memory_bytes
 
     device = network.lm_head.weight.device
     ids = torch.arange(1, SPEED_PROMPT_TOKENS + 1)
@@ -196,25 +179,11 @@ def _measured(network: Any) -> dict[str, Any]:
         started = time.perf_counter()
         count = sum(1 for _ in stream)
         seconds.append((time.perf_counter() - started) / max(1, count))
-    return {"memory_bytes": memory_bytes(network), "tokens_per_second": round(1 / min(seconds[1:]), 1)}
-
-
-def _disk(folder: Path) -> dict[str, int]:
-    return {"disk_bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors"))}
-
-
-def _copy_frame(model: TakenModel, target: Path, network: Any) -> Path:
-    """Config and tokenizer beside the weights that follow."""
-    from model.hf import open_model, save_folder
-
-    dtype = str(network.lm_head.weight.dtype).removeprefix("torch.")
-    shape, state = open_model(model.folder)
-    save_folder(target, state, shape, model.tokenizer_json, model.special_tokens(), dtype)
-    return target
+    return {"memory_bytes": formats.memory_bytes(network), "tokens_per_second": round(1 / min(seconds[1:]), 1)}
 
 
 def _price(config: Config) -> tuple[float | None, str]:
-    """Of one device-hour: the config's, else the card's in configs/gpus.yaml."""
+    """Of one device-hour: the config's, else the GPU's in configs/gpus.yaml."""
     if config.budget.gpu_hour_price:
         return config.budget.gpu_hour_price, "budget.gpu_hour_price"
     import torch
@@ -229,18 +198,16 @@ def markdown(report: dict[str, Any]) -> str:
     """The report as a table, and what could not be run."""
     names = list(report["rows"][0]["scores"])
     head = ["kind", "MB on disk", "MB in memory", "tokens/s", "USD per million tokens", *names]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for row in report["rows"]:
-        if "unavailable" not in row:
-            cells = [row["kind"], *(_cell(row.get(k), 1e6) for k in ("disk_bytes", "memory_bytes"))]
-            cells += [_cell(row.get("tokens_per_second")), _cell(row.get("cost_per_million_tokens"))]
-            cells += [_score(row["scores"][name]) for name in names]
-            lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", *(f"- {row['kind']}: {row['unavailable']}" for row in report["rows"] if "unavailable" in row)]
-    lines += [f"- {line}" for line in no_saving_lines(report["rows"])]
-    return (
-        "\n".join([*lines, f"- price of a device-hour: {report['price_per_hour']} ({report['price_source']})"]) + "\n"
-    )
+    rows = [
+        [row["kind"], *(_cell(row.get(key), 1e6) for key in ("disk_bytes", "memory_bytes")),
+         *(_cell(row.get(key)) for key in ("tokens_per_second", "cost_per_million_tokens")),
+         *(_score(row["scores"][name]) for name in names)]
+        for row in report["rows"] if "unavailable" not in row
+    ]  # fmt: skip
+    notes = [f"{row['kind']}: {row['unavailable']}" for row in report["rows"] if "unavailable" in row]
+    notes += formats.no_saving_lines(report["rows"])
+    notes.append(f"price of a device-hour: {report['price_per_hour']} ({report['price_source']})")
+    return "\n".join([table(head, rows), "", *(f"- {note}" for note in notes)]) + "\n"
 
 
 def _cell(value: float | None, unit: float = 1) -> str:
@@ -267,5 +234,5 @@ def _row_line(row: dict[str, Any]) -> str:
 
 def _last_lines(manifest: dict[str, Any]) -> str:
     lines = [f"  {_row_line(row)}" for row in manifest["rows"]]
-    lines += [f"  {line}" for line in no_saving_lines(manifest["rows"])]
+    lines += [f"  {line}" for line in formats.no_saving_lines(manifest["rows"])]
     return "\n".join([*lines, f"  report: artifacts/quantize/{manifest['fingerprint']}/report.md"])

@@ -107,8 +107,7 @@ def fetch_source(config: Config, store: Store) -> None:
 def _resolve_pretrain(config: Config, command: Command) -> Step:
     """The step of a pretraining whose inputs are here. Raises `UserError` for what would end it later, and `Busy`
     where another machine trains it."""
-    from pipeline.planner.costs import validation_cost
-    from pipeline.planner.epochs import validation_tokens
+    from pipeline.planner.costs import validation_cost, validation_tokens
 
     store = command.store
     fetch_source(config, store)
@@ -133,7 +132,7 @@ def _resolve_pretrain(config: Config, command: Command) -> Step:
     cost, warning = validation_cost(config, validation_tokens(read_manifest(step.input("data").path)))
     print(f"  WARNING: {warning}" if warning else f"  {cost}", flush=True)
     if config.evaluate.every_tokens:
-        from pipeline.evaluation.choice_sets import check_sets
+        from pipeline.evaluation.benchmarks import check_sets
         from pipeline.evaluation.tasks import check_tasks
 
         check_tasks(config.evaluate.during, "evaluate.during")

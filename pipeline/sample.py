@@ -1,6 +1,6 @@
-"""`hornbook sample`: text from our own model, written while it is made.
+"""`hornbook sample`: text from a trained model, printed while it is generated.
 
-In: a config whose pretraining is done (or `sample.model`), a prompt; `--chat`: what to say to a tuned model. Out: the
+In: a config whose pretraining is finished (or `sample.model`), a prompt; `--chat`: a message to a tuned model. Out: the
 text on standard output.
 """
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import Config
 from pipeline.corpus.text.tokenizer import load_tokenizer
-from pipeline.evaluation.model_input import TakenModel, check_readable, refuse_quantized, taken_model
+from pipeline.evaluation.model_input import ModelInput, check_model, find_model
+from pipeline.stages import pretrain_step
 
 if TYPE_CHECKING:
     from pipeline.training.finish import Writer
@@ -17,9 +18,8 @@ if TYPE_CHECKING:
 
 def run(config: Config, command: str, prompt: str | None = None, chat: bool = False) -> None:
     """Streams continuations of `prompt`, or of `sample.prompts`. Raises `UserError` where there is no model yet."""
-    model = taken_model(config, config.sample.model, command, "sample.model")
-    check_readable(model, "sample.model")
-    refuse_quantized(model, "sample.model", "hornbook sample")
+    model = find_model("sample", config, command, pretrain_step)
+    check_model(model, "sample")
     if chat:
         _talk(config, model, prompt)
         return
@@ -29,9 +29,9 @@ def run(config: Config, command: str, prompt: str | None = None, chat: bool = Fa
         _answer(writer, text, config.sample.max_new_tokens)
 
 
-def _talk(config: Config, model: TakenModel, prompt: str | None) -> None:
+def _talk(config: Config, model: ModelInput, prompt: str | None) -> None:
     """One answer to `prompt`; without one a conversation, line by line, until the input ends."""
-    from pipeline.tuning.chat import render, require_our_template
+    from pipeline.tuning.data import render, require_our_template
 
     require_our_template(model.folder)
     writer, end = _writer(config, model), model.special_tokens().eos_token or ""
@@ -47,7 +47,7 @@ def _talk(config: Config, model: TakenModel, prompt: str | None) -> None:
 
 
 def _line() -> str | None:
-    """What the user says; None at the end of the input."""
+    """One line of the user; None at the end of the input."""
     if sys.stdin.isatty():
         print("> ", end="", flush=True)
     line = sys.stdin.readline()
@@ -55,7 +55,7 @@ def _line() -> str | None:
 
 
 def _answer(writer: "Writer", text: str, max_new_tokens: int, chat: bool = False) -> str:
-    """Streams what follows `text` and returns it. `chat`: as it was tuned, with nothing put before the text."""
+    """Streams what follows `text` and returns it. `chat`: the text has its special tokens already."""
     said = ""
     for piece in writer.stream(text, max_new_tokens, add_special_tokens=not chat):
         said += piece
@@ -64,7 +64,7 @@ def _answer(writer: "Writer", text: str, max_new_tokens: int, chat: bool = False
     return said
 
 
-def _writer(config: Config, model: TakenModel) -> "Writer":
+def _writer(config: Config, model: ModelInput) -> "Writer":
     from model.hf import load_network
     from pipeline.training.finish import Writer
 

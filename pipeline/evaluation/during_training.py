@@ -1,8 +1,9 @@
-"""Built-in tasks, public sets and samples while a model is pretrained, every so many tokens, inside the cap.
+"""Built-in tasks, public sets and samples during pretraining, every `evaluate.every_tokens` tokens, inside the cap.
 
 In: `evaluate.every_tokens`, `during`, `during_items`, `sets`. Out: `tasks/...` in the step's row of metrics, and lines
-of `samples.jsonl`. Nothing of the training changes by it but the hours that it takes, which are charged: it is left out
-where it would eat the reserve, and it ends with what it has after `SHARE` of the cap or when a signal comes.
+of `samples.jsonl`. The training is unchanged but for the time that a round takes, which is charged to the cap. A round
+is skipped where it would use up the reserve; it ends, with the scores it has by then, after `SHARE` of the cap or when
+a signal arrives.
 """
 
 import json
@@ -19,31 +20,30 @@ from model.transformer import Transformer
 from pipeline.config import Config
 from pipeline.corpus.text.shards import TokenShards
 from pipeline.corpus.text.tokenizer import load_tokenizer, special_tokens
-from pipeline.evaluation.choice_sets import score_sets
-from pipeline.evaluation.held_out import HeldOutText
-from pipeline.evaluation.language_model import LanguageModel
+from pipeline.evaluation.benchmarks import score_sets
+from pipeline.evaluation.language_model import HeldOutText, LanguageModel
 from pipeline.evaluation.tasks import TASKS
 from pipeline.storage.files import read_json_lines, write_text
 from pipeline.system import signals
 from pipeline.training.cap import Cap
 
-SHARE, LONGEST_SECONDS = 0.01, 60.0  # of the cap, for one round; and where there is none
+SHARE, LONGEST_SECONDS = 0.01, 60.0  # of one round: a share of the cap, and at most so long
 SAMPLES = "samples.jsonl"
 
 
 class _Over(Exception):
-    """The time of a round is over, or a signal has come."""
+    """The time of a round is used up, or a signal has arrived."""
 
 
 @dataclass(frozen=True)
-class _Watched(LanguageModel):
-    """A model that stops answering when `check` raises."""
+class _Interruptible(LanguageModel):
+    """A model that calls `check`, which may raise, before every batch and every completion."""
 
     check: Callable[[], None]
 
-    def _batch(self, rows: Sequence[tuple[int, list[int], int]]) -> list[tuple[int, float]]:
+    def _add_batch(self, rows: Sequence[tuple[int, list[int], int]], found: list[float]) -> None:
         self.check()
-        return super()._batch(rows)
+        super()._add_batch(rows, found)
 
     def complete(self, prompt: str, max_new_tokens: int, stop: Sequence[str] = ()) -> str:
         self.check()
@@ -51,7 +51,7 @@ class _Watched(LanguageModel):
 
 
 class ProgressTasks:
-    """What runs every `every_tokens` tokens; `due(before, now)` says when. `limit_seconds`: of one round."""
+    """Runs every `every_tokens` tokens; `due(before, now)` says when. `limit_seconds`: of one round."""
 
     def __init__(self, config: Config, tokens: TokenShards, folder: Path, cap: Cap):
         self.options, self.sample, self.seed, self.folder = config.evaluate, config.sample, config.seed, folder
@@ -66,7 +66,7 @@ class ProgressTasks:
         return every > 0 and tokens_before // every != tokens_now // every
 
     def run(self, network: Transformer, step: int) -> dict[str, float]:
-        """`{"tasks/cloze/code": 0.31, ...}` of what was done in time."""
+        """`{"tasks/cloze/code": 0.31, ...}` of what was finished in time."""
         started, rows = time.monotonic(), {}
 
         def check() -> None:
@@ -74,8 +74,8 @@ class ProgressTasks:
                 raise _Over
 
         context_tokens, stop_ids = self._context_tokens, self._stop_ids
-        model = _Watched(network, self._tokenizer, self._end, context_tokens, check, stop_ids=stop_ids)
-        with _plain(network):
+        model = _Interruptible(network, self._tokenizer, self._end, context_tokens, check, stop_ids=stop_ids)
+        with _evaluating(network):
             try:
                 for name, score in self._scores(model):
                     if score["score"] is not None:
@@ -93,15 +93,16 @@ class ProgressTasks:
             yield from score_sets({name: path}, model, self.options.during_items, self.seed).items()
 
     def _keep(self, samples: Sequence[dict[str, Any]]) -> None:
-        """After those of earlier steps: a life after a kill comes by the same step again."""
+        """Replaces samples of this and later steps: after a kill, the same step may run again."""
         path = self.folder / SAMPLES
         kept = [s for s in read_json_lines(path, step=int) if samples and s["step"] < samples[0]["step"]]
         write_text(path, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in [*kept, *samples]))
 
 
 @contextmanager
-def _plain(network: Transformer) -> Iterator[None]:
-    """As it is for evaluation: no gradients, and blocks that were compiled run as written, as no length comes twice."""
+def _evaluating(network: Transformer) -> Iterator[None]:
+    """The network in evaluation mode, without gradients. Compiled blocks run eagerly, because every length is new and
+    each would be compiled again."""
     training = network.training
     network.eval()
     try:

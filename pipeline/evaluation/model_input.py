@@ -1,9 +1,10 @@
-"""The model that a stage after pretraining takes: this experiment's, another experiment's, or any Phi folder.
+"""The model that a stage after pretraining starts from: this experiment's, another experiment's, or any Phi folder.
 
-In: the stage's `model` key. Out: a folder that was looked at (family, every tensor's header, tokenizer) and what is
+In: the stage's `model` key. Out: a folder that was checked (family, the header of every tensor, tokenizer), and what is
 known of how it was made. Files are read, never run: weights from safetensors only, no code and no template of a folder.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ QUANTIZED = "quantization_config"  # of config.json: written by transformers, to
 
 
 @dataclass(frozen=True)
-class TakenModel:
+class ModelInput:
     """`content` goes into fingerprints. `manifest`: of the stage that made the folder; `config`: of its experiment;
     both None for a folder that no stage of ours made."""
 
@@ -52,63 +53,70 @@ class TakenModel:
         return QUANTIZED in read_object(self.folder / "config.json")
 
 
-def taken_model(config: Config, wanted: str | None, command: str, key: str) -> TakenModel:
-    """What `key` (such as `evaluate.model`, its value `wanted`) names; null is what this config's pretraining made.
+def find_model(stage: str, config: Config, command: str, pretrain_step: Callable[[Config], Step]) -> ModelInput:
+    """The model that `<stage>.model` names; null is what this config's own pretraining made. `pretrain_step`: the
+    pretraining of an experiment, known to the layer above.
 
     Raises `UserError` where there is no model yet, with the command that makes it, or none that can be read.
     """
+    wanted, key = getattr(config, stage).model, f"{stage}.model"
     if wanted is None or wanted.endswith((".yaml", ".yml")):
-        return _of_experiment(configs.load(wanted) if wanted else config, wanted or command)
-    mend = f"{key}: expected a folder with config.json, model.safetensors and tokenizer.json"
+        source = configs.load(wanted) if wanted else config
+        return _of_pretraining(source, pretrain_step(source), wanted or command)
+    fix = f"{key}: expected a folder with config.json, model.safetensors and tokenizer.json"
     if not is_hub_name(wanted) and not Path(wanted).expanduser().is_dir():
-        raise UserError(f"there is no model at {wanted} yet; {mend}")
+        raise UserError(f"there is no model at {wanted} yet; {fix}")
     folder = local_folder(wanted, key, MODEL_FILES + TOKENIZER_FILES)
-    _check_files(folder, mend)
+    _check_files(folder, fix)
     made = folder.parent / MANIFEST
     manifest = read_manifest(folder.parent) if made.is_file() else None
-    return TakenModel(folder, content_of_model(wanted, key), manifest)
+    return ModelInput(folder, content_of_model(wanted, key), manifest)
 
 
-def _of_experiment(config: Config, command: str) -> TakenModel:
-    from pipeline.stages import pretrain_step
-
-    step: Step = pretrain_step(config)
-    mend = f"run: hornbook pretrain {command}"
+def _of_pretraining(config: Config, step: Step, command: str) -> ModelInput:
+    fix = f"run: hornbook pretrain {command}"
     if not step.finished:
-        raise UserError(f"there is no model at {step.path / 'model'} yet; {mend}")
-    _check_files(step.path / "model", mend)
+        raise UserError(f"there is no model at {step.path / 'model'} yet; {fix}")
+    _check_files(step.path / "model", fix)
     manifest = read_manifest(step.path)
-    return TakenModel(step.path / "model", manifest["content_hash"], manifest, config)
+    return ModelInput(step.path / "model", manifest["content_hash"], manifest, config)
 
 
-def _check_files(folder: Path, mend: str) -> None:
+def _check_files(folder: Path, fix: str) -> None:
     for name in ("config.json", "tokenizer.json"):
         if not (folder / name).is_file():
-            raise UserError(f"there is no model at {folder} yet (no {name}); {mend}")
+            raise UserError(f"there is no model at {folder} yet (no {name}); {fix}")
 
 
-def check_readable(model: TakenModel, key: str) -> None:
-    """Family, shapes and the header of every file of weights. Raises `UserError` with the reason.
+def copy_model(model: ModelInput, target: Path, dtype: str) -> None:
+    """Writes config, tokenizer and weights in `dtype` ("as_stored": as they are), each read and written again: no file
+    of the source folder is copied unread."""
+    from model.hf import open_model, save_folder
 
-    A truncated safetensors, a pickle, another family, tensors that do not fit the config: all found here, before any
-    work. Imports torch.
+    shape, state = open_model(model.folder)
+    stored = str(state["model.embed_tokens.weight"].dtype).removeprefix("torch.")
+    dtype = stored if dtype == "as_stored" else dtype
+    save_folder(target, state, shape, model.tokenizer_json, model.special_tokens(), dtype)
+
+
+def check_model(model: ModelInput, stage: str) -> None:
+    """Family, shapes and the header of every file of weights; imports torch. Raises `UserError` with the reason.
+
+    A truncated safetensors, a pickle, another family, tensors that do not fit the config, quantized weights: all are
+    found here, before any work.
     """
     from model.hf import load_config, open_model, open_state
 
+    key = f"{stage}.model"
     try:
-        if model.quantized:
-            load_config(model.folder)
-            open_state(model.folder)
-        else:
+        if not model.quantized:
             open_model(model.folder)
+            return
+        load_config(model.folder)
+        open_state(model.folder)
     except ValueError as error:  # UnreadableModel and ImpossibleShape are ValueErrors
         raise UserError(f"{key}: {error}") from None
-
-
-def refuse_quantized(model: TakenModel, key: str, what: str) -> None:
-    """For stages that need weights in full. Raises `UserError`."""
-    if model.quantized:
-        raise UserError(
-            f"{key}: {model.folder} holds a quantized model, and {what} needs the weights that it was made from: name "
-            "that folder"
-        )
+    raise UserError(
+        f"{key}: {model.folder} holds a quantized model, and hornbook {stage} needs the weights that it was made from: "
+        "name that folder"
+    )

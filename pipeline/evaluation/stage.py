@@ -1,4 +1,4 @@
-"""How a stage after pretraining runs: its step is built once; ledger, links and report come around it."""
+"""How evaluate, export and quantize run: the step is built once, with the ledger, the link and the report around it."""
 
 import json
 from collections.abc import Callable
@@ -12,19 +12,23 @@ from pipeline.storage.store import Command
 
 
 def run_step(
-    config: Config, stage: str, step: Step, make: Maker, show: Callable[[dict[str, Any]], str], command: Command,
+    config: Config,
+    step: Step,
+    make: Maker,
+    show: Callable[[dict[str, Any]], str],
+    command: Command,
     device: str = "cpu",
-) -> dict[str, Any]:  # fmt: skip
+) -> None:
     """Builds `step` unless it is there and prints what came out: `show(manifest)` for a person, or the manifest."""
-    experiment = Experiment(config)
+    experiment, stage = Experiment(config), step.name
     experiment.record()
     with experiment.ledger(stage, step.fingerprint, device):
         fresh = not step.finished
         manifest = build(step, {step.fingerprint: make}, experiment=config.name, store=command.store)
     experiment.link(stage, step.path)
-    command.write_page(config)
+    if stage != "export":  # the page shows nothing of an export
+        command.write_page(config)
     if command.as_json:
         print(json.dumps(manifest, indent=1), flush=True)
     else:
         print(f"{stage}: {'done' if fresh else 'up to date'}\n{show(manifest)}", flush=True)
-    return manifest

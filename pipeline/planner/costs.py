@@ -1,18 +1,21 @@
-"""What a run costs besides its steps: hours and money on each card, time for all that is no training, disk.
+"""What a run costs and reads: hours and money on each GPU, time that is not training, disk, and epochs of its text.
 
-In: a config, a card of configs/gpus.yaml, how much text there is. Out: plain values, each with what it rests on.
-Speeds come from the MFU that published trainings of this size reach; `ASSUMED_SECONDS` and the disk's speed are
-assumptions, unmeasured on a card so far.
+In: a config, a GPU of configs/gpus.yaml, the manifest of the data stage where that is finished. Out: plain values, each
+with the basis of the estimate. Speeds come from the MFU that published trainings of this size reach. `ASSUMED_SECONDS`
+and the disk's speed are assumptions, not measured on a GPU so far.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from model.config import ModelConfig
 from pipeline.config import Config
 from pipeline.corpus.text.source import BYTES_PER_TOKEN
+from pipeline.storage.steps import Step, read_manifest
+from pipeline.system.errors import UserError
 from pipeline.training.budget import FLOAT32_MAX_BYTES, SAVE_BYTES_PER_SECOND, save_interval_seconds
+from pipeline.training.mixing import effective_weights
 
 MFU = {"none": (0.35, 0.50), "selective": (0.34, 0.49), "full": (0.27, 0.39)}  # recomputing all costs 4/3 of the FLOPs
 MFU_BASIS = "MFU of published trainings of 1 to 7B (35 to 50%, less what is recomputed): unmeasured here"
@@ -21,10 +24,11 @@ ASSUMED_SECONDS = {"start": 60.0, "compile": 90.0}  # of each process on a card:
 MUCH_VALIDATION = 0.25  # of the work of all training steps
 TOKEN_COPIES = 2  # encoded shards, and the token sets that training reads
 TEXT_COPIES = 2  # JSON lines as read, and as repaired
+MANIFEST, LIMIT = "the data manifest", "the source's limit, an upper bound"  # where a size comes from
 
 
 def tokens_per_second(config: Config, model: ModelConfig, card: Mapping[str, Any]) -> tuple[float, float]:
-    """Least and most, by `MFU`."""
+    """[least, most] by `MFU`."""
     peak, (low, high) = card["bf16_dense_tflops"] * 1e12, MFU[config.train.activation_checkpointing]
     flops = model.flops_per_token(config.train.sequence_length)
     return peak * low / flops, peak * high / flops
@@ -35,8 +39,8 @@ def hours(
 ) -> dict[str, Any]:
     """What the cap buys: tokens or hours, and the cost, each as [least, most].
 
-    Seconds that are no training (`overhead`) are taken off a cap and added to a number of tokens.
-    `validation_tokens`: of the held-out text. `speeds`: measured tokens a second, instead of the card's.
+    Seconds that are not training (`overhead`) are subtracted from a cap in hours, and added to the time for a number of
+    tokens. `validation_tokens`: of the held-out text. `speeds`: measured tokens per second, instead of the GPU's.
     """
     slow, fast = speeds or tokens_per_second(config, config.model, card)
     cap, tokens = config.budget.max_gpu_hours, config.budget.max_tokens
@@ -61,13 +65,13 @@ def hours(
 
 
 def _validations(config: Config) -> int:
-    """Before the first step, and each time the share `train.validate_every_share` of the run is over."""
+    """Before the first step, and after every share `train.validate_every_share` of the run."""
     return 1 + math.ceil(1 / config.train.validate_every_share)
 
 
 def validation_cost(config: Config, tokens: int) -> tuple[str, str | None]:
-    """What all validations of `tokens` held-out tokens cost, in words, and a warning where that is much of the run. In
-    tokens of training, so that it is known before anything is measured: a forward pass is a third of a step."""
+    """The cost of all validations of `tokens` held-out tokens as a sentence, and a warning where it is much of the run.
+    It counts tokens of training, which are known before anything is measured: a forward pass is a third of a step."""
     times = _validations(config)
     work, most = times * tokens / 3, config.budget.max_tokens
     words = f"{times} validations of {tokens:,} tokens cost as much as training on {work:,.0f} tokens"
@@ -80,8 +84,8 @@ def validation_cost(config: Config, tokens: int) -> tuple[str, str | None]:
 
 
 def overhead(config: Config, card: Mapping[str, Any], validation_tokens: int) -> dict[str, Any]:
-    """Seconds of the run that are no training step, by kind, and their share of it: at most all of the cap, where
-    nothing of it is left for a step. Empty without an end."""
+    """Seconds of the run outside training steps, by kind, and their share of the run, which is 1 where they leave no
+    time for a step. Empty where the config sets no end."""
     slow, _ = tokens_per_second(config, config.model, card)
     stepping, capped = _stepping_seconds(config, slow), _capped_seconds(config)
     if min(stepping, capped) == math.inf:
@@ -115,7 +119,7 @@ def _capped_seconds(config: Config) -> float:
 def _lost_seconds(
     config: Config, speed: float, validation_tokens: int
 ) -> tuple[dict[str, float], tuple[int, int, float]]:
-    """What is no training step, by kind; and validations, saves, seconds of a save."""
+    """Seconds outside training steps by kind; and (validations, saves, seconds of a save)."""
     train = config.train
     seconds = min(_stepping_seconds(config, speed), _capped_seconds(config))
     validations = _validations(config)
@@ -142,7 +146,7 @@ def model_bytes(config: Config) -> float:
 
 
 def disk(config: Config, unique_tokens: int | None) -> dict[str, Any]:
-    """GB of checkpoints (the newest, one from before the decay, one being written, one a branch), of the exported
+    """GB of checkpoints (the newest, one from before the decay, one being written, one per branch), of the exported
     model, of tokens, and of the text that the data stage keeps; None where the text's size is unknown."""
     kept = config.train.keep_checkpoints + 2 + len(config.budget.branches)
     width = 2 if config.model.vocab_size <= 2**16 else 4
@@ -161,10 +165,63 @@ def disk(config: Config, unique_tokens: int | None) -> dict[str, Any]:
 def cards(
     config: Config, table: Mapping[str, Mapping[str, Any]], largest: Any, validation_tokens: int
 ) -> list[dict[str, Any]]:
-    """The config on every card of the table. `largest`: bytes of a card -> what fits there, or None."""
+    """The config on every GPU of the table. `largest`: bytes of a GPU -> the largest estimate that fits, or None."""
     rows = []
     for name, card in table.items():
         fits = largest(int(card["memory_gb"] * 1e9))
         facts = {"card": name, "memory_gb": card["memory_gb"], "price_per_hour": card["price_per_hour"]}
         rows.append({**facts, **hours(config, card, validation_tokens), "micro_batch": fits.windows if fits else None})
     return rows
+
+
+def text_of(config: Config, data_step: Callable[[Config], Step]) -> dict[str, Any]:
+    """`{sources: {name: {tokens, from}}, validation_tokens, why}`; `tokens` is None where nothing says how many.
+    Reads only the manifest of `data_step(config)`, where that is finished."""
+    why = "the data stage is not made yet"
+    try:
+        step = data_step(config)
+        if step.finished:
+            manifest = read_manifest(step.path)
+            sources = {n: {"tokens": s["train"]["tokens"], "from": MANIFEST} for n, s in manifest["sources"].items()}
+            return {"sources": sources, "validation_tokens": validation_tokens(manifest), "why": None}
+    except UserError as error:  # its input is not on this machine, and a plan does not need it
+        why = str(error)
+    named = {name: options for name, options in config.data.sources.items() if isinstance(options, Mapping)}
+    sources = {name: _limit(options) for name, options in named.items()}
+    most = (len(named) + 1) * config.data.validation.max_bytes / BYTES_PER_TOKEN
+    return {"sources": sources, "validation_tokens": round(most), "why": why}
+
+
+def validation_tokens(manifest: Mapping[str, Any]) -> int:
+    """Of all validation sets of a finished data stage. The textbook set is counted twice, because it is read twice."""
+    return sum(manifest.get(part, {}).get(key, 0) for part, key in (("tokens", "val"), ("textbook", "tokens")))
+
+
+def epochs_of(config: Config, text: Mapping[str, Any], tokens: float) -> dict[str, float | None]:
+    """How often each source is seen in so many tokens; None where its size or its share is unknown."""
+    sizes = {name: s["tokens"] for name, s in text["sources"].items() if s["tokens"]}
+    unknown = [name for name, s in text["sources"].items() if s["tokens"] is None]
+    if config.train.mix is not None:
+        total = sum(config.train.mix.values())
+        shares = {name: share / total for name, share in config.train.mix.items()}
+    elif sizes and not unknown:
+        weights = effective_weights(config, sizes)
+        shares = {name: weight / sum(weights.values()) for name, weight in weights.items()}
+    else:
+        shares = {}
+    return {
+        name: round(tokens * shares.get(name, 0) / sizes[name], 3) if name in sizes and shares else None
+        for name in text["sources"]
+    }
+
+
+def unique_tokens(text: Mapping[str, Any]) -> int | None:
+    """Of all sources together; None where one of them is unknown."""
+    counts = [source["tokens"] for source in text["sources"].values()]
+    return None if None in counts or not counts else sum(counts)
+
+
+def _limit(options: Mapping[str, Any]) -> dict[str, Any]:
+    found = [options["limit_tokens"]] if isinstance(options.get("limit_tokens"), int) else []
+    found += [options["limit_bytes"] / BYTES_PER_TOKEN] if isinstance(options.get("limit_bytes"), int) else []
+    return {"tokens": round(min(found)), "from": LIMIT} if found else {"tokens": None, "from": "unknown"}

@@ -16,7 +16,7 @@ from pipeline.corpus.text.intervals import beside, over_documents, replay_in_wor
 from pipeline.pages import html
 from pipeline.pages.charts import COLOURS, Line, line_chart
 from pipeline.pages.data_card import REPORT as DATA_REPORT
-from pipeline.release.savings import no_memory_saved, no_saving_lines
+from pipeline.release.formats import no_memory_saved, no_saving_lines
 from pipeline.reporting.data import data_view
 from pipeline.reporting.growth import growth_facts, growth_view, smooth, thin
 from pipeline.storage import ledger

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
-from pipeline.quantize import check_kinds
+from pipeline.release.formats import check_formats
 from pipeline.studies import design
 from pipeline.studies.design import Axes, Cell
 from pipeline.system.errors import UserError
@@ -130,7 +130,7 @@ def _check_level(level: Any, overrides: Any, place: str) -> None:
     _require(is_section, place, overrides, "overrides such as {init.method: stack}, or {}")
     _refuse_budgets(nested({key: value for key, value in overrides.items() if key not in (FORM, SPEND)}), place)
     if overrides.get(FORM, AS_STORED) != AS_STORED:
-        check_kinds([overrides[FORM]], f"{place}.form")
+        check_formats([overrides[FORM]], f"{place}.form")
     spend = overrides.get(SPEND, {})
     is_spend = isinstance(spend, Mapping) and not set(spend) - set(SPENT_ON)
     _require(is_spend, f"{place}.spend", spend, f"shares of the budget for {' and '.join(SPENT_ON)}")

@@ -20,7 +20,7 @@ from pipeline.storage.files import hash_json, root, write_text
 from pipeline.studies.design import QUALITY, TASKS, Cell
 from pipeline.studies.file import AS_STORED, FORM, SPEND, Study, nested
 from pipeline.system.errors import UserError
-from pipeline.tuning.targets import make_target, target_task
+from pipeline.tuning.data import make_target, target_task
 
 FROZEN_SHARE = 2 / 3  # of a training step's FLOPs, where no weight of the base gets a gradient
 MEMBER = "member.yaml"  # the resolved config that the stages of a member read

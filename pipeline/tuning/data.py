@@ -1,22 +1,33 @@
-"""What a model is tuned on: text, prompts with completions, conversations, or a ready task.
+"""What a model is tuned on: text, prompts with completions, conversations in hornbook's chat form, or a ready task.
 
 In: `finetune.sources`, a tokenizer. Out: training and held-out sets for the batches that pretraining uses. Every line
-is looked at before anything is loaded: one that is no example is set aside, and the first is named with its place.
+is read before a model is loaded. A line that is not an example is skipped, and the first one is named with its place.
+
+A model is tuned on one chat form (`render`), and `hornbook sample --chat` uses the same. It is also written into the
+model folder as a Jinja template, for transformers and llama.cpp. hornbook never runs a template that comes with a model
+folder, because a template is a program.
+
+The ready tasks (`TARGETS`) classify a short text, offline, on examples made by programs from a seed. They are scored as
+the built-in tasks are, by the likeliest label. No pretraining text here teaches `sentiment` and `topic`. All code
+teaches `bracket`, so that a base model starts high and can gain little.
 """
 
 import glob
+import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from pipeline.config import nearest
+from model.special_tokens import DEFAULT, write_chat_templates
+from pipeline.config import FinetuneConfig, nearest
 from pipeline.corpus.sources.records import shown
 from pipeline.corpus.text.shards import INDEX_DTYPE, TokenSet
+from pipeline.corpus.text.tokenizer import special_tokens
 from pipeline.corpus.text.user_files import (
     MAX_UNREADABLE,
     Found,
@@ -25,15 +36,27 @@ from pipeline.corpus.text.user_files import (
     plain_ending,
     read_bytes,
     read_files,
-)
+)  # fmt: skip
 from pipeline.system.errors import UserError
 from pipeline.training.packing import Examples
-from pipeline.tuning.chat import ROLES, pieces
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.tasks import Question
 
 TYPES = ("text", "completion", "chat")
 RECORD_ENDINGS = (".jsonl", ".ndjson", ".json")
 ROUND_TO = 8  # windows are as long as the longest example, rounded up to this
 Pieces = list[tuple[str, bool]]  # text, and whether it is learnt
+ROLES = ("system", "user", "assistant")
+TEMPLATE = (
+    "{% for message in messages %}{{ '### ' + message['role'] + '\\n' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### assistant\\n' }}{% endif %}"
+)
+DEFAULT_TARGET = "sentiment"  # where the config names neither a task nor sources
+LIKELY_BELOW = 0.5  # tuning pays most where the base model is below 50% on the task
+TEST_SHARE = 0.3  # of the texts that a task can make
+Texts = tuple[tuple[str, ...], list[tuple[str, str]]]  # labels, and (prompt, label) pairs
 
 
 @dataclass(frozen=True)
@@ -47,9 +70,9 @@ class TuningData:
 
 
 def read_sources(sources: Mapping[str, Any], max_unreadable: float = MAX_UNREADABLE) -> dict[str, list[Pieces]]:
-    """Examples by source, an end of text as None where the tokenizer's own is to stand. A line that is no example is
-    set aside. Raises `UserError` for an unknown type, a missing file, too few examples, and where more than the share
-    `max_unreadable` of a source is set aside."""
+    """Examples by source; "\\0" or "" stands for the tokenizer's end of text. A line that is not an example is
+    skipped. Raises `UserError` for an unknown type, a missing file, too few examples, and where more than the share
+    `max_unreadable` of a source is skipped."""
     found = {}
     for name, options in sources.items():
         key, paths = f"finetune.sources.{name}", source_files(name, options)
@@ -77,6 +100,158 @@ def source_files(name: str, options: Any) -> list[Path]:
     return paths
 
 
+def encode(
+    sources: Mapping[str, Sequence[Pieces]], text_sources: Sequence[str], tokenizer: Tokenizer, end_id: int,
+    most_tokens: int, validation_share: float, seed: int,
+) -> TuningData:  # fmt: skip
+    """Training and held-out sets. Each source of `text_sources` becomes one stream of windows; each example of another
+    source is a window."""
+    rows = {n: [_ids(e, tokenizer, end_id) for e in examples] for n, examples in sources.items()}
+    longest = max((len(ids) for n, all_rows in rows.items() if n not in text_sources for ids, _ in all_rows), default=0)
+    # Windows of text are filled whatever their length; windows of examples are no longer than the longest example.
+    rounded = -(-(longest - 1) // ROUND_TO) * ROUND_TO
+    length = most_tokens if set(rows) & set(text_sources) else min(most_tokens, rounded)
+    train, val, cut = {}, {}, 0
+    for name, examples in sources.items():
+        held_out = max(1, round(validation_share * len(examples)))
+        order = random.Random(f"{seed}/{name}").sample(range(len(examples)), len(examples))
+        for target, chosen in ((val, order[:held_out]), (train, order[held_out:])):
+            part = [rows[name][i] for i in chosen]
+            sizes = [sum(len(text.encode()) for text, learnt in examples[i] if learnt) for i in chosen]
+            if name in text_sources:
+                target[name] = _stream(name, [ids for ids, _ in part], sizes)
+            else:
+                cut += sum(len(ids) > length + 1 for ids, _ in part)
+                target[name] = Examples.of(name, part, length, sum(sizes))
+    return TuningData(train, val, length, cut)
+
+
+def render(messages: Sequence[Mapping[str, str]], end_of_text: str, answer: bool = False) -> str:
+    """The conversation as text; `answer`: with the line after which the assistant answers."""
+    text = "".join(piece for piece, _ in pieces(messages, end_of_text))
+    return text + "### assistant\n" if answer else text
+
+
+def pieces(messages: Sequence[Mapping[str, str]], end_of_text: str) -> Pieces:
+    """Only the assistant's answers, each with its end of text, are learnt."""
+    found = []
+    for message in messages:
+        found.append((f"### {message['role']}\n", False))
+        if message["role"] == "assistant":
+            found += [(message["content"] + end_of_text, True), ("\n", False)]
+        else:
+            found.append((message["content"] + "\n", False))
+    return found
+
+
+def add_template(folder: Path, template: str = TEMPLATE) -> None:
+    """Replaces the chat templates of the model folder."""
+    write_chat_templates(folder, {DEFAULT: template})
+
+
+def require_our_template(folder: Path) -> None:
+    """Raises `UserError` unless the model was tuned on the form above."""
+    templates = special_tokens(folder / "tokenizer.json").chat_templates
+    if templates.get(DEFAULT, "").strip() == TEMPLATE:
+        return
+    found = "has a chat template that is not ours" if templates else "has no chat template: it is a base model"
+    raise UserError(
+        f"{folder} {found}; expected a model that `hornbook finetune` tuned on chat examples (templates of a model "
+        "folder are programs, and hornbook runs none); leave --chat out to continue plain text"
+    )
+
+
+@dataclass(frozen=True)
+class Target:
+    """(prompt, label) pairs; no text of `test` is in `train`."""
+
+    name: str
+    labels: tuple[str, ...]
+    train: tuple[tuple[str, str], ...]
+    test: tuple[tuple[str, str], ...]
+
+    def questions(self) -> list["Question"]:
+        from pipeline.evaluation.tasks import Question  # loads torch
+
+        return [Question(prompt, self.labels, self.labels.index(label)) for prompt, label in self.test]
+
+
+def sentiment() -> Texts:
+    """What a sentence about a product thinks of it: good, bad or mixed."""
+    things = ("phone", "lamp", "jacket", "kettle", "bicycle", "novel", "hotel", "laptop", "camera", "sofa", "printer",
+              "film")  # fmt: skip
+    praise = ("works well", "feels solid", "is easy to use", "looks lovely", "was worth the money", "made us happy")
+    blame = ("broke at once", "feels cheap", "is hard to use", "looks dull", "was a waste of money", "made us angry")
+    texts = []
+    for thing, first, second in itertools.product(things, praise + blame, praise + blame):
+        if first != second:
+            kinds = {first in praise, second in praise}
+            label = "mixed" if len(kinds) == 2 else "good" if True in kinds else "bad"
+            texts.append((f"Review: The {thing} {first} and {second}.\nVerdict:", f" {label}"))
+    return (" good", " bad", " mixed"), texts
+
+
+def topic() -> Texts:
+    """What a sentence is about: food, sport, weather or money."""
+    words = {
+        "food": ("soup", "bread", "cheese", "salad", "pasta", "cake"),
+        "sport": ("match", "race", "goal", "team", "coach", "medal"),
+        "weather": ("storm", "rain", "snow", "wind", "cloud", "frost"),
+        "money": ("loan", "bank", "price", "salary", "tax", "bond"),
+    }
+    forms = ("She talked about the {a} and the {b}.", "The {a} was followed by the {b}.", "After the {a} came the {b}.",
+             "We read of a {a} and a {b} today.")  # fmt: skip
+    texts = [
+        (f"Text: {form.format(a=a, b=b)}\nTopic:", f" {label}")
+        for label, own in words.items()
+        for a, b in itertools.permutations(own, 2)
+        for form in forms
+    ]
+    return tuple(f" {label}" for label in words), texts
+
+
+def bracket() -> Texts:
+    """Which bracket closes what a line of code opened."""
+    pairs = {"(": ")", "[": "]", "{": "}"}
+    names = ("values", "items", "result", "names", "rows", "data", "keys", "total")
+    inside = ("x", "1, 2", "a, b", "'name'", "index", "key", "0", "first, last")
+    texts = [
+        (f"{name} = {call}{opened}{content}", closed)
+        for name in names
+        for call in ("", "table", "self.rows", "f")
+        for content in inside
+        for opened, closed in pairs.items()
+        if not (opened == "{" and call)
+    ]
+    return tuple(pairs.values()), texts
+
+
+TARGETS: Mapping[str, Callable[[], Texts]] = {"sentiment": sentiment, "topic": topic, "bracket": bracket}
+
+
+def target_task(options: FinetuneConfig) -> str | None:
+    """The ready task that a tuning is measured on; None where only its own held-out examples are."""
+    if options.task == "auto":
+        return None if options.sources else DEFAULT_TARGET
+    return options.task
+
+
+def make_target(name: str, examples: int, items: int, seed: int) -> Target:
+    """At most so many training examples and test items, labels in equal shares among the test items as far as texts
+    reach. Raises `UserError` for a task that does not exist."""
+    if name not in TARGETS:
+        raise UserError(
+            f"finetune.task is '{name}'{nearest(name, TARGETS)}; expected of {', '.join(TARGETS)}, auto or null"
+        )
+    labels, texts = TARGETS[name]()
+    random.Random(f"target/{seed}/{name}").shuffle(texts)
+    held_out = round(TEST_SHARE * len(texts))
+    by_label = [[text for text in texts[:held_out] if text[1] == label] for label in labels]
+    most = min(len(own) for own in by_label)
+    test = [text for turn in zip(*(own[:most] for own in by_label), strict=True) for text in turn]
+    return Target(name, labels, tuple(texts[held_out:][:examples]), tuple(test[:items]))
+
+
 def _read(paths: Sequence[Path], kind: str, key: str) -> Found[Pieces]:
     whole = [path for path in paths if kind == "text" and plain_ending(path) not in RECORD_ENDINGS]
     found = read_files([path for path in paths if path not in whole], lambda record, _: _example(record, kind), key)
@@ -87,7 +262,7 @@ def _read(paths: Sequence[Path], kind: str, key: str) -> Found[Pieces]:
 
 
 def _example(record: Any, kind: str) -> Pieces:
-    """Raises `Unreadable` for a record that is no example of this kind."""
+    """Raises `Unreadable` for a record that is not an example of this type."""
     if not isinstance(record, dict):
         raise Unreadable("not_a_record", f"is {type(record).__name__}; expected an object with fields")
     if kind == "text":
@@ -120,32 +295,6 @@ def _clean(text: str) -> str:
 
 def _names(record: Mapping[str, Any]) -> str:
     return ", ".join(record)[:200] or "no fields"
-
-
-def encode(
-    sources: Mapping[str, Sequence[Pieces]], text_sources: Sequence[str], tokenizer: Tokenizer, end_id: int,
-    most_tokens: int, validation_share: float, seed: int,
-) -> TuningData:  # fmt: skip
-    """Sets to train on and held-out ones. `text_sources`: names that become one stream of windows; of the others each
-    example is a window."""
-    rows = {n: [_ids(e, tokenizer, end_id) for e in examples] for n, examples in sources.items()}
-    longest = max((len(ids) for n, all_rows in rows.items() if n not in text_sources for ids, _ in all_rows), default=0)
-    length = (
-        most_tokens if set(rows) & set(text_sources) else min(most_tokens, -(-(longest - 1) // ROUND_TO) * ROUND_TO)
-    )
-    train, val, cut = {}, {}, 0
-    for name, examples in sources.items():
-        held_out = max(1, round(validation_share * len(examples)))
-        order = random.Random(f"{seed}/{name}").sample(range(len(examples)), len(examples))
-        for target, chosen in ((val, order[:held_out]), (train, order[held_out:])):
-            part = [rows[name][i] for i in chosen]
-            sizes = [sum(len(text.encode()) for text, learnt in examples[i] if learnt) for i in chosen]
-            if name in text_sources:
-                target[name] = _stream(name, [ids for ids, _ in part], sizes)
-            else:
-                cut += sum(len(ids) > length + 1 for ids, _ in part)
-                target[name] = Examples.of(name, part, length, sum(sizes))
-    return TuningData(train, val, length, cut)
 
 
 def _ids(example: Pieces, tokenizer: Tokenizer, end_id: int) -> tuple[list[int], list[bool]]:

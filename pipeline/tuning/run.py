@@ -1,29 +1,41 @@
-"""One tuning around the shared training loop: the base measured first, the adapter and the whole model saved last."""
+"""A fine-tuning around the shared training loop: the network that is trained, the base model measured before, the
+adapter and the whole model saved after.
+
+The network is trained with adapters (LoRA), with adapters on a base in 4 bits (QLoRA), or whole. The memory of a step
+is measured once per method, each in a process of its own: bytes above what that process held before the model was
+loaded (weights, gradients, optimizer, activations). On a GPU torch's allocator counts them; on a CPU it is the peak of
+the process's resident set.
+"""
 
 import json
-from dataclasses import dataclass
+import multiprocessing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from model.adapters import is_adapted, peft_state, trainable_share
-from model.optim import trained_parameters
-from pipeline.config import Config
+import torch
+
+from model.adapters import add_adapters, cast_frozen, is_adapted, peft_state, quantize_base, trainable_share
+from model.hf import load_network
+from model.optim import PRECISIONS, trained_parameters
+from pipeline.config import Config, FinetuneConfig
 from pipeline.corpus.text.shards import TokenShards
-from pipeline.corpus.text.tokenizer import load_tokenizer
-from pipeline.evaluation.language_model import LanguageModel
-from pipeline.evaluation.model_input import TakenModel
-from pipeline.evaluation.scores import share
+from pipeline.evaluation.language_model import LanguageModel, Score, share
+from pipeline.evaluation.model_input import ModelInput
 from pipeline.evaluation.tasks import answer
+from pipeline.release.formats import torchao
 from pipeline.storage.files import write_json
+from pipeline.training.batches import Batch, TokenBatches
 from pipeline.training.control import Control
 from pipeline.training.finish import finish
-from pipeline.tuning.adapters import prepare
-from pipeline.tuning.chat import add_template
-from pipeline.tuning.data import TuningData
-from pipeline.tuning.memory_probe import Probe, measure
-from pipeline.tuning.targets import LIKELY_BELOW, Target
+from pipeline.training.loop import Training
+from pipeline.training.memory import DeviceMemory, set_up_allocator
+from pipeline.training.module import PretrainModule
+from pipeline.training.validation import Validation
+from pipeline.tuning.data import LIKELY_BELOW, Target, TuningData, add_template
 
-BASE = "base.json"  # what was measured of the base in the first life
+BASE = "base.json"  # what the first process measured of the base
+PROBE_STEPS = 2  # the first one creates the optimizer's state
 
 
 @dataclass
@@ -32,19 +44,26 @@ class Tuning:
 
     config: Config
     tuned: Config
-    model: TakenModel
+    model: ModelInput
     data: TuningData
     target: Target | None
     end_id: int
     folder: Path
 
-    def begin(self, machine: Any) -> Any:
-        """The network to train; before, once, the base on the target task and the memory of a step."""
+    def run(self, training: Training) -> dict[str, Any]:
+        """Trains in the shared loop, the base measured before. Returns facts for the manifest."""
+        network = self._begin(training.machine)
+        batches = TokenBatches(self.data.train, self.tuned, training.machine.device)
+        validation = Validation(self.data.val, self.data.length, self.end_id)
+        return training.run(network, batches, validation, self._finish)
+
+    def _begin(self, machine: Any) -> Any:
+        """The network to train. The first process measures the base on the target task and the memory of a step."""
         options = self.config.finetune
         path = self.folder / BASE
         if not path.is_file():
             write_json(path, {"target": self._score_base(machine), "memory_bytes": self._memory(machine)})
-        network = prepare(self.model.folder, options, machine.device, machine.precision, self.config.seed)
+        network = _prepare(self.model.folder, options, machine.device, machine.precision, self.config.seed)
         trained = sum(p.numel() for p in trained_parameters(network).values())
         print(
             f"  {options.method}: {trained:,} of {network.config.parameters:,} parameters are trained "
@@ -57,15 +76,9 @@ class Tuning:
     def _score_base(self, machine: Any) -> dict[str, Any] | None:
         if self.target is None:
             return None
-        from model.hf import load_network
-
         base = self._score(load_network(self.model.folder).to(machine.device))
-        likely = base["score"] < LIKELY_BELOW
-        verdict = (
-            "below 50%: tuning is likely to pay"
-            if likely
-            else "not below 50%: there is less to gain, tuning may not pay"
-        )
+        below = base["score"] < LIKELY_BELOW
+        verdict = "below 50%: tuning is likely to pay" if below else "not below 50%: tuning may not pay"
         print(
             f"  base model on {self.target.name}: {100 * base['score']:.1f}% (guessing "
             f"{100 * base['chance']:.0f}%), {verdict}",
@@ -73,11 +86,10 @@ class Tuning:
         )
         return base
 
-    def _score(self, network: Any) -> dict[str, Any]:
+    def _score(self, network: Any) -> Score:
         assert self.target is not None
-        tokenizer, stop_ids = load_tokenizer(self.model.tokenizer_json), self.model.special_tokens().stop_ids
-        model = LanguageModel(network.eval(), tokenizer, self.end_id, self.model.context_tokens, stop_ids=stop_ids)
-        return share(answer(model, self.target.questions()), 1 / len(self.target.labels))
+        right = answer(LanguageModel.of(network, self.model), self.target.questions())
+        return share(right, 1 / len(self.target.labels))
 
     def _memory(self, machine: Any) -> dict[str, int | None]:
         options = self.config.finetune
@@ -85,16 +97,14 @@ class Tuning:
             return {}
         train = self.tuned.train
         rows = train.global_batch_tokens // train.sequence_length
-        probe = Probe(
-            self.model.folder, options, train.sequence_length, rows, machine.device.type, machine.precision,
-            self.config.seed,
-        )  # fmt: skip
-        found = measure(probe, ("full",) if options.method == "full" else (options.method, "full"))
+        probe = _Probe(self.model.folder, options, train.sequence_length, rows, machine.device.type,
+                       machine.precision, self.config.seed)  # fmt: skip
+        found = _measure_memory(probe, ("full",) if options.method == "full" else (options.method, "full"))
         shown = ", ".join(f"{k} {v / 1e6:,.1f} MB" if v is not None else f"{k}: did not fit" for k, v in found.items())
         print(f"  memory of a step of {rows} x {train.sequence_length} tokens, measured: {shown}", flush=True)
         return found
 
-    def finish(self, control: Control) -> dict[str, Any]:
+    def _finish(self, control: Control) -> dict[str, Any]:
         """The model folder, the adapter beside it, the score of the tuned model; facts for the manifest."""
         network, options = control.module.network, self.config.finetune
         tokens = TokenShards(self.model.folder, {}, {}, network.config.vocab_size, self.end_id)
@@ -154,3 +164,66 @@ class Tuning:
             "inference_mode": True,
         }  # fmt: skip
         write_json(folder / "adapter_config.json", settings)
+
+
+def _prepare(folder: Path, options: FinetuneConfig, device: Any, precision: str, seed: int) -> Any:
+    """The model of a folder on a device, ready to be trained by `options.method` in `precision`."""
+    network = load_network(folder)
+    if options.method != "full":
+        torchao()  # peft imports it too: imported here first, without the lines that it prints
+    if options.method == "qlora":
+        quantize_base(network)
+    if options.method != "full":
+        add_adapters(network, options.targets, options.rank, options.alpha, options.dropout, seed)
+    network = network.to(device)
+    cast_frozen(network, PRECISIONS[precision])
+    return network
+
+
+@dataclass(frozen=True)
+class _Probe:
+    folder: Path
+    finetune: FinetuneConfig
+    sequence_length: int
+    windows: int
+    device: str
+    precision: str
+    seed: int
+
+
+def _measure_memory(probe: _Probe, methods: tuple[str, ...]) -> dict[str, int | None]:
+    """Bytes by method; None where the process failed (most often because memory ran out)."""
+    found: dict[str, int | None] = {}
+    context = multiprocessing.get_context("spawn")
+    for method in methods:
+        receiver, sender = context.Pipe(duplex=False)
+        own = replace(probe, finetune=replace(probe.finetune, method=method))
+        child = context.Process(target=_measure_steps, args=(own, sender), daemon=True)
+        child.start()
+        sender.close()
+        try:
+            found[method] = receiver.recv()
+        except EOFError:
+            found[method] = None
+        child.join()
+    return found
+
+
+def _measure_steps(probe: _Probe, sender: Any) -> None:
+    if probe.device == "cpu":
+        torch.set_num_threads(1)
+        set_up_allocator()
+        torch.mm(torch.ones(8, 8), torch.ones(8, 8))  # buffers of the library, which are not the method's
+    torch.zeros(1, device=probe.device)  # a GPU counts nothing before its first tensor
+    memory = DeviceMemory(torch.device(probe.device))
+    memory.restart_peak()
+    held = memory.held_bytes()
+    before = memory.newest_peak_bytes() if held is None else held
+    network = _prepare(probe.folder, probe.finetune, probe.device, probe.precision, probe.seed)
+    train = replace(probe.finetune.train, sequence_length=probe.sequence_length,
+                    global_batch_tokens=probe.windows * probe.sequence_length, compile="false")  # fmt: skip
+    module = PretrainModule(network, train, probe.precision)
+    ids = torch.randint(0, network.config.vocab_size, (probe.windows, probe.sequence_length), device=probe.device)
+    for _ in range(PROBE_STEPS):
+        module.training_step(Batch(ids, ids, ids.numel()), 0)
+    sender.send(max(0, memory.newest_peak_bytes() - before))

@@ -435,7 +435,7 @@ def decontamination(draw: random.Random, folder: Path) -> None:
 
 def sets(draw: random.Random, folder: Path) -> None:
     """Multiple-choice sets: sound items around a damaged one are asked."""
-    from pipeline.evaluation.choice_sets import _read, check_sets
+    from pipeline.evaluation.benchmarks import _read, check_sets
 
     made = [_question(t, draw) for t in texts(draw, 6)]
     lines = [dumped(q) for q in made]

@@ -41,6 +41,14 @@ def input_steps(config):
     return {"data": data, "init": grown}
 
 
+def model_of(config, stage="evaluate"):
+    """The model that a stage of this config starts from."""
+    from pipeline.evaluation.model_input import find_model
+    from pipeline.stages import pretrain_step
+
+    return find_model(stage, config, "small.yaml", pretrain_step)
+
+
 def texts() -> dict[str, list[str]]:
     import importlib
     import inspect

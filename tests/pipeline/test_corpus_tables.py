@@ -10,7 +10,7 @@ from data_corpus import items
 from pipeline.corpus.sources import record_files
 from pipeline.corpus.sources.record_files import HuggingFace, Parquet
 from pipeline.corpus.text.documents import SetAside
-from pipeline.evaluation import choice_sets
+from pipeline.evaluation import benchmarks
 from pipeline.system.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("root")
@@ -56,7 +56,7 @@ def test_a_time_that_python_cannot_name_costs_no_text_and_stops_nothing(kind, fo
     assert sorted(d.text for d in documents) == names(0, 2)
     (folder / "a.parquet").unlink()
     write(folder / "set.parquet", {"prompt": ["a"], "options": [["b", "c"]], "right": [1], "when": odd[:1]})
-    assert [q.prompt for q in choice_sets._read(folder / "set.parquet", "set").made] == ["a"]
+    assert [q.prompt for q in benchmarks._read(folder / "set.parquet", "set").made] == ["a"]
 
 
 def test_only_wanted_rows_and_fields_of_structs(folder):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from after_model import model_of
 from json_schema import report_of
 from page_text import rows
 
@@ -16,11 +17,15 @@ from pipeline.corpus.exercises.isolated import IsolatedRunner, NotIsolated
 from pipeline.corpus.text.shards import TokenSet, TokenShards, write_token_set
 from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.evaluation import tasks
-from pipeline.evaluation.exercise_runs import find_exercises, pass_at_1
-from pipeline.evaluation.held_out import HeldOutText, bits_per_byte
-from pipeline.evaluation.language_model import LanguageModel
-from pipeline.evaluation.model_input import taken_model
-from pipeline.evaluation.scores import ratio, share
+from pipeline.evaluation.language_model import (
+    HeldOutText,
+    LanguageModel,
+    held_out_bits_per_byte,
+    load_model,
+    ratio,
+    share,
+)
+from pipeline.evaluation.tasks import exercises, find_exercises
 from pipeline.run_stage import run_stage
 from pipeline.storage.steps import read_manifest
 from pipeline.system.errors import UserError
@@ -29,7 +34,7 @@ from pipeline.system.errors import UserError
 @pytest.fixture
 def model(pretrained) -> LanguageModel:
     config = pretrained()
-    return evaluate.load(config, taken_model(config, None, "small.yaml", "evaluate.model"))
+    return load_model(config, model_of(config))
 
 
 @pytest.fixture
@@ -42,9 +47,9 @@ def text(pretrained) -> HeldOutText:
 def test_a_model_is_scored_in_windows_of_the_length_it_was_trained_on(pretrained, model):
     """It has 256 positions and saw 128 of them: with more text before it, it would be worse."""
     assert (model.context_tokens, model.network.config.max_position_embeddings) == (128, 256)
-    taken = taken_model(pretrained(), None, "small.yaml", "evaluate.model")
-    assert taken_model(pretrained(), str(taken.folder), "small.yaml", "evaluate.model").context_tokens == 128
-    assert replace(taken, manifest=None).context_tokens == 256
+    found = model_of(pretrained())
+    assert model_of(pretrained(f"evaluate.model={found.folder}")).context_tokens == 128
+    assert replace(found, manifest=None).context_tokens == 256
 
 
 @torch.no_grad()
@@ -60,7 +65,7 @@ def test_nats_are_those_of_the_full_logits(model):
 
 @torch.no_grad()
 def test_bits_per_byte_are_by_byte_whatever_the_batch_and_the_documents_length(model, text):
-    found = bits_per_byte(model, text)
+    found = held_out_bits_per_byte(model, text)
     assert set(found) == {"code", "exercises"}
     documents = text.documents["code"]
     nats = 0.0
@@ -131,7 +136,7 @@ def test_pass_at_1_counts_what_really_passes(model, text, monkeypatch):
     monkeypatch.setattr(
         LanguageModel, "complete", lambda self, prompt, *_: known[prompt] if prompt in half else "    return None"
     )
-    found = pass_at_1(model, text, 100, seed=0)["exercises/pass@1"]
+    found = exercises(model, text, 100, seed=0)["exercises/pass@1"]
     assert found["score"] == pytest.approx(len(half) / len(known))
 
 
@@ -201,12 +206,11 @@ def test_another_tokenizer_is_compared_by_the_byte(pretrained, tmp_path, text):
     from pipeline.corpus.tokenizing import _train
 
     config = pretrained()
-    taken = taken_model(config, None, "small.yaml", "evaluate.model")
-    coarse = evaluate.load(config, taken)
+    coarse = load_model(config, model_of(config))
     _train(list(text.documents["code"]), 300, tmp_path / "other.json")
     fine = replace(coarse, tokenizer=load_tokenizer(tmp_path / "other.json"))
-    found = bits_per_byte(fine, text)  # nonsense to the network, but every byte is counted once
-    assert found["code"]["score"] > bits_per_byte(coarse, text)["code"]["score"]
+    found = held_out_bits_per_byte(fine, text)  # nonsense to the network, but every byte is counted once
+    assert found["code"]["score"] > held_out_bits_per_byte(coarse, text)["code"]["score"]
 
 
 @pytest.mark.parametrize(

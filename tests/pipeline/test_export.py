@@ -5,18 +5,19 @@ import shutil
 
 import pytest
 import torch
+from after_model import model_of
 from huggingface_hub import DatasetCard, ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model.hf import load_config, load_network
-from pipeline import export, quantize
-from pipeline.evaluation.model_input import taken_model
-from pipeline.release.gguf import KINDS, dequantized, write_gguf
+from pipeline import export
+from pipeline.evaluation.model_input import copy_model
+from pipeline.release.gguf import TYPES, dequantized, write_gguf
 from pipeline.release.model_card import Lineage, model_card
 from pipeline.run_stage import run_stage
 from pipeline.storage.steps import read_manifest
 from pipeline.system.errors import UserError
-from pipeline.tuning.chat import TEMPLATE, add_template, render
+from pipeline.tuning.data import TEMPLATE, add_template, render
 
 TEXT = "def add(a, b):\n    return a + b\n"
 
@@ -100,7 +101,7 @@ def test_dtype_is_what_the_config_asks_for(pretrained):
 def test_both_matrices_of_a_model_that_calls_itself_tied_reach_every_form(pretrained, tmp_path):
     """What merging an adapter into a tied model leaves: one flag, two matrices. transformers 5 is the judge."""
     source = tmp_path / "merged"
-    shutil.copytree(taken_model(pretrained(), None, "small.yaml", "export.model").folder, source)
+    shutil.copytree(model_of(pretrained()).folder, source)
     content = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps(content | {"tie_word_embeddings": True}))
     ids = torch.arange(1, 100)[None]
@@ -114,8 +115,8 @@ def test_both_matrices_of_a_model_that_calls_itself_tied_reach_every_form(pretra
     network = load_network(source)
     network.load_state_dict(dict(dequantized(next((folder / "gguf").iterdir()), network.config)))
     assert (network(ids) - theirs).abs().max() < 1e-2
-    frame = quantize._copy_frame(taken_model(config, str(source), "", "quantize.model"), tmp_path / "frame", network)
-    assert (AutoModelForCausalLM.from_pretrained(frame)(ids).logits - theirs).abs().max() < 1e-4
+    copy_model(model_of(config, "quantize"), tmp_path / "frame", "float32")
+    assert (AutoModelForCausalLM.from_pretrained(tmp_path / "frame")(ids).logits - theirs).abs().max() < 1e-4
 
 
 @torch.no_grad()
@@ -131,7 +132,7 @@ def test_a_gguf_file_holds_the_weights_as_its_kind_can(exported, tmp_path, kind,
     assert facts["bytes"] == (tmp_path / "m.gguf").stat().st_size
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TYPES)
 def test_llama_cpp_computes_the_same_logits(exported, tmp_path, kind):
     llama_cpp = pytest.importorskip("llama_cpp")
     import numpy as np

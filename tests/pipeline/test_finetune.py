@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from after_model import model_of
 from json_schema import report_of
 from page_text import rows
 from transformers import AutoModelForCausalLM
@@ -18,13 +19,11 @@ from pipeline import config as configs
 from pipeline import dry_run as dryrun
 from pipeline import export, finetune
 from pipeline.corpus.text.tokenizer import load_tokenizer
-from pipeline.evaluation.model_input import taken_model
-from pipeline.release.savings import no_memory_saved
+from pipeline.release.formats import no_memory_saved
 from pipeline.run_stage import run_stage, step_of
 from pipeline.storage.steps import read_manifest
 from pipeline.system.errors import Stopped, UserError
-from pipeline.tuning.data import encode, read_sources
-from pipeline.tuning.targets import TARGETS, make_target
+from pipeline.tuning.data import TARGETS, encode, make_target, read_sources
 
 pytest.importorskip("peft")
 SHORT = (
@@ -35,7 +34,7 @@ SHORT = (
 
 
 def base_folder(pretrained) -> Path:
-    return taken_model(pretrained(), None, "small.yaml", "finetune.model").folder
+    return model_of(pretrained()).folder
 
 
 @torch.no_grad()
@@ -190,7 +189,7 @@ def test_examples_learn_the_completion_alone(tmp_path, pretrained):
 
 
 def test_chat_examples_learn_what_the_assistant_says_and_the_model_gets_the_template(tmp_path, pretrained, capsys):
-    from pipeline.tuning.chat import TEMPLATE
+    from pipeline.tuning.data import TEMPLATE
 
     path = tmp_path / "chat.jsonl"
     line = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
@@ -358,11 +357,7 @@ def test_a_tuning_that_fails_on_its_input_leaves_the_link_where_it_was(pretraine
 
 def test_the_finetune_of_tiny_has_an_end_and_needs_no_extra(monkeypatch):
     """`make finetune` is a command of the README."""
-    from importlib import util
-
-    from pipeline.tuning.adapters import check_packages
-
     config = configs.load(Path(__file__).resolve().parents[2] / "configs" / "tiny.yaml")
     assert finetune.tuning_config(config).budget.max_tokens == 200_000
-    monkeypatch.setattr(util, "find_spec", lambda name: None)
-    check_packages(config.finetune.method)
+    monkeypatch.setattr(finetune, "find_spec", lambda name: None)
+    finetune._check_packages(config.finetune.method)

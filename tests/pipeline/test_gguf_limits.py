@@ -12,8 +12,7 @@ from test_special_tokens import small
 
 from model.hf import load_config
 from pipeline.corpus.text.tokenizer import WORD_PATTERN
-from pipeline.release.gguf import write_gguf
-from pipeline.release.gguf_limits import check_tokenizer, check_values
+from pipeline.release.gguf import check_tokenizer, check_values, write_gguf
 from pipeline.system.errors import UserError
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}

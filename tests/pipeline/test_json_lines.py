@@ -10,7 +10,7 @@ from data_corpus import items, made, make_config, write_corpus
 from pipeline.corpus.contamination import read_items
 from pipeline.corpus.sources.record_files import Jsonl
 from pipeline.corpus.text.user_files import Unreadable, plain_ending, records
-from pipeline.evaluation.choice_sets import check_sets
+from pipeline.evaluation.benchmarks import check_sets
 from pipeline.label import read_ratings
 from pipeline.system.errors import UserError
 from pipeline.tuning.data import read_sources
@@ -73,7 +73,7 @@ def read_as(kind: str, path: Path, max_unreadable: float = 0.1) -> int:
         return sum(map(len, read_items([path], None).check(max_unreadable).made))
     if kind == "set":
         check_sets({"x": str(path)}, max_unreadable)
-        from pipeline.evaluation.choice_sets import _read
+        from pipeline.evaluation.benchmarks import _read
 
         return len(_read(path, "evaluate.sets.x").made)
     if kind == "ratings":

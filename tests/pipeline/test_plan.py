@@ -7,16 +7,13 @@ import pytest
 
 from model.estimate import Plan
 from pipeline import config as configs
-from pipeline import plan
+from pipeline import plan, stages
 from pipeline.planner import advice, costs
-from pipeline.planner import epochs as text
 from pipeline.planner.measure import measure
-from pipeline.planner.show import show
 from pipeline.system.errors import UserError
 from pipeline.training.memory import train_settings
 
 ROOT = Path(__file__).resolve().parents[2]
-LLAMA_2_7B, LLAMA_2_70B, PHI_2 = 6.74e9, 68.98e9, 2.78e9
 LIMITS = ["budget.max_tokens=1_000_000", "budget.max_gpu_hours=1"]
 H100 = {"memory_gb": 80, "bf16_dense_tflops": 989, "price_per_hour": 2.7}
 
@@ -30,16 +27,6 @@ def test_the_cost_of_validation_is_told_in_tokens_of_training_before_anything_is
     assert words.endswith("1,156,667 tokens")
     assert warning is not None
     assert "116% of budget.max_tokens; lower data.validation.max_bytes" in warning
-
-
-def test_the_talks_own_table_by_arithmetic():
-    assert plan.weight_bytes(LLAMA_2_7B, 16) / 1e9 == pytest.approx(14, abs=1)
-    assert plan.state_bytes(LLAMA_2_7B) / 1e9 > 70  # at batch size 1, before any activation
-    assert plan.weight_bytes(LLAMA_2_70B, 16) / 1e9 == pytest.approx(138, abs=1)
-    assert plan.weight_bytes(LLAMA_2_70B, 4) == plan.weight_bytes(LLAMA_2_70B, 16) / 4
-    assert 40 < plan.state_bytes(PHI_2) / 1e9 < 50  # "about 50 GB at batch size 1": these states and activations
-    seconds = plan.training_seconds(1.4e12, 17.9e9, 989e12, mfu=0.45)
-    assert seconds / 3600 / 24 / 365 == pytest.approx(1.8, abs=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +47,7 @@ def test_a_plan_says_memory_by_kind_what_fits_where_and_what_it_costs(tiny):
     slow, fast = hours["tokens_per_second"]
     lost = sum(tiny["overhead"]["seconds"].values())
     assert hours["gpu_hours"] == pytest.approx([(1e6 / fast + lost) / 3600, (1e6 / slow + lost) / 3600], abs=2e-3)
-    shown = show(tiny)
+    shown = plan.show(tiny)
     assert "1M tokens" in shown
     assert "DOES NOT FIT" not in shown
     assert f"{memory['needed_gib']:g} GiB of the card's 22.35" in shown  # 24 GB
@@ -71,7 +58,7 @@ def test_a_range_whose_ends_print_alike_is_one_figure(tiny):
         {"choice": name, "parameters": 10, "tokens": None, "starved": False, "basis": "", "expected_loss": ends}
         for name, ends in (("a", [2.231, 2.234]), ("b", [2.29, 2.3]), ("c", None))
     ]
-    shown = show({**tiny, "advice": rows})
+    shown = plan.show({**tiny, "advice": rows})
     assert [line.strip() for line in shown.splitlines() if line.endswith(" (10) [1]")] == [
         "2.23          a (10) [1]", "2.29 to 2.30  b (10) [1]", "unknown       c (10) [1]",
     ]  # fmt: skip
@@ -102,14 +89,14 @@ def test_a_plan_says_what_is_lost_how_often_text_repeats_what_disk_and_every_car
 
 def test_text_is_counted_from_limits_or_said_to_be_unknown(root):
     config = configs.load(ROOT / "configs" / "phi2.yaml")
-    known = text.text_of(config)
-    assert known["sources"]["fineweb_edu"] == {"tokens": 4_000_000_000, "from": text.LIMIT}
-    assert text.unique_tokens(known) == 8_000_000_000
-    assert text.epochs_of(config, known, 4e9) == {"fineweb_edu": 0.5, "python_edu": 0.5, "cosmopedia_v2": 0.5}
+    known = costs.text_of(config, stages.data_step)
+    assert known["sources"]["fineweb_edu"] == {"tokens": 4_000_000_000, "from": costs.LIMIT}
+    assert costs.unique_tokens(known) == 8_000_000_000
+    assert costs.epochs_of(config, known, 4e9) == {"fineweb_edu": 0.5, "python_edu": 0.5, "cosmopedia_v2": 0.5}
     unlimited = configs.load(ROOT / "configs" / "phi2.yaml", ["data.sources.python_edu.limit_tokens=null"])
-    unknown = text.text_of(unlimited)
-    assert text.unique_tokens(unknown) is None
-    assert set(text.epochs_of(unlimited, unknown, 4e9).values()) == {None}
+    unknown = costs.text_of(unlimited, stages.data_step)
+    assert costs.unique_tokens(unknown) is None
+    assert set(costs.epochs_of(unlimited, unknown, 4e9).values()) == {None}
 
 
 def test_saving_too_often_is_seen_in_what_is_lost():

@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from after_model import model_of
 
-from pipeline import evaluate
-from pipeline.evaluation.choice_sets import check_sets, score_sets
+from pipeline.evaluation.benchmarks import check_sets, score_sets
 from pipeline.evaluation.during_training import SAMPLES
-from pipeline.evaluation.model_input import taken_model
+from pipeline.evaluation.language_model import load_model
 from pipeline.run_stage import run_stage
 from pipeline.stages import pretrain_step
 from pipeline.storage.run_files import METRICS
@@ -34,7 +34,7 @@ def public(tmp_path: Path) -> Path:
 
 
 def _trained(config) -> tuple[Path, dict]:
-    from pipeline.storage.build import build
+    from making import build
 
     for step in pretrain_step(config).inputs.values():
         build(step, experiment="small")
@@ -78,7 +78,7 @@ def test_a_round_ends_in_time_with_what_it_has(pretrained, monkeypatch):
 
 def test_every_form_is_read_and_scored(pretrained, public):
     config = pretrained()
-    model = evaluate.load(config, taken_model(config, None, "small.yaml", "evaluate.model"))
+    model = load_model(config, model_of(config))
     check_sets({"mine": str(public)})
     found = score_sets({"mine": str(public)}, model, 10, seed=1)["sets/mine"]
     assert found["items"] == 4

@@ -4,13 +4,14 @@ import json
 
 import pytest
 import torch
+from after_model import model_of
 from json_schema import report_of
 from page_text import rows as page_rows
 
 from model.hf import load_network
 from pipeline import quantize
-from pipeline.release import formats as kinds
-from pipeline.release.savings import no_better_than, no_saving_lines
+from pipeline.release import formats
+from pipeline.release.formats import FORMATS, no_better_than, no_saving_lines
 from pipeline.run_stage import run_stage
 from pipeline.storage.steps import read_manifest
 from pipeline.system.errors import UserError
@@ -21,36 +22,45 @@ KINDS = "quantize.kinds=[bf16,int8,int4,fp8,gguf-q4_0]"
 
 @pytest.fixture
 def network(pretrained):
-    from pipeline.evaluation.model_input import taken_model
-
-    return load_network(taken_model(pretrained(), None, "small.yaml", "quantize.model").folder)
+    return load_network(model_of(pretrained()).folder)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("name", "bits", "tolerance"), [("int8", 8.7, 0.03), ("int8-dynamic", 8.7, 0.05), ("int4", 6.1, 0.3)]
 )
-def test_a_kind_takes_the_bytes_that_it_says_and_keeps_the_function(network, name, bits, tolerance, tmp_path):
-    kinds.torchao()
+def test_a_format_takes_the_bytes_that_it_says_and_keeps_the_function(network, name, bits, tolerance, tmp_path):
+    formats.torchao()
     ids = torch.arange(1, 65)[None]
     before = network(ids)
-    matrices = sum(m.weight.numel() for n, m in network.named_modules() if kinds.in_blocks(m, n))
-    rest = kinds.memory_bytes(network) - 4 * matrices
-    kinds.KINDS[name].apply(network, 32)
-    assert (kinds.memory_bytes(network) - rest) * 8 / matrices <= bits
-    assert kinds.quantized_share(network) == pytest.approx(matrices / network.config.parameters, rel=1e-6)
+    matrices = sum(m.weight.numel() for n, m in network.named_modules() if formats.in_blocks(m, n))
+    rest = formats.memory_bytes(network) - 4 * matrices
+    FORMATS[name].apply(network, 32)
+    assert (formats.memory_bytes(network) - rest) * 8 / matrices <= bits
+    assert formats.quantized_share(network) == pytest.approx(matrices / network.config.parameters, rel=1e-6)
     after = network(ids)
     assert 0 < (after - before).abs().max() / before.abs().max() < tolerance
     (tmp_path / "config.json").write_text("{}")
-    saved = kinds.save(network, tmp_path, kinds.KINDS[name], 32)
-    assert saved == pytest.approx(kinds.memory_bytes(network), rel=0.15)
-    again = kinds.load_state(tmp_path)
+    saved = formats.save(network, tmp_path, FORMATS[name], 32)
+    assert saved == pytest.approx(formats.memory_bytes(network), rel=0.15)
+    again = _load_state(tmp_path)
     network.load_state_dict(again, assign=True)
     assert torch.equal(network(ids), after)
     assert json.loads((tmp_path / "config.json").read_text())["quantization_config"]["quant_method"] == "torchao"
 
 
-def test_the_report_compares_every_kind_and_names_what_cannot_be_run(pretrained, capsys):
+def _load_state(folder):
+    """The tensors that `formats.save` wrote, read by torchao."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+    from torchao.prototype.safetensors.safetensors_support import unflatten_tensor_state_dict
+
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        metadata = dict(file.metadata() or {})
+    return unflatten_tensor_state_dict(load_file(folder / "model.safetensors"), metadata)[0]
+
+
+def test_the_report_compares_every_format_and_names_what_cannot_be_run(pretrained, capsys):
     config = pretrained(KINDS)
     run_stage("quantize", config, "small.yaml")
     folder = quantize.quantize_step(config, "small.yaml").path
@@ -83,12 +93,12 @@ def test_the_report_compares_every_kind_and_names_what_cannot_be_run(pretrained,
         run_stage("quantize", pretrained(f"quantize.model={folder / 'int8'}"), "small.yaml")
 
 
-def test_an_unknown_kind_is_named(pretrained):
+def test_an_unknown_format_is_named(pretrained):
     with pytest.raises(UserError, match="int8"):
         run_stage("quantize", pretrained("quantize.kinds=[int9]"), "small.yaml")
 
 
-def test_a_kind_that_another_beats_in_every_figure_is_named():
+def test_a_format_that_another_beats_in_every_figure_is_named():
     def row(kind: str, disk: int, memory: int, speed: float | None, bits: float) -> dict:
         scores = {"bits_per_byte/code": {"score": bits}}
         return {"kind": kind, "disk_bytes": disk, "memory_bytes": memory, "tokens_per_second": speed, "scores": scores}

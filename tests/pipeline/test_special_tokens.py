@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from after_model import model_of
 from chat_checkpoint import CHATML, SHAPE, TOOLS, save_chat_model, save_chat_tokenizer, save_llama3_tokenizer
 from data_corpus import made, make_config, write_corpus
 from making import build_init
@@ -18,17 +19,17 @@ from model.config import ModelConfig, UnreadableModel
 from model.hf import save_folder
 from model.special_tokens import SpecialTokens, UnreadableTokenizer, read_special_tokens
 from model.transformer import Transformer
-from pipeline import evaluate, export, finetune, grow, quantize, sample, stages
+from pipeline import export, finetune, grow, quantize, sample, stages
 from pipeline.corpus.text.shards import TokenShards
 from pipeline.corpus.text.tokenizer import load_tokenizer, special_tokens
-from pipeline.evaluation.model_input import taken_model
+from pipeline.evaluation.language_model import load_model
 from pipeline.release.gguf import write_gguf
 from pipeline.run_stage import run_stage
 from pipeline.storage.hub import content_of_model
 from pipeline.system import signals
 from pipeline.system.errors import UserError
 from pipeline.training.finish import Writer
-from pipeline.tuning.chat import TEMPLATE, add_template, require_our_template
+from pipeline.tuning.data import TEMPLATE, add_template, require_our_template
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
@@ -409,7 +410,7 @@ def test_a_tuning_carries_them_and_chat_examples_bring_our_template(pretrained, 
 def test_our_chat_model_saved_again_by_transformers_is_still_one(pretrained, tmp_path):
     config = pretrained("sample.temperature=0", "sample.max_new_tokens=4")
     ours = tmp_path / "ours"
-    shutil.copytree(taken_model(config, None, "small.yaml", "sample.model").folder, ours)
+    shutil.copytree(model_of(config, "sample").folder, ours)
     with pytest.raises(UserError, match="base model"):
         require_our_template(ours)
     add_template(ours)
@@ -450,12 +451,12 @@ def test_generation_stops_at_any_of_the_stop_ids(chat, pretrained):
     tokenizer = load_tokenizer(chat / "tokenizer.json")
     ids = tokenizer.encode("abc").ids
     likely = int(model(torch.tensor([ids])).logits[0, -1].argmax())
-    writer = sample._writer(config, taken_model(config, str(chat), "small.yaml", "sample.model"))
+    writer = sample._writer(config, model_of(config, "sample"))
     assert len("".join(writer.stream("abc", 30))) > 0
     change(chat / "generation_config.json", eos_token_id=[500, likely])
-    taken = taken_model(config, str(chat), "small.yaml", "sample.model")
+    taken = model_of(config, "sample")
     assert "".join(sample._writer(config, taken).stream("abc", 30)) == ""
-    assert evaluate.load(config, taken).complete("abc", 30) == ""
+    assert load_model(config, taken).complete("abc", 30) == ""
 
 
 def test_a_chat_begins_as_it_was_tuned_and_plain_text_as_the_tokenizer_says(tmp_path):

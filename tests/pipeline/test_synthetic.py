@@ -34,7 +34,7 @@ from pipeline.corpus.synthetic.endpoint import ChatEndpoint, CostCapReached, End
 from pipeline.corpus.synthetic.forms import FORMS, clean_answer, cut, make_seeds, problem
 from pipeline.corpus.synthetic.source import Synthetic
 from pipeline.corpus.text.documents import Table, read_all_alive, read_records
-from pipeline.evaluation.exercise_runs import find_exercises
+from pipeline.evaluation.tasks import find_exercises
 from pipeline.storage.files import read_json_lines, root
 from pipeline.system.errors import UserError
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from after_model import model_of
 from data_corpus import made, make_config, prose, write_corpus
 from tokenizers import Tokenizer, models
 
@@ -15,8 +16,7 @@ from pipeline import evaluate, finetune, grow, sample, stages
 from pipeline.corpus.text.shards import TokenShards
 from pipeline.corpus.text.tokenizer import Encoder, load_tokenizer
 from pipeline.corpus.tokenizing import _train, copy_tokenizer
-from pipeline.evaluation.held_out import HeldOutText
-from pipeline.evaluation.model_input import taken_model
+from pipeline.evaluation.language_model import HeldOutText
 from pipeline.run_stage import run_stage
 from pipeline.storage.steps import Folder, read_manifest
 from pipeline.system.errors import UserError
@@ -103,7 +103,7 @@ def test_the_data_stage_counts_the_same_tokens_and_hands_the_file_on_as_it_was(r
 @pytest.fixture
 def model(pretrained, tmp_path) -> Path:
     """A copy of the pretrained model, as a stranger's folder."""
-    folder = taken_model(pretrained(), None, "small.yaml", "sample.model").folder
+    folder = model_of(pretrained()).folder
     return Path(shutil.copytree(folder, tmp_path / "model"))
 
 
