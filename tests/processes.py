@@ -27,7 +27,6 @@ LIBRARIES = [
     "torch",
     "lightning.pytorch",
     "datatrove.executor",
-    "omegaconf",
     "tokenizers",
     "safetensors.torch",
     "orjson",

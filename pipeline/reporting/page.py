@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config
+from pipeline.config import PRETRAINING, Config
 from pipeline.corpus.text.intervals import beside, over_documents, replay_in_words, shown
 from pipeline.pages import html
 from pipeline.pages.charts import COLOURS, Line, line_chart
@@ -28,8 +28,7 @@ from pipeline.system.progress import format_count
 
 FORMAT = 1  # of report.json; raised when a key changes its meaning or goes away
 SMOOTH_ROWS = 9
-STAGES = ("data", "init", "pretrain")
-AFTER = ("evaluate", "quantize", "finetune")
+AFTER = ("evaluate", "quantize", "finetune")  # the stages after pretraining that have a section
 # What report.json takes from each manifest, as far as the manifest has it.
 KEYS = {
     "identity": ("fingerprint", "content_hash", "finished", "commit", "dirty"),
@@ -70,7 +69,7 @@ def write(config: Config) -> Path:
 def _consistent_folders(experiment: Experiment) -> dict[str, Path]:
     """The linked folders of finished stages, as far as each was made from the ones before it."""
     folders: dict[str, Path] = {}
-    for stage in (*STAGES, *AFTER):
+    for stage in (*PRETRAINING, *AFTER):
         folder = experiment.stage_folder(stage)
         if folder is None or not (folder / MANIFEST).is_file():
             continue
@@ -116,7 +115,7 @@ def _hours(
     config: Config, ledger_path: Path, init: Mapping[str, Any] | None, pretrain: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     hours = ledger.spent_hours(ledger_path)
-    rows = [{"stage": stage, "gpu_hours": hours[stage]} for stage in (*STAGES, *AFTER) if stage in hours]
+    rows = [{"stage": stage, "gpu_hours": hours[stage]} for stage in (*PRETRAINING, *AFTER) if stage in hours]
     if rows and init and init.get("source_gpu_hours"):
         rows.insert(0, {"stage": "source, pretrain", "gpu_hours": init["source_gpu_hours"]})
     lives = pretrain["lives"] if pretrain else None
@@ -125,7 +124,7 @@ def _hours(
 
 def render(report: Mapping[str, Any]) -> str:
     """The whole page as HTML."""
-    data, init, pretrain = (report.get(stage) for stage in STAGES)
+    data, init, pretrain = (report.get(stage) for stage in PRETRAINING)
     metrics, quantize = report["metrics"], report.get("quantize")
     return html.render(
         "report.html",

@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from transformers import PhiConfig
 
 from model.config import ImpossibleShape, ModelConfig
@@ -107,10 +106,3 @@ def test_other_families_and_functions_are_refused_by_name(change: dict, words: l
     with pytest.raises(ImpossibleShape) as refusal:
         ModelConfig.from_hf(SMALL.to_hf() | change)
     assert all(word in str(refusal.value) for word in words)
-
-
-def test_it_serves_as_an_omegaconf_schema() -> None:
-    schema = OmegaConf.structured(ModelConfig)
-    values = {"vocab_size": 97, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3}
-    merged = OmegaConf.merge(schema, values, OmegaConf.from_dotlist(["num_attention_heads=8", "head_dim=null"]))
-    assert OmegaConf.to_object(merged) == SMALL
