@@ -363,7 +363,7 @@ def table(found: dict[str, Any]) -> str:
     ]
     missing = [name for name, number in facts["packages"].items() if number == "missing"]
     if missing:
-        lines.append(f"missing here: {', '.join(missing)} (this check does not need it)")
+        lines.append(f"missing here: {', '.join(missing)}")
     for name in ("kernels", "capped"):
         part = found[name]
         bad = [check for check, row in part.get("checks", {}).items() if not row["ok"]]

@@ -19,6 +19,7 @@ PRETRAINING = ("data", "init", "pretrain")
 AFTER = ("evaluate", "export", "quantize", "finetune")
 STAGES = (*PRETRAINING, *AFTER)  # the order in which they run
 MATRICES = ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2")  # of a block, by transformers' names for Phi
+BELOW_ONE = (0, 0.999999)
 OTHER_MODEL = "experiment config or model folder; null: this experiment's model"
 
 
@@ -38,25 +39,17 @@ def _key(default: Any, help: str, kind: str = IDENTITY, **about: Any) -> Any:
 
 @dataclass
 class ValidationConfig:
-    share: float = _key(
-        0.02, "most of a source that is held out, in whole groups (packages, domains)", range=(1e-6, 0.5)
-    )
+    share: float = _key(0.02, "most of a source that is held out, in groups (packages, domains)", range=(1e-6, 0.5))
     max_bytes: int = _key(2_000_000, "most text of a validation set; the rest is train text", range=(1, 1e12))
-    textbook_min_score: float = _key(
-        0.7, "documents at or above this score form the second validation set", range=(0, 1)
-    )
+    textbook_min_score: float = _key(0.7, "documents from this score on form the second validation set", range=(0, 1))
 
 
 @dataclass
 class DecontaminationConfig:
     files: list[str] = _key([], "evaluation items (files or globs of .jsonl, .json, .txt) to keep out of training")
     keys: list[str] | None = _key(None, "fields of a record that hold its text; null: every text in it")
-    ngram_words: int = _key(
-        13, "train documents that share so many words in a row with an item are dropped", range=(2, 100)
-    )
-    min_words: int = _key(
-        8, "shorter items are searched whole from this many words on, else not at all", range=(2, 100)
-    )
+    ngram_words: int = _key(13, "train documents with this many words in a row of an item are dropped", range=(2, 100))
+    min_words: int = _key(8, "shorter items with this many words are searched whole, others not", range=(2, 100))
 
 
 @dataclass
@@ -68,19 +61,15 @@ class DataConfig:
     mask_personal_data: bool = _key(True, "e-mail and IP addresses and keys in texts are replaced")
     decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
     near_dedup_similarity: float = _key(
-        0.8, "train documents at or above this Jaccard similarity are duplicates", range=(0.1, 1)
+        0.8, "train documents from this Jaccard similarity on are dropped", range=(0.1, 1)
     )
-    tokenizer_train_bytes: int = _key(
-        24_000_000, "train text the tokenizer is trained on, taken before the cut", range=(1, 1e12)
-    )
+    tokenizer_train_bytes: int = _key(24_000_000, "train text for the tokenizer, taken before the cut", range=(1, 1e12))
     tasks: int = _key(16, "shards of every step; decides the order of documents, a part of the result", range=(1, 1e6))
     keep_dropped: str = _key("sample", "dropped documents kept for reading", RUNTIME, choices=("sample", "all", "none"))
     max_unreadable: float = _key(
-        0.1, "the stage stops where more of a source (bytes, documents) is unreadable", RUNTIME, range=(0, 1)
+        0.1, "most of a source (bytes, documents) that may be unreadable", RUNTIME, range=(0, 1)
     )
-    workers: int = _key(
-        0, "processes (or cluster tasks) at a time; 0 = one per core (or no limit)", RUNTIME, range=(0, 1e4)
-    )
+    workers: int = _key(0, "processes (cluster tasks) at a time; 0 = one per core (no limit)", RUNTIME, range=(0, 1e4))
     executor: str = _key("local", "where the shards are processed", RUNTIME, choices=("local", "slurm", "ray"))
     executor_options: dict[str, Any] = _key({}, "of datatrove's executor: partition, time, mem_per_cpu_gb", RUNTIME)
 
@@ -98,12 +87,10 @@ class InitConfig:
     train_source: bool = _key(False, "train the source experiment first if it is not trained yet", RUNTIME)
     source_overrides: dict[str, Any] = _key({}, "overrides for the source experiment's config", RUNTIME)
     source_checkpoint: str = _key(
-        "final", "which weights of a source experiment grow", RUNTIME, choices=("final", "before_decay")
+        "final", "weights of a source experiment that grow", RUNTIME, choices=("final", "before_decay")
     )
     options: dict[str, Any] = _key({}, "options of the method")
-    tolerance: float = _key(
-        1e-5, "largest logit difference / largest logit of a method that claims exactness", range=(0, 1)
-    )
+    tolerance: float = _key(1e-5, "largest logit difference / largest logit of an exact method", range=(0, 1))
 
 
 @dataclass
@@ -116,10 +103,10 @@ class TrainConfig:
     )  # fmt: skip
     optimizer: str = _key("adamw", "`hornbook list optimizers`")
     learning_rate: float = _key(3e-3, "peak", range=(1e-12, 1e3))
-    beta1: float = _key(0.9, "decay of AdamW's first moment", range=(0, 0.999999))
-    beta2: float = _key(0.95, "decay of AdamW's second moment", range=(0, 0.999999))
+    beta1: float = _key(0.9, "decay of AdamW's first moment", range=BELOW_ONE)
+    beta2: float = _key(0.95, "decay of AdamW's second moment", range=BELOW_ONE)
     muon_momentum: float = _key(
-        0.95, "decay of Muon's momentum; 0.8 is faster in runs of a few hundred steps", range=(0, 0.999999)
+        0.95, "decay of Muon's momentum; 0.8 is faster in runs of some hundred steps", range=BELOW_ONE
     )
     weight_decay: float = _key(0.1, "on matrices only", range=(0, 1e3))
     clip_norm: float = _key(1.0, "gradient norm is cut to this; 0 = never", range=(0, 1e9))
@@ -129,9 +116,7 @@ class TrainConfig:
     mix: dict[str, float] | None = _key(None, "source -> share of tokens; null: tokens x data.sources.<name>.weight")
     decay_mix: dict[str, float] | None = _key(None, "the same, from the decay's start on; null: as before it")
     max_epochs: Any = _key(None, "no source is repeated more often; a number, or source -> number; null: no limit")
-    packing: str = _key(
-        "stream", "best_fit keeps documents whole in windows and cuts longer ones only", choices=("stream", "best_fit")
-    )
+    packing: str = _key("stream", "best_fit cuts only documents longer than a window", choices=("stream", "best_fit"))
     mask_documents: bool = _key(False, "attention does not look across the end-of-text token")
     precision: str = _key(
         "auto", "bf16-sr is bf16 with stochastic rounding", RUNTIME,
@@ -142,13 +127,13 @@ class TrainConfig:
     )
     optimizer_in_backward: bool = _key(False, "update each weight as soon as its gradient is there", RUNTIME)
     float8: str = _key(
-        "none", "fp8 products in the blocks, on cards with them", RUNTIME, choices=("none", "tensorwise", "rowwise")
+        "none", "fp8 products in the blocks, if the card has them", RUNTIME, choices=("none", "tensorwise", "rowwise")
     )
     compile: str = _key(
-        "auto", "torch.compile for each block; auto: on cuda", RUNTIME, choices=("auto", "true", "false")
+        "auto", "torch.compile of each block; auto: on cuda", RUNTIME, choices=("auto", "true", "false")
     )
     validate_every_share: float = _key(
-        0.2, "validation each time this share of the budget is used", RUNTIME, range=(1e-6, 1e9)
+        0.2, "validate each time this share of the budget is used", RUNTIME, range=(1e-6, 1e9)
     )
     checkpoint_every_seconds: float | None = _key(
         None, "work that a killed process loses, at most; null: so that saving takes 1% of the time, 30 s or more",
@@ -160,11 +145,11 @@ class TrainConfig:
     )  # fmt: skip
     log_every_steps: int = _key(10, "steps between two rows of metrics", RUNTIME, range=(1, 1e9))
     device: str = _key(
-        "auto", "what computes; auto: the best there is", RUNTIME, choices=("auto", "cpu", "cuda", "mps")
+        "auto", "what computes; auto: the best available", RUNTIME, choices=("auto", "cpu", "cuda", "mps")
     )
-    batch_start_tokens: int | None = _key(None, "tokens of the first step, where the steps grow; null: they do not")
+    batch_start_tokens: int | None = _key(None, "tokens of the first step if the steps grow; null: they do not")
     batch_warmup_tokens: int = _key(
-        0, "tokens over which the steps grow to global_batch_tokens; 0 = they do not", range=(0, 1e15)
+        0, "tokens over which steps grow to global_batch_tokens; 0 = never", range=(0, 1e15)
     )
     learning_rate_base_width: int | None = _key(
         None, "hidden size the learning rate was found at; the matrices of wider models learn slower; null: all alike",
@@ -183,7 +168,7 @@ class TrainConfig:
         range=(0, 1e9),
     )  # fmt: skip
     z_loss: float = _key(
-        0.0, "adds this times log(Z)^2 of each token's softmax to the loss, 1e-4 where used; 0 = off", range=(0, 1)
+        0.0, "weight of log(Z)^2 of each token's softmax in the loss, commonly 1e-4; 0 = off", range=(0, 1)
     )
 
 
@@ -204,7 +189,7 @@ class BudgetConfig:
 @dataclass
 class TrackingConfig:
     to: str = _key(
-        "wandb", "a mirror of metrics.jsonl; wandb is offline without a key", RUNTIME,
+        "wandb", "mirror of metrics.jsonl; wandb is offline without a key", RUNTIME,
         choices=("wandb", "tensorboard", "none"),
     )  # fmt: skip
     project: str = _key("hornbook", "W&B project; WANDB_PROJECT wins", RUNTIME)
@@ -224,7 +209,7 @@ class ExportConfig:
     model: str | None = _key(None, OTHER_MODEL, RUNTIME)
     dtype: str = _key("as_stored", "of the exported weights", choices=("as_stored", "float32", "float16", "bfloat16"))
     gguf: list[str] = _key(
-        [], "also GGUF files for llama.cpp, in these formats (needs the extra `gguf`)", choices=("f16", "q8_0", "q4_0")
+        [], "also GGUF files for llama.cpp (needs the extra `gguf`)", choices=("f16", "q8_0", "q4_0")
     )
     license: str | None = _key(None, "of the model, for its card")
 
@@ -235,9 +220,7 @@ class EvaluateConfig:
     tasks: list[str] = _key(["bits_per_byte", "cloze", "arithmetic", "exercises"], "`hornbook list tasks`")
     items: int = _key(200, "most items of a task; standard errors say what that is good for", range=(2, 1e6))
     sets: dict[str, str] = _key({}, "public multiple-choice sets: name -> .jsonl or .parquet file on this machine")
-    every_tokens: int | None = _key(
-        None, "while pretraining, every so many tokens; null: never", RUNTIME, range=(1, None)
-    )
+    every_tokens: int | None = _key(None, "every so many tokens of pretraining; null: never", RUNTIME, range=(1, None))
     during: list[str] = _key(["cloze"], "tasks scored then, besides `sets` and `sample.prompts`", RUNTIME)
     during_items: int = _key(40, "most items of a task then", RUNTIME, range=(2, 1e6))
     lm_eval: list[str] = _key([], "tasks of lm-eval, run on the model's folder (needs the extra `eval`)")
@@ -268,9 +251,7 @@ def _finetune_train() -> TrainConfig:
 @dataclass
 class FinetuneConfig:
     model: str | None = _key(None, OTHER_MODEL, RUNTIME)
-    method: str = _key(
-        "lora", "qlora is lora on a base in 4 bits, full is every weight", choices=("lora", "qlora", "full")
-    )
+    method: str = _key("lora", "qlora is lora on a 4-bit base, full is every weight", choices=("lora", "qlora", "full"))
     rank: int = _key(8, "of the two matrices that an adapter adds to each target", range=(1, 4096))
     alpha: float = _key(16.0, "an adapter's output is multiplied by alpha / rank", range=(1e-6, 1e6))
     dropout: float = _key(0.0, "of an adapter's input", range=(0, 0.99))
