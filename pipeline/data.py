@@ -12,8 +12,8 @@ from typing import Any
 
 from pipeline import config as configs
 from pipeline.config import Config
+from pipeline.corpus.make import data_makers
 from pipeline.corpus.reading import in_words, lost_words
-from pipeline.corpus.steps import data_chain
 from pipeline.pages.data_card import file_words
 from pipeline.planner.costs import validation_cost, validation_tokens
 from pipeline.storage.build import build
@@ -25,13 +25,14 @@ from pipeline.system.progress import format_seconds
 
 def run(config: Config, step: Step, command: Command) -> None:
     """Builds whatever of the stage is not there yet and prints what happened."""
-    _, makers = data_chain(config)
     experiment = Experiment(config)
     experiment.record()
     with experiment.ledger("data", step.fingerprint):
         fresh = not step.finished
         lines = _Lines(step)
-        manifest = build(step, makers, experiment=config.name, store=command.store, announce=lines.announce)
+        manifest = build(
+            step, data_makers(config, step), experiment=config.name, store=command.store, announce=lines.announce
+        )
         lines.finish()
         experiment.link("data", step.path)
     print(f"data: {'done' if fresh else 'up to date'}")

@@ -21,14 +21,14 @@ from datatrove.data import Document
 
 from data_filters.rule import EXERCISE
 from pipeline.config import Config
-from pipeline.corpus.duplicates import read_validation
+from pipeline.corpus.make import data_makers
 from pipeline.corpus.scorers.document_scorers import SHIPPED
 from pipeline.corpus.scorers.labels import Model, Person, Rating, StopRating, content_hash, learn
 from pipeline.corpus.scorers.linear import MOST
 from pipeline.corpus.sources.records import shown
-from pipeline.corpus.steps import data_chain
+from pipeline.corpus.steps import data_step
 from pipeline.corpus.synthetic.endpoint import MOST_FAILURES, ChatEndpoint, CostCapReached, EndpointError, Price
-from pipeline.corpus.text.documents import DocumentReader, Table, draw, read_all_alive, write_masks
+from pipeline.corpus.text.documents import DocumentReader, Table, draw, read_all_alive, read_validation, write_masks
 from pipeline.corpus.text.user_files import Unreadable, read_files
 from pipeline.storage.build import build
 from pipeline.storage.experiment import Experiment
@@ -91,10 +91,13 @@ def make_endpoint(
 
 def sample(config: Config, count: int) -> list[Document]:
     """The documents to rate: the same ones for the same data, one of each group in turn."""
-    final, makers = data_chain(replace(config, data=replace(config.data, scorer=None)))
+    config = replace(config, data=replace(config.data, scorer=None))
+    final = data_step(config)
     inputs = {name: step for name, step in final.inputs.items() if isinstance(step, Step)}
     before = inputs.get("contamination", inputs["near_dedup"])
-    build(before, makers, experiment=config.name, announce=lambda s: print(f"  {s.name}", flush=True))
+    build(
+        before, data_makers(config, final), experiment=config.name, announce=lambda s: print(f"  {s.name}", flush=True)
+    )
     repaired, split = inputs["repair"].path, inputs["split"].path
     table = Table.load(repaired)
     wanted = read_all_alive(before.path, table.tasks) & ~read_validation(split, table.tasks)

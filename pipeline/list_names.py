@@ -26,7 +26,7 @@ def _table(name: str) -> Mapping[str, Any]:
     if name == "filters":
         from data_filters.table import FILTERS as table
     elif name == "sources":
-        from pipeline.corpus.named import SOURCES as table
+        from pipeline.corpus.steps import SOURCES as table
     elif name == "scorers":
         from pipeline.corpus.scorers.document_scorers import SCORERS as table
     elif name == "growth":

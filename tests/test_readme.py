@@ -53,7 +53,7 @@ def test_every_path_of_the_file_map_exists():
 
 
 def test_its_example_data_section_is_accepted():
-    from pipeline.corpus.named import make_source, named_sources, rules_by_source
+    from pipeline.corpus.steps import make_source, named_sources, rules_by_source
 
     example = next(b for b in BLOCKS if b.lstrip().startswith("data:"))
     import yaml

@@ -31,7 +31,6 @@ from pipeline.pages.private import OWN, PRIVATE_NAME, is_private_source
 from pipeline.storage.files import write_json
 from pipeline.storage.steps import Folder
 
-FILES = (REPORT, CARD, ATTRIBUTION)  # for reading only: `Step.reports`
 FROM_LABELS = ("auc", "auc_interval", "auc_docstring_share", "documents", "good", "groups", "labels", "note")
 ITEMS_SHOWN = 10
 ID = np.dtype("<u4")  # for counting alone
@@ -75,12 +74,14 @@ def write_account(
 ) -> None:  # fmt: skip
     """`facts`: the stage's manifest-to-be; `deciding`: the steps that drop documents, in order."""
     private = [name for name, source in facts["sources"].items() if is_private_source(source)]
+    # Two passes over what was dropped: the survey counts, and decides which few texts the gallery then shows.
     candidates = Candidates(folder, table, deciding, seed)
     found = survey(candidates, outcome.lengths)
     scored = statistics.scored_documents(table, outcome.lengths, facts["classifier"]["sources"])
     tenths, marks = statistics.deciles(table, outcome.scores, scored, outcome.kept, outcome.lengths, seed)
     marks |= _just_kept(table, outcome, facts["classifier"]["thresholds"])
     gallery = Gallery(folder.path, candidates, found, outcome.kept, marks, private, keep=keep_dropped)
+    # One pass over the texts on disk serves both the licence table and the samples.
     provenance = _walk(folder.input("repair"), table, outcome, gallery)
     examples, rows = gallery.close(), provenance.rows()
     roc = read_roc(folder.path / "scorer" / SHIPPED.name)
@@ -103,6 +104,7 @@ def write_account(
         "notices": notices(rows),
         "licence": verdict(rows),
     }
+    # Before anything is written: an account that does not close must not be published.
     check_sums(account)
     write_json(folder.path / REPORT, account)
     (folder.path / CARD).write_text(dataset_card(account), encoding="utf-8")
@@ -351,17 +353,7 @@ def manifest_facts(
         "tokens": tokens,
         "bytes": n_bytes,
         "sources": {
-            name: {
-                **_source_facts(table, lengths, name, sets, scored),
-                **_licence_facts(licences.get(name, Counter())),
-                "private": m["config"]["options"].get("license") == OWN or OWN in licences.get(name, ()),
-                "read": read[name],
-                "excluded": m["dropped"].get(WHERE, 0),
-                "unreadable": sum(m["unreadable"].values()),
-                "unreadable_causes": m["unreadable"],
-                "files": m["files"],
-                "lost_files": m["lost_files"],
-            }
+            name: {**_source_facts(table, lengths, name, sets, scored), **_read_facts(m, read[name], licences[name])}
             for name, m in sorted(reads.items())
         },
         "textbook": {**_scored(scored, {TEXTBOOK}), "groups": _groups(table, sets.val.get(TEXTBOOK, NONE))},
@@ -392,10 +384,24 @@ def _licences(table: Table, kept: np.ndarray) -> dict[str, Counter[str]]:
     """Documents by declared licence, for each source."""
     chosen = np.zeros(len(table), dtype=bool)
     chosen[kept] = True
-    counts: dict[str, Counter[str]] = {}
+    counts: dict[str, Counter[str]] = {name: Counter() for name in table.sources}
     for index, names in table.each_names(chosen):
-        counts.setdefault(table.sources[table.rows["source"][index]], Counter())[names.license] += 1
+        counts[table.sources[table.rows["source"][index]]][names.license] += 1
     return counts
+
+
+def _read_facts(manifest: Mapping[str, Any], read: int, declared: Counter[str]) -> dict[str, Any]:
+    """Of one source: its licences, and what its reading found. `declared`: kept documents by licence."""
+    return {
+        **_licence_facts(declared),
+        "private": manifest["config"]["options"].get("license") == OWN or OWN in declared,
+        "read": read,
+        "excluded": manifest["dropped"].get(WHERE, 0),
+        "unreadable": sum(manifest["unreadable"].values()),
+        "unreadable_causes": manifest["unreadable"],
+        "files": manifest["files"],
+        "lost_files": manifest["lost_files"],
+    }
 
 
 def _licence_facts(declared: Counter[str]) -> dict[str, Any]:

@@ -19,24 +19,11 @@ from datatrove.pipeline.base import PipelineStep
 
 from data_filters.repair import mend_surrogates
 from data_filters.rule import Drop
+from pipeline.config.schema import DecontaminationConfig
 from pipeline.corpus.duplicates import WordHashes, ngrams, plain_words
 from pipeline.corpus.execute import Executor
-from pipeline.corpus.text.documents import (
-    DocumentReader,
-    ShardDecisions,
-    Table,
-    read_alive,
-    step_facts,
-)
-from pipeline.corpus.text.user_files import (
-    MAX_UNREADABLE,
-    Found,
-    Unreadable,
-    decode_utf8,
-    plain_ending,
-    read_bytes,
-    records,
-)
+from pipeline.corpus.text.documents import DocumentReader, ShardDecisions, Table, read_alive, step_facts
+from pipeline.corpus.text.user_files import Found, Unreadable, decode_utf8, plain_ending, read_bytes, records
 from pipeline.storage.steps import Folder
 from pipeline.system.errors import UserError
 
@@ -183,15 +170,14 @@ def _strings(value: Any, keys: Sequence[str] | None) -> Iterator[str]:
 
 
 def drop_contaminated(
-    folder: Folder, before: str, files: Sequence[Path], keys: Sequence[str] | None, ngram_words: int, min_words: int,
-    executor: Executor, max_unreadable: float = MAX_UNREADABLE,
-) -> dict[str, Any]:  # fmt: skip
+    folder: Folder, wanted: DecontaminationConfig, executor: Executor, max_unreadable: float
+) -> dict[str, Any]:
     """Drops train documents that share a run of words with an item. Validation stays: nothing is trained on it. Raises
     `UserError` where more than the share `max_unreadable` of the items' records cannot be read."""
-    found = read_items(files, keys).check(max_unreadable)
+    found = read_items(item_files(wanted.files), wanted.keys).check(max_unreadable)
     items = [item for of_record in found.made for item in of_record]
-    index = Index(items, ngram_words, min_words)
-    repaired, previous = folder.input("repair"), folder.input(before)
+    index = Index(items, wanted.ngram_words, wanted.min_words)
+    repaired, previous = folder.input("repair"), folder.input("near_dedup")
     match = MatchItems(index, folder.path, previous, folder.input("split"))
     executor.run(folder, [DocumentReader(repaired, previous), match], description="decontaminate")
     return {
@@ -199,7 +185,7 @@ def drop_contaminated(
         "items": len(items),
         "items_too_short": index.too_short,
         "items_unreadable": found.causes.total(),
-        "ngram_words": ngram_words,
+        "ngram_words": wanted.ngram_words,
     }
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from pipeline.corpus.text.documents import Table, draw, hash_key, read_records, shard_name
+from pipeline.corpus.text.documents import Table, hash_key, in_drawn_order, read_records, shard_name
 from pipeline.pages.private import OWN
 from pipeline.storage.steps import Folder
 
@@ -31,7 +31,6 @@ Reason = tuple[str, str]  # filter, reason
 SAMPLE_CHARACTERS, EXAMPLE_CHARACTERS, EXAMPLES = 4_000, 400, 2
 SCORED = "quality"
 GATHERED_BYTES = 32_000_000
-REPORTS = ("kept/*.zst", "dropped/*/*.zst")  # globs of these files, for `Step.reports`
 _PROVENANCE = ("source", "path", "license", "version", "kind", "record", "synthetic")
 
 
@@ -225,12 +224,10 @@ def inner_part(text: str) -> str:
 
 
 def sample_kept(table: Table, kept: np.ndarray, seed: int) -> set[int]:
-    lots = draw(table.rows["digest"][kept, 0], seed, "kept")
-    chosen: list[np.ndarray] = []
-    for number in range(len(table.sources)):
-        own = table.rows["source"][kept] == number
-        chosen.append(kept[own][np.argsort(lots[own], kind="stable")[:PER_REASON]])
-    return set(np.concatenate(chosen).tolist())
+    """The first few of each source, in drawn order."""
+    drawn = in_drawn_order(table, kept, seed, "kept")
+    sources = table.rows["source"][drawn]
+    return {int(i) for number in range(len(table.sources)) for i in drawn[sources == number][:PER_REASON]}
 
 
 class _Files:

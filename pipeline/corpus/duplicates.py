@@ -35,6 +35,7 @@ from pipeline.corpus.text.documents import (
     forget_pages,
     read_all_alive,
     read_rows,
+    read_validation,
     step_facts,
     write_decisions,
 )
@@ -87,15 +88,17 @@ _SYMBOLS = re.compile(rb"[A-Za-z0-9_\x80-\xff]+|[^\sA-Za-z0-9_\x80-\xff]")
 _MIX = [np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)]
 
 
-def drop_exact_duplicates(folder: Folder, before: str) -> dict[str, Any]:
+def drop_exact_duplicates(folder: Folder) -> dict[str, Any]:
     """Drops every document but the first of those with the same digest, across sources."""
     table = Table.load(folder.input("repair"))
-    alive = read_all_alive(folder.input(before), table.tasks)
+    alive = read_all_alive(folder.input("rules"), table.tasks)
     left = np.flatnonzero(alive)
     kept = left[_first_equal(table.rows["digest"][left])]
     copies = np.flatnonzero(kept != left)
     names = table.names(kept[copies])
-    drops = ((int(left[i]), "exact_dedup", _same(table, names, int(kept[i]))) for i in copies)
+    drops = (
+        (int(left[i]), "exact_dedup", Drop("same_text", 1.0, 1.0, _called(table, names, int(kept[i])))) for i in copies
+    )
     write_decisions(folder.path, table, alive, drops)
     return step_facts(folder.path, table)
 
@@ -111,18 +114,14 @@ def _first_equal(digests: np.ndarray) -> np.ndarray:
     return first
 
 
-def _same(table: Table, names: dict, kept: int) -> Drop:
-    return Drop("same_text", 1.0, 1.0, _called(table, names, kept))
-
-
 def _called(table: Table, names: dict, index: int) -> str:
     return f"{table.sources[table.rows['source'][index]]}/{names[index].path}"
 
 
-def drop_near_duplicates(folder: Folder, before: str, similarity: float, executor: Executor) -> dict[str, Any]:
+def drop_near_duplicates(folder: Folder, similarity: float, executor: Executor) -> dict[str, Any]:
     """Drops train documents near another: near a validation document always, else all but the first of a cluster.
     Validation documents stay, whatever they are near."""
-    repaired, previous = folder.input("repair"), folder.input(before)
+    repaired, previous = folder.input("repair"), folder.input("exact_dedup")
     pipeline = [DocumentReader(repaired, previous), Signatures(folder.path, band_rows(similarity))]
     executor.run(folder, pipeline, description="near duplicates")
     table = Table.load(repaired)
@@ -130,6 +129,8 @@ def drop_near_duplicates(folder: Folder, before: str, similarity: float, executo
     left = np.flatnonzero(alive)
     store = SignatureStore(folder.path, table.tasks, band_rows(similarity))
     roots = clusters(store.bands(), store.similarity, len(left), similarity)
+    # A cluster with a validation document loses all its train documents, so that nothing near it is trained on.
+    # Any other cluster keeps its first document.
     held_out = read_validation(folder.input("split"), table.tasks)[left]
     has_validation = np.zeros(len(left), dtype=bool)
     has_validation[roots[held_out]] = True
@@ -161,7 +162,7 @@ def drop_near_duplicates(folder: Folder, before: str, similarity: float, executo
 
 
 def _representatives(roots: np.ndarray, held_out: np.ndarray, has_validation: np.ndarray) -> np.ndarray:
-    """The document that each one is said to be near: its cluster's first validation document, else its first."""
+    """The document that each one is reported as near to: its cluster's first validation document, else its first."""
     shown = roots.copy()
     first: dict[int, int] = {}
     for i in np.flatnonzero(held_out):
@@ -323,6 +324,8 @@ def clusters(
             x = int(parent[x])
         return x
 
+    # Sorting puts equal keys side by side. Each is compared with the first of its bucket and with its neighbour only:
+    # all pairs of a bucket of boilerplate would grow with its square.
     for keys in bands:
         order = np.argsort(keys, kind="stable")
         ordered = keys[order]
@@ -336,22 +339,19 @@ def clusters(
         pairs = np.unique(np.stack([np.minimum(left, right), np.maximum(left, right)], axis=1), axis=0)
         for i in range(0, len(pairs), CONFIRM_PAIRS):
             a, b = pairs[i : i + CONFIRM_PAIRS].T
+            # Pairs that already have one parent need no comparison of signatures, which reads the disk.
             apart = parent[a] != parent[b]
             a, b = a[apart], b[apart]
             good = alike(a, b) >= similarity
             for x, y in zip(a[good].tolist(), b[good].tolist(), strict=True):
                 root_x, root_y = find(x), find(y)
                 parent[max(root_x, root_y)] = min(root_x, root_y)
+    # Union by smaller number: the root is the first document of the cluster in corpus order.
     while True:  # every document points to its root
         further = parent[parent]
         if np.array_equal(further, parent):
             return parent
         parent[:] = further
-
-
-def read_validation(split: Path, tasks: int) -> np.ndarray:
-    """Which documents of the corpus the split step holds out."""
-    return np.concatenate([np.load(split / "validation" / f"{s:05d}.npy", allow_pickle=False) for s in range(tasks)])
 
 
 def plain_words(text: str) -> list[bytes]:

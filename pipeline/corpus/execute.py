@@ -164,14 +164,14 @@ def _call(item: Any) -> Any:
 
 
 def _end(pool: ProcessPoolExecutor) -> None:
-    """Ends the workers at once: what they were writing is unfinished and will be written anew."""
+    """Ends the workers at once: what they were writing is unfinished and will be written again."""
     for process in list((getattr(pool, "_processes", None) or {}).values()):
         process.terminate()
     pool.shutdown(wait=True, cancel_futures=True)  # its own thread sees the dead workers and cleans up
 
 
 def quiet(folder: Folder) -> None:
-    """Sends datatrove's chatter to a file: its task logger adds the terminal again for every task."""
+    """Sends datatrove's log lines to a file. Its own task logger writes to the terminal too."""
     import datatrove.utils.logging as datatrove_logging
 
     folder.logs.mkdir(parents=True, exist_ok=True)
@@ -190,7 +190,7 @@ def quiet(folder: Folder) -> None:
             logfile.close()
 
     def write_quietly(logfile: Any, text: str) -> None:
-        with contextlib.suppress(OSError):  # a full disk is said once, by what could not be written, not by its log
+        with contextlib.suppress(OSError):  # a full disk is reported by the step, not by its log
             logfile.write(text)
 
     import datatrove.executor.base as executor_base

@@ -20,7 +20,6 @@ from datatrove.pipeline.base import PipelineStep
 from data_filters.quality import Quality
 from data_filters.rule import EXERCISE, Drop
 from pipeline.corpus.account import DECIDING, NONE, Outcome, Sets, count_dropped, manifest_facts, write_account
-from pipeline.corpus.duplicates import read_validation
 from pipeline.corpus.execute import Executor
 from pipeline.corpus.scorers.document_scorers import KEY, DocumentScorer, make_scorer, save_scorer, stored_scorer
 from pipeline.corpus.scorers.features import BATCH_DOCUMENTS
@@ -28,9 +27,11 @@ from pipeline.corpus.text.documents import (
     DocumentReader,
     RowWriter,
     Table,
-    draw,
+    filtered,
+    in_drawn_order,
     read_all_alive,
     read_rows,
+    read_validation,
     step_facts,
     write_decisions,
 )
@@ -44,21 +45,20 @@ CUT_CHARACTER = "\ufffd"  # what a decoder makes of the bytes of half a characte
 
 
 def score_documents(
-    folder: Folder, before: str, vocab_size: int, options: Mapping[str, Any] | None, chosen: Sequence[str],
-    executor: Executor,
-) -> dict[str, Any]:  # fmt: skip
+    folder: Folder, options: Mapping[str, Any] | None, chosen: Sequence[str], executor: Executor
+) -> dict[str, Any]:
     """Scores the documents of the sources `chosen`. Facts: `classifier {auc, sources, ...}` and the histogram."""
-    repaired, encoded, previous = folder.input("repair"), folder.input("encode"), folder.input(before)
-    table, dtype, scorer = Table.load(repaired), token_dtype(vocab_size), make_scorer(options)
+    repaired, encoded = folder.input("repair"), folder.input("encode")
+    table, scorer = Table.load(repaired), make_scorer(options)
     (folder.path / "scores").mkdir(exist_ok=True)
     if scorer is not None and chosen:
         save_scorer(scorer, options or {}, folder.path / "scorer")
         scoring = ScoreDocuments(folder.path, tuple(chosen))
         logs = Folder(folder.path / "logs" / "scores")
-        executor.run(logs, [DocumentReader(repaired, previous), scoring], description="score")
+        executor.run(logs, [DocumentReader(repaired, filtered(folder)), scoring], description="score")
     else:
         for shard in range(table.tasks):
-            ones = np.ones(len(open_ids(encoded, shard, dtype)[1]), dtype=SCORES)
+            ones = np.ones(len(read_index(encoded, shard)), dtype=SCORES)
             (folder.path / "scores" / f"{shard:05d}.bin").write_bytes(ones.tobytes())
     histogram = sum(np.histogram(read_scores(folder.path, s), bins=10, range=(0, 1))[0] for s in range(table.tasks))
     return {
@@ -108,16 +108,17 @@ def _scorer_facts(
     return {**facts, **scorer.facts()}
 
 
-def cut_by_score(folder: Folder, before: str, qualities: Mapping[str, Quality], tasks: int) -> dict[str, Any]:
+def cut_by_score(folder: Folder, qualities: Mapping[str, Quality]) -> dict[str, Any]:
     """Drops train documents whose score the `Quality` of their source refuses (a source without one keeps all), and
     the worst of the rest where it asks for a number of tokens; validation and exercises are never cut."""
     table = Table.load(folder.input("repair"))
-    alive = read_all_alive(folder.input(before), tasks)
-    train = alive & ~read_validation(folder.input("split"), tasks)
+    alive = read_all_alive(filtered(folder), table.tasks)
+    train = alive & ~read_validation(folder.input("split"), table.tasks)
     scores = corpus_scores(folder, table)
 
     train &= np.isin(table.kinds, Quality.kinds)
-    lengths = _lengths(folder.input("encode"), table)
+    dtype = token_dtype(read_manifest(folder.input("tokenizer"))["vocab_size"])
+    lengths = Encoded(folder.input("encode"), table, dtype).lengths
     drops: dict[int, Drop] = {}
     thresholds: dict[str, float] = {}
     for number, source in enumerate(table.sources):
@@ -150,15 +151,6 @@ def _below(
     return found, shown
 
 
-def _lengths(encoded: Path, table: Table) -> np.ndarray:
-    """Tokens of every document; 0 for those that were dropped before they were encoded."""
-    lengths = np.zeros(len(table), dtype=np.int64)
-    for shard in range(table.tasks):
-        index = read_index(encoded, shard)
-        lengths[table.starts[shard] + index["at"].astype(np.int64)] = index["length"]
-    return lengths
-
-
 def corpus_scores(folder: Folder, table: Table) -> np.ndarray:
     """float32 score of every document; 0 for those that were dropped before they got one."""
     scores = np.zeros(len(table), dtype=np.float32)
@@ -168,13 +160,11 @@ def corpus_scores(folder: Folder, table: Table) -> np.ndarray:
     return scores
 
 
-def publish(
-    folder: Folder, *, max_bytes: int, textbook_min_score: float, seed: int, tasks: int, keep_dropped: str
-) -> dict[str, Any]:
+def publish(folder: Folder, max_bytes: int, textbook_min_score: float, seed: int, keep_dropped: str) -> dict[str, Any]:
     """Writes the stage's folder. Raises `UserError` where no train document is left, naming what dropped most."""
     table = Table.load(folder.input("repair"))
-    alive = read_all_alive(folder.input("cut"), tasks)
-    held_out = read_validation(folder.input("split"), tasks)
+    alive = read_all_alive(folder.input("cut"), table.tasks)
+    held_out = read_validation(folder.input("split"), table.tasks)
     scores = corpus_scores(folder, table)
     manifests = {name: read_manifest(path) for name, path in folder.inputs.items()}
     sets = arrange(
@@ -184,6 +174,7 @@ def publish(
     if not sets.train:
         raise empty_corpus(dropped)
     dtype = token_dtype(manifests["tokenizer"]["vocab_size"])
+    # A killed attempt may have left token sets that this one would not overwrite.
     _clear(folder.path)
     for file in tokenizer_files(folder.input("tokenizer") / "tokenizer.json"):
         target = folder.path / file.relative_to(folder.input("tokenizer"))
@@ -196,6 +187,7 @@ def publish(
         contents = encoded.documents(documents, scores)
         write_token_set(folder.path / TOKENS_FOLDER / f"train-{name}", contents, dtype)
     eos_token_id, scored = manifests["tokenizer"]["eos_token_id"], {}
+    # Validation reads the beginnings of documents, or a few long ones would be all of a set.
     head = Head(folder.path / "tokenizer.json", eos_token_id, head_bytes(max_bytes))
     for name, documents in sets.val.items():
         contents = map(head.of, encoded.documents(documents, scores))
@@ -214,11 +206,11 @@ def arrange(
     textbook_min_score: float, seed: int,
 ) -> Sets:  # fmt: skip
     """Each document in its set, in a seeded order in which neighbours are unrelated. The textbook set is of the
-    held-out text of the sources `scored`: where no score was given, a 1 says nothing."""
+    held-out text of the sources `scored`: where no score was given, a 1 means nothing."""
     sets, textbook = Sets(), [NONE]
     for number, source in enumerate(table.sources):
         own = np.flatnonzero(alive & (table.rows["source"] == number))
-        own = own[np.argsort(draw(table.rows["digest"][own, 0], seed, "order", source), kind="stable")]
+        own = in_drawn_order(table, own, seed, "order", source)
         train, val = own[~held_out[own]], own[held_out[own]]
         if len(train):
             sets.train[source] = train
@@ -226,8 +218,7 @@ def arrange(
             sets.val[source] = val
         if source in scored:
             textbook.append(val[scores[val] >= np.float32(textbook_min_score)])
-    good = np.concatenate(textbook)
-    good = good[np.argsort(draw(table.rows["digest"][good, 0], seed, "textbook"), kind="stable")]
+    good = in_drawn_order(table, np.concatenate(textbook), seed, "textbook")
     good = good[np.cumsum(np.minimum(table.rows["bytes"][good], head_bytes(max_bytes)), dtype=np.int64) <= max_bytes]
     if len(good):
         sets.val[TEXTBOOK] = good
@@ -285,6 +276,6 @@ class Encoded:
 
 
 def _clear(path: Path) -> None:
-    """Takes away what a killed run left: the token sets of an unfinished folder are written whole or not at all."""
+    """Removes what a killed attempt left: the token sets of an unfinished folder are written again from the start."""
     for name in (TOKENS_FOLDER, "scorer", "kept", "dropped"):
         shutil.rmtree(path / name, ignore_errors=True)

@@ -57,6 +57,8 @@ def read_source(folder: Folder, name: str, source: Source, max_unreadable: float
     inputs = source.find() if isinstance(source, FileSource) else Inputs([])
     pipeline = [SourceReader(name, source, aside), document_writer(documents)]
     executor.run(folder, pipeline, description=f"read {name}")
+    # What could not be read is counted from the files of the shards, not from memory: a stopped step that resumes has
+    # read some shards in an earlier process.
     complete(documents, tasks)
     unreadable: Counter[str] = Counter()
     lost: list[dict[str, Any]] = []
@@ -84,6 +86,8 @@ def read_source(folder: Folder, name: str, source: Source, max_unreadable: float
     if not n_documents and dropped[WHERE]:
         raise UserError(f"data.sources.{name}.where holds for none of {dropped[WHERE]:,} records; {found}")
     readable = n_documents + dropped.total()
+    # The largest of three shares: of records, of bytes, and of what lost files held. A corpus of many small records and
+    # one lost file of gigabytes must not pass by its count of records.
     share = max(
         unreadable.total() / max(1, readable + unreadable.total()),
         unread_bytes / max(1, unread_bytes + text_bytes),
@@ -103,7 +107,7 @@ def read_source(folder: Folder, name: str, source: Source, max_unreadable: float
 
 
 def _reached(folder: Path, tasks: int) -> set[str]:
-    """The files that any shard opened; behind a limit are some that none did."""
+    """The files that any shard opened; behind a limit there are some that none opened."""
     found = (json.loads((folder / "reached" / f"{shard:05d}.json").read_text()) for shard in range(tasks))
     return {name for names in found for name in names}
 
@@ -146,7 +150,7 @@ def _lost_share(lost: Sequence[Mapping[str, Any]], files: Mapping[str, Any], rec
     whole, limited = files["read"], files["beyond_limit"] > 0
     each = (records - sum(f["records"] for f in lost)) / whole if whole and not limited else 0.0
     missing = [max(0.0, each - f["records"]) for f in lost]
-    # Of a file that gave records and that nothing can be compared with, nobody knows how much is missing.
+    # With no whole file to compare with, the missing part of a file that gave records cannot be estimated.
     parts = [1.0 if not f["records"] else m / (m + f["records"]) for f, m in zip(lost, missing, strict=True)]
     n_bytes = sum(part * f["bytes"] for part, f in zip(parts, lost, strict=True))
     by_bytes = n_bytes / max(1, files["bytes"]["read"] + files["bytes"]["lost"])
@@ -188,7 +192,7 @@ def _check(name: str, readable: int, unreadable: Counter[str], share: float, max
 
 
 class SourceReader(PipelineStep):
-    """Documents of one source and shard; what is not one goes to `aside/`, with its cause and a sample."""
+    """Documents of one source and shard; what did not become one goes to `aside/`, with its cause and a sample."""
 
     type = "📖 - READER"
 
@@ -202,7 +206,7 @@ class SourceReader(PipelineStep):
         with RecordWriter(self.aside / shard_name(rank)) as refused:
             for item in self.source.documents(rank, world_size):
                 if not isinstance(item, SetAside):
-                    # Files between steps are UTF-8, so halves of surrogate pairs are mended before the first write.
+                    # Files between steps are UTF-8, so halves of surrogate pairs are repaired before the first write.
                     item.text, item.id = mend_surrogates(item.text), mend_surrogates(f"{self.name}/{item.id}")
                     item.metadata = {**mended(item.metadata), "source": self.name}
                     yield item
@@ -227,7 +231,7 @@ class SourceReader(PipelineStep):
 
 
 def repair_documents(folder: Folder, sources: Sequence[str], mask_personal: bool, executor: Executor) -> dict[str, Any]:
-    """Joins the sources' shards in the order of their names, mends each text, sets the empty ones aside as dropped.
+    """Joins the sources' shards in the order of their names, repairs each text, and drops the empty ones.
     `mask_personal`: e-mail addresses, IP addresses and keys are replaced."""
     read = {name: folder.input(f"read-{name}") for name in sources}
     documents = folder.path / "documents"
@@ -239,7 +243,7 @@ def repair_documents(folder: Folder, sources: Sequence[str], mask_personal: bool
 
 
 class Repair(PipelineStep):
-    """Mends the documents of all sources' shard `rank`; writes the table of rows and the empty ones' decisions."""
+    """Repairs the documents of all sources' shard `rank`; writes the table of rows and the empty ones' decisions."""
 
     name, type = "repair", "✂️ - FORMAT"
 

@@ -22,7 +22,7 @@ from pipeline.storage.steps import Folder
 
 UNIT_SHARES = (1 / 8, 1 / 2, 1.0)  # of the limit: small units come first, so that a set spans many of them
 FULL = 7 / 8  # of the limit: what is left then is too little to look for a unit that fits
-# Groups beyond the limit are passed over where the others have so many times the limit, or half of the source's text:
+# Groups beyond the limit are skipped where the others have so many times the limit, or half of the source's text:
 # out of less, the set would say little about the source.
 ENOUGH_LIMITS, ENOUGH_SHARE = 5, 1 / 2
 NAMED_GROUPS = 200  # of a source, in the manifest
@@ -37,10 +37,10 @@ class Chosen:
     too_large: dict[int, tuple[int, int, float]]
 
 
-def split_groups(folder: Folder, before: str, share: float, max_bytes: int, seed: int) -> dict[str, Any]:
+def split_groups(folder: Folder, share: float, max_bytes: int, seed: int) -> dict[str, Any]:
     """Writes `validation/00003.npy`, which documents are held out. Facts: what is on each side, which groups."""
     table = Table.load(folder.input("repair"))
-    alive = np.flatnonzero(read_all_alive(folder.input(before), table.tasks))
+    alive = np.flatnonzero(read_all_alive(folder.input("exact_dedup"), table.tasks))
     rows, count = table.rows[alive], len(table.sources)
     limits_S, documents_S = share * _sums(rows, rows["bytes"], count), share * _sums(rows, None, count)
     by_share = choose(rows, rows["bytes"], limits_S, documents_S, seed)

@@ -23,7 +23,7 @@ import orjson
 from data_filters.licence import normalise
 from data_filters.rule import EXERCISE
 from pipeline.corpus.sources.python_library import STANDARD_LIBRARY
-from pipeline.corpus.text.documents import Table, draw
+from pipeline.corpus.text.documents import Table, draw, in_drawn_order
 from pipeline.pages.private import OWN
 
 SAMPLE_TOKENS = 200_000
@@ -82,8 +82,7 @@ def kinds(table: Table, lengths: np.ndarray, kept: np.ndarray) -> dict[str, dict
 
 def sample(table: Table, documents: np.ndarray, lengths: np.ndarray, seed: int) -> np.ndarray:
     """Documents drawn until they have `SAMPLE_TOKENS`."""
-    lots = draw(table.rows["digest"][documents, 0], seed, "diversity")
-    drawn = documents[np.argsort(lots, kind="stable")[:SAMPLE_DOCUMENTS]]
+    drawn = in_drawn_order(table, documents, seed, "diversity")[:SAMPLE_DOCUMENTS]
     before = np.cumsum(lengths[drawn]) - lengths[drawn]
     return drawn[before < SAMPLE_TOKENS]
 
@@ -158,7 +157,7 @@ def deciles(
     is_kept[kept] = True
     rows, marks = [], dict[int, str]()
     for number, part in enumerate(np.array_split(ordered, DECILES) if len(ordered) >= DECILES else []):
-        shown = part[np.argsort(draw(table.rows["digest"][part, 0], seed, "shown"), kind="stable")[:PER_DECILE]]
+        shown = in_drawn_order(table, part, seed, "shown")[:PER_DECILE]
         marks |= {int(i): f"decile {number + 1}" for i in shown}
         rows.append({
             "decile": number + 1, "highest": round(float(scores[part].max()), 4),
@@ -192,7 +191,7 @@ class Provenance:
             count[place] += amount
 
     def rows(self) -> list[dict[str, Any]]:
-        """The most tokens first. `licence`: SPDX, None where what was `declared` is none that we know. Of private text
+        """The most tokens first. `licence`: SPDX, None where the `declared` one is unknown. Of private text
         nothing is named but its source."""
         found: dict[tuple[str, ...], dict[str, Any]] = {}
         for (source, package, version, declared), count in self._counts.items():

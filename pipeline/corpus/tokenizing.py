@@ -15,19 +15,28 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from model.special_tokens import KNOWN_ENDS
-from pipeline.corpus.duplicates import read_validation
 from pipeline.corpus.execute import Executor, map_processes
 from pipeline.corpus.text.documents import (
     DocumentReader,
     RowWriter,
     Table,
     draw,
+    filtered,
     read_all_alive,
     read_rows,
+    read_validation,
     sum_mappings,
     write_masks,
 )
-from pipeline.corpus.text.tokenizer import WORD_PATTERN, encoder, len_tokenizer, load_tokenizer, special_tokens
+from pipeline.corpus.text.tokenizer import (
+    PROBE,
+    WORD_PATTERN,
+    encoder,
+    len_tokenizer,
+    load_tokenizer,
+    special_tokens,
+    tokenizer_file,
+)
 from pipeline.storage.steps import Folder, read_manifest
 from pipeline.system.errors import UserError
 
@@ -36,27 +45,25 @@ if TYPE_CHECKING:
 
 _LONG_RUN = re.compile(r"[^\W\d_]{1000,}|(?:[^\w\s]|_){1000,}|\s{1000,}")
 END_OF_TEXT = KNOWN_ENDS[0]
-PROBE = "Größe 12: \u4e16\U0001f642\u2028\x00\n\t"  # of several scripts; a vocabulary that lacks one of them may fail
 IDS_INDEX = np.dtype([("at", "<u4"), ("offset", "<u8"), ("length", "<u4"), ("bytes", "<u4")])
 
 
-def train_tokenizer(
-    folder: Folder, before: str, vocab_size: int, train_bytes: int, seed: int, executor: Executor
-) -> dict[str, Any]:
+def train_tokenizer(folder: Folder, vocab_size: int, train_bytes: int, seed: int) -> dict[str, Any]:
     """Trains `tokenizer.json` on about `train_bytes` of train text, spread evenly over the corpus."""
-    texts = _sample(folder, before, train_bytes, seed)
+    texts = _sample(folder, train_bytes, seed)
     map_processes(lambda _: _train(texts, vocab_size, folder.path / "tokenizer.json"), [0], workers=1)
     facts = _facts(load_tokenizer(folder.path / "tokenizer.json"), folder.path / "tokenizer.json")
     return {**facts, "train_documents": len(texts), "train_bytes": sum(len(t.encode()) for t in texts)}
 
 
-def _sample(folder: Folder, before: str, train_bytes: int, seed: int) -> list[str]:
+def _sample(folder: Folder, train_bytes: int, seed: int) -> list[str]:
     """Train documents chosen by hash, so that a new source changes the choice little."""
-    repaired, previous = folder.input("repair"), folder.input(before)
+    repaired = folder.input("repair")
     table = Table.load(repaired)
-    train = read_all_alive(previous, table.tasks) & ~read_validation(folder.input("split"), table.tasks)
+    train = read_all_alive(filtered(folder), table.tasks) & ~read_validation(folder.input("split"), table.tasks)
     if not train.any():
-        raise nothing_left(folder)
+        dropped = [read_manifest(path).get("dropped", {}) for path in folder.inputs.values()]
+        raise empty_corpus(sum_mappings(dropped))
     share = min(1.0, train_bytes / max(1, int(table.rows["bytes"][train].sum(dtype=np.int64))))
     lots = draw(table.rows["digest"][:, 0], seed, "tokenizer")
     chosen = train if share == 1.0 else train & (lots < np.uint64(int(share * 2**64)))
@@ -108,38 +115,6 @@ def copy_tokenizer(folder: Folder, given: Path) -> dict[str, Any]:
     return _facts(tokenizer, path)
 
 
-def tokenizer_file(given: Path) -> Path:
-    """The `tokenizer.json` behind `tokenizer.path`: itself, or in the folder. `UserError` where there is none."""
-    path = given.expanduser()
-    path = path / "tokenizer.json" if path.is_dir() else path
-    if not path.is_file():
-        raise UserError(
-            f"tokenizer.path: there is no file {path}; expected a tokenizer.json or a folder that holds one "
-            "(tokenizer.path=null trains one)"
-        )
-    return path
-
-
-def check_given_tokenizer(given: Path, vocab_size: int) -> None:
-    """`UserError` where a named tokenizer does not fit the model or has no end-of-text."""
-    path = tokenizer_file(given)
-    tokenizer = load_tokenizer(path, "tokenizer.path")
-    size = len_tokenizer(tokenizer)
-    if size > vocab_size:
-        raise UserError(
-            f"tokenizer.path: {path} has {size:,} entries, model.vocab_size is {vocab_size:,}: the model would have no "
-            f"row for some tokens; set model.vocab_size to at least {size:,} or name a smaller tokenizer"
-        )
-    special_tokens(path, "tokenizer.path")
-    try:
-        tokenizer.encode(PROBE, add_special_tokens=False)
-    except Exception as error:  # the Rust side raises plain Exception
-        raise UserError(
-            f"tokenizer.path: {path} cannot encode every text ({error!s:.200}); expected a byte-level one, or one "
-            "with a token for what it does not know; tokenizer.path=null trains one"
-        ) from None
-
-
 def _facts(tokenizer: "Tokenizer", path: Path) -> dict[str, Any]:
     return {"vocab_size": len_tokenizer(tokenizer), "eos_token_id": special_tokens(path).eos_token_id}
 
@@ -148,13 +123,13 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
-def encode_documents(
-    folder: Folder, before: str, vocab_size: int, eos_token_id: int, executor: Executor
-) -> dict[str, Any]:
+def encode_documents(folder: Folder, executor: Executor) -> dict[str, Any]:
     """Writes `ids/00003.bin` and `ids/00003.index` (where each document starts) for everything that is left."""
-    repaired, previous = folder.input("repair"), folder.input(before)
-    encode = Encode(folder.input("tokenizer") / "tokenizer.json", folder.path, token_dtype(vocab_size), eos_token_id)
-    executor.run(folder, [DocumentReader(repaired, previous), encode], description="encode")
+    repaired, tokenizer = folder.input("repair"), folder.input("tokenizer")
+    facts = read_manifest(tokenizer)
+    dtype = token_dtype(facts["vocab_size"])
+    encode = Encode(tokenizer / "tokenizer.json", folder.path, dtype, facts["eos_token_id"])
+    executor.run(folder, [DocumentReader(repaired, filtered(folder)), encode], description="encode")
     table = Table.load(repaired)
     tokens = np.zeros(len(table.sources), dtype=np.int64)
     for shard in range(table.tasks):
@@ -203,11 +178,6 @@ def open_ids(encoded: Path, shard: int, dtype: np.dtype) -> tuple[np.ndarray, np
     return read_rows(encoded / "ids" / f"{shard:05d}.bin", dtype), read_index(encoded, shard)
 
 
-def nothing_left(folder: Folder) -> UserError:
-    """Which step dropped most, for the message that nothing came through."""
-    return empty_corpus(sum_mappings([read_manifest(path).get("dropped", {}) for path in folder.inputs.values()]))
-
-
 def empty_corpus(dropped: dict[str, int]) -> UserError:
     """No train document is left: names the filter that dropped most and the key that loosens it."""
     worst = max(dropped, key=lambda n: dropped[n], default=None)
@@ -221,6 +191,6 @@ def empty_corpus(dropped: dict[str, int]) -> UserError:
         "where": "loosen `where` of the sources",
         "empty": "the documents are empty, see data.sources",
     }
-    mend = keys.get(worst, f"loosen data.filters.{worst}, or take it out with data.filters.{worst}=null")
+    fix = keys.get(worst, f"loosen data.filters.{worst}, or take it out with data.filters.{worst}=null")
     listed = ", ".join(f"{name} {n:,}" for name, n in sorted(dropped.items(), key=lambda x: -x[1]))
-    return UserError(f"no train document is left after filtering; dropped: {listed}. Most by '{worst}': {mend}")
+    return UserError(f"no train document is left after filtering; dropped: {listed}. Most by '{worst}': {fix}")

@@ -382,7 +382,7 @@ _COMPARED: dict[str, Callable[[Any, Any], bool]] = {
 
 def where(draw: random.Random, folder: Path) -> None:
     """A condition on records: what it means is what is read; a damaged one is refused with its place, or counted."""
-    from pipeline.corpus.named import make_source
+    from pipeline.corpus.steps import make_source
     from pipeline.corpus.text.documents import SetAside
 
     values: list[Any] = [None, 0, 1, 2.5, -3, "en", "de", "it's", "", True, False, "3", [1], {"a": 1}]

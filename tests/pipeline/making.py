@@ -3,7 +3,7 @@
 from functools import partial
 
 from pipeline import init, stages
-from pipeline.corpus.steps import data_chain
+from pipeline.corpus.make import data_makers
 from pipeline.remote.store import connect
 from pipeline.storage import build as building
 from pipeline.storage.steps import Step
@@ -23,8 +23,8 @@ def build(step: Step, experiment: str = "test") -> dict:
 
 
 def build_data(config, experiment: str = "test") -> dict:
-    step, makers = data_chain(config)
-    return building.build(step, makers, experiment=experiment)
+    step = stages.data_step(config)
+    return building.build(step, data_makers(config, step), experiment=experiment)
 
 
 def build_init(config, experiment: str = "test") -> dict:

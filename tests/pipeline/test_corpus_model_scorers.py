@@ -9,8 +9,7 @@ import pytest
 from data_corpus import made, make_config, write_corpus
 from datatrove.data import Document
 
-from pipeline.corpus.scorers.document_scorers import Classifier, FastText, make_scorer
-from pipeline.corpus.scorers.fasttext import hash_bytes, read_fasttext
+from pipeline.corpus.scorers.document_scorers import Classifier, FastText, hash_bytes, make_scorer, read_fasttext
 from pipeline.system.errors import UserError
 
 WORDS, LABELS, DIM, BUCKETS = ["good", "bad", "</s>", "naïve"], ["__label__hq", "__label__lq"], 3, 7

@@ -31,7 +31,6 @@ from pipeline.corpus.scorers.labels import (
     learn_shipped,
     read_labels,
     rows_of,
-    write_labels,
 )
 from pipeline.corpus.scorers.linear import GOOD, auc, auc_interval, calibrate, fold_by_group, load_scorer, train
 from pipeline.run_stage import run_stage
@@ -212,7 +211,8 @@ def test_texts_are_found_again_by_content_and_what_is_missing_is_counted(tmp_pat
     changed = Label(**{**labels[0].__dict__, "sha256": "0" * 64})
     gone = Label(**{**labels[1].__dict__, "path": "site/networkx/nowhere.py"})
     other = Label(**{**labels[2].__dict__, "distribution": "no-such-distribution"})
-    write_labels([changed, gone, other, *labels[3:]], tmp_path / "l.jsonl")
+    lines = [json.dumps(label.__dict__) for label in (changed, gone, other, *labels[3:])]
+    (tmp_path / "l.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     found, missing = find_documents(read_labels(tmp_path / "l.jsonl"))
     assert set(found) == {label.path for label in labels[3:]}
     assert missing == {"distribution_not_installed": 1, "no_such_document": 1, "other_content": 1}

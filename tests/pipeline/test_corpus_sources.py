@@ -11,10 +11,10 @@ import pytest
 from data_corpus import items
 
 from pipeline.corpus.exercises.source import Exercises
-from pipeline.corpus.named import SOURCES
 from pipeline.corpus.sources.document_files import TextFolder
 from pipeline.corpus.sources.python_library import PythonLibrary
 from pipeline.corpus.sources.record_files import HuggingFace, Jsonl
+from pipeline.corpus.steps import SOURCES
 from pipeline.corpus.text.source import make
 from pipeline.corpus.text.user_files import MAX_TEXT_BYTES
 from pipeline.system.errors import UserError

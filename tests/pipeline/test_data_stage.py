@@ -12,8 +12,7 @@ import pytest
 from data_corpus import MODEL, fingerprints, made, make_config, prose, write_corpus
 
 from pipeline import stages
-from pipeline.corpus.duplicates import read_validation
-from pipeline.corpus.text.documents import read_records, shard_name
+from pipeline.corpus.text.documents import read_records, read_validation, shard_name
 from pipeline.corpus.text.shards import INDEX_DTYPE, TokenShards
 from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.run_stage import run_stage

@@ -8,9 +8,8 @@ import pytest
 from data_corpus import made, make_config, prose
 
 from pipeline import stages
-from pipeline.corpus.duplicates import read_validation
 from pipeline.corpus.splitting import choose
-from pipeline.corpus.text.documents import ROW, Table, hash_key, read_all_alive
+from pipeline.corpus.text.documents import ROW, Table, hash_key, read_all_alive, read_validation
 from pipeline.corpus.text.shards import HEAD_TOKENS, TokenShards, head_bytes
 from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.run_stage import run_stage

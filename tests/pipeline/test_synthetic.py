@@ -17,11 +17,9 @@ import yaml
 from chat_server import LIES, serve_many
 from data_corpus import SUBJECTS, VERBS, made, make_config, prose
 from datatrove.data import Document
-from making import build
 
 from pipeline import clean
 from pipeline.corpus import steps
-from pipeline.corpus.duplicates import read_validation
 from pipeline.corpus.exercises.confined import FAILED, PASSED, ConfinedRunner
 from pipeline.corpus.exercises.exercise import DIFFICULTIES, Exercise
 from pipeline.corpus.exercises.isolated import IsolatedRunner, NotIsolated
@@ -29,12 +27,14 @@ from pipeline.corpus.exercises.model_exercise import problem_of, verify
 from pipeline.corpus.exercises.source import Exercises
 from pipeline.corpus.exercises.styles import STYLES, plant_bug, program_of, trace
 from pipeline.corpus.exercises.templates import TEMPLATES
-from pipeline.corpus.named import make_source, named_sources
+from pipeline.corpus.make import data_makers
+from pipeline.corpus.steps import make_source, named_sources
 from pipeline.corpus.synthetic.endpoint import ChatEndpoint, CostCapReached, EndpointError, Price
 from pipeline.corpus.synthetic.forms import FORMS, clean_answer, cut, make_seeds, problem
 from pipeline.corpus.synthetic.source import Synthetic
-from pipeline.corpus.text.documents import Table, read_all_alive, read_records
+from pipeline.corpus.text.documents import Table, read_all_alive, read_records, read_validation
 from pipeline.evaluation.tasks import find_exercises
+from pipeline.storage.build import build
 from pipeline.storage.files import read_json_lines, root
 from pipeline.system.errors import UserError
 
@@ -121,7 +121,7 @@ def read_folder(config):
 
 def read(config) -> dict:
     """The texts asked for, checked and written, without the rest of the stage."""
-    return build(read_step(config), experiment="test")
+    return build(read_step(config), data_makers(config, steps.data_step(config)), experiment="test")
 
 
 def documents(config) -> list[dict]:
@@ -198,7 +198,7 @@ def test_nothing_is_asked_twice_and_a_run_that_was_stopped_goes_on(tmp_path, ser
     down = serve(write, lambda n: "answer" if n <= 12 else 500)
     config = with_synthetic(tmp_path, down, forms=["textbook", "table"], retries=0, concurrency=1)
     with pytest.raises(
-        UserError, match=r"the endpoint failed 5 times in a row, last: .*HTTP 500.*same command goes on"
+        UserError, match=r"the endpoint failed 5 times in a row, last: .*HTTP 500.*same command resumes"
     ):
         read(config)
     down.behave = lambda n: "answer"

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -69,7 +69,7 @@ class Label:
 
 
 def read_labels(path: Path = LABELS) -> list[Label]:
-    """The labels of a file, in its order. Raises `UserError` naming the line that is none."""
+    """The labels of a file, in its order. Raises `UserError` naming the first bad line."""
     labels = []
     for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
         try:
@@ -137,11 +137,6 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 1; ties share their mean."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-
-
-def write_labels(labels: Collection[Label], path: Path) -> None:
-    lines = [json.dumps(label.__dict__, ensure_ascii=False) for label in labels]
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def learn(

@@ -79,7 +79,7 @@ def read_roc(path: Path) -> list[list[float]]:
 
 
 def load_scorer(path: Path) -> Scorer:
-    """A scorer from its file. Raises `UserError` for a file that is none, or of another version of the features."""
+    """A scorer from its file. Raises `UserError` for another kind of file, or another version of the features."""
     from safetensors import SafetensorError, safe_open
 
     try:

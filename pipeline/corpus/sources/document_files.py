@@ -201,7 +201,7 @@ class Warc(FileSource):
                     yield record
 
     def item(self, raw: Any, file: InputFile, place: str) -> Item | None:
-        """None where the file itself cannot be read further: it says so once, whoever reads on."""
+        """None where the file cannot be read further: the next read reports that, once."""
         headers = raw.rec_headers
         url = (headers.get_header("WARC-Target-URI") or "").strip("<>")[:_MAX_URL_CHARACTERS]
         try:
@@ -220,7 +220,7 @@ def _next(records: Iterator[Any]) -> Any | None:
         return next(records, None)
     except Unreadable:
         raise
-    except Exception as error:  # warcio meets a broken header with whatever comes of it
+    except Exception as error:  # warcio raises anything on a broken header
         raise Unreadable("damaged_file", f"{type(error).__name__}: {' '.join(str(error).split())}") from None
 
 
@@ -245,7 +245,7 @@ def _archive(stream: Any) -> Iterator[Any]:
             line = super().readline(min(length or _MAX_HEADER_BYTES, _MAX_HEADER_BYTES))
             self.line_bytes += len(line)
             if self.line_bytes > _MAX_HEADER_BYTES:
-                raise Unreadable("damaged_file", f"the headers of a record go on beyond {_MAX_HEADER_BYTES:,} bytes")
+                raise Unreadable("damaged_file", f"the headers of a record are longer than {_MAX_HEADER_BYTES:,} bytes")
             return line
 
     class Records(WARCIterator):

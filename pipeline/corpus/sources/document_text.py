@@ -55,7 +55,7 @@ MAX_UNPACKED_BYTES = 256_000_000  # of a .docx: python-docx keeps every part of 
 _MAX_HONEST_PART_BYTES = 10_000_000  # a part beyond it that shrank by more than BOMB_RATIO is no text
 
 # Of processor time, so that a busy machine makes no difference. An article of 8 MB takes 2 s; what is parsed is bounded
-# in size besides, so this only ends what a document was built to do (trafilatura: 13 s for 2 MB of 120,000 paragraphs).
+# in size too, so this only ends documents built to take long (trafilatura: 13 s for 2 MB of 120,000 paragraphs).
 PARSE_CPU_SECONDS = 15
 
 
@@ -223,7 +223,7 @@ def docx_text(data: bytes) -> str:
 
 
 def _check_archive(data: bytes) -> None:
-    """By the sizes that the archive declares; a part that goes on beyond its own is refused when it is read."""
+    """By the sizes that the archive declares; a part that is longer than it declares is refused when it is read."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             parts = archive.infolist()

@@ -1,7 +1,7 @@
 """The files that a source reads: found by folder, file or glob, named so that the place they lie in does not matter.
 
 Folder and glob find the same: links to folders are followed, each real folder is entered once (so that circles end),
-and names that begin with a dot are passed over. A file that must not or cannot be read is still listed, with its
+and names that begin with a dot are skipped. A file that must not or cannot be read is still listed, with its
 problem, so that it is counted and hashed like the others: a link that leaves its folder, one that leads nowhere, a
 pipe, a name that is not UTF-8. What a source does not look at is counted by ending.
 """
@@ -103,7 +103,7 @@ class FileSource(Source):
                             yield item
                     number += 1
             except Unreadable as problem:
-                if by_file or i % tasks == task:  # once, whoever else comes to it
+                if by_file or i % tasks == task:  # one shard reports the file
                     yield _lost(file, problem, number)
 
 
@@ -128,14 +128,15 @@ def find_inputs(
             name = found.relative_to(given).as_posix()
             hidden = any(part.startswith(".") for part in name.split("/"))
             if problem is not None and not hidden:
-                files.append(InputFile(found, _clean(name), problem))
+                files.append(InputFile(found, mend_surrogates(name), problem))
             elif hidden or not wanted(found.name):
                 _count(skipped, found, HIDDEN if hidden else "")
             else:
-                files.append(InputFile(found, _clean(name), _problem(found, inside)))
+                files.append(InputFile(found, mend_surrogates(name), _problem(found, inside)))
     else:
         found = dict(_glob(given, links_inside))
         paths = [p for p, problem in found.items() if problem or not p.is_dir()]
+        # A glob that names an ending means just that; one that ends in `*` means the files that the folder would give.
         if not re.search(r"\.[^*?\]]+$", given.name) and any(wanted(p.name) for p in paths):
             for p in paths:
                 if not found[p] and not wanted(p.name):
@@ -144,7 +145,10 @@ def find_inputs(
         base = Path(os.path.commonpath([p.parent for p in paths])) if paths else given
         inside = _fixed(given) if "**" in given.parts else base
         inside = inside if links_inside and glob.has_magic(path) else None
-        files = [InputFile(p, _clean(p.relative_to(base).as_posix()), found[p] or _problem(p, inside)) for p in paths]
+        files = [
+            InputFile(p, mend_surrogates(p.relative_to(base).as_posix()), found[p] or _problem(p, inside))
+            for p in paths
+        ]
     if not files:
         beside = f" (it holds {skipped_words({e: n for e, (n, _) in skipped.items()})} files)" if skipped else ""
         found_none = f"{path} holds no {noun}" if given.is_dir() else f"nothing matches {path}"
@@ -226,7 +230,7 @@ def _one_part(pattern: str) -> str:
 
 
 def _count(skipped: dict[str, tuple[int, int]], path: Path, key: str = "") -> None:
-    ending = key or _clean("".join(split_ending(path.name))) or NO_ENDING
+    ending = key or mend_surrogates("".join(split_ending(path.name))) or NO_ENDING
     files, n_bytes = skipped.get(ending, (0, 0))
     skipped[ending] = files + 1, n_bytes + _size_bytes(path)
 
@@ -261,7 +265,3 @@ def _problem(path: Path, folder: Path | None = None) -> Unreadable | None:
     if not stat.S_ISREG(mode):
         return Unreadable("not_a_file", "a pipe, socket or device")
     return None if os.access(real, os.R_OK) else Unreadable("cannot_open", "permission denied")
-
-
-def _clean(name: str) -> str:
-    return mend_surrogates(name)

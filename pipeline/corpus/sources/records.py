@@ -55,7 +55,7 @@ class RecordReader:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """All fields that are looked at, besides those of licences."""
+        """All fields that are looked at, those of licences aside."""
         group = (self.options.group_key,) if self.options.group_key else ()
         asked = self.where.fields if self.where else ()
         return (self.options.text_key, *asked, *group, *self.options.metadata_keys)

@@ -89,7 +89,7 @@ class _Node:
 
 
 class Where:
-    """A condition. Raises `ValueError`, with the place, for a text that is none."""
+    """A condition. Raises `ValueError`, with the place, for a text that is not a condition."""
 
     def __init__(self, text: str):
         self.text, parser = text, _Parser(text)

@@ -34,10 +34,10 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 MAX_ANSWER_BYTES = 4_000_000
 MAX_PAUSE_SECONDS = 120.0  # also where a server asks for more
 MOST_BYTES_A_TOKEN = 16  # a server that counts fewer tokens than this makes of its own text is not believed
-UNKNOWN = (408, 502, 504)  # what stands between gave up; whether the model wrote, and is paid for, nobody says
+UNKNOWN = (408, 502, 504)  # a proxy gave up: whether the model answered, and must be paid, is unknown
 AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
 
-MOST_FAILURES = 5  # one after another: it will not get better by itself
+MOST_FAILURES = 5  # one after another: more requests would fail too
 
 
 class EndpointError(Exception):
@@ -83,10 +83,6 @@ class ChatEndpoint:
         self._lock, self._cache_path, self._reserved = threading.Lock(), cache, 0.0
         self._answers = self._read_cache()
         self._opener = urllib.request.build_opener(_NoRedirect)
-
-    @staticmethod
-    def host_of(url: str) -> str:
-        return urllib.parse.urlsplit(url).hostname or ""
 
     def ask(self, messages: Sequence[dict[str, str]], max_tokens: int) -> str:
         """The model's answer at temperature 0. Raises `EndpointError`, or `CostCapReached` before it would be paid."""
@@ -157,7 +153,7 @@ class ChatEndpoint:
     def _settle(
         self, key: str, most: float, dollars: float, record: dict[str, Any] | None, answer: Answer | None = None
     ) -> None:
-        """What became of a request; `record` None: nobody knows, so that it stays at its most in the cache file."""
+        """What became of a request; `record` None: unknown, so it stays at its most in the cache file."""
         with self._lock:
             self._reserved -= most
             self.dollars += dollars
@@ -195,7 +191,7 @@ class ChatEndpoint:
         return (tokens_in * self.price.per_million_in + tokens_out * self.price.per_million_out) / 1e6
 
     def _read_cache(self) -> dict[str, Answer]:
-        """Answers of earlier runs, and what all requests cost; a line that a kill cut off is passed over."""
+        """Answers of earlier runs, and what all requests cost; a line that a kill cut off is skipped."""
         found: dict[str, Answer] = {}
         unsettled: dict[str, list[tuple[int, int]]] = defaultdict(list)
         if self._cache_path.is_file():
@@ -222,8 +218,12 @@ class ChatEndpoint:
         return found
 
 
+def host_of(url: str) -> str:
+    return urllib.parse.urlsplit(url).hostname or ""
+
+
 def address_problem(url: str) -> str | None:
-    """Why an address is none that can be asked, or None. One that carries a key is not said again."""
+    """Why an address cannot be asked, or None. An address that carries a key is not repeated in the message."""
     if not url.startswith(("http://", "https://")):
         return f"the endpoint is '{url}'; expected an address such as http://localhost:8000/v1"
     parts = urllib.parse.urlsplit(url)
@@ -244,7 +244,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 def _read(reply: Any, timeout_seconds: float) -> bytes:
     """The body, if it comes within the time and is no larger than an answer can be. Raises `TimeoutError` (each read
-    has its own time besides, so that a server that drips is ended too) and `ValueError`."""
+    has its own limit too, which ends a server that sends a byte at a time) and `ValueError`."""
     parts: list[bytes] = []
     size, end = 0, time.monotonic() + timeout_seconds
     while part := reply.read1(1 << 16):
@@ -282,7 +282,7 @@ def _read_key(variable: str) -> str | None:
     """Raises `UserError` for a key that no header can carry, without saying it."""
     key = (os.environ.get(variable) or "").strip()
     if not (key.isascii() and key.isprintable()):
-        raise UserError(f"the environment variable {variable} holds characters that no API key has; set it anew")
+        raise UserError(f"the environment variable {variable} holds characters that no API key has; set it again")
     return key or None
 
 
@@ -315,16 +315,17 @@ def ask_all(ask: Callable[[int], Any], count: int, concurrency: int) -> Iterator
         running -= 1
         waiting = False
         if isinstance(error, CostCapReached):
+            # The cap counts requests under way at their most. One may cost less, so this one waits for them first.
             if not running:
                 raise error
             pending.appendleft(number)
-            waiting = True  # what is under way may cost less than it might
+            waiting = True
         elif isinstance(error, EndpointError):
             failed += 1
             if failed >= MOST_FAILURES:
                 raise UserError(
-                    f"the endpoint failed {failed} times in a row, last: {error}. What was answered is kept; the same "
-                    "command goes on"
+                    f"the endpoint failed {failed} times in a row, last: {error}. The answers are kept; the same "
+                    "command resumes"
                 )
             yield number, error
         elif error is not None:

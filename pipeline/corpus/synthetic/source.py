@@ -23,6 +23,7 @@ from pipeline.corpus.synthetic.endpoint import (
     Price,
     address_problem,
     ask_all,
+    host_of,
 )
 from pipeline.corpus.synthetic.forms import (
     AUDIENCES,
@@ -85,6 +86,7 @@ class Synthetic(Source):
         if wrong := address_problem(endpoint):
             raise ValueError(wrong)
         check_limits(count=count, max_tokens=max_tokens, excerpt_characters=excerpt_characters, concurrency=concurrency)
+        self.host = host_of(endpoint)
         self.endpoint, self.model, self.count, self.license, self.terms = endpoint, model, count, license, terms
         if not isinstance(documents, Rewritten | None):
             raise ValueError(f"documents is {documents!r}; expected the name of another source")
@@ -107,13 +109,7 @@ class Synthetic(Source):
         """The seed documents, and the code that asks, checks and runs."""
         if self.rewritten is None:
             return hash_json([CODE, {}, None])
-        elsewhere = (
-            "path",
-            "dataset",
-            "weight",
-            "filters",
-            "replay",
-        )  # the content counts; the trainer reads weights
+        elsewhere = ("path", "dataset", "weight", "filters", "replay")  # the content counts; the trainer reads weights
         described = {name: value for name, value in self.rewritten.options.items() if name not in elsewhere}
         return hash_json([CODE, described, self.rewritten.source.content_hash()])
 
@@ -148,7 +144,7 @@ class Synthetic(Source):
         used = {"topics": len({s.topic for s in seeds if s.topic}), "forms": dict(Counter(s.form for s in seeds)),
                 "documents": len({s.excerpt.path for s in seeds if s.excerpt})}  # fmt: skip
         return {"synthetic": {
-            "model": self.model, "endpoint": _host(self.endpoint), "terms": self.terms, "seeds": len(seeds),
+            "model": self.model, "endpoint": self.host, "terms": self.terms, "seeds": len(seeds),
             "used": used, "answered": len(answers), "failed": len(failed), "not_asked": not_asked,
         }}  # fmt: skip
 
@@ -172,7 +168,7 @@ class Synthetic(Source):
         if wrong:
             return SetAside(path, wrong, text[:2_000], filter=FILTER)
         seed = {k: record[k] for k in ("form", "topic", "audience", "style", "difficulty", "prompt_hash") if record[k]}
-        origin = {"model": self.model, "endpoint": _host(self.endpoint), "terms": self.terms, "seed": self.seed, **seed}
+        origin = {"model": self.model, "endpoint": self.host, "terms": self.terms, "seed": self.seed, **seed}
         more: dict[str, Any] = {"synthetic": origin}
         if excerpt:
             origin["document"] = excerpt["path"]
@@ -214,9 +210,9 @@ class Synthetic(Source):
             key = f"{self.seed}/{form}"
             excerpts[form] = take_excerpts(self.rewritten.source.documents(0, 1), self.excerpt_characters, count, key)
             private = [e for e in excerpts[form] if e.license == OWN]
-            if private and not self.send_private and _host(self.endpoint) not in LOOPBACK:
+            if private and not self.send_private and self.host not in LOOPBACK:
                 raise UserError(
-                    f"{len(private):,} pieces of documents with license: own would be sent to {_host(self.endpoint)}; "
+                    f"{len(private):,} pieces of documents with license: own would be sent to {self.host}; "
                     "expected an endpoint on this machine, or your word that they may go there: send_private: true"
                 )
         return list(make_seeds(count, self.forms, self.topics, self.audiences, excerpts, self.seed))
@@ -245,15 +241,11 @@ def _check_isolation() -> None:
         ) from None
 
 
-def _host(url: str) -> str:
-    return ChatEndpoint.host_of(url)
-
-
 def _price(url: str, price_in: float | None, price_out: float | None, max_dollars: float | None) -> Price:
     for name, value in (("price_in", price_in), ("price_out", price_out), ("max_dollars", max_dollars)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0):
             raise ValueError(f"{name} is {value!r}; expected dollars, at least 0")
-    if _host(url) not in LOOPBACK and (price_in is None or price_out is None):
+    if host_of(url) not in LOOPBACK and (price_in is None or price_out is None):
         raise ValueError("price_in and price_out are not set; expected dollars for a million tokens (0: it is free)")
     price = Price(price_in or 0.0, price_out or 0.0, max_dollars)
     paid = price.per_million_in > 0 or price.per_million_out > 0

@@ -27,6 +27,7 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from data_filters.rule import KINDS, Drop
+from pipeline.storage.steps import Folder
 
 WHERE = "where"  # the filter by which records outside a source's `where` are counted
 
@@ -66,7 +67,7 @@ class SetAside:
 class DocumentReader(PipelineStep):
     """Reads the texts of one shard that are left after the step in `before`; sets `metadata["at"]`.
 
-    `only`: a folder of `<shard>.npy` masks over the shard's documents; others are passed over unread.
+    `only`: a folder of `<shard>.npy` masks over the shard's documents; others are skipped unread.
     """
 
     name, type = "documents", "📖 - READER"
@@ -158,8 +159,8 @@ def read_rows(path: Path, dtype: np.dtype) -> np.ndarray:
 
 
 def forget_pages(rows: np.ndarray) -> None:
-    """Lets go of what was read of mapped rows, which would else count as this process's memory. (Linux; elsewhere the
-    system takes them back when it needs them.)"""
+    """Releases the pages of mapped rows that were read, which would else count as this process's memory. (Linux;
+    elsewhere the system takes them back when it needs them.)"""
     base: Any = rows
     while isinstance(base, np.ndarray):
         base = base.base
@@ -196,11 +197,6 @@ class Table:
 
     def shard(self, shard: int) -> slice:
         return slice(int(self.starts[shard]), int(self.starts[shard + 1]))
-
-    def place(self, index: int) -> tuple[int, int]:
-        """(shard, position there) of a document."""
-        shard = int(np.searchsorted(self.starts, index, side="right")) - 1
-        return shard, index - int(self.starts[shard])
 
     def names(self, indices: Iterable[int]) -> dict[int, Names]:
         """Path, group and licence of some documents, in one pass over the shards that hold any."""
@@ -284,6 +280,11 @@ def read_all_alive(folder: Path, tasks: int) -> np.ndarray:
     return np.concatenate([read_alive(folder, shard) for shard in range(tasks)])
 
 
+def read_validation(split: Path, tasks: int) -> np.ndarray:
+    """Which documents of the corpus the split step holds out."""
+    return np.concatenate([np.load(split / "validation" / f"{s:05d}.npy", allow_pickle=False) for s in range(tasks)])
+
+
 def write_decisions(folder: Path, table: Table, before: np.ndarray, drops: Iterable[tuple[int, str, Drop]]) -> None:
     """For steps that decide over the whole corpus: `(index, filter, why)` in the order of the corpus."""
     remaining = iter(drops)
@@ -304,8 +305,13 @@ def read_decisions(folder: Path, tasks: int) -> Iterator[tuple[int, dict[str, An
             yield shard, record
 
 
+def filtered(folder: Folder) -> Path:
+    """The folder of the last step that drops documents before the tokenizer."""
+    return folder.inputs.get("contamination") or folder.input("near_dedup")
+
+
 def step_facts(folder: Path, table: Table) -> dict[str, Any]:
-    """What every deciding step says in its manifest: what it dropped, by filter and reason, and what is left."""
+    """What every deciding step puts into its manifest: what it dropped, by filter and reason, and what is left."""
     reasons: dict[str, Counter[str]] = {}
     for _, record in read_decisions(folder, table.tasks):
         reasons.setdefault(record["filter"], Counter())[record["reason"]] += 1
@@ -337,6 +343,11 @@ def draw(digests: np.ndarray, *key: Any) -> np.ndarray:
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
+
+
+def in_drawn_order(table: Table, documents: np.ndarray, *key: Any) -> np.ndarray:
+    """Some documents in an order that depends on `key` and their content alone."""
+    return documents[np.argsort(draw(table.rows["digest"][documents, 0], *key), kind="stable")]
 
 
 def hash_key(*parts: Any) -> int:

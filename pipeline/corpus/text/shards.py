@@ -16,6 +16,7 @@ from pipeline.system.errors import UserError
 
 TEXTBOOK = "textbook"  # name of the second validation set
 TOKENS_FOLDER = "tokens"
+SAMPLES = ("kept/*.zst", "dropped/*/*.zst")  # globs of the samples, which are for reading only
 # Of a held-out document only the beginning counts, or a few long ones would be all of a set: at most so many tokens,
 # end-of-text included, and `head_bytes`, which are known before there is a tokenizer.
 HEAD_TOKENS = 2_048

@@ -57,8 +57,8 @@ class TextOptions(Limits):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kind is not None:
-            check_kind(self.kind)
+        if self.kind is not None and self.kind not in KINDS:
+            raise ValueError(f"kind is '{self.kind}'; expected one of {', '.join(KINDS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class Source(ABC):
 
     version: ClassVar[int] = 1
     without_effect: ClassVar[tuple[str, ...]] = ()
-    """Options that change how documents are come by and not what they are."""
+    """Options that change how documents are obtained and not what they are."""
     options: ClassVar[type[Limits]] = Limits
     limits: Limits
 
@@ -102,7 +102,7 @@ class Source(ABC):
 
     @abstractmethod
     def content_hash(self) -> str:
-        """What the documents depend on besides the options, for the fingerprint. Raises `UserError` where the
+        """What the documents depend on beyond the options, for the fingerprint. Raises `UserError` where the
         input is missing; quick (no network, known files are not read again)."""
 
     @abstractmethod
@@ -132,12 +132,6 @@ def document(text: str, *, path: str, group: str, license: str, kind: str, versi
 
 def set_aside(path: str, problem: Unreadable) -> SetAside:
     return SetAside(path, problem.cause, problem.sample, bytes=problem.n_bytes)
-
-
-def check_kind(kind: str) -> str:
-    if kind not in KINDS:
-        raise ValueError(f"kind is '{kind}'; expected one of {', '.join(KINDS)}")
-    return kind
 
 
 def task_limit(limit: int | None, task: int, tasks: int) -> float:
@@ -201,7 +195,7 @@ def make(cls: type[T], options: Mapping[str, Any] | None, key: str) -> T:
 
 
 def _check_types(parameters: Mapping[str, inspect.Parameter], options: Mapping[str, Any], key: str) -> None:
-    """Numbers where numbers belong and text where text belongs, told from the annotation."""
+    """Numbers where numbers belong and text where text belongs, by the annotation of the parameter."""
     for name, value in options.items():
         annotation = parameters[name].annotation
         text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
@@ -214,8 +208,8 @@ def _check_types(parameters: Mapping[str, inspect.Parameter], options: Mapping[s
 
 
 def chosen(names: Sequence[str] | None, known: Iterable[str], option: str) -> tuple[str, ...]:
-    """The entries of `known` that a list option names, in the order of `known`; all for None. `ValueError` for a name
-    that is not there, and for what is no list or empty."""
+    """The entries of `known` that a list option names, in the order of `known`; all for None. `ValueError` for an
+    unknown name, an empty list, and anything but a list."""
     known = tuple(known)
     if names is None:
         return known

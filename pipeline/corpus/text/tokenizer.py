@@ -76,6 +76,38 @@ def clear_state(tokenizer: "Tokenizer") -> None:
             setattr(tokenizer.model, sampling, None)
 
 
+def tokenizer_file(given: Path) -> Path:
+    """The `tokenizer.json` behind `tokenizer.path`: itself, or in the folder. `UserError` where there is none."""
+    path = given.expanduser()
+    path = path / "tokenizer.json" if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(
+            f"tokenizer.path: there is no file {path}; expected a tokenizer.json or a folder that holds one "
+            "(tokenizer.path=null trains one)"
+        )
+    return path
+
+
+def check_given_tokenizer(given: Path, vocab_size: int) -> None:
+    """`UserError` where a named tokenizer does not fit the model or has no end-of-text."""
+    path = tokenizer_file(given)
+    tokenizer = load_tokenizer(path, "tokenizer.path")
+    size = len_tokenizer(tokenizer)
+    if size > vocab_size:
+        raise UserError(
+            f"tokenizer.path: {path} has {size:,} entries, model.vocab_size is {vocab_size:,}: the model would have no "
+            f"row for some tokens; set model.vocab_size to at least {size:,} or name a smaller tokenizer"
+        )
+    special_tokens(path, "tokenizer.path")
+    try:
+        tokenizer.encode(PROBE, add_special_tokens=False)
+    except Exception as error:  # the Rust side raises plain Exception
+        raise UserError(
+            f"tokenizer.path: {path} cannot encode every text ({error!s:.200}); expected a byte-level one, or one "
+            "with a token for what it does not know; tokenizer.path=null trains one"
+        ) from None
+
+
 def len_tokenizer(tokenizer: "Tokenizer") -> int:
     """Rows that ids need: like `len(tokenizer)` of transformers, with added tokens and gaps."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
@@ -120,6 +152,7 @@ _LINE_ENDS = re.compile(r"(?<=[!-~])(?=\n)")
 _SPACE = re.compile(r"[!-~](?=[ \n])")
 # Byte-level BPE writes bytes as printing characters; of ASCII, those up to the space and DEL are moved behind U+0100.
 _BYTE_LEVEL = {byte: 0x100 + byte for byte in range(33)} | {127: 0x100 + 33}
+PROBE = "Größe 12: \u4e16\U0001f642\u2028\x00\n\t"  # of several scripts; a vocabulary that lacks one of them may fail
 REMEMBERED_WORDS, REMEMBERED_BYTES = 400_000, 64_000_000  # about 130 MB together
 PIECE_CHARACTERS = 500_000  # a longer text is encoded piece by piece
 

@@ -74,7 +74,7 @@ def open_input(path: Path) -> BinaryIO:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Opens a regular file and nothing else: a pipe or a device would wait for ever or never end."""
+    """Opens a regular file and nothing else: a pipe or a device would wait forever or never end."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -91,7 +91,7 @@ def _check_downloaded(file: BinaryIO) -> None:
         start = file.read(len(_LFS_POINTER))
         file.seek(0)
     except OSError:
-        return  # who reads on is told
+        return  # the next read raises
     if start == _LFS_POINTER:
         file.close()
         raise Unreadable("lfs_pointer", "the file was not downloaded: run `git lfs pull` where it comes from")
@@ -146,7 +146,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes | Unreadable]]:
 
 
 def _without_mark(first_line: bytes) -> bytes:
-    if first_line.startswith(_UTF16_MARKS):  # every line would be broken: said once, for the file
+    if first_line.startswith(_UTF16_MARKS):  # every line would be broken: reported once, for the file
         raise Unreadable("not_utf8", "the file begins with the mark of UTF-16 or UTF-32; expected UTF-8")
     return first_line.removeprefix(_BOM)
 
@@ -164,7 +164,7 @@ class _Decompressed(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._rest:
-            if self._problem is not None:  # whoever reads on is told again
+            if self._problem is not None:  # every further read raises it again
                 raise self._problem
             try:
                 piece = next(self._pieces, None)
@@ -184,7 +184,7 @@ class _Decompressed(io.RawIOBase):
         self._made_bytes += n_bytes
         read = self._file.tell()
         if self._made_bytes > BOMB_BYTES and self._made_bytes > BOMB_RATIO * read:
-            raise Unreadable("bomb", f"{read:,} compressed bytes grew to {self._made_bytes:,} and would go on")
+            raise Unreadable("bomb", f"{read:,} compressed bytes grew to {self._made_bytes:,} and had not ended")
 
     def close(self) -> None:
         self._file.close()
