@@ -79,7 +79,7 @@ def run_of(name: str, start: int, cap_seconds: float, machine_type: type[Traced]
 
 
 SLOWEST = "from idle to ten times slower for minutes"
-# At 240 s a step of the slowest trace (2.8 s) is over 1% of the cap: docs/results/hours.md says what that leaves unused.
+# At 240 s a step of the slowest trace (2.8 s) is over 1% of the cap: docs/results/hours.md has what that costs.
 CASES = [(name, cap, starts) for cap, starts in ((240.0, 6), (400.0, 6), (1200.0, 2)) for name in TRACES]
 CASES = [case for case in CASES if case[:2] != (SLOWEST, 240.0)]
 
