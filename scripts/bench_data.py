@@ -1,21 +1,24 @@
-"""The data stage beside stock datatrove, on one core and on text that every Python environment has.
+"""Parts of the data stage on one core, on text that every Python environment has: rules, token shards, near dedup.
 
     scripts/with_env.sh scripts/bench_data.py --json docs/results/data/bench_data.json
     scripts/with_env.sh scripts/bench_data.py --quick --only rules,near
 
-`rules`: our prose rules against datatrove's classes; `tokens`: encoding into shards; `chain`: JSON lines to token
-shards at equal filters, each side a process of its own, start-up and imports counted. Decisions, reasons and ids must
-be equal before a time is printed. Stock datatrove splits English with spaCy and hashes with xxhash below 4:
-`pip install -e '.[bench]'` in an environment of its own. CPU time, medians of paired runs; every part is a fresh
-process, so that memory and caches are its own.
+`rules`: our prose rules against datatrove's classes with the same splitter; `tokens`: encoding into shards beside
+datatrove's DocumentTokenizer. Decisions, reasons and ids must be equal before a time is printed. CPU time, medians of
+paired runs; every part is a fresh process, so that memory and caches are its own. The whole chain, near dedup beside
+datatrove's, memory and clustering, whose figures docs/data has, are parts of this script at commit b39d95c.
 """
 
-import os
+import hashlib
+import json
+import random
+import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,21 +32,110 @@ from datatrove.pipeline.filters.fineweb_quality_filter import FineWebQualityFilt
 from datatrove.pipeline.filters.gopher_quality_filter import GopherQualityFilter
 from datatrove.pipeline.filters.gopher_repetition_filter import GopherRepetitionFilter
 from datatrove.utils.text import split_into_parts
+from loguru import logger
 
 from data_filters.c4 import C4Quality
 from data_filters.fineweb import FineWebQuality
 from data_filters.gopher import GopherQuality
 from data_filters.repetition import GopherRepetition
 from data_filters.words import whitespace_splitter
-from pipeline import config as configs
-from pipeline.config import Config, from_values
+from pipeline.corpus.duplicates import (
+    Sketcher,
+    WordHashes,
+    band_keys,
+    band_rows,
+    clusters,
+    ngrams,
+    plain_words,
+    without_numbers,
+)
+from pipeline.corpus.exercises.source import Exercises
+from pipeline.corpus.sources.python_library import PythonLibrary
 from pipeline.corpus.text.tokenizer import Encoder, load_tokenizer
 from pipeline.corpus.tokenizing import END_OF_TEXT, Encode, _train, open_ids, token_dtype
-from pipeline.storage.steps import read_manifest
-from scripts.bench_rows import ROOT, Part, Rows, at_least, main, row
-from scripts.data_text import RUNS, Sample, near, paired, sample
+from scripts.bench_rows import Part, Rows, at_least, at_most, main, row
 
 Answer = tuple[str | None, str]
+DISTRIBUTIONS = (
+    "aiohttp", "datasets", "datatrove", "fsspec", "lightning", "mpmath", "networkx", "numpy", "pyarrow", "pydantic",
+    "pygments", "regex", "rich", "sympy", "torchmetrics", "typer", "urllib3",
+)  # fmt: skip
+PROSE_DISTRIBUTIONS = (*DISTRIBUTIONS, "pytorch-lightning", "torch", "transformers")
+logger.remove()  # datatrove writes a page a step, which is not what is measured
+
+RUNS = 5
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Documents in a fixed order: `texts`, their `kinds` and paths; `sha256` of all of them."""
+
+    texts: list[str]
+    kinds: list[str]
+    paths: list[str]
+
+    @property
+    def megabytes(self) -> float:
+        return sum(len(t.encode()) for t in self.texts) / 1e6
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256("\0".join(self.texts).encode()).hexdigest()
+
+    def write(self, folder: Path, files: int = 4) -> Path:
+        """JSON lines, spread over some files; every document is called prose, so that the web rules look at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(files):
+            lines = [
+                json.dumps(
+                    {"text": text, "id": path, "license": "MIT", "group": path.split("/")[1]}, ensure_ascii=False
+                )
+                for text, path in list(zip(self.texts, self.paths, strict=True))[number::files]
+            ]
+            (folder / f"{number:02d}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return folder
+
+
+def sample(megabytes: float, prose_only: bool = False) -> Sample:
+    """About so much text of the library corpus, drawn by a seed; the same for the same versions of the packages."""
+    distributions = PROSE_DISTRIBUTIONS if prose_only else DISTRIBUTIONS
+    documents = [d for d in PythonLibrary(distributions).documents(0, 1) if isinstance(d, Document) and d.text.strip()]
+    documents = [d for d in documents if not prose_only or d.metadata["kind"] == "prose"]
+    random.Random(SEED).shuffle(documents)
+    chosen, n_bytes = [], 0
+    for doc in documents:
+        if n_bytes >= megabytes * 1e6:
+            break
+        chosen.append(doc)
+        n_bytes += len(doc.text.encode())
+    return Sample(
+        [d.text.encode("utf-8", "replace").decode() for d in chosen],
+        [d.metadata["kind"] for d in chosen],
+        [f"{d.metadata['package']}/{d.id}" for d in chosen],
+    )
+
+
+def cpu_seconds() -> float:
+    """Processor seconds of this process and of its children that have ended."""
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def paired(
+    stock: Callable[[], Any], ours: Callable[[], Any], stock_runs: int, our_runs: int
+) -> tuple[float, float, Any, Any]:
+    """Median processor seconds of both, in turn, and what each returned last."""
+    times: tuple[list[float], list[float]] = ([], [])
+    results: list[Any] = [None, None]
+    for turn in range(max(stock_runs, our_runs)):
+        for side, (function, runs) in enumerate(((stock, stock_runs), (ours, our_runs))):
+            if turn < runs:
+                before = cpu_seconds()
+                results[side] = function()
+                times[side].append(cpu_seconds() - before)
+    medians = [sorted(t)[len(t) // 2] for t in times]
+    return medians[0], medians[1], results[0], results[1]
 
 
 def rules(megabytes: float, quick: bool) -> Rows:
@@ -197,128 +289,69 @@ def _gpt2_like(text: Sample, path: Path) -> Path:
     return path
 
 
-RULES = ("gopher_repetition", "gopher_quality", "c4", "fineweb")
-C4 = {"filter_no_terminal_punct": False}
+def near(quick: bool) -> Rows:
+    """Our near dedup: its speed, planted copies that it must find, exercises that it must keep apart."""
+    text = sample(4 if quick else 16)
+    started = time.process_time()
+    _clustered(text.texts, "prose")
+    return [row("near dedup", round(text.megabytes / (time.process_time() - started), 1), "MB/s"), *_planted()]
 
 
-def chain(megabytes: float, quick: bool) -> Rows:
-    """Each arm is a process of its own, start-up and imports counted, as a user would run it. Prose alone (there is
-    little of it) shows how much the start-up and the first sight of every word weigh in a small corpus."""
-    prose, mixed = sample(megabytes / 3, prose_only=True), sample(megabytes)
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        tokenizer = _tokenizer(mixed, folder)
-        small, large = (_arms(s, folder / n, tokenizer, quick) for n, s in (("prose", prose), ("mixed", mixed)))
-        title = f"whole chain at equal filters ({', '.join(RULES)})"
-        return [
-            at_least(f"{title}, {mixed.megabytes:.0f} MB", large["stock"] / large["ours"], "x", 8),
-            row("whole chain, stock", round(mixed.megabytes / large["stock"], 3), "MB/s"),
-            row("whole chain, ours", round(mixed.megabytes / large["ours"], 2), "MB/s"),
-            row("whole chain, documents kept by ours", large["kept"], f"of {len(mixed.texts)}"),
-            row(f"the same, {prose.megabytes:.1f} MB of prose alone", round(small["stock"] / small["ours"], 2), "x"),
-            row("the same, documents kept by ours", small["kept"], f"of {len(prose.texts)}"),
-        ]
+def _jaccard(a: set[int], b: set[int]) -> float:
+    if not 0.8 * len(a) <= len(b) <= len(a) / 0.8:
+        return 0.0
+    return len(a & b) / max(1, len(a | b))
 
 
-def _arms(text: Sample, folder: Path, tokenizer: Path, quick: bool) -> dict[str, Any]:
-    """Processor seconds of both, and how many documents ours kept."""
-    lines = text.write(folder / "text")
-    config = folder / "config.yaml"
-    config.write_text(configs.to_yaml(make_config(lines, tokenizer)))
-    stock, ours, _, kept = paired(
-        lambda: _process(folder / "stock", __file__, "--stock", lines, folder / "stock", tokenizer),
-        lambda: _stage(config, folder / "ours")["documents"]["kept"],
-        1, 1 if quick else 5,
-    )  # fmt: skip
-    return {"stock": stock, "ours": ours, "kept": kept}
+def _planted() -> Rows:
+    """Near copies with a known similarity put into real text, and exercises that differ."""
+    draw = random.Random(1)
+    bases = [t.split() for t in sample(6).texts]
+    bases = [words for words in bases if 200 <= len(words) <= 3_000][:400]
+    texts = [" ".join(words) for words in bases]
+    pairs = []
+    for i, words in enumerate(bases):
+        copy, similarity = _vary(words, draw)
+        if similarity >= 0.85:
+            pairs.append((i, len(texts)))
+            texts.append(" ".join(copy))
+    roots = _clustered(texts, "prose")
+    found = sum(bool(roots[a] == roots[b]) for a, b in pairs) / len(pairs)
+    exercises = [d.text for d in Exercises(count=2_000).documents(0, 1) if isinstance(d, Document)]
+    merged = 1 - len(set(_clustered(exercises, "exercise").tolist())) / len(exercises)
+    return [
+        at_least(f"planted near duplicates found ({len(pairs)}, Jaccard >= 0.85)", found, "share", 0.95),
+        at_most(f"different exercises wrongly merged (of {len(exercises)})", merged, "share", 0.01),
+    ]
 
 
-def _process(root: Path, *words: object) -> None:
-    """Runs Python with these words and an empty `HORNBOOK_ROOT`."""
-    shutil.rmtree(root, ignore_errors=True)
-    environment = {**os.environ, "HORNBOOK_ROOT": str(root), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *map(str, words)]
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+def _vary(words: list[str], draw: random.Random) -> tuple[list[str], float]:
+    """The words with some replaced, and the Jaccard similarity of both sets of five-word shingles, as normalised."""
+    copy = list(words)
+    for _ in range(max(1, int(len(words) * draw.uniform(0.001, 0.014)))):
+        copy[draw.randrange(len(copy))] = draw.choice(("other", "changed", "new", "edited"))
+    hashes = WordHashes(without_numbers)
+    a, b = (set(ngrams(hashes.hashes(plain_words(" ".join(w))), 5).tolist()) for w in (words, copy))
+    return copy, _jaccard(a, b)
 
 
-def _stage(config: Path, root: Path) -> dict[str, Any]:
-    """`hornbook data` in a process of its own; the manifest."""
-    _process(root, "-P", "-m", "pipeline", "data", config)
-    return read_manifest((root / "runs" / "bench" / "data").resolve())
-
-
-def _tokenizer(text: Sample, folder: Path) -> Path:
-    from pipeline.corpus.tokenizing import _train
-
-    _train(text.texts[: len(text.texts) // 3], VOCAB_SIZE, folder / "tokenizer.json")
-    return folder / "tokenizer.json"
-
-
-def _chain_stock(lines: Path, folder: Path, tokenizer: Path) -> None:
-    from datatrove.executor import LocalPipelineExecutor
-    from datatrove.pipeline.dedup import MinhashDedupCluster, MinhashDedupFilter, MinhashDedupSignature
-    from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupBuckets
-    from datatrove.pipeline.filters import (
-        C4QualityFilter,
-        FineWebQualityFilter,
-        GopherQualityFilter,
-        GopherRepetitionFilter,
+def _clustered(texts: list[str], kind: str, similarity: float = 0.8) -> np.ndarray:
+    values, _ = Sketcher().sketch(texts, [kind] * len(texts))
+    low = values.astype("<u2")
+    return clusters(
+        band_keys(values, band_rows(similarity)),
+        lambda left, right: (low[left] == low[right]).mean(axis=1),
+        len(texts),
+        similarity,
     )
-    from datatrove.pipeline.readers import JsonlReader
-    from datatrove.pipeline.tokens import DocumentTokenizer
-    from datatrove.pipeline.writers import JsonlWriter
-
-    shutil.rmtree(folder, ignore_errors=True)
-    settings, kept = MinhashConfig(), JsonlReader(str(folder / "kept"))
-    stages: list[tuple[list[Any], int]] = [
-        (
-            [
-                JsonlReader(str(lines)), GopherRepetitionFilter(), GopherQualityFilter(),
-                C4QualityFilter(filter_no_terminal_punct=False),
-                FineWebQualityFilter(), JsonlWriter(str(folder / "kept"), compression=None),
-            ],
-            1,
-        ),
-        ([kept, MinhashDedupSignature(str(folder / "signatures"), config=settings)], 1),
-        ([MinhashDedupBuckets(str(folder / "signatures"), str(folder / "buckets"), config=settings)],
-         settings.num_buckets),
-        ([MinhashDedupCluster(str(folder / "buckets"), str(folder / "remove"), config=settings)], 1),
-        (
-            [
-                kept, MinhashDedupFilter(str(folder / "remove")),
-                DocumentTokenizer(
-                    str(folder / "tokens"), tokenizer_name_or_path=str(tokenizer), eos_token="<|endoftext|>",
-                    shuffle_documents=False,
-                ),
-            ],
-            1,
-        ),
-    ]  # fmt: skip
-    for number, (stage, tasks) in enumerate(stages):
-        LocalPipelineExecutor(stage, tasks=tasks, workers=1, logging_dir=str(folder / "logs" / str(number))).run()
-
-
-def make_config(lines: Path, tokenizer: Path) -> Config:
-    """The data stage on a folder of JSON lines, with one worker."""
-    filters = {name: dict(C4) if name == "c4" else {} for name in RULES}
-    source = {"type": "jsonl", "path": str(lines / "*.jsonl"), "group_key": "group", "license": "MIT"}
-    model = {"vocab_size": VOCAB_SIZE, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1,
-             "num_attention_heads": 2}  # fmt: skip
-    data = {"sources": {"text": source}, "filters": filters, "tasks": 4, "workers": 1}
-    values = {"name": "bench", "model": model, "data": data, "tokenizer": {"path": str(tokenizer)}}
-    return from_values(values, "bench")
 
 
 PARTS = {
     "rules": Part(lambda quick: rules(2 if quick else 20, quick)),
-    "near": Part(lambda quick: near(4 if quick else 16, quick)),
+    "near": Part(near),
     "tokens": Part(lambda quick: tokens(4 if quick else 40, quick)),
-    "chain": Part(lambda quick: chain(4 if quick else 24, quick)),
 }
-LIBRARIES = ("datatrove", "numpy", "rensa", "tokenizers", "spacy", "xxhash", "orjson")
+LIBRARIES = ("datatrove", "numpy", "rensa", "tokenizers", "orjson")
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--stock"]:  # datatrove's side of the chain
-        _chain_stock(*map(Path, sys.argv[2:]))
-    else:
-        main(__file__, __doc__ or "", "data", PARTS, LIBRARIES, lambda: {"input_sha256": sample(20).sha256})
+    main(__file__, __doc__ or "", "data", PARTS, LIBRARIES, lambda: {"input_sha256": sample(20).sha256})

@@ -17,7 +17,6 @@ import os
 import random
 import sys
 import tempfile
-import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -111,7 +110,7 @@ def main() -> None:
     chosen = arguments.kind or list(KINDS)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    kept = Path(arguments.keep or Path(tempfile.gettempdir()) / f"hornbook-fuzz-{os.getpid()}")
+    kept = Path(tempfile.gettempdir()) / f"hornbook-fuzz-{os.getpid()}"
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="hornbook-fuzz-work-") as scratch:
         prepare(chosen, Path(scratch) / "prepared")
@@ -139,12 +138,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the first case; the others follow it")
     parser.add_argument("--cases", type=int, default=500, help="in all, shared out over the kinds; default: 500")
     parser.add_argument("--each", type=int, help="cases of every kind, in place of --cases")
-    parser.add_argument("--seconds", type=float, help="begin no case after this long")
     parser.add_argument("--workers", type=int, default=1, help="processes; default: 1")
     parser.add_argument("--json", help="file to write the table to")
-    parser.add_argument(
-        "--keep", help="folder for the files of cases with a fault; default: one in the temporary folder"
-    )
     return parser.parse_args()
 
 
@@ -154,10 +149,7 @@ def _jobs(chosen: Sequence[str], arguments: argparse.Namespace) -> Iterator[Job]
     total = sum(shares.values())
     counts = {n: arguments.each or max(1, round(arguments.cases * share / total)) for n, share in shares.items()}
     order = sorted((number / count, name, number) for name, count in counts.items() for number in range(count))
-    began = time.monotonic()
     for _, name, number in order:
-        if arguments.seconds is not None and time.monotonic() - began > arguments.seconds:
-            return
         yield Job(name, arguments.seed + number)
 
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml  # lightning needs it too
 
 from model import float8
 from model.config import ModelConfig
@@ -31,6 +30,7 @@ from model.loss import chunked_cross_entropy
 from model.optim import OPTIMIZERS
 from model.transformer import Transformer
 from pipeline.training.batches import Copies
+from pipeline.training.devices import find_card
 from scripts import gpu_check_run
 from scripts.gpu_check_run import SHAPES, batch_of, built, step
 
@@ -154,11 +154,8 @@ def package_version(name: str) -> str:
 
 
 def peak_flops(card_name: str) -> float | None:
-    cards = yaml.safe_load((ROOT / "configs" / "gpus.yaml").read_text(encoding="utf-8"))
-    for card in cards.values():
-        if all(word.lower() in card_name.lower() for word in card["match"]):
-            return card["bf16_dense_tflops"] * 1e12
-    return None
+    card = find_card(card_name)
+    return card["bf16_dense_tflops"] * 1e12 if card else None
 
 
 # ---- kernels

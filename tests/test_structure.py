@@ -102,7 +102,7 @@ def test_the_constraints_pin_every_dependency():
         *project["dependencies"],
         *project["optional-dependencies"]["dev"],
     ]
-    for extra in ("docs", "eval", "gguf", "quantize", "finetune"):  # `bench` wants an environment of its own
+    for extra in ("docs", "eval", "gguf", "quantize", "finetune"):
         wanted += project["optional-dependencies"][extra]
     names = {re.split(r"[\[><=,]", name)[0].lower().replace("_", "-") for name in wanted}
     assert names - {"hornbook"} <= pinned  # dev takes other extras along by its own name
