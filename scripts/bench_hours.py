@@ -122,7 +122,7 @@ def kills(quick: bool) -> Rows:
 
 def _killed_run(lab: Lab, number: int) -> dict[str, Any] | None:
     """A cap of 50 to 75 s; every third run is left alone, the others are killed one to three times. None: killed
-    before anything was saved until too little was left to start once more, which the command said."""
+    before anything was saved until too little was left to start once more, which the command reported."""
     draw = random.Random(number)
     cap, name = draw.uniform(50, 75), f"killed{number}"
     left = 0 if number % 3 == 0 else draw.randint(1, 3)
@@ -188,7 +188,7 @@ def memory(quick: bool) -> Rows:
 
 
 def forecast_time(quick: bool) -> Rows:
-    """The seconds said when a tenth of the budget was used, over those needed; nothing else may run beside it."""
+    """The seconds predicted when a tenth of the budget was used, over those needed; nothing else may run beside it."""
     rows: Rows = []
     with tempfile.TemporaryDirectory() as place:
         lab = _lab(Path(place), "seed=1")

@@ -1,4 +1,4 @@
-"""What a CUDA card must show: kernels agree, memory is as planned, speed by shape and policy, a killed run goes on.
+"""What a CUDA card must show: kernels agree, memory is as planned, speed by shape and policy, a killed run resumes.
 
 In: a folder. Out: `gpu_check.json` there, written after every part (a part that fails or finds no time says so and the
 next one runs), and a table on the screen. Needs torch, lightning, tokenizers, safetensors, numpy; `--cpu` runs every

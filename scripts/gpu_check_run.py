@@ -79,7 +79,7 @@ STAGE, DECISIONS, LOSSES, SAVED, KILLABLE = "pretrain", "decisions.jsonl", "loss
 
 
 def run(folder: Path, device: torch.device) -> dict[str, Any]:
-    """Both lives. `ok`: within the cap, annealed, and the steps that both lives took have equal losses."""
+    """Both processes. `ok`: within the cap, annealed, and the steps that both took have equal losses."""
     folder.mkdir(exist_ok=True)
     for old in folder.iterdir():
         old.unlink()
@@ -157,7 +157,7 @@ def _save(path: Path, weights: Any, device: torch.device) -> None:
 
 
 def _load(path: Path, weights: Any, device: torch.device) -> int:
-    """Steps done; 0 where there is nothing to go on from."""
+    """Steps done; 0 where there is nothing to resume from."""
     from safetensors.torch import load_file
 
     if not path.exists():

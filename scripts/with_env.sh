@@ -32,20 +32,20 @@ make_venv() {
     "$python" -c 'import venv, ensurepip' 2>/dev/null ||
       fail "$python cannot make virtual environments (module venv or ensurepip is missing). On Debian: apt install python3-venv"
     echo "hornbook: making .venv with $("$python" --version), once" >&2
-    "$python" -m venv "$root/.venv" || fail "could not make $root/.venv; is the folder writable?"
+    "$python" -m venv "$root/.venv" || fail "could not create $root/.venv; is the folder writable?"
   fi
   echo "hornbook: installing the pinned packages of constraints.txt (minutes the first time)" >&2
   # torch first and alone: a wheel that is already on disk is then taken for its exact version
   "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check "$(grep '^torch==' "$root/constraints.txt")" &&
     "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$root/constraints.txt" -e "$root$extra" ||
-    fail "installing into .venv failed (pip's message is above). Is the package index reachable? Run the same command again to go on"
+    fail "installing into .venv failed (pip's message is above). Is the package index reachable? Run the same command again to resume"
   touch "$stamp" "$root/.venv/.hornbook-$pins"  # the extra comes on top of the rest
 }
 
 if [ -n "${HORNBOOK_PYTHON:-}" ]; then
   python=$HORNBOOK_PYTHON
   [ -x "$(command -v "$python")" ] || fail "HORNBOOK_PYTHON is $python, which is not an executable"
-  has_packages "$python" || fail "HORNBOOK_PYTHON is $python, which is older than 3.11 or lacks packages. Mend: $python -m pip install -e '$root$extra'"
+  has_packages "$python" || fail "HORNBOOK_PYTHON is $python, which is older than 3.11 or lacks packages. Fix: $python -m pip install -e '$root$extra'"
 elif [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && has_packages python; then
   python=$(command -v python)
 else

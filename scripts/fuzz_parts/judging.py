@@ -376,7 +376,7 @@ def _keep(folder: Path, kept: Path) -> str:
 
 def _forget_peak() -> None:
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew (Linux)
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again (Linux)
 
 
 def _peak() -> int:

@@ -201,7 +201,7 @@ def jumping(quick: bool) -> Rows:
         differing = place.outcome().differences(undisturbed)
     return [
         at_least("wall clocks that one process saw within 2 s, days apart", clocks, "clocks", 3),
-        at_most("stages with another result under them, killed and gone on", wrong, "stages", 0),
+        at_most("stages with another result under them, killed and resumed", wrong, "stages", 0),
         at_most(f"  differences to the undisturbed run {', '.join(differing)}".rstrip(), len(differing), "", 0),
         at_most("  hours of a life: the ledger against a clock that does not jump, worst", hours, "s", SLACK_SECONDS),
     ]

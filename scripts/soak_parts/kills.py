@@ -146,7 +146,7 @@ def starts(quick: bool) -> Rows:
     late = sum(start >= START_SECONDS and start >= 2 * alone for start, alone in walls)
     cores = [start[1] / alone[1] for start, alone in zip(took, imports, strict=True)]
     return [
-        row("resumes as a user starts them, torch and lightning imported anew", len(took), "starts"),
+        row("resumes as a user starts them, torch and lightning imported again", len(took), "starts"),
         row("start-up to the first step on resume, median", round(median(start for start, _ in walls), 1), "s"),
         row("start-up to the first step on resume, worst", round(max(start for start, _ in walls), 1), "s"),
         row("importing torch and lightning alone, beside each, median", round(median(a for _, a in walls), 1), "s"),
@@ -261,7 +261,7 @@ def every_file(quick: bool) -> Rows:
     return [
         row("files of a checkpoint harmed: 3 files, torn, flipped, deleted", tried, "times"),
         at_least("noticed and named", noticed / tried, "share", 1),
-        at_least("went on from the checkpoint before", before_used / tried, "share", 1),
+        at_least("resumed from the checkpoint before", before_used / tried, "share", 1),
         at_most("ended otherwise than the undisturbed run", differing, "times", 0),
     ]
 
@@ -303,7 +303,7 @@ def to_empty_machines(quick: bool) -> Rows:
         differing = found.differences(undisturbed)
     return [
         row("machines that vanished in pretrain, with all that was on them", kills, "machines"),
-        at_least("lives that went on from the remote's state", from_remote, "lives", 1),
+        at_least("processes that resumed from the remote's state", from_remote, "lives", 1),
         row("newest step at the remote when one vanished", reached, "steps"),
         at_most(f"differences to the undisturbed run {', '.join(differing)}".strip(), len(differing), "", 0),
     ]
