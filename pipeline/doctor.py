@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,12 @@ EXTRAS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """`state`: ok, note (it works, with a remark) or missing (something cannot be done). `mend`: what to do."""
+    """`state`: ok, note (it works, with a remark) or missing (something cannot be done). `fix`: what to do."""
 
     name: str
     state: str
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def examine() -> list[Finding]:
@@ -52,8 +52,8 @@ def examine() -> list[Finding]:
 
 
 def as_json(findings: list[Finding]) -> dict[str, Any]:
-    return {"ready": all(f.state != MISSING or f.name.startswith("extra") for f in findings),
-            "findings": [asdict(f) for f in findings]}  # fmt: skip
+    rows = [{"name": f.name, "state": f.state, "found": f.found, "mend": f.fix} for f in findings]
+    return {"ready": all(f.state != MISSING or f.name.startswith("extra") for f in findings), "findings": rows}
 
 
 def show(findings: list[Finding]) -> str:
@@ -61,8 +61,8 @@ def show(findings: list[Finding]) -> str:
     lines = []
     for f in findings:
         lines.append(f"{f.state:<8} {f.name.ljust(width)}  {f.found}")
-        if f.mend:
-            lines.append(f"{'':<8} {'':<{width}}  -> {f.mend}")
+        if f.fix:
+            lines.append(f"{'':<8} {'':<{width}}  -> {f.fix}")
     return "\n".join(lines)
 
 
@@ -83,10 +83,10 @@ def _compute() -> list[Finding]:
     if torch.cuda.is_available():
         findings += [_card(index) for index in range(torch.cuda.device_count())]
     elif shutil.which("nvidia-smi"):
-        mend = "install a torch with CUDA into the environment that HORNBOOK_PYTHON names"
+        fix = "install a torch with CUDA into the environment that HORNBOOK_PYTHON names"
         if torch.version.cuda:
-            mend = "is CUDA_VISIBLE_DEVICES empty, or the driver older than this torch's CUDA? nvidia-smi shows both"
-        findings.append(Finding("card", MISSING, "there is an NVIDIA driver, but torch sees no card", mend))
+            fix = "is CUDA_VISIBLE_DEVICES empty, or the driver older than this torch's CUDA? nvidia-smi shows both"
+        findings.append(Finding("card", MISSING, "there is an NVIDIA driver, but torch sees no card", fix))
     else:
         findings.append(Finding("card", NOTE, "none; the CPU computes: configs/tiny.yaml is made for it"))
     return [*findings, Finding("will use", OK, machine.describe())]
@@ -102,11 +102,9 @@ def _card(index: int) -> Finding:
     bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16: fp32 is used"
     busy = free < 0.9 * total
     known = "" if devices.find_card(name) else "; not in configs/gpus.yaml, so no MFU and no price"
-    mend = (
-        "another process holds memory of it: nvidia-smi names it; CUDA_VISIBLE_DEVICES chooses a card" if busy else ""
-    )
+    fix = "another process holds memory of it: nvidia-smi names it; CUDA_VISIBLE_DEVICES chooses a card" if busy else ""
     found = f"{index}: {name}, {format_bytes(free)} of {format_bytes(total)} free, {bf16}{_driver()}{known}"
-    return Finding("card", NOTE if busy else OK, found, mend)
+    return Finding("card", NOTE if busy else OK, found, fix)
 
 
 def _driver() -> str:
@@ -151,8 +149,8 @@ def _disk() -> Finding:
 def _remote() -> Finding:
     there, found = remote.place(), list[str | Exception]()
     if there is None:
-        mend = f"where disks vanish: export {remote.REMOTE}=s3://bucket/folder (docs/reliability.md)"
-        return Finding("remote", NOTE, f"{remote.REMOTE} is not set: nothing is copied elsewhere", mend)
+        fix = f"where disks vanish: export {remote.REMOTE}=s3://bucket/folder (docs/reliability.md)"
+        return Finding("remote", NOTE, f"{remote.REMOTE} is not set: nothing is copied elsewhere", fix)
 
     def ask() -> None:
         try:
@@ -166,8 +164,8 @@ def _remote() -> Finding:
     answer = found[0] if found else f"no answer within {ANSWER_SECONDS:.0f} s"
     if found and isinstance(answer, str):
         return Finding("remote", OK, f"{there.name} answers, {answer}")
-    mend = f"fix it or unset {remote.REMOTE}: stages would train without copies, and an empty machine would not start"
-    return Finding("remote", MISSING, f"{there.name} cannot be read: {answer}", mend)
+    fix = f"fix it or unset {remote.REMOTE}: stages would train without copies, and an empty machine would not start"
+    return Finding("remote", MISSING, f"{there.name} cannot be read: {answer}", fix)
 
 
 def _compiler() -> Finding:
@@ -184,8 +182,8 @@ def _sandbox() -> Finding:
         return Finding("sandbox", OK, "bubblewrap: programs that a model wrote run without network and home")
     if shutil.which("unshare") and _output(["unshare", "--user", "--net", "--pid", "--fork", "true"]) is not None:
         return Finding("sandbox", OK, "user namespaces, no bubblewrap")
-    mend = "on Debian: apt install bubblewrap; inside a container it may need more rights"
-    return Finding("sandbox", NOTE, "none: only programs that hornbook's own templates wrote can be run", mend)
+    fix = "on Debian: apt install bubblewrap; inside a container it may need more rights"
+    return Finding("sandbox", NOTE, "none: only programs that hornbook's own templates wrote can be run", fix)
 
 
 def _slurm() -> Finding:
@@ -220,8 +218,8 @@ def _extras() -> list[Finding]:
     for extra, (modules, use) in EXTRAS.items():
         absent = [name for name in modules if importlib.util.find_spec(name) is None]
         if absent:
-            mend = f"{sys.executable} -m pip install -c constraints.txt -e '.[{extra}]'"
-            findings.append(Finding(f"extra {extra}", MISSING, f"no {', '.join(absent)}: needed for {use}", mend))
+            fix = f"{sys.executable} -m pip install -c constraints.txt -e '.[{extra}]'"
+            findings.append(Finding(f"extra {extra}", MISSING, f"no {', '.join(absent)}: needed for {use}", fix))
         else:
             findings.append(Finding(f"extra {extra}", OK, use))
     return findings

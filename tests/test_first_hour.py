@@ -1,4 +1,4 @@
-"""The mistakes of a first hour, each typed as a person types it: one message that names the mend, no traceback."""
+"""The mistakes of a first hour, each typed as a person types it: one message that names the fix, no traceback."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ FILES = {
     "no-budget.yaml": f"name: x\n{SMALL_MODEL}",
 }
 
-# what was typed -> words that the one message must hold: what was found, and how to mend it
+# what was typed -> words that the one message must hold: what was found, and how to fix it
 MISTAKES = {
     "a config that is not there": (["data", "nowhere.yaml"], ["does not exist", "configs/tiny.yaml"]),
     "a folder as config": (["data", "folder"], ["is a folder", "configs/tiny.yaml"]),
@@ -62,7 +62,7 @@ MISTAKES = {
     "pretrain before init": (["pretrain", TINY, "init.method=random", "init.source=null"], ["run: hornbook data"]),
     "a card that is not there": (
         ["pretrain", TINY, "train.device=cuda", "init.method=random", "init.source=null"],
-        ["not made yet", "hornbook data"],  # the first thing to mend
+        ["not made yet", "hornbook data"],  # the first thing to fix
     ),
     "heads that do not divide the width": (["data", TINY, "model.num_attention_heads=7"], ["hidden_size", "=7"]),
     "windows longer than the model's": (["data", TINY, "train.sequence_length=9999"], ["9999", "max_position"]),
@@ -73,7 +73,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_one_message_names_the_mend(mistake, tmp_path, monkeypatch, capsys):
+def test_one_message_names_the_fix(mistake, tmp_path, monkeypatch, capsys):
     """In this process, which spares a second of start-up for each."""
     for name, text in FILES.items():
         (tmp_path / name).write_text(text, encoding="utf-8")

@@ -67,7 +67,7 @@ def test_every_shipped_config_is_parsed(path):
         ("no-equals-sign", ["key=value"]),
     ],
 )
-def test_a_wrong_override_is_one_message_that_names_the_mend(override, words):
+def test_a_wrong_override_is_one_message_that_names_the_fix(override, words):
     with pytest.raises(UserError) as error:
         configs.load(TINY, [override])
     for word in words:

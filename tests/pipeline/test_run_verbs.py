@@ -182,11 +182,11 @@ def test_doctor_says_what_is_used_and_what_is_missing(root, monkeypatch):
     findings = doctor.examine()
     names = [f.name for f in findings]
     assert {"python", "torch", "will use", "memory", "disk", "sandbox", "slurm", "wandb"} <= set(names)
-    assert all(f.mend for f in findings if f.state == doctor.MISSING)
+    assert all(f.fix for f in findings if f.state == doctor.MISSING)
     assert json.loads(json.dumps(doctor.as_json(findings)))["findings"]
     monkeypatch.setitem(doctor.EXTRAS, "none", (("no_such_module",), "nothing"))
     extra = next(f for f in doctor._extras() if f.name == "extra none")
-    assert (extra.state, "no_such_module" in extra.found, "[none]" in extra.mend) == (doctor.MISSING, True, True)
+    assert (extra.state, "no_such_module" in extra.found, "[none]" in extra.fix) == (doctor.MISSING, True, True)
 
 
 def test_doctor_says_whether_the_remote_answers(root, tmp_path, monkeypatch):
