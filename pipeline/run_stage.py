@@ -40,10 +40,10 @@ def run_stage(stage: str, config: Config, words: str, *, replay: str | None = No
     elif stage in ("evaluate", "export", "quantize"):
         module.check_options(config)  # a mistake in the config, before anything that is missing
     with store.copied(lambda: store.limit_seconds(None)):
+        if stage in ("data", "init"):
+            check_source(config)  # before hours of work whose result nothing could use
         if stage in NEED_DATA:
             require_data(config, command)
-        if stage in ("data", "init"):
-            check_source(config)  # said hours before the stage that reads it
         if stage == "init":
             command = replace(command, waited_seconds=_ensure_source(config, command))
         if stage == "pretrain":
