@@ -92,6 +92,7 @@ def require_data(config: Config, command: Command) -> Step:
     step = stages.data_step(config)
     if not command.store.fetch(step):
         raise UserError(f"the data of this config is not made yet; run: hornbook data {command.words}")
+    command.store.push(step.path)
     return step
 
 
@@ -124,6 +125,7 @@ def _resolve_pretrain(config: Config, command: Command) -> Step:
         needed = step.input(name)
         if not store.fetch(needed):
             raise UserError(f"{needed.path} is not made yet; run: hornbook {name} {command.words}")
+        store.push(needed.path)  # another machine can resume only with all of the inputs
     if config.budget.max_gpu_hours is None and config.budget.max_tokens is None and config.train.max_epochs is None:
         raise UserError("the config sets no end: set budget.max_gpu_hours (or budget.max_tokens)")
     if config.budget.branch_of:

@@ -1,10 +1,8 @@
-"""`HORNBOOK_REMOTE`: where copies lie, at any URL that fsspec knows, so that a run outlives the disk it began on.
+"""A folder at a URL, with the names that files have under HORNBOOK_ROOT, and who owns a run in it.
 
-In: a URL. Out: a `Place` that reads and writes files by the same names as under HORNBOOK_ROOT
-(`artifacts/<step>/<fingerprint>/`, `runs/<experiment>/`). What vouches for a folder (its manifest, a checkpoint's
-index) is written last and removed first, and what is read back must fit the hashes in it: half of anything is never
-taken for the whole. pushing.py writes in the background, pulling.py reads before a stage starts. Messages never name
-the user, the password or the query of a URL.
+In: `HORNBOOK_REMOTE`, any URL that fsspec knows. Out: a `Place` that reads and writes files. What vouches for a folder
+(its manifest, a checkpoint's index) is written last and removed first, and what is read back must fit the hashes in it,
+so half of anything is never taken for the whole. Messages never show the user, the password or the query of a URL.
 """
 
 import contextlib
@@ -14,14 +12,14 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from pipeline.storage.files import fits_seal, root
-from pipeline.storage.run_files import CHECKPOINTS, INDEX, checkpoint_step, index_in
+from pipeline.storage.run_files import CHECKPOINTS, INDEX, checkpoint_name, checkpoint_step, index_in
 from pipeline.storage.steps import MANIFEST
 from pipeline.system.disk import writing
 from pipeline.system.errors import Busy, Failure, UserError
@@ -30,7 +28,7 @@ from pipeline.system.processes import process_lives
 REMOTE = "HORNBOOK_REMOTE"
 CHUNK_BYTES = 8 << 20
 OWNER = "owner.json"
-OWNER_SECONDS = 60.0  # an owner that did not sign for that long is gone
+OWNER_SECONDS = 60.0  # an owner that has not signed for that long is gone
 
 HOST, TOKEN = socket.gethostname(), secrets.token_hex(8)
 
@@ -40,62 +38,40 @@ class Unreachable(Failure):
 
 
 class Place:
-    """A folder at a URL. Every method raises `Unreachable` with a reason that holds no credentials.
-
-    `name`: the URL as it may be shown. Raises `UserError` (at first use) where fsspec knows no such URL, or lacks the
-    library for it.
-    """
+    """A folder at a URL. Every method raises `Unreachable` with a reason that holds no credentials, and `UserError`
+    where fsspec knows no such URL or lacks the library for it. `name`: the URL as messages may show it."""
 
     def __init__(self, url: str):
         self.url, self.name = url, shown(url)
 
-    @cached_property
-    def _opened(self) -> tuple[Any, str]:
-        from fsspec.core import url_to_fs
-
-        try:
-            fs, base = url_to_fs(self.url)
-        except (ImportError, ValueError) as error:
-            raise UserError(
-                f"{REMOTE}={self.name} cannot be used ({self.hide(str(error))}); expected a URL that fsspec knows "
-                "(s3://bucket/folder needs `pip install s3fs`, gs:// needs gcsfs, sftp:// needs paramiko), or unset it"
-            ) from None
-        return fs, base.rstrip("/")
-
     def open(self) -> None:
-        """Loads the library behind the URL, and reaches out where that does so by itself."""
-        with self._reaching():
-            _ = self._opened
+        """Loads the library behind the URL, which may already connect."""
+        with self._reach():
+            pass
 
     def read(self, path: str) -> bytes | None:
         """The whole file, or None where there is none."""
-        with self._reaching():
-            fs, base = self._opened
-            with contextlib.suppress(FileNotFoundError):
-                return fs.cat_file(f"{base}/{path}")
+        with self._reach() as (fs, base), contextlib.suppress(FileNotFoundError):
+            return fs.cat_file(f"{base}/{path}")
         return None
 
     def names(self, path: str) -> list[str]:
-        """Of what lies in a folder; none where there is no such folder."""
-        with self._reaching():
-            fs, base = self._opened
+        """The names in a folder; none where there is no such folder."""
+        with self._reach() as (fs, base), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             fs.invalidate_cache()
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(f"{base}/{path}", detail=False))
+            return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(f"{base}/{path}", detail=False))
         return []
 
     def write(self, path: str, content: bytes) -> None:
         """The whole file or nothing of it: under another name, then moved."""
-        with self._reaching():
-            fs, base = self._opened
+        with self._reach() as (fs, base):
             target = f"{base}/{path}"
             self._in_its_folder(target, lambda: fs.pipe_file(f"{target}.part", content))
             fs.mv(f"{target}.part", target)
 
-    def send(self, file: BinaryIO, path: str, between: Callable[[], None] = lambda: None) -> None:
-        """A large file, piece by piece with `between()` after each; what names it must be written after it."""
-        with self._reaching():
-            fs, base = self._opened
+    def send(self, file: BinaryIO, path: str, between: Callable[[], None]) -> None:
+        """A large file, with `between()` after each piece. What vouches for it must be written after it."""
+        with self._reach() as (fs, base):
             target = f"{base}/{path}"
             with self._in_its_folder(target, lambda: fs.open(target, "wb")) as out:
                 while chunk := file.read(CHUNK_BYTES):
@@ -103,10 +79,9 @@ class Place:
                     between()
 
     def fetch(self, path: str, target: Path) -> bool:
-        """Brings a file here, synced; whether there is one."""
+        """Brings a file here and syncs it to disk; whether there is one."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        with self._reaching():
-            fs, base = self._opened
+        with self._reach() as (fs, base):
             try:
                 source = fs.open(f"{base}/{path}", "rb")
             except FileNotFoundError:
@@ -121,13 +96,11 @@ class Place:
 
     def remove(self, path: str) -> None:
         """A file, or a folder with all in it; nothing where there is none."""
-        with self._reaching():
-            fs, base = self._opened
-            with contextlib.suppress(FileNotFoundError):
-                fs.rm(f"{base}/{path}", recursive=True)
+        with self._reach() as (fs, base), contextlib.suppress(FileNotFoundError):
+            fs.rm(f"{base}/{path}", recursive=True)
 
     def hide(self, text: str) -> str:
-        """`text` without what this URL or another would give away."""
+        """`text` without the secrets of this URL or another one in it."""
         parts = urlsplit(self.url.rsplit("::", 1)[-1])
         for secret in {parts.username, parts.password, parts.query} - {None, ""}:
             text = text.replace(str(secret), "***").replace(unquote(str(secret)), "***")
@@ -141,16 +114,28 @@ class Place:
             return act()
 
     @contextlib.contextmanager
-    def _reaching(self) -> Any:
+    def _reach(self) -> Iterator[tuple[Any, str]]:
         try:
-            yield
-        except Failure:
-            raise
-        except UserError:
+            yield self._opened
+        except (Failure, UserError):
             raise
         except Exception as error:  # every library behind fsspec has errors of its own
             reason = (str(error).strip().splitlines() or [""])[0]
             raise Unreachable(f"{type(error).__name__}: {self.hide(reason)}") from None
+
+    @cached_property
+    def _opened(self) -> tuple[Any, str]:
+        """The file system and the path of the URL in it."""
+        from fsspec.core import url_to_fs
+
+        try:
+            fs, base = url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            raise UserError(
+                f"{REMOTE}={self.name} cannot be used ({self.hide(str(error))}); expected a URL that fsspec knows "
+                "(s3://bucket/folder needs `pip install s3fs`, gs:// needs gcsfs, sftp:// needs paramiko), or unset it"
+            ) from None
+        return fs, base.rstrip("/")
 
 
 def place() -> Place | None:
@@ -159,9 +144,7 @@ def place() -> Place | None:
     return _place(url) if url else None
 
 
-@cache
-def _place(url: str) -> Place:
-    return Place(url)
+_place = cache(Place)  # one for each URL, because opening it may connect
 
 
 def shown(text: str) -> str:
@@ -182,14 +165,9 @@ def say(line: str) -> None:
 
 
 def sign(place: Place, run: str) -> None:
-    """Says at the remote that this process owns a run, from now on for `OWNER_SECONDS`."""
+    """Says at the remote that this process owns a run for the next `OWNER_SECONDS`."""
     me = {"host": HOST, "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID"), "token": _token()}
-    me["time"] = round(time.time(), 1)
-    place.write(f"{run}/{OWNER}", json.dumps(me).encode())
-
-
-def _token() -> str:
-    return f"{TOKEN}-{os.getpid()}"  # a fork is another owner
+    place.write(f"{run}/{OWNER}", json.dumps({**me, "time": round(time.time(), 1)}).encode())
 
 
 def owner(place: Place, run: str) -> dict[str, Any] | None:
@@ -204,7 +182,7 @@ def owner(place: Place, run: str) -> dict[str, Any] | None:
 def claim(place: Place, run: str) -> None:
     """Takes a run at the remote for this process. Raises `Busy` where another machine has it."""
     other = owner(place, run)
-    if other is not None and _lives(other):
+    if other is not None and _is_alive(other):
         seconds = max(0.0, time.time() - other.get("time", 0.0))
         raise Busy(
             f"process {other.get('pid')} on {other.get('host')} is training this run: it signed at {place.name} "
@@ -214,13 +192,15 @@ def claim(place: Place, run: str) -> None:
     sign(place, run)
 
 
-def _lives(other: dict[str, Any]) -> bool:
+def _token() -> str:
+    return f"{TOKEN}-{os.getpid()}"  # a fork is another owner
+
+
+def _is_alive(other: dict[str, Any]) -> bool:
     """By its last signature; on this host by its process."""
     if abs(time.time() - other.get("time", 0.0)) >= OWNER_SECONDS:
         return False
-    if other.get("host") != HOST:
-        return True
-    return other.get("pid") != os.getpid() and process_lives(other.get("pid"))
+    return other.get("host") != HOST or (other.get("pid") != os.getpid() and process_lives(other.get("pid")))
 
 
 # ---- what vouches for a folder's files
@@ -236,11 +216,7 @@ def manifest_of(place: Place, folder: str) -> dict[str, Any] | None:
 
 
 def indexes_of(place: Place, run: str) -> dict[int, dict[str, Any]]:
-    """Step -> index, of the checkpoints at the remote that were pushed to their end."""
-    found = {}
-    for name in place.names(f"{run}/{CHECKPOINTS}"):
-        step = checkpoint_step(name)
-        index = None if step is None else index_in(place.read(f"{run}/{CHECKPOINTS}/{name}/{INDEX}"))
-        if step is not None and index is not None:
-            found[step] = index
-    return found
+    """Step -> index, of the checkpoints that are whole at the remote."""
+    steps = [step for name in place.names(f"{run}/{CHECKPOINTS}") if (step := checkpoint_step(name)) is not None]
+    paths = {step: f"{run}/{CHECKPOINTS}/{checkpoint_name(step)}/{INDEX}" for step in steps}
+    return {step: index for step, path in paths.items() if (index := index_in(place.read(path))) is not None}

@@ -29,6 +29,7 @@ def build(
     then unfinished, and the next call resumes it.
     """
     if store.fetch(step):
+        store.push(step.path)  # the process that made it may have been stopped before all of it was copied
         return read_manifest(step.path)
     for value in step.inputs.values():
         if isinstance(value, Step):

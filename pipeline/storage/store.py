@@ -20,7 +20,8 @@ class Store:
     name: str | None = None  # of the place where copies lie, as messages may show it
 
     def fetch(self, step: Step) -> bool:
-        """Takes a finished folder from the store where there is none here; whether there is one here now."""
+        """Takes a finished folder from the store where there is none here; whether there is one here now. Pushes
+        nothing."""
         return step.finished
 
     def push(self, folder: Path) -> None:

@@ -55,7 +55,11 @@ def input_steps(config):
 def make_inputs(config) -> None:
     from making import build
 
-    build(input_steps(config)["init"], experiment=config.name)
+    from pipeline.remote.store import connect
+
+    store = connect()
+    with store.copied(lambda: 5.0):
+        build(input_steps(config)["init"], experiment=config.name, store=store)
 
 
 def make_data(folder) -> dict:
@@ -91,9 +95,9 @@ def main(config_path: str, *overrides: str) -> int:
     install()
     time.sleep(float(os.environ.get("START_SECONDS", "0")))  # as on a machine where a start takes long
     if look := os.environ.get("REMOTE_LOOK_SECONDS"):
-        from pipeline.remote import upload as pushing
+        from pipeline.remote import upload
 
-        pushing.LOOK_SECONDS, pushing.CPU_SHARE = float(look), 1.0
+        upload.LOOK_SECONDS = float(look)
     if os.environ.get("WITHOUT_TORCH"):
         sys.modules["torch"] = None  # type: ignore[assignment]  # importing it is now an error
     return run_guarded(parse(["pretrain", config_path, *overrides]))

@@ -15,12 +15,14 @@ from fsspec.implementations.memory import MemoryFileSystem
 from making import build, made_step
 from test_pretrain import Small, _seconds_from_now, small_inputs  # noqa: F401 - fixtures
 
-from pipeline.remote import download as pulling
 from pipeline.remote import place as remote
-from pipeline.remote import upload as pushing
+from pipeline.remote import store as remote_store
+from pipeline.remote import upload
+from pipeline.remote.store import RemoteStore, connect
 from pipeline.stages import pretrain_step
 from pipeline.storage import ledger
 from pipeline.storage.steps import Step
+from pipeline.storage.store import Store
 from pipeline.system.errors import Busy, UserError
 
 EXACT = ("train.precision=32-true", "train.micro_batch=4", "train.checkpoint_every_seconds=1000")
@@ -72,16 +74,14 @@ fsspec.register_implementation("shaky", Shaky, clobber=True)
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Looks often; nothing is left of a test in the next."""
-    monkeypatch.setattr(pushing, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(pushing, "CPU_SHARE", 1.0)
-    monkeypatch.setattr(pushing, "PAUSE_SECONDS", 0.02)
-    monkeypatch.setattr(pulling, "PAUSES_SECONDS", (0.01,))
+    monkeypatch.setattr(upload, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(upload, "PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(remote_store, "PAUSES_SECONDS", (0.01,))
     Shaky.store.clear()
     Shaky.callers.clear()
     Shaky.seconds, Shaky.broken = 0.0, False
     yield
     Shaky.seconds, Shaky.broken = 0.0, False
-    pushing.finish(5.0)
     for thread in threading.enumerate():
         if thread.name == "remote":  # one that a test did not wait for
             thread.join(10.0)
@@ -99,6 +99,18 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> Small
     (tmp_path / name).mkdir()
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / name))
     return Small(tmp_path / name)
+
+
+def end(store: Store, seconds: float = 5.0) -> None:
+    """As at the end of a stage."""
+    with store.copied(lambda: seconds):
+        pass
+
+
+def connected() -> RemoteStore:
+    store = connect()
+    assert isinstance(store, RemoteStore)
+    return store
 
 
 def losses(small: Small) -> list[float]:
@@ -122,24 +134,26 @@ def test_a_finished_folder_comes_from_the_remote_unless_a_byte_of_it_is_wrong(
     count: list[int] = []
     step = made(tmp_path, count)
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "a"))
-    first = build(step, experiment="x")
-    pushing.finish(5.0)
+    store = connect()
+    first = build(step, "x", store)
+    end(store)
     assert (there / remote.path_of(step.path) / "manifest.json").is_file()
 
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "b"))
     (there / remote.path_of(step.path) / "report.html").unlink()  # for reading only
-    assert build(step, experiment="x") == first
+    assert build(step, "x", store) == first
     assert count == [1]
     assert (step.path / "part" / "tokens.bin").read_bytes() == b"tokens" * 1000
     assert "taken from file://" in capsys.readouterr().out
-    pushing.finish(5.0)
+    end(store)
 
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "c"))
     with open(there / remote.path_of(step.path) / "part" / "tokens.bin", "r+b") as file:
         file.write(b"T")
-    build(step, experiment="x")
+    build(step, "x", store)
     assert count == [1, 1]
     assert "is damaged and is not used" in capsys.readouterr().out
+    end(store)
 
 
 def test_a_run_that_loses_its_machine_goes_on_elsewhere_bit_by_bit_and_its_hours_count(
@@ -147,7 +161,6 @@ def test_a_run_that_loses_its_machine_goes_on_elsewhere_bit_by_bit_and_its_hours
 ) -> None:
     monkeypatch.setenv("REMOTE_LOOK_SECONDS", "0.02")
     a = machine(tmp_path, monkeypatch, "a")
-    pushing.finish(5.0)  # of data and init
     process = a.start(STEPS, *EXACT, OFTEN)
     run = there / RUN / a.folder.name
     a.wait_for(lambda: len(list(run.glob("checkpoints/*/checkpoint.json"))) >= 2, process)
@@ -201,10 +214,10 @@ def _half_of_the_newest_is_not_taken(
         (tmp_path / name).mkdir()
         monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / name))
         small = Small(tmp_path / name)
-        pulling.fetch_run(pretrain_step(small.config(STEPS)), small.config(STEPS))
+        store = connect()
+        store.fetch_run(pretrain_step(small.config(STEPS)), small.config(STEPS))
         assert [path.name for path in (small.folder / "checkpoints").iterdir()] == [f"step-{kept[-2]:08d}"]
-        pushing._pusher.ready = False  # type: ignore[union-attr]
-        pushing.finish(5.0)
+        end(store)
         shutil.rmtree(there)
         shutil.copytree(aside, there)
 
@@ -217,7 +230,6 @@ def test_a_raised_cap_goes_on_from_before_the_decay_on_another_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: Path
 ) -> None:
     machine(tmp_path, monkeypatch, "a").run_here("budget.max_tokens=10_240", *EXACT)
-    pushing.finish(5.0)
     b = machine(tmp_path, monkeypatch, "b")
     longer = b.run_here("budget.max_tokens=15_360", *EXACT)
     assert (longer["steps"], longer["annealed"], longer["lives"]) == (30, True, 2)
@@ -267,19 +279,21 @@ def test_a_failing_remote_is_said_once_and_again_when_it_works(
     monkeypatch.setattr(Control, "on_train_start", begin)
     started = time.monotonic()
     a.run_here("budget.max_tokens=10_240", *EXACT)
-    assert time.monotonic() - started < pushing.FINISH_SECONDS / 10
+    assert time.monotonic() - started < remote_store.FINISH_SECONDS / 10
     said = capsys.readouterr().out
     assert said.count("fails (ConnectionError") == 1, said
     assert "secret" not in said
     assert "key=1" not in said
 
     Shaky.broken = True
-    assert a.run_here("budget.max_tokens=10_240", *EXACT)["steps"] == 20  # up to date; it copies what is not there
-    pusher = pushing._pusher
-    assert pusher is not None
-    _until(lambda: pusher.failing)
+    assert a.run_here("budget.max_tokens=10_240", *EXACT)["steps"] == 20  # up to date
+    assert "has not everything yet" in capsys.readouterr().out
+    config, store = a.config("budget.max_tokens=10_240", *EXACT), connected()
+    store.copy_finished(pretrain_step(config), config)  # as the same command does again
+    _until(lambda: store.uploader.failing)
     Shaky.broken = False
-    _until(lambda: not pusher.failing)
+    _until(lambda: not store.uploader.failing)
+    end(store)
     assert any(name.endswith("manifest.json") and RUN in name for name in Shaky.store)
     assert any(name.endswith("checkpoint.json") for name in Shaky.store)
     assert "works again" in capsys.readouterr().out
@@ -314,12 +328,13 @@ def test_a_second_machine_is_turned_away_and_a_first_one_that_was_away_stops_cop
     with pytest.raises(Busy, match="process 7 on elsewhere is training this run"):
         a.run_here(STEPS)
     signed.write_text(json.dumps({**other, "time": time.time() - 61}))
-    monkeypatch.setattr(pushing, "BEAT_SECONDS", 0.05)
-    pulling.fetch_run(step, a.config(STEPS))
+    monkeypatch.setattr(upload, "BEAT_SECONDS", 0.05)
+    store = connected()
+    store.fetch_run(step, a.config(STEPS))
     assert json.loads(signed.read_text())["token"] != "other"
 
     def taken_over() -> bool:
-        if pushing._pusher is None or pushing._pusher.off:
+        if store.uploader.taken_over:
             return True
         signed.write_text(json.dumps({**other, "time": time.time()}))  # a beat may write over it
         return False
@@ -335,13 +350,14 @@ def test_a_stage_that_ends_leaves_the_signature_of_a_machine_that_took_over(
     a = machine(tmp_path, monkeypatch, "a")
     step = pretrain_step(a.config(STEPS))
     signed = there / RUN / step.fingerprint / "owner.json"
-    pulling.fetch_run(step, a.config(STEPS))
-    pusher = pushing._pusher
-    assert pusher is not None
-    _until(lambda: pusher._beat_at > 0)  # the next signature is due in 15 s: it ends before it looks again
+    store = connected()
+    store.fetch_run(step, a.config(STEPS))
+    uploader = store.uploader
+    # The next signature is due in 15 s: it ends before it looks again.
+    _until(lambda: uploader._run is not None and uploader._beat_at > 0)
     signed.write_text(json.dumps({"host": "elsewhere", "pid": 7, "token": "other", "time": time.time()}))
-    pushing.finish(30.0)
-    assert not pusher.off
+    end(store, 30.0)
+    assert not uploader.taken_over
     assert json.loads(signed.read_text())["token"] == "other"
 
 
@@ -356,7 +372,7 @@ def test_messages_hold_no_credentials_and_an_unknown_url_is_said_at_once(
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path))
     monkeypatch.setenv(remote.REMOTE, "nosuch://me:secret@host/x")
     with pytest.raises(UserError, match="nosuch://host/x cannot be used") as caught:
-        build(made(tmp_path, []), experiment="x")
+        build(made(tmp_path, []), "x", connect())
     assert "secret" not in str(caught.value)
 
 
