@@ -68,8 +68,8 @@ def _reached(decisions: Decisions, steps: Sequence[int], has_manifest: bool) -> 
     """A manifest from before the last extension does not make a run finished."""
     last = next((r for r in reversed(decisions.records) if r["kind"] in ("finish", "extend")), None)
     if has_manifest and last is not None and last["kind"] == "finish":
-        return Reached(len(decisions.extensions), max([*steps, last["step"]]), True)
-    return Reached(len(decisions.extensions), max(steps, default=0))
+        return Reached(decisions.extension, max([*steps, last["step"]]), True)
+    return Reached(decisions.extension, max(steps, default=0))
 
 
 def fetch_checkpoints(place: Place, folder: Path, steps: Sequence[int], also: Collection[int] = ()) -> bool:
