@@ -4,9 +4,9 @@ from functools import partial
 
 from pipeline import init, stages
 from pipeline.corpus.make import data_makers
-from pipeline.remote.store import connect
 from pipeline.storage import build as building
 from pipeline.storage.steps import Step
+from pipeline.storage.store import HERE, Store
 
 MAKERS: dict = {}
 
@@ -18,8 +18,8 @@ def made_step(name: str, version: int, make, config=None, inputs=None, **more) -
     return step
 
 
-def build(step: Step, experiment: str = "test") -> dict:
-    return building.build(step, MAKERS, experiment=experiment, store=connect())
+def build(step: Step, experiment: str = "test", store: Store = HERE) -> dict:
+    return building.build(step, MAKERS, experiment=experiment, store=store)
 
 
 def build_data(config, experiment: str = "test") -> dict:

@@ -135,13 +135,13 @@ def test_a_finished_folder_comes_from_the_remote_unless_a_byte_of_it_is_wrong(
     step = made(tmp_path, count)
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "a"))
     store = connect()
-    first = build(step, "x", store)
+    first = build(step, store=store)
     end(store)
     assert (there / remote.path_of(step.path) / "manifest.json").is_file()
 
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "b"))
     (there / remote.path_of(step.path) / "report.html").unlink()  # for reading only
-    assert build(step, "x", store) == first
+    assert build(step, store=store) == first
     assert count == [1]
     assert (step.path / "part" / "tokens.bin").read_bytes() == b"tokens" * 1000
     assert "taken from file://" in capsys.readouterr().out
@@ -150,7 +150,7 @@ def test_a_finished_folder_comes_from_the_remote_unless_a_byte_of_it_is_wrong(
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "c"))
     with open(there / remote.path_of(step.path) / "part" / "tokens.bin", "r+b") as file:
         file.write(b"T")
-    build(step, "x", store)
+    build(step, store=store)
     assert count == [1, 1]
     assert "is damaged and is not used" in capsys.readouterr().out
     end(store)
@@ -372,7 +372,7 @@ def test_messages_hold_no_credentials_and_an_unknown_url_is_said_at_once(
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path))
     monkeypatch.setenv(remote.REMOTE, "nosuch://me:secret@host/x")
     with pytest.raises(UserError, match="nosuch://host/x cannot be used") as caught:
-        build(made(tmp_path, []), "x", connect())
+        build(made(tmp_path, []), store=connect())
     assert "secret" not in str(caught.value)
 
 
