@@ -1,6 +1,9 @@
 """The report is one page without network or script, and its charts hold what they were given."""
 
+import fnmatch
 import re
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from pipeline.reporting import page as report
 from pipeline.reporting.data import measured
 from pipeline.system.progress import format_seconds
 
+ROOT = Path(__file__).resolve().parents[2]
 REPLAYED = {"before": 1.0, "after": 1.0, "lost": 0.0}
 
 
@@ -128,3 +132,13 @@ def test_no_template_switches_escaping_off_and_each_names_what_it_lacks():
             assert not re.search(r"\|\s*safe|autoescape", path.read_text(encoding="utf-8")), path
     with pytest.raises(UndefinedError, match="records"):
         html.render("examples.html")
+
+
+def test_every_template_is_installed_with_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    shipped = project["tool"]["setuptools"]["package-data"]["pipeline"]
+    templates = [path for path in html.TEMPLATES.iterdir() if path.is_file()]
+    assert {"page.html", "style.css", "data_card.md"} <= {path.name for path in templates}
+    for path in templates:
+        inside = path.relative_to(ROOT / "pipeline").as_posix()
+        assert any(fnmatch.fnmatch(inside, pattern) for pattern in shipped), inside
