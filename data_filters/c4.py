@@ -9,8 +9,7 @@ import re
 
 from datatrove.data import Document
 
-from data_filters.checks import check_range
-from data_filters.rule import PROSE, Decision, Drop, Rule
+from data_filters.rule import PROSE, Decision, Drop, Rule, check_range
 from data_filters.words import count_sentences, sentence_spans, words_of
 
 _ENDS, _ELLIPSIS = (".", "?", "!", '"', "'"), "..."

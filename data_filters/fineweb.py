@@ -12,8 +12,7 @@ from operator import itemgetter
 
 from datatrove.data import Document
 
-from data_filters.checks import check_range
-from data_filters.rule import PROSE, Decision, Drop, Rule
+from data_filters.rule import PROSE, Decision, Drop, Rule, check_range
 from data_filters.words import words_of
 
 _LAST = itemgetter(-1)

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from datatrove.data import Document
 
-from data_filters.checks import check_range
-from data_filters.rule import PROSE, Decision, Drop, Rule
+from data_filters.rule import PROSE, Decision, Drop, Rule, check_range
 from data_filters.words import Words, words_of
 
 STOP_WORDS = ("the", "to", "of", "and", "that", "with", "be", "have")  # the common ones first: they are tried first

@@ -12,8 +12,7 @@ from typing import Any
 
 from datatrove.data import Document
 
-from data_filters.checks import check_range
-from data_filters.rule import PROSE, Decision, Drop, Rule
+from data_filters.rule import PROSE, Decision, Drop, Rule, check_range
 
 # The labels of the model, `zxx` being no language (tables, link lists). Written down, so that a config is checked
 # without loading it; a test compares.

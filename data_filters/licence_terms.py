@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data_filters.licence import Expression, parse
-from data_filters.licence_names import OWN
+from data_filters.licence import OWN, Expression, parse
 
 PERMISSIVE, UNKNOWN = "permissive", "unknown"
 SHOWN_CAUSES = 12

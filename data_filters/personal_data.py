@@ -14,8 +14,7 @@ from collections.abc import Callable
 
 from datatrove.data import Document
 
-from data_filters.checks import check_range
-from data_filters.rule import KINDS, Decision, Drop, Rule
+from data_filters.rule import KINDS, Decision, Drop, Rule, check_range
 
 MASKED_EMAIL, MASKED_IP, MASKED_IP6, MASKED_KEY = "email@example.com", "192.0.2.1", "2001:db8::1", "<key>"
 KINDS_OF_DATA = ("email", "ip", "key")

@@ -18,8 +18,7 @@ from functools import cached_property
 import numpy as np
 from datatrove.data import Document
 
-from data_filters.checks import check_grams, check_range
-from data_filters.rule import PROSE, Decision, Drop, Rule
+from data_filters.rule import PROSE, Decision, Drop, Rule, check_grams, check_range
 from data_filters.words import Words, words_of
 
 WINDOWS = (8, 16, 24, 32, 48, 64)  # bytes; a 5-gram of English prose is about 25 long

@@ -3,19 +3,15 @@ so that a document dropped for two reasons is counted under the more serious one
 """
 
 from data_filters.c4 import C4Quality
-from data_filters.code_content import Boilerplate, DataLines
-from data_filters.evaluation_packages import EvaluationPackages
+from data_filters.code import Boilerplate, DataLines, GeneratedCode, Parses
 from data_filters.fineweb import FineWebQuality
-from data_filters.generated_code import GeneratedCode
+from data_filters.general import EvaluationPackages, Length, Letters, LongLines, Quality
 from data_filters.gopher import GopherQuality
 from data_filters.language import Language
 from data_filters.licence import Licence
-from data_filters.parses import Parses
 from data_filters.personal_data import PersonalData
-from data_filters.quality import Quality
 from data_filters.repetition import GopherRepetition
 from data_filters.rule import Rule
-from data_filters.shape import Length, Letters, LongLines
 
 FILTERS: dict[str, type[Rule]] = {
     "licence": Licence,

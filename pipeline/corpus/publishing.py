@@ -17,7 +17,7 @@ import numpy as np
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from data_filters.quality import Quality
+from data_filters.general import Quality
 from data_filters.rule import EXERCISE, Drop
 from pipeline.corpus.account import DECIDING, NONE, Outcome, Sets, count_dropped, manifest_facts, write_account
 from pipeline.corpus.execute import Executor

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data_filters.c4 import C4Quality
-from data_filters.quality import Quality
+from data_filters.general import Quality
 from data_filters.rule import Rule
 from data_filters.table import FILTERS
 from pipeline.config import Config, merge

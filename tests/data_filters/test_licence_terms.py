@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_filters.licence_names import IDENTIFIERS
+from data_filters.licence import IDENTIFIERS
 from data_filters.licence_terms import KINDS, terms_of, verdict
 
 
