@@ -69,11 +69,9 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Sample:
-    """Documents in a fixed order: `texts`, their `kinds` and paths; `sha256` of all of them."""
+    """Documents in a fixed order; `sha256` of all of them."""
 
     texts: list[str]
-    kinds: list[str]
-    paths: list[str]
 
     @property
     def megabytes(self) -> float:
@@ -83,17 +81,11 @@ class Sample:
     def sha256(self) -> str:
         return hashlib.sha256("\0".join(self.texts).encode()).hexdigest()
 
-    def write(self, folder: Path, files: int = 4) -> Path:
-        """JSON lines, spread over some files; every document is called prose, so that the web rules look at all."""
+    def write(self, folder: Path) -> Path:
+        """One file of JSON lines in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
-        for number in range(files):
-            lines = [
-                json.dumps(
-                    {"text": text, "id": path, "license": "MIT", "group": path.split("/")[1]}, ensure_ascii=False
-                )
-                for text, path in list(zip(self.texts, self.paths, strict=True))[number::files]
-            ]
-            (folder / f"{number:02d}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        lines = [json.dumps({"text": text, "id": str(i)}, ensure_ascii=False) for i, text in enumerate(self.texts)]
+        (folder / "00.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         return folder
 
 
@@ -103,17 +95,14 @@ def sample(megabytes: float, prose_only: bool = False) -> Sample:
     documents = [d for d in PythonLibrary(distributions).documents(0, 1) if isinstance(d, Document) and d.text.strip()]
     documents = [d for d in documents if not prose_only or d.metadata["kind"] == "prose"]
     random.Random(SEED).shuffle(documents)
-    chosen, n_bytes = [], 0
+    chosen: list[str] = []
+    n_bytes = 0
     for doc in documents:
         if n_bytes >= megabytes * 1e6:
             break
-        chosen.append(doc)
+        chosen.append(doc.text.encode("utf-8", "replace").decode())
         n_bytes += len(doc.text.encode())
-    return Sample(
-        [d.text.encode("utf-8", "replace").decode() for d in chosen],
-        [d.metadata["kind"] for d in chosen],
-        [f"{d.metadata['package']}/{d.id}" for d in chosen],
-    )
+    return Sample(chosen)
 
 
 def cpu_seconds() -> float:
@@ -210,7 +199,7 @@ def tokens(megabytes: float, quick: bool) -> Rows:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         _train(text.texts[: len(text.texts) // 3], VOCAB_SIZE, folder / "tokenizer.json")
-        lines = text.write(folder / "text", files=1)
+        lines = text.write(folder / "text")
         stock_runs, our_runs = (1, 3) if quick else (3, 5)
         stock, ours, _, written = paired(
             lambda: _encode_stock(lines, folder), lambda: _encode_ours(text, folder), stock_runs, our_runs
