@@ -25,7 +25,6 @@ from pipeline.corpus.scorers.features import (
 from pipeline.corpus.scorers.labels import (
     LABELS,
     Label,
-    agreement,
     find_documents,
     learn,
     learn_shipped,
@@ -165,15 +164,6 @@ def test_auc_counts_ties_half_and_its_interval_resamples_whole_groups():
     scores, labels = np.tile([0.1, 0.9, 0.5, 0.4], 25), np.tile([0, 1, 0, 1], 25)
     low, high = auc_interval(scores, labels, [str(i % 5) for i in range(100)])
     assert low <= auc(scores, labels) <= high
-
-
-def test_agreement_of_two_raters():
-    assert agreement([0, 1, 2, 5], [0, 1, 2, 5]) == {
-        "documents": 4, "exact": 1.0, "within_1": 1.0, "kappa_quadratic": 1.0, "spearman": 1.0,
-    }  # fmt: skip
-    mixed = agreement([0, 1, 2, 3], [1, 1, 4, 3])
-    assert (mixed["exact"], mixed["within_1"]) == (0.5, 0.75)
-    assert agreement([0, 0, 5, 5], [0, 5, 0, 5])["kappa_quadratic"] == 0
 
 
 def test_a_group_is_in_one_fold_and_the_folds_are_of_like_size():

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from datatrove.data import Document
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pipeline.corpus.synthetic.endpoint import ChatEndpoint
 
 FOLDER = Path(__file__).with_name("gold")
-RUBRIC, LABELS, SECOND_LABELS = FOLDER / "rubric.md", FOLDER / "labels.jsonl", FOLDER / "second_labels.jsonl"
+RUBRIC, LABELS = FOLDER / "rubric.md", FOLDER / "labels.jsonl"
 
 # Distributions that copy each other's text are one group, so that no document is on both sides of a fold.
 SAME_TEXT = {"pytorch-lightning": "lightning", "lightning-utilities": "lightning", "multiprocess": STANDARD_LIBRARY}
@@ -110,33 +110,6 @@ def find_documents(labels: Sequence[Label]) -> tuple[dict[str, Document], dict[s
 
 def content_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def agreement(first: Sequence[int], second: Sequence[int]) -> dict[str, Any]:
-    """How far two ratings of the same documents agree: share equal, share at most 1 apart, quadratic-weighted kappa
-    (Cohen 1968; 1: the same, 0: chance) and Spearman's rank correlation."""
-    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    expected = np.mean((a[:, None] - b[None, :]) ** 2)
-    return {
-        "documents": len(a),
-        "exact": round(float(np.mean(a == b)), 4),
-        "within_1": round(float(np.mean(np.abs(a - b) <= 1)), 4),
-        "kappa_quadratic": round(float(1 - np.mean((a - b) ** 2) / expected), 4) if expected else 1.0,
-        "spearman": round(float(np.corrcoef(_ranks(a), _ranks(b))[0, 1]), 4),
-    }
-
-
-def compare_raters(second: Sequence[Label]) -> dict[str, Any] | None:
-    """Agreement of the shipped labels with a second rating; None where they share no document."""
-    scores = {label.sha256: label.score for label in read_labels()}
-    pairs = [(scores[label.sha256], label.score) for label in second if label.sha256 in scores]
-    return agreement(*zip(*pairs, strict=True)) if pairs else None
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1; ties share their mean."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
 def learn(

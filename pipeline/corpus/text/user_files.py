@@ -19,6 +19,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
@@ -239,18 +240,6 @@ def _members(file: BinaryIO, begin: Callable[[], Any]) -> Iterator[bytes]:
         raise Unreadable("damaged_file", str(error)) from None
 
 
-def _gunzip(file: BinaryIO) -> Iterator[bytes]:
-    return _members(file, _Gzip)
-
-
-def _bunzip2(file: BinaryIO) -> Iterator[bytes]:
-    return _members(file, bz2.BZ2Decompressor)
-
-
-def _unxz(file: BinaryIO) -> Iterator[bytes]:
-    return _members(file, lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY_BYTES))
-
-
 def _unzstd(file: BinaryIO) -> Iterator[bytes]:
     """Frame after frame. Not `stream_reader`: that one takes a file that was cut off for a whole one."""
     import zstandard
@@ -283,9 +272,11 @@ def _zstd_window_bytes() -> int:
     return min(max(allowed, _ZSTD_WINDOW_BYTES), _MAX_ZSTD_WINDOW_BYTES)
 
 
+_unxz = partial(_members, begin=partial(lzma.LZMADecompressor, memlimit=_XZ_MEMORY_BYTES))
 # The one table of what can be read, by the last ending of a file's name.
 COMPRESSIONS: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
-    ".gz": _gunzip, ".bz2": _bunzip2, ".xz": _unxz, ".lzma": _unxz, ".zst": _unzstd, ".zstd": _unzstd,
+    ".gz": partial(_members, begin=_Gzip), ".bz2": partial(_members, begin=bz2.BZ2Decompressor),
+    ".xz": _unxz, ".lzma": _unxz, ".zst": _unzstd, ".zstd": _unzstd,
 }  # fmt: skip
 
 
