@@ -1,4 +1,4 @@
-"""The rules of the house that a machine can check: who imports whom, file sizes, whose `model` it is."""
+"""The rules that a machine can check: who imports whom, how long functions are, whose `model` it is."""
 
 import ast
 import re
@@ -30,6 +30,116 @@ def _imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module.split(".")[0])
     return names
+
+
+# From the lowest layer to the highest: a module imports from its own folder and from layers below (docs/design.md).
+# Names of files among them are layers of their own within their folder.
+LAYERS = """
+data_filters, model
+model.growth
+pipeline.system
+pipeline.config
+pipeline.storage
+pipeline.pages
+pipeline.corpus.text
+pipeline.corpus.sources
+pipeline.corpus.exercises
+pipeline.corpus.synthetic
+pipeline.corpus.scorers
+pipeline.corpus
+pipeline.training
+pipeline.stages
+pipeline.evaluation
+pipeline.growing, pipeline.release
+pipeline.tuning
+pipeline.planner, pipeline.remote, pipeline.slurm
+pipeline.reporting
+pipeline
+pipeline.run_stage
+pipeline.dry_run
+pipeline.studies
+pipeline.study
+pipeline.arguments
+pipeline.__main__
+"""
+RANK = {name: rank for rank, line in enumerate(LAYERS.split("\n")) for name in line.split(", ") if name}
+MOST_LINES = 80  # of a function
+
+
+def _modules() -> dict[str, Path]:
+    paths = [path.relative_to(ROOT) for package in PACKAGES for path in _files(package)]
+    return {".".join(path.with_suffix("").parts).removesuffix(".__init__"): ROOT / path for path in paths}
+
+
+def _edges() -> dict[str, set[str]]:
+    """Module -> the modules of ours that it imports, inside functions too; not those for type checkers alone."""
+    modules = _modules()
+
+    def found(name: str) -> str:
+        while name and name not in modules:
+            name = name.rpartition(".")[0]
+        return name
+
+    edges = {}
+    for module, path in modules.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for_types = {
+            id(inner)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+            for inner in ast.walk(node)
+        }
+        names = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module and id(node) not in for_types:
+                names |= {found(f"{node.module}.{alias.name}") for alias in node.names}
+            elif isinstance(node, ast.Import) and id(node) not in for_types:
+                names |= {found(alias.name) for alias in node.names}
+        edges[module] = names - {"", module}
+    return edges
+
+
+def _layer(module: str) -> str:
+    while module not in RANK:
+        module = module.rpartition(".")[0]
+    return module
+
+
+def test_every_folder_imports_only_from_layers_below():
+    wrong = [
+        f"{module} imports {other}"
+        for module, others in _edges().items()
+        for other in sorted(others)
+        if _layer(module) != _layer(other) and RANK[_layer(other)] >= RANK[_layer(module)]
+    ]
+    assert not wrong
+
+
+def test_no_module_imports_itself_through_others():
+    edges = _edges()
+    while leaves := [module for module, others in edges.items() if not others & edges.keys()]:
+        for module in leaves:
+            del edges[module]
+    assert not edges  # these modules are in a circle, or import one
+
+
+def test_what_pretraining_loads_stays_small():
+    edges, seen, waiting = _edges(), set(), ["pipeline.pretrain"]
+    while waiting:
+        module = waiting.pop()
+        if module not in seen:
+            seen.add(module)
+            waiting += edges[module]
+    assert len(seen) <= 100
+
+
+def test_functions_are_short_enough_to_be_read_at_once():
+    for package in (*PACKAGES, "scripts"):
+        for path in _files(package):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    lines = (node.end_lineno or 0) - node.lineno + 1
+                    assert lines <= MOST_LINES, f"{path}: {node.name} has {lines} lines"
 
 
 @pytest.mark.parametrize("package", PACKAGES)
