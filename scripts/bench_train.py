@@ -8,16 +8,19 @@ of other programs (litgpt, transformers, a nanoGPT-style loop), the fixed-budget
 docs/training has, are in the scripts of commit b39d95c.
 """
 
+import json
+import os
+import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TextIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -32,8 +35,7 @@ from pipeline.training import devices
 from pipeline.training.batches import TokenBatches
 from pipeline.training.forecast import MemoryForecast
 from pipeline.training.module import PretrainModule
-from scripts.bench_rows import Part, Rows, at_least, at_most, main, row
-from scripts.train_race import Meter, race
+from scripts.bench_rows import ROOT, Part, Rows, at_least, at_most, main, row
 
 BF16 = bool(devices.cpu_flags() & devices.BF16_FLAGS)
 POOL_STEPS = 16  # the windows of so many steps, over and over: no arm waits for text
@@ -72,6 +74,115 @@ SHAPES = {
     "W": Shape(layers=2, hidden=1024, heads=16, windows=2, tokens=1024, vocab_size=1024),  # 27M, wide
     "toy": Shape(layers=2, hidden=64, heads=2, windows=1, tokens=64, vocab_size=512),  # a step of milliseconds
 }
+
+# A race: every arm is a process, one runs at a time, a few steps each: what else the machine does meets all alike
+
+IN, OUT = "HORNBOOK_RACE_IN", "HORNBOOK_RACE_OUT"
+WARMUP_STEPS = 2
+
+
+class Meter:
+    """In an arm's process: `built()` when model and optimizer exist, `step()` after every optimizer step."""
+
+    def __init__(self) -> None:
+        self._commands: TextIO = os.fdopen(int(os.environ[IN]), encoding="utf-8")
+        self._answers: TextIO = os.fdopen(int(os.environ[OUT]), "w", encoding="utf-8")
+        self._cpu: list[float] = []
+        self._left, self._built = 1, 0.0
+
+    def built(self) -> None:
+        self._built = time.perf_counter()
+        self._start_clock()
+
+    def step(self) -> None:
+        self._cpu.append(time.process_time() - self._cpu_from)
+        self._left -= 1
+        if self._left == 0:
+            self._answer()
+            self._wait()
+        self._start_clock()
+
+    def _start_clock(self) -> None:
+        self._cpu_from = time.process_time()
+
+    def _answer(self) -> None:
+        since_built = time.perf_counter() - self._built
+        json.dump({"cpu": self._cpu, "since_built": since_built}, self._answers)
+        self._answers.write("\n")
+        self._answers.flush()
+
+    def _wait(self) -> None:
+        line = self._commands.readline()
+        if not line:
+            os._exit(0)  # the race is over; whatever loop this is in has nothing left to do
+        self._left, self._cpu = int(line), []
+
+
+@dataclass
+class Times:
+    """CPU seconds per optimizer step of one arm. `first_step`: from the model being built to its first step's end, by
+    the wall clock."""
+
+    cpu: list[float] = field(default_factory=list)
+    first_step: float = 0.0
+
+    @property
+    def cpu_seconds(self) -> float:
+        return median(self.cpu)
+
+
+class Runner:
+    """The parent's end of one arm."""
+
+    def __init__(self, arm: str, shape: str, environment: Mapping[str, str]) -> None:
+        command_read, self._commands = os.pipe()
+        self._answers, answer_write = os.pipe()
+        environment = {**os.environ, **environment, IN: str(command_read), OUT: str(answer_write)}
+        environment |= {f"{kind}_NUM_THREADS": "1" for kind in ("OMP", "MKL", "OPENBLAS")}
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--arm", arm, shape], cwd=ROOT, env=environment,
+            pass_fds=[command_read, answer_write], stdout=subprocess.DEVNULL, stderr=None,
+        )  # fmt: skip
+        os.close(command_read)
+        os.close(answer_write)
+        self._lines = os.fdopen(self._answers, encoding="utf-8")
+        self.name, self.times = arm, Times()
+        self.times.first_step = self._read()["since_built"]
+
+    def run(self, steps: int, counted: bool = True) -> None:
+        os.write(self._commands, f"{steps}\n".encode())
+        answer = self._read()
+        if counted:
+            self.times.cpu += answer["cpu"]
+
+    def end(self) -> None:
+        os.close(self._commands)
+        self._process.wait(60)
+
+    def _read(self) -> dict[str, Any]:
+        line = self._lines.readline()
+        if not line:
+            raise SystemExit(f"the arm '{self.name}' ended early; what it said is above")
+        return json.loads(line)
+
+
+def race(
+    arms: list[str], shape: str, rounds: int, steps: int,
+    environments: Mapping[str, Mapping[str, str]] | None = None,
+) -> dict[str, Times]:  # fmt: skip
+    """Arm -> its times after `rounds` turns of `steps` steps. `environments`: what an arm finds there besides."""
+    own = environments or {}
+    # One after the other: each waits when it is ready.
+    runners = [Runner(arm, shape, own.get(arm, {})) for arm in arms]
+    for runner in runners:
+        runner.run(WARMUP_STEPS, counted=False)
+    for turn in range(rounds):
+        for runner in runners if turn % 2 == 0 else reversed(runners):
+            runner.run(steps)
+    for runner in runners:
+        runner.end()
+    return {runner.name: runner.times for runner in runners}
+
 
 # The arms: the module and loop of `hornbook pretrain`, bare, and in Lightning with all that a run has
 
@@ -186,7 +297,7 @@ def speed(shape: str, quick: bool) -> Rows:
     arms = [OURS, BARE, BARE_FP32] if BF16 and not quick else [OURS, BARE]
     peaks = [_gemm_flops()]
     rounds = 2 if quick else 5 if shape == "S" else 3
-    times = race(__file__, arms, shape, rounds, steps=2 if quick or shape == "M" else 3)
+    times = race(arms, shape, rounds, steps=2 if quick or shape == "M" else 3)
     peaks.append(_gemm_flops())
     s, peak, kind = SHAPES[shape], median(peaks), "bf16" if BF16 else "fp32"
     share = s.model.flops_per_token(s.tokens) * s.step_tokens / times[OURS].cpu_seconds / peak
@@ -219,7 +330,7 @@ def lightning(quick: bool) -> Rows:
     """What Lightning and our callbacks cost per step, beside our own training step in a plain loop.
 
     A network whose step takes milliseconds, in blocks of 100 steps; CPU time of all threads of the process."""
-    times = race(__file__, [BARE, OURS, WANDB], "toy", rounds=3 if quick else 11, steps=BLOCK_STEPS)
+    times = race([BARE, OURS, WANDB], "toy", rounds=3 if quick else 11, steps=BLOCK_STEPS)
     blocks = {
         name: [1e3 * sum(t.cpu[at : at + BLOCK_STEPS]) / BLOCK_STEPS for at in range(0, len(t.cpu), BLOCK_STEPS)]
         for name, t in times.items()
@@ -238,7 +349,7 @@ def huge_pages(quick: bool) -> Rows:
     rows = []
     for shape in ("S",) if quick else ("S", "M", "W"):
         environments = {HUGE_PAGES: {"THP_MEM_ALLOC_ENABLE": "1"}}
-        times = race(__file__, [BARE, HUGE_PAGES], shape, 2 if quick else 8, steps=1, environments=environments)
+        times = race([BARE, HUGE_PAGES], shape, 2 if quick else 8, steps=1, environments=environments)
         value = times[HUGE_PAGES].cpu_seconds / times[BARE].cpu_seconds
         rows.append(
             row(f"{shape}: a step with big blocks in huge pages over one with blocks kept", round(value, 3), "x")
