@@ -58,9 +58,8 @@ def _check_model(config: Config, stage: str, command: str) -> None:
         configs.load(wanted)
     elif not is_hub_name(wanted):
         from pipeline.evaluation.model_input import check_model, find_model
-        from pipeline.stages import pretrain_step
 
-        check_model(find_model(stage, config, command, pretrain_step), stage)
+        check_model(find_model(stage, config, command), stage)
 
 
 def _state(config: Config, stage: str, command: str) -> dict[str, Any]:

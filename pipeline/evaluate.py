@@ -26,7 +26,7 @@ VERSION = 3
 
 def run(config: Config, step: Step, command: Command) -> None:
     """Scores the model and prints a table. Raises `UserError` for an unknown task or a model that cannot be read."""
-    model = find_model("evaluate", config, command.words, stages.pretrain_step)
+    model = find_model("evaluate", config, command.words)
     check_model(model, "evaluate")
     run_step(config, step, partial(_make, config, model), _score_lines, command, device=config.train.device)
 
@@ -41,7 +41,7 @@ def check_options(config: Config) -> None:
 
 def evaluate_step(config: Config, command: str) -> Step:
     """The evaluation as a cached step."""
-    model = find_model("evaluate", config, command, stages.pretrain_step)
+    model = find_model("evaluate", config, command)
     files = {name: set_file(name, file) for name, file in config.evaluate.sets.items()}
     sets = {f"set {name}": hash_files([file], file.parent) for name, file in files.items()}
     return Step(

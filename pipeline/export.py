@@ -16,7 +16,6 @@ from pipeline.evaluation.model_input import ModelInput, check_model, copy_model,
 from pipeline.evaluation.stage import run_step
 from pipeline.pages.data_card import ATTRIBUTION, CARD, REPORT
 from pipeline.release.model_card import Lineage, model_card
-from pipeline.stages import pretrain_step
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.files import root
 from pipeline.storage.hub import is_hub_name
@@ -29,7 +28,7 @@ VERSION = 4
 
 def run(config: Config, step: Step, command: Command) -> None:
     """Writes the folder and prints what is in it. Raises `UserError` where there is no model that can be read."""
-    model = find_model("export", config, command.words, pretrain_step)
+    model = find_model("export", config, command.words)
     check_model(model, "export")
     _check_gguf(config, model)
     run_step(config, step, partial(_make, config, model), _last_lines, command)
@@ -37,7 +36,7 @@ def run(config: Config, step: Step, command: Command) -> None:
 
 def export_step(config: Config, command: str) -> Step:
     """The export as a cached step; imports no torch."""
-    model = find_model("export", config, command, pretrain_step)
+    model = find_model("export", config, command)
     return Step(
         "export",
         VERSION,

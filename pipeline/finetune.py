@@ -19,7 +19,6 @@ from pipeline.corpus.text.intervals import beside
 from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.evaluation.model_input import ModelInput, check_model, find_model
 from pipeline.release.formats import no_memory_saved
-from pipeline.stages import pretrain_step
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.files import hash_file, hash_json
 from pipeline.storage.locks import FolderLock
@@ -48,7 +47,7 @@ VERSION = 3
 def run(config: Config, step: Step, command: Command) -> None:
     """Tunes until the cap, resumes what a killed process left, or prints that it is up to date."""
     options, store = config.finetune, command.store
-    model = find_model("finetune", config, command.words, pretrain_step)
+    model = find_model("finetune", config, command.words)
     tuned, sources = check_options(config)
     store.fetch(step)  # a tuning that another machine finished
     manifest = finished_manifest(step, options.budget)
@@ -92,7 +91,7 @@ def _check_packages(method: str) -> None:
 def finetune_step(config: Config, command: str) -> Step:
     """What a tuning is; imports no torch. Raises `UserError` for sources that cannot be read, or an unknown task."""
     options = config.finetune
-    model = find_model("finetune", config, command, pretrain_step)
+    model = find_model("finetune", config, command)
     files = {name: [hash_file(p) for p in source_files(name, source)] for name, source in options.sources.items()}
     identity = configs.identity(options) | {"budget": None}
     if options.budget.apart:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import Config
 from pipeline.planner.advice import TOKENS_PER_PARAMETER, advice, growth_advice, verdict
 from pipeline.planner.costs import MFU_BASIS, cards, disk, epochs_of, hours, overhead, text_of, unique_tokens
-from pipeline.stages import check_source, data_step
+from pipeline.stages import check_source
 from pipeline.system.errors import UserError
 from pipeline.system.progress import format_count, format_seconds
 from pipeline.training.memory import choices, train_settings
@@ -46,7 +46,7 @@ def make_plan(config: Config, card_name: str | None, measured: bool = False) -> 
     check_source(config)
     name, card, table = _card(card_name)
     own, rungs = _traces(config)
-    text = text_of(config, data_step)
+    text = text_of(config)
     unique = unique_tokens(text)
     held_out = text["validation_tokens"]
     bought = hours(config, card, held_out)

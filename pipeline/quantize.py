@@ -36,14 +36,14 @@ SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS, SPEED_TRIALS = 32, 48, 3
 
 def run(config: Config, step: Step, command: Command) -> None:
     """Makes and measures every format. Raises `UserError` for an unknown format or a model that cannot be read."""
-    model = find_model("quantize", config, command.words, stages.pretrain_step)
+    model = find_model("quantize", config, command.words)
     check_model(model, "quantize")
     run_step(config, step, partial(_make, config, model), _last_lines, command, device=config.train.device)
 
 
 def quantize_step(config: Config, command: str) -> Step:
     """The quantization as a cached step. The machine is part of it, because speeds are measured."""
-    model = find_model("quantize", config, command, stages.pretrain_step)
+    model = find_model("quantize", config, command)
     return Step(
         "quantize",
         VERSION,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from pipeline.config import Config
 from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.evaluation.model_input import ModelInput, check_model, find_model
-from pipeline.stages import pretrain_step
 
 if TYPE_CHECKING:
     from pipeline.training.finish import Writer
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 def run(config: Config, command: str, prompt: str | None = None, chat: bool = False) -> None:
     """Streams continuations of `prompt`, or of `sample.prompts`. Raises `UserError` where there is no model yet."""
-    model = find_model("sample", config, command, pretrain_step)
+    model = find_model("sample", config, command)
     check_model(model, "sample")
     if chat:
         _talk(config, model, prompt)

@@ -4,7 +4,6 @@ In: the stage's `model` key. Out: a folder that was checked (family, the header 
 known of how it was made. Files are read, never run: weights from safetensors only, no code and no template of a folder.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from model.special_tokens import SpecialTokens
 from pipeline import config as configs
 from pipeline.config import Config
 from pipeline.corpus.text.tokenizer import special_tokens
+from pipeline.stages import pretrain_step
 from pipeline.storage.hub import MODEL_FILES, TOKENIZER_FILES, content_of_model, is_hub_name, local_folder
-from pipeline.storage.steps import MANIFEST, Step, read_manifest
+from pipeline.storage.steps import MANIFEST, read_manifest
 from pipeline.system.errors import UserError
 
 QUANTIZED = "quantization_config"  # of config.json: written by transformers, torchao and us
@@ -53,16 +53,14 @@ class ModelInput:
         return QUANTIZED in read_object(self.folder / "config.json")
 
 
-def find_model(stage: str, config: Config, command: str, pretrain_step: Callable[[Config], Step]) -> ModelInput:
-    """The model that `<stage>.model` names; null is what this config's own pretraining made. `pretrain_step`: the
-    pretraining of an experiment, known to the layer above.
+def find_model(stage: str, config: Config, command: str) -> ModelInput:
+    """The model that `<stage>.model` names; null is what this config's own pretraining made.
 
     Raises `UserError` where there is no model yet, with the command that makes it, or none that can be read.
     """
     wanted, key = getattr(config, stage).model, f"{stage}.model"
     if wanted is None or wanted.endswith((".yaml", ".yml")):
-        source = configs.load(wanted) if wanted else config
-        return _of_pretraining(source, pretrain_step(source), wanted or command)
+        return _of_pretraining(configs.load(wanted) if wanted else config, wanted or command)
     fix = f"{key}: expected a folder with config.json, model.safetensors and tokenizer.json"
     if not is_hub_name(wanted) and not Path(wanted).expanduser().is_dir():
         raise UserError(f"there is no model at {wanted} yet; {fix}")
@@ -73,7 +71,8 @@ def find_model(stage: str, config: Config, command: str, pretrain_step: Callable
     return ModelInput(folder, content_of_model(wanted, key), manifest)
 
 
-def _of_pretraining(config: Config, step: Step, command: str) -> ModelInput:
+def _of_pretraining(config: Config, command: str) -> ModelInput:
+    step = pretrain_step(config)
     fix = f"run: hornbook pretrain {command}"
     if not step.finished:
         raise UserError(f"there is no model at {step.path / 'model'} yet; {fix}")

@@ -1,8 +1,8 @@
-"""What else the same hours would buy: ranked, with honest ranges, and "do not pretrain" where that is the answer.
+"""What else the same hours would buy: ranked, with ranges, and "do not pretrain" where that is the answer.
 
-In: a config, a card, how much text there is. Out: choices with an expected loss on general text, as [best, worst], and
-what each rests on. A published fit of loss against parameters and tokens (`FIT`) ranks them; it was made on other text,
-so the order is worth more than the numbers, and two ranges that overlap are not told apart.
+In: a config, a GPU, the amount of text. Out: choices with an expected loss on general text, as [best, worst], and the
+basis of each. A published fit of loss against parameters and tokens (`FIT`) ranks them. It was made on other text, so
+the order means more than the numbers, and two ranges that overlap are not told apart.
 """
 
 import dataclasses
@@ -17,17 +17,17 @@ from model.config import ModelConfig
 from pipeline.config import Config
 
 GROWTH_TABLE = Path(__file__).with_name("growth_schedule.json")
-SHRINK = (0.5, 0.25, 0.1)  # of the parameters: other sizes that the same hours are compared at
+SHRINK = (0.5, 0.25, 0.1)  # of the parameters: smaller sizes to compare for the same hours
 TOKENS_PER_PARAMETER = 20  # compute-optimal (Hoffmann et al. 2022, arXiv 2203.15556)
-STARVED = 2  # tokens per parameter under which fresh weights learn little that a smaller model would not learn better
+STARVED = 2  # tokens per parameter below which a smaller model learns more from the same hours
 # Loss against parameters and tokens, the fit of Besiroglu et al. 2024 (arXiv 2404.10102) to Hoffmann's data: for
 # ranking sizes by the same hours, not for predicting a loss on other text.
 FIT = {"floor": 1.82, "a": 482.0, "alpha": 0.348, "b": 2085.0, "beta": 0.366}
 FIT_ERROR = 0.05  # nats
-# What the fitted trainings span (Hoffmann et al. 2022, section 3 and table A9). Below it no loss is given. Above it the
-# loss at the range's end is given, which more training can only lower.
+# The range of the fitted trainings (Hoffmann et al. 2022, section 3 and table A9). Below it no loss is given. Above it
+# the loss at the end of the range is given, which more training can only lower.
 FIT_PARAMETERS, FIT_FLOPS = (44e6, 16e9), (6e18, 3e21)
-REPEATS = 15.4  # epochs after the first at which repeated text has lost 1 - 1/e of its worth (arXiv 2305.16264)
+REPEATS = 15.4  # epochs after the first in which repeated text loses 1 - 1/e of its value (arXiv 2305.16264)
 GROWN_AT_EQUAL_FLOPS = (0.83, 0.95)  # of fresh weights' FLOPs to the same loss, source counted: docs/growth, toy scale
 FIT_BASIS = (
     f"published fit (arXiv 2404.10102; error about {FIT_ERROR:g} nats, other text; a bound from above past "
@@ -42,7 +42,7 @@ REPEAT_BASIS = f"; repeated text counts less (arXiv 2305.16264, {REPEATS:g})"
 
 @dataclasses.dataclass(frozen=True)
 class Public:
-    """A released model: parameters, and the tokens its makers say it saw."""
+    """A released model: parameters, and the number of training tokens that its makers state."""
 
     parameters: float
     tokens: float
@@ -51,8 +51,8 @@ class Public:
     family: str
 
 
-# Tokens as their cards and papers give them; what they saw is mostly English, and of some it is synthetic.
 TUNABLE = ("phi",)  # families that `hornbook finetune` adapts
+# Tokens as stated in their cards and papers: mostly English text, for some models synthetic.
 PUBLIC = {
     "HuggingFaceTB/SmolLM2-135M": Public(0.135e9, 2e12, 576, 30, "llama"),
     "HuggingFaceTB/SmolLM2-360M": Public(0.362e9, 4e12, 960, 32, "llama"),
@@ -73,13 +73,13 @@ def expected_loss(parameters: float, tokens: float) -> float | None:
 
 
 def tokens_for(parameters: float, loss: float) -> float:
-    """Tokens after which a model of this size has that loss by `FIT`; infinite where it never has."""
+    """Tokens after which a model of this size reaches that loss by `FIT`; infinite where it never does."""
     left = loss - FIT["floor"] - FIT["a"] / parameters ** FIT["alpha"]
     return (FIT["b"] / left) ** (1 / FIT["beta"]) if left > 0 else math.inf
 
 
 def worth_of(tokens: float, unique: float | None) -> float:
-    """Fresh tokens that so many tokens of a text of `unique` tokens are worth; all of them where it is unknown."""
+    """How many fresh tokens `tokens` of a text of `unique` tokens are worth; all of them where its size is unknown."""
     if unique is None or tokens <= unique:
         return tokens
     return unique * (1 + REPEATS * (1 - math.exp(-(tokens / unique - 1) / REPEATS)))
@@ -88,10 +88,10 @@ def worth_of(tokens: float, unique: float | None) -> float:
 def advice(
     config: Config, bought: Mapping[str, Any], card: Mapping[str, Any], unique: int | None = None
 ) -> list[dict[str, Any]]:
-    """Choices for the same hours, best first; those that the fit does not reach, and those that need another tool,
-    last. `bought`: `costs.hours` of the card. `unique`: tokens of text there are, None = unknown. Empty without an
-    end. Fields: choice, kind (fresh, grown, continued, lora), parameters, tokens and expected_loss as ranges (None
-    outside the fit), starved, by_hornbook (whether hornbook can do it), basis.
+    """Choices for the same hours, best first; choices outside the fit, and those that need another tool, come last.
+    Empty where the config sets no end. `bought`: `costs.hours` of the GPU. `unique`: tokens of the text; None: unknown.
+    Fields: choice, kind (fresh, grown, continued, lora), parameters, tokens and expected_loss as ranges (None outside
+    the fit), starved, by_hornbook (whether hornbook can do it), basis.
     """
     if bought.get("tokens") is None:
         return []
@@ -111,14 +111,14 @@ def _rank(choice: Mapping[str, Any]) -> tuple[bool, bool, float]:
 
 
 def source_of(config: Config) -> tuple[str, Public] | None:
-    """The public model that the config grows from, if it is one of the table."""
+    """The public model that the config grows from, if it is in the table."""
     found = [name for name in PUBLIC if (config.init.source or "").rstrip("/").endswith(name)]
     return (found[0], PUBLIC[found[0]]) if found else None
 
 
 def verdict(config: Config, choices: list[dict[str, Any]]) -> dict[str, Any]:
-    """`{pretrain, why, best_trained, not_told_apart}`: whether to spend the hours on pretraining at all, the reason in
-    one sentence, and what to train if so (None where nothing can be ranked)."""
+    """`{pretrain, why, best_trained, not_told_apart}`: whether to spend the hours on pretraining, the reason in one
+    sentence, and what to train if so (None where nothing can be ranked)."""
     if not choices:
         why = "the config sets no end: set budget.max_gpu_hours to compare"
         return {"pretrain": None, "why": why, "best_trained": None, "not_told_apart": []}
@@ -127,6 +127,7 @@ def verdict(config: Config, choices: list[dict[str, Any]]) -> dict[str, Any]:
     best = trained[0] if trained else None
     close = [c["choice"] for c in trained[1:] if c["expected_loss"][0] <= trained[0]["expected_loss"][1]]
     found = {"pretrain": True, "why": None, "best_trained": best and best["choice"], "not_told_apart": close}
+    # In this order: without enough text no ranking matters, without a ranking no public model can be compared.
     if all(c["starved"] for c in fresh) and (best is None or best["kind"] == "fresh"):
         why = "do not pretrain for these hours: none of these sizes sees enough text; fine-tune a public model"
         return {**found, "pretrain": False, "why": why}
@@ -146,9 +147,8 @@ def verdict(config: Config, choices: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def growth_advice(path: Path = GROWTH_TABLE) -> dict[str, Any] | None:
-    """The way to spend a budget on growth that gained most over fresh weights at equal FLOPs, source counted, of those
-    that `scripts/bench_growth.py --schedule` measured: its gains over all seeds, and at what scale. None without the
-    table."""
+    """The growth schedule that gained most over fresh weights at equal FLOPs, source counted, of those that
+    `scripts/bench_growth.py --schedule` measured: its gains over all seeds, and the scale. None without the table."""
     if not path.is_file():
         return None
     table = json.loads(path.read_text(encoding="utf-8"))
@@ -184,7 +184,7 @@ def _fresh(config: Config, bought: Mapping[str, Any], share: float, unique: int 
 def _grown_from(
     config: Config, bought: Mapping[str, Any], name: str, public: Public, unique: int | None
 ) -> dict[str, Any]:
-    """At best everything that the source knows carries over; at worst its loss is only kept."""
+    """At best everything that the source knows carries over; at worst only its loss is kept."""
     size, tokens = config.model.parameters, _tokens(config, bought)
     before = expected_loss(public.parameters, public.tokens)
     head_start = tokens_for(size, before) if before else 0.0
@@ -234,7 +234,7 @@ def _grown_from_own(config: Config, bought: Mapping[str, Any], unique: int | Non
 
 
 def _lora(config: Config, card: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Public models that a card can adapt, in bf16, with a GB for what is adapted and two for activations."""
+    """Public models that a GPU can adapt in bf16, with 1 GB for the adapter and 2 GB for activations."""
     fitting = {n: p for n, p in PUBLIC.items() if 2 * p.parameters + 3e9 <= card["memory_gb"] * 1e9}
     chosen = {n: p for n, p in fitting.items() if p.parameters >= 0.5 * config.model.parameters}
     return [
@@ -253,7 +253,7 @@ def _lora(config: Config, card: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _tokens(config: Config, bought: Mapping[str, Any], flops: float | None = None) -> list[int]:
-    """What the hours buy, of this size or of one of other FLOPs per token."""
+    """What the hours buy of this size, or of a model with other FLOPs per token."""
     own = config.model.flops_per_token(config.train.sequence_length)
     return [round(n * own / (flops or own)) for n in bought["tokens"]]
 
@@ -283,7 +283,7 @@ def _choice(
 
 
 def _shrunk(model: ModelConfig, share: float) -> ModelConfig:
-    """About `share` of the parameters: width and depth shrink alike, heads keep their size."""
+    """About `share` of the parameters: width and depth shrink by the same factor, heads keep their size."""
     scale = share ** (1 / 3)
     heads = max(1, round(model.num_attention_heads * scale))
     width = heads * (model.hidden_size // model.num_attention_heads)

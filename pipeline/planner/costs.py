@@ -6,13 +6,14 @@ and the disk's speed are assumptions, not measured on a GPU so far.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from model.config import ModelConfig
 from pipeline.config import Config
 from pipeline.corpus.text.source import BYTES_PER_TOKEN
-from pipeline.storage.steps import Step, read_manifest
+from pipeline.stages import data_step
+from pipeline.storage.steps import read_manifest
 from pipeline.system.errors import UserError
 from pipeline.training.budget import FLOAT32_MAX_BYTES, SAVE_BYTES_PER_SECOND, save_interval_seconds
 from pipeline.training.mixing import effective_weights
@@ -174,9 +175,9 @@ def cards(
     return rows
 
 
-def text_of(config: Config, data_step: Callable[[Config], Step]) -> dict[str, Any]:
-    """`{sources: {name: {tokens, from}}, validation_tokens, why}`; `tokens` is None where nothing says how many.
-    Reads only the manifest of `data_step(config)`, where that is finished."""
+def text_of(config: Config) -> dict[str, Any]:
+    """`{sources: {name: {tokens, from}}, validation_tokens, why}`; `tokens` is None where nothing says how many. Reads
+    only the manifest of the data stage, where that is finished."""
     why = "the data stage is not made yet"
     try:
         step = data_step(config)

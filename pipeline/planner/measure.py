@@ -1,8 +1,8 @@
-"""`hornbook plan --measure`: a few real steps of a config on this machine, beside what the trace forecasts.
+"""`hornbook plan --measure`: a few real steps of a config on this machine, compared with what the trace forecasts.
 
 In: a config. Out: measured tokens per second and peak memory, with the forecast for the same micro-batch. The steps
-are the trainer's own (`PretrainModule`), on random tokens and fresh weights, two micro-batches each, in a process of
-its own: on a CPU the peak is what that process holds above what it held before the network was built.
+are the trainer's own (`PretrainModule`), on random tokens and fresh weights, two micro-batches each, in their own
+process. On a CPU the peak is what that process holds above what it held before the network was built.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-from pipeline.config import Config, TrainConfig
+from pipeline.config import Config
 from pipeline.system.errors import UserError
 
 PASSES = 2  # micro-batches of a measured step
@@ -29,20 +29,26 @@ def measure(config: Config) -> dict[str, Any]:
 def _measure(config: Config) -> dict[str, Any]:
     import torch
 
+    from model.estimate import Plan
     from model.transformer import Transformer
     from pipeline.training import devices
-    from pipeline.training.memory import micro_batch_windows
+    from pipeline.training.batches import Batch
+    from pipeline.training.memory import micro_batch_windows, train_settings
     from pipeline.training.module import PretrainModule
 
     machine = devices.choose(config.train)
     windows = micro_batch_windows(config.train, machine.device.type, config.model, machine.precision)
-    train = _two_passes(config.train, windows)
-    forecast = _forecast(config, train, machine.precision, windows)
-    _check_room(machine.device.type, forecast["needed_bytes"])
-    before = _held_bytes(machine)
+    most = config.train.global_batch_tokens // (windows * config.train.sequence_length)
+    tokens = min(PASSES, most) * windows * config.train.sequence_length
+    train = dataclasses.replace(config.train, global_batch_tokens=tokens, micro_batch=windows)
+    forecast = Plan(config.model, train_settings(train, machine.precision)).estimate(windows)
+    _check_room(machine.device.type, forecast.needed_bytes)
+    before = 0 if machine.device.type == "cuda" else machine.memory.peak_bytes()  # a GPU holds nothing yet
     torch.manual_seed(config.seed)
     module = PretrainModule(Transformer(config.model).to(machine.device), train, machine.precision)
-    batch = _random_batch(config, train, machine.device)
+    shape = (train.global_batch_tokens // train.sequence_length, train.sequence_length)
+    ids_BT = torch.randint(config.model.vocab_size, shape).to(machine.device)
+    batch = Batch(ids_BT, ids_BT.roll(-1, 1), ids_BT.numel())
     first = _seconds_of_step(module, batch)
     steps: list[float] = []
     while len(steps) < LEAST_STEPS or sum(steps) < MOST_SECONDS / 2:
@@ -59,29 +65,15 @@ def _measure(config: Config) -> dict[str, Any]:
         "mfu": mfu and round(mfu, 4),
         "first_step_seconds": round(first, 2),
         "peak_memory_bytes": peak,
-        "forecast_bytes": forecast["traced_bytes"],
-        "forecast_over_measured": round(forecast["traced_bytes"] / peak, 3) if peak > 0 else None,
+        "forecast_bytes": forecast.traced_bytes,
+        "forecast_over_measured": round(forecast.traced_bytes / peak, 3) if peak > 0 else None,
         "basis": f"{len(steps)} steps of {PASSES} micro-batches on random tokens; the forecast is a trace as for a "
         "card, and on a CPU attention and loss keep other buffers",
     }
 
 
-def _two_passes(train: TrainConfig, windows: int) -> TrainConfig:
-    most = train.global_batch_tokens // (windows * train.sequence_length)
-    tokens = min(PASSES, most) * windows * train.sequence_length
-    return dataclasses.replace(train, global_batch_tokens=tokens, micro_batch=windows)
-
-
-def _forecast(config: Config, train: TrainConfig, precision: str, windows: int) -> dict[str, int]:
-    from model.estimate import Plan
-    from pipeline.training.memory import train_settings
-
-    found = Plan(config.model, train_settings(train, precision)).estimate(windows)
-    return {"traced_bytes": found.traced_bytes, "needed_bytes": found.needed_bytes}
-
-
 def _check_room(kind: str, needed_bytes: int) -> None:
-    """Of the CPU's memory; a card says so itself."""
+    """Of the CPU's memory; a GPU raises its own error."""
     if kind != "cpu":
         return
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -90,20 +82,6 @@ def _check_room(kind: str, needed_bytes: int) -> None:
             f"--measure: a step of this config takes about {needed_bytes / 1e9:.1f} GB, this machine has "
             f"{free / 1e9:.1f} GB free; measure on a larger one, or a smaller model (model.num_hidden_layers=...)"
         )
-
-
-def _held_bytes(machine: Any) -> int:
-    return 0 if machine.device.type == "cuda" else machine.memory.peak_bytes()
-
-
-def _random_batch(config: Config, train: TrainConfig, device: Any) -> Any:
-    import torch
-
-    from pipeline.training.batches import Batch
-
-    shape = (train.global_batch_tokens // train.sequence_length, train.sequence_length)
-    ids_BT = torch.randint(config.model.vocab_size, shape).to(device)
-    return Batch(ids_BT, ids_BT.roll(-1, 1), ids_BT.numel())
 
 
 def _seconds_of_step(module: Any, batch: Any) -> float:

@@ -1,4 +1,4 @@
-"""The model card, rendered from manifests: what is known is said, what is not known is said too.
+"""The model card, rendered from manifests. It states what is known, and what is not known.
 
 In: what the export stage found on disk about a model. Out: Markdown with Hugging Face's front matter. The dataset card
 is the data stage's own (pipeline/pages/data_card.py).
@@ -20,6 +20,13 @@ BASE_MODEL_LIMITS = (
     OF_THE_TEXT,
 )
 TUNED_LIMITS = ("It was tuned on a narrow set of examples and answers every other request too.", OF_THE_TEXT)
+USE = (
+    "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+    'folder = "."  # this one; no remote code\n'
+    "model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)\n"
+    'print(tokenizer.decode(model.generate(**tokenizer("def add(", return_tensors="pt"), max_new_tokens=32)[0]))\n'
+    "```"
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Lineage:
 
 def model_card(lineage: Lineage, files: Sequence[Mapping[str, Any]] = ()) -> str:
     """`files`: further forms of the same weights, {path, kind, bytes}."""
-    method = "grown and pretrained" if _grown(lineage) else "pretrained"
+    method = "grown and pretrained" if (lineage.init or {}).get("source") else "pretrained"
     origin = f", {method} with hornbook on one device" if lineage.pretrain else ""
     tuned = f", fine-tuned with hornbook ({lineage.finetune['method']})" if lineage.finetune else ""
     parts = [
@@ -60,7 +67,7 @@ def model_card(lineage: Lineage, files: Sequence[Mapping[str, Any]] = ()) -> str
         ),
         f"# {lineage.name}\n\nA Phi-architecture language model of {lineage.parameters:,} parameters and "
         f"{lineage.context_tokens:,} tokens of trained context{origin}{tuned}.",
-        _use(),
+        USE,
         "## How it was made\n\n" + "\n".join(_steps(lineage)),
         _losses(lineage),
         _licences(lineage),
@@ -68,20 +75,6 @@ def model_card(lineage: Lineage, files: Sequence[Mapping[str, Any]] = ()) -> str
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(lineage)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _grown(lineage: Lineage) -> bool:
-    return bool(lineage.init and lineage.init.get("source"))
-
-
-def _use() -> str:
-    return (
-        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        'folder = "."  # this one; no remote code\n'
-        "model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)\n"
-        'print(tokenizer.decode(model.generate(**tokenizer("def add(", return_tensors="pt"), max_new_tokens=32)[0]))\n'
-        "```"
-    )
 
 
 def _steps(lineage: Lineage) -> Iterable[str]:
@@ -154,7 +147,8 @@ def _licences(lineage: Lineage) -> str:
         return ""
     names = _public(lineage)
     rows = [
-        (names[key], ", ".join(_licence_names(source)) or "unknown") for key, source in lineage.data["sources"].items()
+        (names[key], ", ".join(source.get("licenses") or filter(None, [source.get("license")])) or "unknown")
+        for key, source in lineage.data["sources"].items()
     ]
     text = "## Licences of the text\n\n" + table(("source", "licences"), rows)
     if lineage.account:
@@ -165,13 +159,8 @@ def _licences(lineage: Lineage) -> str:
 
 
 def _public(lineage: Lineage) -> dict[str, str]:
-    """What a card calls each source, and with it the validation set of the source."""
+    """The card's name of each source, and of its validation set."""
     return public_names(lineage.data["sources"]) if lineage.data else {}
-
-
-def _licence_names(source: Mapping[str, Any]) -> list[str]:
-    """The licences of a source: counted by name in the data stage's manifest."""
-    return list(source.get("licenses") or ([source["license"]] if source.get("license") else []))
 
 
 def _other_forms(files: Sequence[Mapping[str, Any]]) -> str:

@@ -44,9 +44,8 @@ def input_steps(config):
 def model_of(config, stage="evaluate"):
     """The model that a stage of this config starts from."""
     from pipeline.evaluation.model_input import find_model
-    from pipeline.stages import pretrain_step
 
-    return find_model(stage, config, "small.yaml", pretrain_step)
+    return find_model(stage, config, "small.yaml")
 
 
 def texts() -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ import pytest
 
 from model.estimate import Plan
 from pipeline import config as configs
-from pipeline import plan, stages
+from pipeline import plan
 from pipeline.planner import advice, costs
 from pipeline.planner.measure import measure
 from pipeline.system.errors import UserError
@@ -89,12 +89,12 @@ def test_a_plan_says_what_is_lost_how_often_text_repeats_what_disk_and_every_car
 
 def test_text_is_counted_from_limits_or_said_to_be_unknown(root):
     config = configs.load(ROOT / "configs" / "phi2.yaml")
-    known = costs.text_of(config, stages.data_step)
+    known = costs.text_of(config)
     assert known["sources"]["fineweb_edu"] == {"tokens": 4_000_000_000, "from": costs.LIMIT}
     assert costs.unique_tokens(known) == 8_000_000_000
     assert costs.epochs_of(config, known, 4e9) == {"fineweb_edu": 0.5, "python_edu": 0.5, "cosmopedia_v2": 0.5}
     unlimited = configs.load(ROOT / "configs" / "phi2.yaml", ["data.sources.python_edu.limit_tokens=null"])
-    unknown = costs.text_of(unlimited, stages.data_step)
+    unknown = costs.text_of(unlimited)
     assert costs.unique_tokens(unknown) is None
     assert set(costs.epochs_of(unlimited, unknown, 4e9).values()) == {None}
 
