@@ -56,9 +56,9 @@ def run(config: Config, step: Step, command: Command) -> None:
         check_model(model, "finetune")
         check_cap("finetune", tuned, step, Cap(options.budget.max_gpu_hours), key="finetune.budget")
         manifest = _tune(config, tuned, model, sources, step)
-        store.push(step.path)
     else:
         Experiment(config).link("finetune", step.path)
+    store.push(step.path)  # also where an earlier process was stopped before all of it was copied
     command.write_page(config)
     if command.as_json:
         print(json.dumps(manifest, indent=1), flush=True)

@@ -22,6 +22,7 @@ from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.release.formats import no_memory_saved
 from pipeline.run_stage import run_stage, step_of
 from pipeline.storage.steps import read_manifest
+from pipeline.storage.store import Command, Store
 from pipeline.system.errors import Stopped, UserError
 from pipeline.tuning.data import TARGETS, encode, make_target, read_sources
 
@@ -332,6 +333,19 @@ def test_models_that_cannot_be_tuned_are_refused(pretrained, tmp_path):
     ):
         with pytest.raises(UserError, match=expected):
             run_stage("finetune", pretrained(*SHORT, broken(name, change), "finetune.method=full"), "small.yaml")
+
+
+def test_a_finished_tuning_is_handed_to_the_store(pretrained):
+    class Seen(Store):
+        pushed: list[Path] = []  # noqa: RUF012
+
+        def push(self, folder: Path) -> None:
+            self.pushed.append(folder)
+
+    config = pretrained(*SHORT, "finetune.budget.max_tokens=3000", "finetune.method=full")
+    step = finetune.finetune_step(config, "small.yaml")
+    finetune.run(config, step, Command("small.yaml", Seen()))
+    assert Seen.pushed == [step.path]
 
 
 @pytest.mark.slow
