@@ -28,8 +28,7 @@ from pipeline.storage.store import Command
 from pipeline.system import signals
 from pipeline.system.errors import UserError
 from pipeline.system.progress import format_seconds
-from pipeline.training.cap import Cap
-from pipeline.training.loop import Training, check_cap
+from pipeline.training.cap import Cap, check_cap
 from pipeline.tuning.data import (
     Pieces,
     Target,
@@ -130,6 +129,8 @@ def _target(config: Config) -> Target | None:
 
 
 def _tune(config: Config, tuned: Config, model: ModelInput, sources: Any, step: Step) -> dict[str, Any]:
+    from pipeline.training.loop import Training
+
     experiment, options = Experiment(config), config.finetune
     step.path.mkdir(parents=True, exist_ok=True)
     experiment.record()

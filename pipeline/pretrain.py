@@ -8,7 +8,7 @@ to be wrong is found before torch is imported, and a run that was killed resumes
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
 from pipeline.corpus.text.intervals import beside, replay_lines
@@ -22,8 +22,10 @@ from pipeline.storage.store import Command
 from pipeline.system import signals
 from pipeline.system.progress import format_seconds
 from pipeline.training.budget import EXIT_SLACK_SECONDS
-from pipeline.training.cap import Cap, pretrain_cap
-from pipeline.training.loop import Training, check_cap, check_names, is_last_life
+from pipeline.training.cap import Cap, check_cap, check_names, is_last_process, pretrain_cap
+
+if TYPE_CHECKING:
+    from pipeline.training.loop import Training
 
 
 def run(config: Config, step: Step, command: Command) -> None:
@@ -54,7 +56,9 @@ def run(config: Config, step: Step, command: Command) -> None:
             experiment.link(name, step.input(name).path)
         page_seconds = _write_first_page(config, command)
         started, began = time.time(), time.monotonic()
-        signals.defer(is_last_life(cap, step, ledger))
+        signals.defer(is_last_process(cap, step, ledger))
+        from pipeline.training.loop import Training  # loads lightning: a stop that comes here need not wait for it
+
         training = Training("pretrain", config, step, cap, experiment, ledger, command.replay)
         facts = _train(config, step, command, training, page_seconds)
         ledger.write()  # the hours by device are summed from it
@@ -72,7 +76,7 @@ def run(config: Config, step: Step, command: Command) -> None:
         store.push(step.path)
 
 
-def _train(config: Config, step: Step, command: Command, training: Training, page_seconds: float) -> dict[str, Any]:
+def _train(config: Config, step: Step, command: Command, training: "Training", page_seconds: float) -> dict[str, Any]:
     """The parts of a pretraining, in the order in which they are needed."""
     from model.hf import load_network
     from pipeline.corpus.text.shards import TokenShards

@@ -12,7 +12,7 @@ from pipeline.corpus.text.tokenizer import special_tokens
 from pipeline.growing.gate import one_thread
 from pipeline.system.errors import UserError
 from pipeline.system.progress import Progress, progress
-from pipeline.training.loop import check_names
+from pipeline.training.cap import check_names
 
 
 def check_method(config: Config) -> None:

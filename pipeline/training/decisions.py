@@ -123,15 +123,15 @@ class RecordedRun:
             raise UserError(f"--replay: there is no file {path}; expected the decisions.jsonl of a pretraining")
         try:
             record = Decisions(path, read_only=True)
-            processes = record.of_kind("life")
-            self.precision = {process["precision"] for process in processes}
+            precisions = {process["precision"] for process in record.of_kind("life")}
         except (UserError, KeyError, TypeError) as error:
             raise UserError(f"--replay: {path} is no decisions.jsonl of a pretraining ({error})") from None
-        if len(self.precision) != 1:
-            found = ", ".join(sorted(self.precision)) or "none"
+        if len(precisions) != 1:
+            found = ", ".join(sorted(precisions)) or "none"
             raise UserError(f"--replay: {path} records these precisions: {found}; expected one, as on one device")
         if record.of_kind("branch"):
             raise UserError(f"--replay: {path} is of a branch, which begins in another run; replay its trunk")
+        self.precision: str = precisions.pop()
         self.decays = record.decays()
         ends = [r["step"] for r in record.of_kind("finish")]
         self.end_step: int | None = ends[-1] if ends else None

@@ -4,7 +4,7 @@ In: `train.device`, `train.precision`. Out: a `Machine`: torch device, precision
 settings make most of the difference (1.2x to 1.7x and 1.6x of a step on a machine with AVX-512): big blocks must not
 come from the kernel page by page (memory.py), and matrix products must be bf16 where the CPU has the instructions.
 
-A run may resume on another device: `begin_life` records the move before anything follows from it. The text and the
+A run may resume on another device: `begin_process` records the move before anything follows from it. The text and the
 learning rate do not depend on the device, because a batch is a function of (seed, step) and the rate of the step and
 the decisions. The sums of a step do (kernels, micro-batch, precision), so a run is equal bit by bit only as long as it
 stays on one kind of device.
@@ -216,7 +216,7 @@ def price_per_hour(budget: BudgetConfig, machine: Machine) -> float | None:
     return card["price_per_hour"] if card else None
 
 
-def begin_life(
+def begin_process(
     decisions: Decisions, ledger: Ledger, machine: Machine, measured: Measured, budget: BudgetConfig, *,
     step: int, windows: int,
 ) -> str | None:  # fmt: skip

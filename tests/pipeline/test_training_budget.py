@@ -10,9 +10,8 @@ import pytest
 from model.schedules import wsd
 from pipeline.system.errors import UserError
 from pipeline.training.budget import Budget, Measured, Plan, Verdict
-from pipeline.training.cap import Cap
+from pipeline.training.cap import LAST_PROCESS_STARTS, Cap
 from pipeline.training.decisions import Decisions
-from pipeline.training.loop import LAST_LIFE_STARTS
 
 PEAK_SHARE_AT_END = 0.01
 
@@ -65,7 +64,7 @@ class Run:
         model is exported."""
         death, stop = self.now + dies_after, self.now + stopped_after
         machine = self.machine
-        last = bool(self.saved) and (self.plan.cap_seconds or math.inf) - self.now < LAST_LIFE_STARTS * machine.start
+        last = bool(self.saved) and (self.plan.cap_seconds or math.inf) - self.now < LAST_PROCESS_STARTS * machine.start
         start = machine.event(machine.start)
         self.now += start
         if self.now > stop and not last:

@@ -15,9 +15,8 @@ from pipeline.storage.ledger import LEDGER, Ledger, process_age_seconds
 from pipeline.system.errors import UserError
 from pipeline.training import branching
 from pipeline.training.budget import Budget, Plan
-from pipeline.training.cap import Cap, pretrain_cap
+from pipeline.training.cap import Cap, check_cap, is_last_process, pretrain_cap
 from pipeline.training.decisions import Decisions
-from pipeline.training.loop import check_cap, is_last_life
 
 HOUR = 3600.0
 
@@ -50,12 +49,12 @@ def test_a_life_is_the_last_one_where_the_source_left_too_little_for_another(
     """Three starts of 600 s fit into an hour, and not into the 1,000 s that the source left."""
     step, ledger = folder_of(tmp_path, start_seconds=600.0)
     ledger.waited_seconds = process_age_seconds()  # this life has spent nothing yet
-    assert is_last_life(Cap(1.0, source_seconds), step, ledger) is last
+    assert is_last_process(Cap(1.0, source_seconds), step, ledger) is last
 
 
 def test_a_life_without_a_cap_is_never_the_last_one(tmp_path: Path) -> None:
     step, ledger = folder_of(tmp_path, start_seconds=600.0)
-    assert not is_last_life(Cap(None, 1e9), step, ledger)
+    assert not is_last_process(Cap(None, 1e9), step, ledger)
 
 
 @pytest.mark.parametrize(("source_seconds", "start"), [(0.0, 30), (HOUR / 2, 10)])
