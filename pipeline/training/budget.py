@@ -100,27 +100,17 @@ def planned_decay_start(last: int, decay_share: float) -> int:
 
 
 def estimate_ends(
-    measured: "Measured",
-    cap_seconds: float | None,
-    *,
-    parameters: int,
-    samples: bool = False,
-    tasks_seconds: float = 0.0,
-    tracking_seconds: float = 0.0,
-    report_seconds: float = 0.0,
-    copy_seconds: float = 0.0,
+    measured: "Measured", cap_seconds: float | None, parameters: int, samples: bool, **limits: float
 ) -> None:
     """Puts in what saving and the end of the run cost, until it is measured: the saves from their bytes, samples by
-    their share of the cap, the others as they were measured at the start or are limited."""
+    their share of the cap, the others (`tasks`, `tracking`, `report`, `remote`) as they are limited."""
     state_bytes = 4 * parameters * 3  # fp32 weights and Adam's two moments
     measured.estimate("checkpoint", 0.1 + state_bytes / SAVE_BYTES_PER_SECOND)
     measured.estimate("export", 0.1 + state_bytes / 2 / SAVE_BYTES_PER_SECOND)
     share = SAMPLE_CAP_SHARE * cap_seconds if cap_seconds is not None else SAMPLE_MAX_SECONDS
     measured.estimate("sample", min(SAMPLE_MAX_SECONDS, max(SAMPLE_MIN_SECONDS, share)) if samples else 0.0)
-    measured.estimate("tasks", tasks_seconds)
-    measured.estimate("tracking", tracking_seconds)
-    measured.estimate("report", report_seconds)
-    measured.estimate("remote", copy_seconds)
+    for event, seconds in limits.items():
+        measured.estimate(event, seconds)
 
 
 class Budget:
@@ -234,11 +224,8 @@ class Budget:
         if self._segment(step) is not None:
             self._record(step, step, self.decisions.progress(step), VALIDATION)
             return Verdict.FINISH
-        available = self.remaining_seconds() - self.reserve_seconds() - self.measured.expected("checkpoint")
-        length = max(1, min(self._planned_length(step), self._steps_that_fit(available)))
-        if self.plan.max_steps is not None:
-            length = min(length, self.plan.max_steps - step, self._text_ends(step) - step)
-        self._record(step, step + length, 0.0, VALIDATION)
+        length = max(1, min(self._planned_length(step), self._steps_that_fit(self._decay_seconds())))
+        self._record(step, step + self._bounded(length, step, step), 0.0, VALIDATION)
         return Verdict.DECAY
 
     def verdict_of_validations(self, step: int, patience: int) -> Verdict:
@@ -300,8 +287,7 @@ class Budget:
             return True
         available = min(self.remaining_seconds() - self.reserve_seconds(), STOP_SECONDS)
         steps = self._steps_that_fit(available) if may_step and available > 0 else 0
-        if self.plan.max_steps is not None:
-            steps = min(steps, self.plan.max_steps - step, self._text_ends(step) - step)
+        steps = self._bounded(steps, step, step)
         if steps < 1:
             left = round(self.remaining_seconds(), 1)
             self.decisions.add("emergency", step, reason="a stop left too little of the cap", remaining_seconds=left)
@@ -315,8 +301,12 @@ class Budget:
         """Whether a periodic event fits without shortening the decay below its share."""
         if self._ends_soon:
             return False
-        left = self._steps_left(step) * self.measured.step_seconds()
-        return left + self._expected(kind) + self.reserve_seconds() <= self.remaining_seconds()
+        segment = self._segment(step)
+        steps = self._planned_length(step) if segment is None else max(0, segment["end_step"] - step)
+        return (
+            steps * self.measured.step_seconds() + self._expected(kind) + self.reserve_seconds()
+            <= self.remaining_seconds()
+        )
 
     def fraction(self, step: int) -> float:
         """Share of the budget used, by whichever limit is nearer its end."""
@@ -342,20 +332,15 @@ class Budget:
     def _ended_by_validation(self) -> bool:
         return any(record["reason"] == VALIDATION for record in self.decisions.decays())
 
-    def first_decay_has_begun(self, step: int) -> bool:
-        """Whether the decay runs at `step`."""
-        return self._segment(step) is not None
-
     def predict(self, step: int) -> tuple[int, float]:
         """Steps and device-seconds at the end, by what is measured when `step` steps are done."""
         measured = self.measured
-        each = measured.step_seconds()
-        available = self.remaining_seconds() - self.reserve_seconds() - measured.expected("checkpoint")
+        available = self._decay_seconds()
         total = math.inf if math.isinf(available) else step + self._steps_that_fit(available)
         if self.plan.max_steps is not None:
             total = min(total, self.plan.max_steps)
         steps = max(step, int(total))
-        training = (steps - step) * each
+        training = (steps - step) * measured.step_seconds()
         if self.plan.cap_seconds is None:
             every = self.plan.validate_every_share
             validations = math.floor((1 - 1e-9) / every) - math.floor(self.fraction(step) / every)
@@ -373,9 +358,13 @@ class Budget:
         share = self.plan.decay_share
         return max(1, round(step * share / (1 - share)))
 
+    def in_decay(self, step: int) -> bool:
+        """Whether the decay has started when `step` steps are done."""
+        return self._segment(step) is not None
+
     def _decay_start(self) -> int | None:
-        decays = self.decisions.decays()
-        return decays[0]["step"] if decays else None
+        record = self.first_decay()
+        return record and record["step"]
 
     def _segment(self, step: int) -> dict[str, Any] | None:
         """The decay record that rules after `step` steps."""
@@ -386,9 +375,15 @@ class Budget:
         available = self.plan.steps_available(decay_start)
         return 2**62 if available is None else available
 
-    def _steps_left(self, step: int) -> int:
-        segment = self._segment(step)
-        return self._planned_length(step) if segment is None else max(0, segment["end_step"] - step)
+    def _bounded(self, steps: int, step: int, decay_start: int) -> int:
+        """As many of `steps` as `max_steps` and the text leave after `step`."""
+        if self.plan.max_steps is None:
+            return steps
+        return min(steps, self.plan.max_steps - step, self._text_ends(decay_start) - step)
+
+    def _decay_seconds(self) -> float:
+        """What is left for a decay that starts now: the reserve and the checkpoint from before it are taken off."""
+        return self.remaining_seconds() - self.reserve_seconds() - self.measured.expected("checkpoint")
 
     def _start_decay_if_due(self, step: int) -> None:
         if step == 0:
@@ -396,8 +391,7 @@ class Budget:
         length = self._planned_length(step)
         # One more stable step makes the decay longer by c / (1 - c) steps as well.
         one_more = (1 + self.plan.decay_share / (1 - self.plan.decay_share)) * self.measured.step_seconds()
-        before = self.measured.expected("checkpoint")  # the one from before the decay
-        available = self.remaining_seconds() - self.reserve_seconds() - before
+        available = self._decay_seconds()
         # A process' first step warms up and says little of the speed: it starts a decay only where nothing else fits.
         if not self.measured.speed_is_known and self.measured.step_seconds() < available:
             return
@@ -406,9 +400,7 @@ class Budget:
         if predicted + one_more / 2 < available:  # half: the exact place lies between two steps
             return
         length = max(1, min(length, self._steps_that_fit(available)))
-        if self.plan.max_steps is not None:
-            length = min(length, self.plan.max_steps - step, self._text_ends(step) - step)
-        self._record(step, step + length, 0.0, "max_gpu_hours")
+        self._record(step, step + self._bounded(length, step, step), 0.0, "max_gpu_hours")
 
     def _adjust_end(self, step: int) -> None:
         """Nearer where it would overrun, farther where time would be left over."""
@@ -417,10 +409,8 @@ class Budget:
         if left <= 0 or self.plan.cap_seconds is None:
             return
         progress, low = self.decisions.progress(step), self._low_steps(step)
-        fitting = self._steps_to_the_end(low)
         # The limit in tokens and the end of the text bind before the clock: no speed moves the end past them.
-        if self.plan.max_steps is not None:
-            fitting = min(fitting, self.plan.max_steps - step, self._text_ends(self._decay_start() or 0) - step)
+        fitting = self._bounded(self._steps_to_the_end(low), step, self._decay_start() or 0)
         if fitting > left:
             # After a stop or a worse validation time that is left over is no reason to train on. Once the rate is low,
             # more steps gain little, so their number is limited too.

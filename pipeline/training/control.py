@@ -265,8 +265,11 @@ class Control(Callback):
             limit = self.budget.validation_limit_seconds()
             row = {**(row or self._train_row(step)), **self.validate(limit_seconds=limit)}
             verdict = self._stop_after_worse(step, verdict)
-        if self._tasks_are_due(step):
-            row = {**(row or self._train_row(step)), **self._run_tasks(step)}
+        if self.tasks is not None and self._tasks_are_due(self.tasks, step):
+            row = row or self._train_row(step)
+            started = time.monotonic()
+            row |= self.tasks.run(self.module.network, step)
+            self._spent_on("tasks", time.monotonic() - started)
         if row:
             self.metrics.log(row, step)
             self._show(step, row)
@@ -304,17 +307,9 @@ class Control(Callback):
             self.save()
         return verdict
 
-    def _tasks_are_due(self, step: int) -> bool:
+    def _tasks_are_due(self, tasks: "ProgressTasks", step: int) -> bool:
         sizes = self.batches.sizes
-        if self.tasks is None or not self.tasks.due(sizes.tokens(step - 1), sizes.tokens(step)):
-            return False
-        return self.budget.may_spend("tasks", step)
-
-    def _run_tasks(self, step: int) -> dict[str, float]:
-        started = time.monotonic()
-        rows = {} if self.tasks is None else self.tasks.run(self.module.network, step)
-        self._spent_on("tasks", time.monotonic() - started)
-        return rows
+        return tasks.due(sizes.tokens(step - 1), sizes.tokens(step)) and self.budget.may_spend("tasks", step)
 
     def _after_decision(self, verdict: Verdict, trainer: Trainer) -> None:
         if verdict == Verdict.DECAY:

@@ -127,12 +127,12 @@ class Training:
         estimate_ends(
             budget.measured,
             cap_seconds,
-            parameters=network.config.parameters,
+            network.config.parameters,
             samples=bool(self.config.sample.prompts),
-            tasks_seconds=control.tasks.limit_seconds if control.tasks else 0.0,
-            tracking_seconds=self.mirror.limit_finish(cap_seconds) if self.mirror else 0.0,
-            report_seconds=report_seconds,
-            copy_seconds=copy_seconds,
+            tasks=control.tasks.limit_seconds if control.tasks else 0.0,
+            tracking=self.mirror.limit_finish(cap_seconds) if self.mirror else 0.0,
+            report=report_seconds,
+            remote=copy_seconds,
         )
         if state is not None:
             restore(control, state)

@@ -90,7 +90,7 @@ class RateMeter:
 
     def __init__(self) -> None:
         self.seconds, self.tokens = 0.0, 0
-        self._recent_seconds, self._recent_tokens, self._recent_value = 0.0, 0, 0.0
+        self._then, self._recent = (0.0, 0), 0.0  # at the last `recent()`: seconds and tokens; what it returned
         self._from = time.monotonic()
 
     def restart(self) -> None:
@@ -104,14 +104,13 @@ class RateMeter:
         now = time.monotonic()
         seconds, self._from = now - self._from, now
         self.seconds, self.tokens = self.seconds + seconds, self.tokens + tokens
-        self._recent_seconds, self._recent_tokens = self._recent_seconds + seconds, self._recent_tokens + tokens
         return seconds
 
     def recent(self) -> float:
-        if self._recent_seconds > 0:
-            self._recent_value = self._recent_tokens / self._recent_seconds
-            self._recent_seconds, self._recent_tokens = 0.0, 0
-        return self._recent_value
+        if self.seconds > self._then[0]:
+            self._recent = (self.tokens - self._then[1]) / (self.seconds - self._then[0])
+            self._then = self.seconds, self.tokens
+        return self._recent
 
     def mean(self) -> float:
         return self.tokens / self.seconds if self.seconds > 0 else 0.0
@@ -121,6 +120,7 @@ class RateMeter:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.seconds, self.tokens = state["seconds"], int(state["tokens"])
+        self._then = self.seconds, self.tokens
 
 
 def cut_metrics(path: Path, step: int) -> None:
