@@ -159,25 +159,25 @@ def logged_config(config: Config, fingerprints: Mapping[str, str]) -> dict[str, 
 class Mirror:
     """`log(row)` returns at once; `finish()` waits at most `finish_seconds`. Subclasses say how to `_start`."""
 
-    kind = NONE
+    tool = NONE
     finish_seconds = OFFLINE_FINISH_SECONDS
 
     def __init__(self, say: Callable[[str], None]):
         self.say = say
-        self._rows: SimpleQueue[Mapping[str, Any] | Callable[[Any], None] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._work, daemon=True, name=self.kind)
+        self._work: SimpleQueue[Callable[[Any], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, daemon=True, name=self.tool)
         self._thread.start()
 
     def log(self, row: Mapping[str, Any]) -> None:
-        self._rows.put(row)
+        self._work.put(lambda run: self._log(run, row))
 
     def samples(self, step: int, samples: Sequence[Mapping[str, str]]) -> None:
         """Texts of the finished model, as a table where the tool has one."""
-        self._rows.put(lambda run: self._samples(run, step, samples))
+        self._work.put(lambda run: self._samples(run, step, samples))
 
     def artifacts(self, manifests: Mapping[str, Mapping[str, Any]]) -> None:
         """The lineage: the manifests, by stage, of what this run was made from and of what it made."""
-        self._rows.put(lambda run: self._artifacts(run, manifests))
+        self._work.put(lambda run: self._artifacts(run, manifests))
 
     def limit_finish(self, cap_seconds: float | None) -> float:
         """Sets how long `finish` may wait under a cap, and returns it."""
@@ -188,24 +188,21 @@ class Mirror:
 
     def finish(self) -> None:
         """Ends the mirror; a thread that hangs dies with the process."""
-        self._rows.put(None)
+        self._work.put(None)
         self._thread.join(self.finish_seconds)
         if self._thread.is_alive():
-            self.say(f"{self.kind} did not finish in time; `hornbook sync` writes it all later")
+            self.say(f"{self.tool} did not finish in time; `hornbook sync` writes it all later")
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         try:
             run = self._start()
-            while (item := self._rows.get()) is not None:
-                if callable(item):
-                    item(run)
-                else:
-                    self._log(run, item)
+            while (item := self._work.get()) is not None:
+                item(run)
             self._finish(run)
-        except Exception as error:  # any failure of a mirror, whatever its kind, must not cost the run
+        except Exception as error:  # no failure of a mirror, whatever it is, may cost the run
             reason = str(error).strip().splitlines()[:1]
             self.say(
-                f"{self.kind} is off for this run ({type(error).__name__}: {reason}); metrics.jsonl has everything"
+                f"{self.tool} is off for this run ({type(error).__name__}: {reason}); metrics.jsonl has everything"
             )
 
     def _start(self) -> Any:
@@ -231,17 +228,12 @@ class WandbMirror(Mirror):
     that a kill at any moment leaves no second curve.
     """
 
-    kind = "W&B"
+    tool = "W&B"
 
     def __init__(
-        self,
-        folder: Path,
-        id_file: Path,
-        name: str,
-        project: str,
-        config: Mapping[str, Any],
+        self, folder: Path, id_file: Path, name: str, project: str, config: Mapping[str, Any],
         say: Callable[[str], None],
-    ):
+    ):  # fmt: skip
         self.folder, self.id_file, self.name, self.project = folder, id_file, name, project
         self.config = dict(config)
         self.online = wandb_mode() == "online"
@@ -315,7 +307,7 @@ class WandbMirror(Mirror):
 class TensorboardMirror(Mirror):
     """Event files under `folder`, for `tensorboard --logdir runs`."""
 
-    kind = "TensorBoard"
+    tool = "TensorBoard"
 
     def __init__(self, folder: Path, say: Callable[[str], None]):
         self.folder = folder
