@@ -230,6 +230,7 @@ class TokenBatches:
         return MOST_STEPS
 
     def __iter__(self) -> Iterator[Batch]:
+        # One batch ahead: the thread makes and copies it while the step before computes.
         step, order = self.start_step, self.order
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
             ahead = pool.submit(self._begin, step, order)

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -227,15 +227,10 @@ def _link_or_copy(source: Path, target: Path) -> None:
 def random_state() -> dict[str, Any]:
     """Python, NumPy, torch and CUDA generators as tensors and plain values (NumPy arrays cannot be loaded safely)."""
     version, internal, gauss = random.getstate()
-    numpy_state: Any = np.random.get_state(legacy=False)
+    _, key, position, has_gauss, cached = cast(tuple[Any, ...], np.random.get_state())
     state: dict[str, Any] = {
         "python": [version, torch.tensor(internal, dtype=torch.int64), gauss],
-        "numpy": [
-            torch.from_numpy(numpy_state["state"]["key"].astype(np.int64)),
-            int(numpy_state["state"]["pos"]),
-            int(numpy_state["has_gauss"]),
-            float(numpy_state["gauss"]),
-        ],
+        "numpy": [torch.from_numpy(key.astype(np.int64)), int(position), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():

@@ -55,9 +55,9 @@ def finish(control: "Control", config: Config, folder: Path, tokens: TokenShards
         control.metrics.log({**(control.final_row or control.budget_row()), **metrics}, module.step)
         control.record_validation(module.step)
     if trained_to_end and control.budget.may_save_last():
-        control.save()
+        control.save()  # after the validation and its row, so that a process after a kill has only the export to do
     exported = _take_the_best(control)
-    control.is_last_process()
+    control.is_last_process()  # where it is the last one, a first signal stops nothing from here on
     signals.defer(False)  # everything is saved: a signal may end the process now, if another one can do the rest
     export(control, config, folder, tokens)
     samples = write_samples(control, config, tokens)

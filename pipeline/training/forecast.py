@@ -89,6 +89,7 @@ def predict_time(budget: Budget, step: int) -> str | None:
     if budget.in_decay(step) or budget.fraction(step) < TIME_AT_FRACTIONS[made]:
         return None
     steps, seconds = budget.predict(step)
+    # Where the clock sets the end, the steps are uncertain and the seconds known; where the tokens do, the reverse.
     share = _uncertain_share(budget, step, steps)
     fixed = steps == budget.plan.max_steps
     left_steps, left_seconds = steps - step, seconds - budget.spent()

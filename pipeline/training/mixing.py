@@ -130,6 +130,7 @@ class Mixer:
         return counts
 
     def _make_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        # As many places as the block adds to each source's quota, source by source; then shuffled by the block's key.
         before, after = np.array(self.before_block(block)), np.array(self.before_block(block + 1))
         layout = np.repeat(np.arange(len(self.names)), after - before)
         order = permute(np.arange(self.slots), self.slots, key_of("mix", *self.key, block))
@@ -163,6 +164,7 @@ class Mixer:
         limits = {k: left[name] for k, name in enumerate(self.names) if name in left}
         if not limits:
             return math.inf
+        # The block in which the first source gives its last sequence; inside it the place is looked up.
         block = min(self._blocks_until(k, limit) for k, limit in limits.items()) - 1
         source, number = self._block(block)
         ends = [np.flatnonzero((source == k) & (number == limit - 1)) for k, limit in limits.items()]
@@ -206,12 +208,16 @@ class Order:
         self.total: int | None = None
         at, given = 0, dict.fromkeys(self.names, 0)
         for (_, weights), end in zip(phases, [*(start for start, _ in phases[1:]), math.inf], strict=True):
+            # A segment ends with its phase, or where its first source has given all that it may; what is left of the
+            # phase is then a segment without that source.
             while at < end:
                 left = {name: caps[name] - given[name] for name in weights if name in caps}
                 rest = {name: weight for name, weight in weights.items() if weight > 0 and left.get(name, 1) > 0}
                 if not rest:
                     self.total = at  # a stream that ends in one phase has no further one
                     return
+                # The start is a part of the key, so that no two segments shuffle alike; the first one has none, as
+                # in a run without segments.
                 mixer = Mixer(rest, seed, at) if at else Mixer(rest, seed)
                 self.segments.append(Segment(at, mixer, dict(given)))
                 until = min(end, at + mixer.length_until(left))

@@ -111,6 +111,7 @@ class Validation:
         started, network_device = time.monotonic(), network.lm_head.weight.device
         sets = {name: _Set.of(s, self.sequence_length, self.end_id) for name, s in self.sets.items()}
         clock = _Clock(sum(s.windows.count for s in sets.values()))
+        # In turns over the sets, so that a limit that ends it early leaves a part of each.
         for turn, name, numbers_B in self._pieces(sets):
             if should_stop():
                 return None
