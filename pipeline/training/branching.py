@@ -2,7 +2,7 @@
 
 The stable phase of warmup-stable-decay does not depend on the end (Hu et al. 2024, arXiv 2404.06395, section 4), so
 the trunk's state at the place where a shorter run's decay would start is that run's state. In: a config and a
-budget. Out: an experiment `<name>/branch-<budget>` whose pretraining goes on from the newest checkpoint of the
+budget. Out: an experiment `<name>/branch-<budget>` whose pretraining resumes from the newest checkpoint of the
 trunk's stable phase from which the decay fits; the trunk's seconds up to there count towards its cap. The trunk may be
 running, finished or stopped; nothing of it is changed. `budget.branches` makes the trunk keep the checkpoints.
 """

@@ -39,7 +39,7 @@ LONGEST_CHARACTER_TOKENS = 4  # of UTF-8: after that many tokens the bytes are s
 def finish(control: "Control", config: Config, folder: Path, tokens: TokenShards) -> dict[str, Any]:
     """Everything after the last step but the manifest; returns its facts.
 
-    Raises `Stopped` where a signal comes during the validation and the cap has room for another life: the checkpoint
+    Raises `Stopped` where a signal comes during the validation and the cap has room for another process: the checkpoint
     then says that only the end is left.
     """
     module = control.module

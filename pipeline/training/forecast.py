@@ -123,7 +123,7 @@ def _uncertain_share(budget: Budget, step: int, steps: int) -> float:
 def time_facts(budget: Budget, step: int) -> dict[str, Any]:
     """For the manifest: predicted and actual steps and device-seconds. `ratio`: predicted over actual steps, or seconds
     where the tokens set the end. `range`: of the same; `again`: the forecast made at a third. `planned_step_seconds`
-    and `later_step_seconds`: of a step with what goes on between steps, from the forecast to the end. Empty where the
+    and `later_step_seconds`: of a step with the work between steps, from the forecast to the end. Empty where the
     run was too short for a forecast."""
     records = _time_records(budget)
     if not records:
