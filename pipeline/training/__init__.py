@@ -1,1 +1,5 @@
-"""The training loop: batches, budget, checkpoints, validation, devices, tracking. May import `corpus`."""
+"""Training inside a cap of GPU-hours, for pretraining and fine-tuning. Read loop.py first, then control.py and budget.py.
+
+May import model/ and, of pipeline/, config, storage, system and corpus/text. What evaluates, reports or copies a run is
+handed in.
+"""

@@ -364,7 +364,7 @@ class Budget:
 
     def _decay_start(self) -> int | None:
         record = self.first_decay()
-        return record and record["step"]
+        return None if record is None else record["step"]
 
     def _segment(self, step: int) -> dict[str, Any] | None:
         """The decay record that rules after `step` steps."""
