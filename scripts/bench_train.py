@@ -233,7 +233,7 @@ def _lightning(shape: Shape, meter: Meter, wandb: bool = False) -> None:
 
     from pipeline.storage.ledger import Ledger
     from pipeline.training import tracking
-    from pipeline.training.budget import Budget, Plan
+    from pipeline.training.budget import Budget, Limits
     from pipeline.training.cap import Cap
     from pipeline.training.checkpoint import Checkpoints
     from pipeline.training.control import Control, build_trainer
@@ -256,8 +256,8 @@ def _lightning(shape: Shape, meter: Meter, wandb: bool = False) -> None:
         decisions = Decisions(folder / "decisions.jsonl")
         ledger = Ledger(folder / "ledger.jsonl", stage="pretrain", fingerprint="bench", device="cpu")
         with ledger, tracking.Metrics(folder / "metrics.jsonl", mirror) as metrics:
-            plan = Plan(Cap(1e4), max_steps=None, decay_share=config.train.decay_share)
-            budget = Budget(plan, lambda: ledger.spent_seconds, decisions)
+            limits = Limits(Cap(1e4), max_steps=None, decay_share=config.train.decay_share)
+            budget = Budget(limits, lambda: ledger.spent_seconds, decisions)
             checkpoints = Checkpoints(folder / "checkpoints", 2, decisions)
             flops = config.model.flops_per_token(shape.tokens)
             control = Control(

@@ -22,7 +22,7 @@ from model.optim import OPTIMIZERS, MasterWeights, needs_slices
 from model.schedules import wsd
 from model.transformer import Transformer
 from pipeline.storage.ledger import LEDGER, Ledger, spent_seconds
-from pipeline.training.budget import Budget, Plan, Verdict
+from pipeline.training.budget import Budget, Limits, Verdict
 from pipeline.training.cap import Cap
 from pipeline.training.decisions import Decisions
 
@@ -122,8 +122,10 @@ def train(folder: Path, device: torch.device) -> None:
     """One life: bf16 weights with stochastic rounding and 8-bit moments, the state that is hardest to bring back."""
     decisions = Decisions(folder / DECISIONS)
     with Ledger(folder / LEDGER, stage=STAGE, fingerprint="check", device=device.type) as ledger:
-        plan = Plan(Cap(CAP_SECONDS / 3600), max_steps=None, decay_share=DECAY_SHARE, max_gpu_hours=CAP_SECONDS / 3600)
-        budget = Budget(plan, lambda: ledger.spent_seconds, decisions)
+        limits = Limits(
+            Cap(CAP_SECONDS / 3600), max_steps=None, decay_share=DECAY_SHARE, max_gpu_hours=CAP_SECONDS / 3600
+        )
+        budget = Budget(limits, lambda: ledger.spent_seconds, decisions)
         network, weights = built("tiny", device, "bf16-sr", "adamw8bit")
         done = _load(folder / SAVED, weights, device)
         resumed = done > 0

@@ -59,7 +59,7 @@ class Verdict(Enum):
 
 
 @dataclass
-class Plan:
+class Limits:
     """The limits of one run. `cap`: by the clock; `max_steps`: from `budget.max_tokens`.
 
     `decay_share`: share of the steps. `checkpoint_every_seconds` (None: by what a save costs) and
@@ -120,8 +120,8 @@ class Budget:
     periodic event; feed `measured`.
     """
 
-    def __init__(self, plan: Plan, clock: Callable[[], float], decisions: Decisions):
-        self.plan, self.clock, self.decisions = plan, clock, decisions
+    def __init__(self, limits: Limits, clock: Callable[[], float], decisions: Decisions):
+        self.limits, self.clock, self.decisions = limits, clock, decisions
         self.measured = Measured()
         self.replayed_end: int | None = None  # the step at which the run that this one repeats ended
         self.start_seconds = 0.0  # of this process, until its first step: what a branch will need again
@@ -129,27 +129,27 @@ class Budget:
 
     def begin(self, step: int) -> None:
         """Once per process, `step` steps done: with `max_tokens` the decay's place is on record from the start."""
-        last, decays = self.plan.max_steps, self.decisions.decays()
+        last, decays = self.limits.max_steps, self.decisions.decays()
         if last is None or (decays and decays[-1]["end_step"] <= last):
             return
         if self._segment(step) is None:
-            start = max(step, planned_decay_start(last, self.plan.decay_share))
+            start = max(step, planned_decay_start(last, self.limits.decay_share))
             end = min(max(last, start), self._text_ends(start))
-            self._record(start, end_step=end, progress=0.0, reason=self.plan.max_steps_reason)
+            self._record(start, end_step=end, progress=0.0, reason=self.limits.max_steps_reason)
         else:  # max_tokens was lowered while the decay ran
-            self._record(step, max(last, step), self.decisions.progress(step), self.plan.max_steps_reason)
+            self._record(step, max(last, step), self.decisions.progress(step), self.limits.max_steps_reason)
 
     def spent(self) -> float:
         """Device-seconds that count so far, those of the source included where the cap counts them."""
-        return self.clock() + self.plan.cap.source_seconds
+        return self.clock() + self.limits.cap.source_seconds
 
     def remaining_seconds(self) -> float:
-        return self.plan.cap.left_seconds(self.clock())
+        return self.limits.cap.left_seconds(self.clock())
 
     def reserve_seconds(self) -> float:
         """What must be left when the last step ends, plus a usual and a slow step against surprises."""
         ends = sum(self._expected(kind) for kind in EVENTS)
-        slack = EXIT_SLACK_SECONDS + EXIT_SLACK_SHARE * (self.plan.cap_seconds or 0.0)
+        slack = EXIT_SLACK_SECONDS + EXIT_SLACK_SHARE * (self.limits.cap_seconds or 0.0)
         return ends + self._surprise_seconds() + slack + self._warm_up_seconds()
 
     def _surprise_seconds(self) -> float:
@@ -164,14 +164,14 @@ class Budget:
 
     def checkpoint_interval_seconds(self) -> float:
         """Between two periodic saves, by what a save of this run was measured to take."""
-        return save_interval_seconds(self.plan.checkpoint_every_seconds, self.measured.events.get("checkpoint", 0.0))
+        return save_interval_seconds(self.limits.checkpoint_every_seconds, self.measured.events.get("checkpoint", 0.0))
 
     def validation_limit_seconds(self, last: bool = False) -> float:
         """How long a validation may take: its share of the cap; the last one whatever the rest of the end leaves."""
-        if self.plan.cap_seconds is None:
+        if self.limits.cap_seconds is None:
             return math.inf
         if not last:
-            return VALIDATION_MAX_SHARE * self.plan.cap_seconds
+            return VALIDATION_MAX_SHARE * self.limits.cap_seconds
         rest = self.reserve_seconds() - self._expected("validation") - self._surprise_seconds()
         left = max(0.0, self.remaining_seconds() - rest)
         return min(left, STOP_SECONDS) if self._ends_soon else left
@@ -179,7 +179,7 @@ class Budget:
     def may_save_last(self) -> bool:
         """Whether the last checkpoint fits beside the export, which alone must be. Where a disk was suddenly slow it
         does not: without it a kill inside the export costs the steps since the save before."""
-        if self.plan.cap_seconds is None:
+        if self.limits.cap_seconds is None:
             return True
         return self.remaining_seconds() >= self._expected("checkpoint") + self._expected("export") + EXIT_SLACK_SECONDS
 
@@ -190,19 +190,19 @@ class Budget:
 
     def _expected(self, kind: str) -> float:
         seconds = self.measured.expected(kind)
-        if kind == "validation" and self.plan.cap_seconds is not None:
-            return min(seconds, VALIDATION_MAX_SHARE * self.plan.cap_seconds)
+        if kind == "validation" and self.limits.cap_seconds is not None:
+            return min(seconds, VALIDATION_MAX_SHARE * self.limits.cap_seconds)
         return seconds
 
     def check_start(self, first_step_seconds: float) -> None:
         """Raises `UserError` where not even one step and one export fit; for a run that has no checkpoint yet."""
         needed = self.reserve_seconds() + first_step_seconds
         if self.remaining_seconds() < needed:
-            spent, cap = self.spent(), self.plan.cap_seconds or 0.0
+            spent, cap = self.spent(), self.limits.cap_seconds or 0.0
             parts = ", ".join(f"{kind} {self._expected(kind):.1f}" for kind in EVENTS)
             raise UserError(
-                f"budget.max_gpu_hours={self.plan.max_gpu_hours:g} is {cap:.1f} s; {spent:.1f} s are spent on starting "
-                f"up and one step with everything after it needs {needed:.1f} s more (step {first_step_seconds:.1f}, "
+                f"budget.max_gpu_hours={self.limits.max_gpu_hours:g} is {cap:.1f} s; {spent:.1f} s are spent on "
+                f"starting up and one step with everything after it needs {needed:.1f} s more (step {first_step_seconds:.1f}, "
                 f"{parts}, exit {EXIT_SLACK_SECONDS:.1f}); expected at least budget.max_gpu_hours="
                 f"{math.ceil(1.2 * (spent + needed)) / 3600:.4f}"
             )
@@ -241,18 +241,18 @@ class Budget:
         return self.worse(step) if len(worse) >= patience else Verdict.GO_ON
 
     def branches_due(self, step: int) -> list[str]:
-        """Those of `plan.branches` whose decay would have to start now: the state after `step` is to be kept."""
-        if not self.plan.branches or self._segment(step) is not None:
+        """Those of `limits.branches` whose decay would have to start now: the state after `step` is to be kept."""
+        if not self.limits.branches or self._segment(step) is not None:
             return []
         kept = {record["branch"] for record in self.decisions.of_kind("branch_point")}
-        return [name for name in self.plan.branches if name not in kept and self._branch_is_due(name, step)]
+        return [name for name in self.limits.branches if name not in kept and self._branch_is_due(name, step)]
 
     def _branch_is_due(self, name: str, step: int) -> bool:
-        hours, start = self.plan.branches[name]
+        hours, start = self.limits.branches[name]
         if start is not None:
             return step >= start
-        plan = replace(self.plan, cap=replace(self.plan.cap, hours=hours), max_steps=None, branches={})
-        branch = Budget(plan, lambda: self.clock() + self.start_seconds, Decisions(None))
+        limits = replace(self.limits, cap=replace(self.limits.cap, hours=hours), max_steps=None, branches={})
+        branch = Budget(limits, lambda: self.clock() + self.start_seconds, Decisions(None))
         branch.measured = self.measured
         branch._start_decay_if_due(step)
         return bool(branch.decisions.decays())
@@ -272,7 +272,7 @@ class Budget:
 
     def another_life_fits(self, step: int) -> bool:
         """Whether a process that starts as this one did could still export, and take a step where one is missing."""
-        if self.plan.cap_seconds is None:
+        if self.limits.cap_seconds is None:
             return True
         needed = FIRST_MARGIN * self.start_seconds + self._expected("checkpoint") + self._expected("export")
         if step < self.end_step(step):
@@ -311,10 +311,10 @@ class Budget:
     def fraction(self, step: int) -> float:
         """Share of the budget used, by whichever limit is nearer its end."""
         shares = [0.0]
-        if self.plan.cap_seconds is not None:
-            shares.append(self.spent() / self.plan.cap_seconds)
-        if self.plan.max_steps is not None:
-            shares.append(step / self.plan.max_steps)
+        if self.limits.cap_seconds is not None:
+            shares.append(self.spent() / self.limits.cap_seconds)
+        if self.limits.max_steps is not None:
+            shares.append(step / self.limits.max_steps)
         return min(1.0, max(shares))
 
     def annealed(self, step: int) -> bool:
@@ -327,7 +327,7 @@ class Budget:
     def stopped_by(self, step: int) -> str:
         if self._ended_by_validation():
             return VALIDATION
-        return "tokens" if self.plan.max_steps is not None and step >= self.plan.max_steps else "gpu_hours"
+        return "tokens" if self.limits.max_steps is not None and step >= self.limits.max_steps else "gpu_hours"
 
     def _ended_by_validation(self) -> bool:
         return any(record["reason"] == VALIDATION for record in self.decisions.decays())
@@ -337,12 +337,12 @@ class Budget:
         measured = self.measured
         available = self._decay_seconds()
         total = math.inf if math.isinf(available) else step + self._steps_that_fit(available)
-        if self.plan.max_steps is not None:
-            total = min(total, self.plan.max_steps)
+        if self.limits.max_steps is not None:
+            total = min(total, self.limits.max_steps)
         steps = max(step, int(total))
         training = (steps - step) * measured.step_seconds()
-        if self.plan.cap_seconds is None:
-            every = self.plan.validate_every_share
+        if self.limits.cap_seconds is None:
+            every = self.limits.validate_every_share
             validations = math.floor((1 - 1e-9) / every) - math.floor(self.fraction(step) / every)
             training += validations * measured.events.get("validation", 0.0)
         ends = sum(measured.events.get(kind, 0.0) for kind in EVENTS)
@@ -355,7 +355,7 @@ class Budget:
 
     def _planned_length(self, step: int) -> int:
         """Steps of a decay that follows `step` stable ones, so that it is `decay_share` of all."""
-        share = self.plan.decay_share
+        share = self.limits.decay_share
         return max(1, round(step * share / (1 - share)))
 
     def in_decay(self, step: int) -> bool:
@@ -372,14 +372,14 @@ class Budget:
 
     def _text_ends(self, decay_start: int) -> int:
         """The first step for which `train.max_epochs` leaves no text, with a decay from there."""
-        available = self.plan.steps_available(decay_start)
+        available = self.limits.steps_available(decay_start)
         return 2**62 if available is None else available
 
     def _bounded(self, steps: int, step: int, decay_start: int) -> int:
         """As many of `steps` as `max_steps` and the text leave after `step`."""
-        if self.plan.max_steps is None:
+        if self.limits.max_steps is None:
             return steps
-        return min(steps, self.plan.max_steps - step, self._text_ends(decay_start) - step)
+        return min(steps, self.limits.max_steps - step, self._text_ends(decay_start) - step)
 
     def _decay_seconds(self) -> float:
         """What is left for a decay that starts now: the reserve and the checkpoint from before it are taken off."""
@@ -390,7 +390,7 @@ class Budget:
             return
         length = self._planned_length(step)
         # One more stable step makes the decay longer by c / (1 - c) steps as well.
-        one_more = (1 + self.plan.decay_share / (1 - self.plan.decay_share)) * self.measured.step_seconds()
+        one_more = (1 + self.limits.decay_share / (1 - self.limits.decay_share)) * self.measured.step_seconds()
         available = self._decay_seconds()
         # A process' first step warms up and says little of the speed: it starts a decay only where nothing else fits.
         if not self.measured.speed_is_known and self.measured.step_seconds() < available:
@@ -406,7 +406,7 @@ class Budget:
         """Nearer where it would overrun, farther where time would be left over."""
         segment = self._segment(step)
         left = 0 if segment is None else segment["end_step"] - step
-        if left <= 0 or self.plan.cap_seconds is None:
+        if left <= 0 or self.limits.cap_seconds is None:
             return
         progress, low = self.decisions.progress(step), self._low_steps(step)
         # The limit in tokens and the end of the text bind before the clock: no speed moves the end past them.
@@ -457,17 +457,17 @@ class Budget:
             return 0.0
         save = self.measured.expected("checkpoint")
         saves = duration // (self.checkpoint_interval_seconds() + save)
-        if self.plan.cap_seconds is None:
+        if self.limits.cap_seconds is None:
             return saves * save
-        used = self.spent() / self.plan.cap_seconds
-        last = min(used + duration / self.plan.cap_seconds, 1 - 1e-9)
-        every = self.plan.validate_every_share
+        used = self.spent() / self.limits.cap_seconds
+        last = min(used + duration / self.limits.cap_seconds, 1 - 1e-9)
+        every = self.limits.validate_every_share
         validations = max(0, math.floor(last / every) - math.floor(used / every))
         return saves * save + validations * self._expected("validation")
 
     def _record(self, step: int, end_step: int, progress: float, reason: str, hold_until: int = 0) -> None:
         finite = math.isfinite(self.remaining_seconds())
-        bound_by = "tokens" if end_step == self.plan.max_steps else "gpu_hours"
+        bound_by = "tokens" if end_step == self.limits.max_steps else "gpu_hours"
         if reason == VALIDATION or self._ended_by_validation():
             bound_by = VALIDATION
         self.decisions.add(
@@ -478,8 +478,8 @@ class Budget:
             **({"hold_until": hold_until} if hold_until > step else {}),
             reason=reason,
             bound_by=bound_by,
-            max_gpu_hours=self.plan.max_gpu_hours,
-            max_tokens=self.plan.max_tokens,
+            max_gpu_hours=self.limits.max_gpu_hours,
+            max_tokens=self.limits.max_tokens,
             step_seconds=round(self.measured.step_seconds(), 6),
             reserve_seconds=round(self.reserve_seconds(), 3),
             remaining_seconds=round(self.remaining_seconds(), 3) if finite else None,

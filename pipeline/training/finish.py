@@ -157,8 +157,8 @@ def make_facts(
         "packing": {"kind": batches.packing, "padding_share": round(batches.padding_share(), 6)},
         "mix": _mix(control),
         "context_tokens": config.train.sequence_length,
-        "max_gpu_hours": budget.plan.max_gpu_hours,
-        "max_tokens": budget.plan.max_tokens,
+        "max_gpu_hours": budget.limits.max_gpu_hours,
+        "max_tokens": budget.limits.max_tokens,
         "stopped_by": budget.stopped_by(step),
         "annealed": budget.annealed(step) and budget.decisions.progress(exported) >= 1.0,
         "exported_step": exported,
@@ -203,7 +203,7 @@ def _forecast(control: "Control", left_at_end: float) -> dict[str, Any]:
     facts = {"memory": control.memory.facts(control.module.windows), "time": time_facts(budget, step)}
     if record is None:
         return facts
-    finite = budget.plan.cap_seconds is not None
+    finite = budget.limits.cap_seconds is not None
     return {
         **facts,
         "decided_at_step": record["step"],

@@ -91,7 +91,7 @@ def predict_time(budget: Budget, step: int) -> str | None:
     steps, seconds = budget.predict(step)
     # Where the clock sets the end, the steps are uncertain and the seconds known; where the tokens do, the reverse.
     share = _uncertain_share(budget, step, steps)
-    fixed = steps == budget.plan.max_steps
+    fixed = steps == budget.limits.max_steps
     left_steps, left_seconds = steps - step, seconds - budget.spent()
     record = budget.decisions.add(
         "forecast",
@@ -154,7 +154,7 @@ def time_facts(budget: Budget, step: int) -> dict[str, Any]:
 
 
 def _limits(budget: Budget) -> dict[str, Any]:
-    return {"max_gpu_hours": budget.plan.max_gpu_hours, "max_tokens": budget.plan.max_tokens}
+    return {"max_gpu_hours": budget.limits.max_gpu_hours, "max_tokens": budget.limits.max_tokens}
 
 
 def _time_records(budget: Budget) -> list[dict[str, Any]]:

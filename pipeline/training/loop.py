@@ -21,7 +21,7 @@ from pipeline.system import signals
 from pipeline.system.errors import Stopped, UserError
 from pipeline.training import branching, devices, tracking
 from pipeline.training.batches import TokenBatches
-from pipeline.training.budget import Budget, Plan, estimate_ends, planned_decay_start
+from pipeline.training.budget import Budget, Limits, estimate_ends, planned_decay_start
 from pipeline.training.cap import Cap
 from pipeline.training.checkpoint import Checkpoints, State, seed_random_state
 from pipeline.training.control import Control, build_trainer, restore
@@ -80,11 +80,11 @@ class Training:
         Raises `Stopped` where a signal came; everything worth keeping is on disk.
         """
         settings, decisions = self.config.train, self.decisions
-        plan = _plan(self.config, self.cap, batches)
-        budget = Budget(plan, lambda: self.ledger.spent_seconds, decisions)
+        limits = _limits(self.config, self.cap, batches)
+        budget = Budget(limits, lambda: self.ledger.spent_seconds, decisions)
         budget.replayed_end = self.recorded and self.recorded.end_step
-        start = None if plan.max_steps is None else planned_decay_start(plan.max_steps, settings.decay_share)
-        print(batches.describe(plan.max_steps, start, at_most=plan.cap_seconds is not None), flush=True)
+        start = None if limits.max_steps is None else planned_decay_start(limits.max_steps, settings.decay_share)
+        print(batches.describe(limits.max_steps, start, at_most=limits.cap_seconds is not None), flush=True)
         checkpoints = Checkpoints(self.folder / CHECKPOINTS, settings.keep_checkpoints, decisions)
         module = PretrainModule(network, settings, self.machine.precision)
         seed_random_state(self.config.seed)  # before the checkpoint, which brings its own
@@ -170,7 +170,7 @@ def _open_decisions(config: Config, folder: Path, recorded: RecordedRun | None) 
     return decisions
 
 
-def _plan(config: Config, cap: Cap, batches: TokenBatches) -> Plan:
+def _limits(config: Config, cap: Cap, batches: TokenBatches) -> Limits:
     """The limits of the run: the hours, and the tokens or what `train.max_epochs` leaves of them."""
     budget, train = config.budget, config.train
     sizes = batches.sizes
@@ -186,13 +186,13 @@ def _plan(config: Config, cap: Cap, batches: TokenBatches) -> Plan:
             f"the config sets no end: train.max_epochs={train.max_epochs} leaves a source without one; set "
             "budget.max_gpu_hours (or budget.max_tokens)"
         )
-    # The text binds before budget.max_tokens: raising that key then reopens nothing, so the plan does not name it.
+    # The text binds before budget.max_tokens: raising that key then reopens nothing, so it is not among the limits.
     bounded = most is not None and (asked is None or most < asked)
     if most is not None and bounded:
         wanted = f", fewer than budget.max_tokens={budget.max_tokens:,}" if budget.max_tokens else ""
         tokens = sizes.tokens(most)
         print(f"  train.max_epochs ends the text after {tokens:,} tokens in {most:,} steps{wanted}", flush=True)
-    return Plan(
+    return Limits(
         cap=cap,
         max_steps=most if bounded else asked,
         decay_share=train.decay_share,

@@ -5,7 +5,7 @@ import torch
 from test_pretrain import Small, small, small_inputs  # noqa: F401 - fixtures
 
 from model.hf import load_network
-from pipeline.training.budget import Budget, Plan, Verdict
+from pipeline.training.budget import Budget, Limits, Verdict
 from pipeline.training.cap import Cap
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.decisions import Decisions
@@ -39,7 +39,7 @@ def test_a_run_that_gets_worse_ends_early_and_exports_its_best(
 
 @pytest.mark.parametrize(("patience", "decays_at", "ends_at"), [(1, 40, 50), (2, 50, 70)])
 def test_the_decay_starts_and_ends_after_that_many_in_a_row(patience: int, decays_at: int, ends_at: int) -> None:
-    budget = Budget(Plan(Cap(None), 1000, 0.3, max_tokens=1000), lambda: 0.0, Decisions(None))
+    budget = Budget(Limits(Cap(None), 1000, 0.3, max_tokens=1000), lambda: 0.0, Decisions(None))
     budget.begin(0)
     bits = {10: 3.0, 20: 2.5, 30: 2.0, 40: 2.1, 50: 2.2, 60: 2.3, 70: 2.4}
     found = {}

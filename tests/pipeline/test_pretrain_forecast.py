@@ -7,7 +7,7 @@ from test_pretrain import Small, driver, hours, small, small_inputs  # noqa: F40
 
 from pipeline.pretrain import forecast_lines
 from pipeline.training import forecast
-from pipeline.training.budget import Budget, Plan
+from pipeline.training.budget import Budget, Limits
 from pipeline.training.cap import Cap
 from pipeline.training.decisions import Decisions
 
@@ -47,7 +47,9 @@ def test_a_cap_too_short_for_a_trace_says_so(small: Small, monkeypatch: pytest.M
 
 def test_the_forecast_of_a_steady_machine_is_right() -> None:
     now = [10.0]
-    budget = Budget(Plan(Cap(1000.0 / 3600), None, 0.3, checkpoint_every_seconds=1e9), lambda: now[0], Decisions(None))
+    budget = Budget(
+        Limits(Cap(1000.0 / 3600), None, 0.3, checkpoint_every_seconds=1e9), lambda: now[0], Decisions(None)
+    )
     for kind in ("validation", "checkpoint", "export"):
         budget.measured.event(kind, 5.0)
     for step in range(1, 401):
@@ -69,7 +71,7 @@ def test_the_forecast_of_a_steady_machine_is_right() -> None:
 def test_the_last_lines_say_what_to_make_of_a_forecast_that_was_wrong() -> None:
     """20 quiet steps, then a machine half as fast."""
     now, decisions = [0.0], Decisions(None)
-    budget = Budget(Plan(Cap(1000.0 / 3600), None, 0.3, checkpoint_every_seconds=1e9), lambda: now[0], decisions)
+    budget = Budget(Limits(Cap(1000.0 / 3600), None, 0.3, checkpoint_every_seconds=1e9), lambda: now[0], decisions)
     step = 0
     while now[0] < 900:
         step += 1

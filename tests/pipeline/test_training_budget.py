@@ -9,7 +9,7 @@ import pytest
 
 from model.schedules import wsd
 from pipeline.system.errors import UserError
-from pipeline.training.budget import Budget, Measured, Plan, Verdict
+from pipeline.training.budget import Budget, Limits, Measured, Verdict
 from pipeline.training.cap import LAST_PROCESS_STARTS, Cap
 from pipeline.training.decisions import Decisions
 
@@ -50,7 +50,7 @@ class Run:
     """One run over all its lives, as pipeline/training/control.py drives the budget, on a made-up clock."""
 
     machine: Machine
-    plan: Plan
+    limits: Limits
     now: float = 0.0
     decisions: Decisions = field(default_factory=lambda: Decisions(None))
     step: int = 0
@@ -64,13 +64,15 @@ class Run:
         model is exported."""
         death, stop = self.now + dies_after, self.now + stopped_after
         machine = self.machine
-        last = bool(self.saved) and (self.plan.cap_seconds or math.inf) - self.now < LAST_PROCESS_STARTS * machine.start
+        last = (
+            bool(self.saved) and (self.limits.cap_seconds or math.inf) - self.now < LAST_PROCESS_STARTS * machine.start
+        )
         start = machine.event(machine.start)
         self.now += start
         if self.now > stop and not last:
             self.now = stop
             return False
-        budget = self.budget = Budget(self.plan, lambda: self.now, self.decisions)
+        budget = self.budget = Budget(self.limits, lambda: self.now, self.decisions)
         budget.start_seconds = start
         for kind, seconds in (("checkpoint", machine.save), ("export", machine.save / 2), ("sample", machine.end / 2)):
             budget.measured.estimate(kind, seconds)
@@ -155,11 +157,11 @@ def machine_of(seed: int, stalls: bool = False, smooth: bool = False) -> Machine
     )
 
 
-def plan_of(machine: Machine, seed: int, least_steps: int = 400) -> Plan:
+def limits_of(machine: Machine, seed: int, least_steps: int = 400) -> Limits:
     steps = random.Random(seed + 1).uniform(least_steps, 1500)
     fixed = machine.start + 8 * machine.validation + 6 * machine.save + machine.end
     cap = steps * machine.step_seconds + fixed + 5
-    return Plan(Cap(cap / 3600), None, 0.3, checkpoint_every_seconds=cap / 7, max_gpu_hours=cap / 3600)
+    return Limits(Cap(cap / 3600), None, 0.3, checkpoint_every_seconds=cap / 7, max_gpu_hours=cap / 3600)
 
 
 @pytest.mark.parametrize("stalls", [False, True])
@@ -167,9 +169,9 @@ def test_hundreds_of_undisturbed_runs_end_annealed_inside_the_cap_and_waste_litt
     unused = []
     for seed in range(300):
         machine = machine_of(seed, stalls)
-        run = Run(machine, plan_of(machine, seed))
+        run = Run(machine, limits_of(machine, seed))
         assert run.life()
-        cap = run.plan.cap_seconds or 0.0
+        cap = run.limits.cap_seconds or 0.0
         # A stall in the last two steps is nobody's to foresee; every earlier one shortens the decay.
         assert run.now <= cap + sum(machine.stalls[-2:]), f"seed {seed}: {run.now - cap:.2f} s over {cap:.1f}"
         if not stalls:
@@ -183,7 +185,7 @@ def test_hundreds_of_undisturbed_runs_end_annealed_inside_the_cap_and_waste_litt
 def test_the_decay_takes_its_share_of_the_steps() -> None:
     for seed in range(50):
         machine = machine_of(seed, smooth=True)
-        run = Run(machine, plan_of(machine, seed))
+        run = Run(machine, limits_of(machine, seed))
         run.life()
         start = run.decisions.decays()[0]["step"]
         assert (run.step - start) / run.step == pytest.approx(0.3, abs=0.03), f"seed {seed}"
@@ -193,8 +195,8 @@ def test_runs_killed_at_random_end_inside_the_cap_and_repeat_no_learning_rate_di
     annealed = 0
     for seed in range(300):
         machine = machine_of(seed)
-        run = Run(machine, plan_of(machine, seed, least_steps=600))
-        cap, kills, lives = run.plan.cap_seconds or 0.0, random.Random(seed).randint(1, 6), 0
+        run = Run(machine, limits_of(machine, seed, least_steps=600))
+        cap, kills, lives = run.limits.cap_seconds or 0.0, random.Random(seed).randint(1, 6), 0
         while not run.life(machine.random.uniform(0.1, 0.9) * cap if lives < kills else math.inf):
             lives += 1
             if run.saved is None:
@@ -211,7 +213,7 @@ def test_runs_killed_at_random_end_inside_the_cap_and_repeat_no_learning_rate_di
 def test_progress_never_falls_and_decisions_replay_to_the_same_rates() -> None:
     for seed in range(100):
         machine = machine_of(seed, stalls=True)
-        run = Run(machine, plan_of(machine, seed))
+        run = Run(machine, limits_of(machine, seed))
         run.life()
         segments = run.decisions.segments()
         start = segments[0].step
@@ -223,7 +225,7 @@ def test_progress_never_falls_and_decisions_replay_to_the_same_rates() -> None:
 
 def test_max_tokens_fixes_the_end_in_steps_from_the_start() -> None:
     machine = machine_of(1)
-    run = Run(machine, Plan(Cap(None), 400, 0.3, max_tokens=400))
+    run = Run(machine, Limits(Cap(None), 400, 0.3, max_tokens=400))
     assert run.life()
     assert run.step == 400
     assert [(s.step, s.end_step) for s in run.decisions.segments()] == [(280, 400)]
@@ -233,20 +235,20 @@ def test_max_tokens_fixes_the_end_in_steps_from_the_start() -> None:
 
 def test_the_limit_that_comes_first_ends_the_run() -> None:
     machine = machine_of(2)
-    plan = plan_of(machine, 2)
-    few = Run(machine, replace(plan, max_steps=100))
-    many = Run(machine, replace(plan, max_steps=10**6))
+    limits = limits_of(machine, 2)
+    few = Run(machine, replace(limits, max_steps=100))
+    many = Run(machine, replace(limits, max_steps=10**6))
     assert few.life()
     assert many.life()
     assert few.step == 100
     assert many.budget.stopped_by(many.step) == "gpu_hours"
-    assert many.now <= (plan.cap_seconds or 0.0)
+    assert many.now <= (limits.cap_seconds or 0.0)
     assert many.annealed
 
 
 def test_a_cap_below_one_step_and_one_export_is_refused_with_the_numbers() -> None:
     now = [3.0]
-    budget = Budget(Plan(Cap(6.0 / 3600), None, 0.3, max_gpu_hours=6 / 3600), lambda: now[0], Decisions(None))
+    budget = Budget(Limits(Cap(6.0 / 3600), None, 0.3, max_gpu_hours=6 / 3600), lambda: now[0], Decisions(None))
     budget.measured.event("validation", 2.0)
     budget.measured.estimate("export", 2.5)
     with pytest.raises(UserError, match=r"budget\.max_gpu_hours=0\.0016.* is 6\.0 s; 3\.0 s are spent"):
@@ -255,7 +257,7 @@ def test_a_cap_below_one_step_and_one_export_is_refused_with_the_numbers() -> No
 
 def test_events_that_would_eat_the_reserve_are_skipped() -> None:
     now = [0.0]
-    budget = Budget(Plan(Cap(100.0 / 3600), None, 0.3), lambda: now[0], Decisions(None))
+    budget = Budget(Limits(Cap(100.0 / 3600), None, 0.3), lambda: now[0], Decisions(None))
     for _ in range(3):  # often enough to be trusted
         budget.measured.event("validation", 10.0)
     for step in range(1, 51):
@@ -289,8 +291,8 @@ def test_a_text_that_ends_ends_the_run_annealed_wherever_the_clock_starts_the_de
 
     machine = machine_of(seed)
     seconds = machine.step_seconds * random.Random(seed).uniform(100, 800) + 5 * machine.validation + machine.start
-    plan = Plan(Cap(seconds / 3600), 300, 0.3, steps_available=available, max_steps_reason="max_epochs")
-    run = Run(machine, plan)
+    limits = Limits(Cap(seconds / 3600), 300, 0.3, steps_available=available, max_steps_reason="max_epochs")
+    run = Run(machine, limits)
     assert run.life()
     assert run.annealed
     start = run.decisions.decays()[0]["step"]
@@ -299,8 +301,8 @@ def test_a_text_that_ends_ends_the_run_annealed_wherever_the_clock_starts_the_de
 
 def test_a_lowered_limit_does_not_ask_for_more_text_than_a_later_decay_has() -> None:
     decisions = Decisions(None)
-    plan = Plan(Cap(None), 300, 0.3, steps_available=lambda start: start + 20)
-    Budget(plan, lambda: 0.0, decisions).begin(250)
+    limits = Limits(Cap(None), 300, 0.3, steps_available=lambda start: start + 20)
+    Budget(limits, lambda: 0.0, decisions).begin(250)
     assert (decisions.decays()[0]["step"], decisions.decays()[0]["end_step"]) == (250, 270)
 
 
@@ -318,7 +320,7 @@ def test_steps_of_a_batch_size_warm_up_are_measured_as_the_full_steps_to_come() 
 def test_a_cap_holds_and_is_used_while_steps_grow(warmup_steps: int, overhead: float) -> None:
     cap, full, start = 400.0, 1.0, 1 / 8
     now, step = 10.0, 0
-    budget = Budget(Plan(Cap(cap / 3600), None, 0.3), lambda: now, Decisions(None))
+    budget = Budget(Limits(Cap(cap / 3600), None, 0.3), lambda: now, Decisions(None))
     for kind in ("checkpoint", "export", "validation"):
         budget.measured.estimate(kind, 2.0)
     verdict = Verdict.GO_ON

@@ -15,7 +15,7 @@ import pytest
 from test_training_budget import Machine, Run
 
 from model.schedules import wsd
-from pipeline.training.budget import Plan
+from pipeline.training.budget import Limits
 from pipeline.training.cap import Cap
 
 TRACES = json.loads(Path(__file__).with_name("recorded_step_times.json").read_text(encoding="utf-8"))
@@ -73,7 +73,7 @@ def run_of(name: str, start: int, cap_seconds: float, machine_type: type[Traced]
         random.Random(start), steps, 0.0, 0.0, 0.0, 0.0, validation=6 * steps, save=steps, start=20 * steps,
         end=5 * steps, trace=trace, place=start * len(trace) // PLACES,
     )  # fmt: skip
-    run = run_type(machine, Plan(Cap(cap_seconds / 3600), None, 0.3, max_gpu_hours=cap_seconds / 3600))
+    run = run_type(machine, Limits(Cap(cap_seconds / 3600), None, 0.3, max_gpu_hours=cap_seconds / 3600))
     assert run.life()
     return run
 

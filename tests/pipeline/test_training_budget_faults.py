@@ -8,7 +8,7 @@ from statistics import mean
 import pytest
 from test_training_budget import PEAK_SHARE_AT_END, Machine, Run, machine_of
 
-from pipeline.training.budget import ANNEALED_MIN_SHARE, Measured, Plan
+from pipeline.training.budget import ANNEALED_MIN_SHARE, Limits, Measured
 from pipeline.training.cap import Cap
 
 RUNS = 240
@@ -60,7 +60,7 @@ def faulty_run(seed: int, kills: bool, cards: bool) -> tuple[Run, bool]:
         machine.stops, machine.stop_seconds = rng.uniform(0.1, 0.9), cap * rng.uniform(0.02, 0.15)
     if cards:
         machine.cards = tuple(rng.choice([0.4, 0.7, 1.5, 2.5]) for _ in range(6))
-    run = Run(machine, Plan(Cap(cap / 3600), None, 0.3, checkpoint_every_seconds=cap / 15, max_gpu_hours=cap / 3600))
+    run = Run(machine, Limits(Cap(cap / 3600), None, 0.3, checkpoint_every_seconds=cap / 15, max_gpu_hours=cap / 3600))
     left = rng.randint(1, 3) if kills else 0
     while not run.life(rng.uniform(0.1, 0.6) * cap if left else math.inf):
         left -= 1
@@ -76,7 +76,7 @@ def test_under_all_faults_a_run_ends_inside_its_cap_low_and_wastes_little(kills:
         run, anew = faulty_run(seed, kills, cards)
         if anew:
             continue
-        cap, machine = run.plan.cap_seconds or 0.0, run.machine
+        cap, machine = run.limits.cap_seconds or 0.0, run.machine
         allowed = sum(machine.stalls[-2:])  # a stop in the last two steps is nobody's to foresee
         if run.emergency:  # it still exports what there is: a start and an export
             allowed += 1.1 * (machine.start + machine.save + machine.end)
@@ -101,8 +101,8 @@ def test_stops_at_any_time_never_lead_over_the_cap() -> None:
         machine, rng = machine_of(seed), random.Random(seed + 11)
         fixed = machine.start + 8 * machine.validation + 6 * machine.save + machine.end
         cap = machine.step_seconds * rng.uniform(50, 900) + 2 * fixed + 10
-        plan = Plan(Cap(cap / 3600), None, 0.3, checkpoint_every_seconds=cap / 15, max_gpu_hours=cap / 3600)
-        run = Run(machine, plan)
+        limits = Limits(Cap(cap / 3600), None, 0.3, checkpoint_every_seconds=cap / 15, max_gpu_hours=cap / 3600)
+        run = Run(machine, limits)
         limit = rng.uniform(0.5, 4) * machine.start + rng.uniform(0.05, 0.6) * cap
         while not run.life(stopped_after=rng.uniform(0.7, 1) * limit):
             lives += 1

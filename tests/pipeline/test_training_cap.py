@@ -14,7 +14,7 @@ from pipeline.config import Config
 from pipeline.storage.ledger import LEDGER, Ledger, process_age_seconds
 from pipeline.system.errors import UserError
 from pipeline.training import branching
-from pipeline.training.budget import Budget, Plan
+from pipeline.training.budget import Budget, Limits
 from pipeline.training.cap import Cap, check_cap, is_last_process, pretrain_cap
 from pipeline.training.decisions import Decisions
 
@@ -81,8 +81,8 @@ def test_a_branch_for_which_the_source_left_nothing_says_so(tmp_path: Path) -> N
 
 def test_the_clock_of_the_steps_counts_the_sources_hours() -> None:
     """Of two hours the source used one, this run a quarter: what is left, what is used, and whether a branch is due."""
-    plan = Plan(Cap(2.0, HOUR), None, 0.3, branches={"late": (2.0, None), "due": (1.0, None)})
-    budget = Budget(plan, lambda: HOUR / 4, Decisions(None))
+    limits = Limits(Cap(2.0, HOUR), None, 0.3, branches={"late": (2.0, None), "due": (1.0, None)})
+    budget = Budget(limits, lambda: HOUR / 4, Decisions(None))
     assert (budget.spent(), budget.remaining_seconds(), budget.fraction(1)) == (1.25 * HOUR, 0.75 * HOUR, 0.625)
     for _ in range(3):
         budget.measured.step(1.0)
