@@ -202,8 +202,8 @@ class Budget:
             parts = ", ".join(f"{kind} {self._expected(kind):.1f}" for kind in EVENTS)
             raise UserError(
                 f"budget.max_gpu_hours={self.limits.max_gpu_hours:g} is {cap:.1f} s; {spent:.1f} s are spent on "
-                f"starting up and one step with everything after it needs {needed:.1f} s more (step {first_step_seconds:.1f}, "
-                f"{parts}, exit {EXIT_SLACK_SECONDS:.1f}); expected at least budget.max_gpu_hours="
+                f"starting up and one step with everything after it needs {needed:.1f} s more (step "
+                f"{first_step_seconds:.1f}, {parts}, exit {EXIT_SLACK_SECONDS:.1f}); expected at least budget.max_gpu_hours="
                 f"{math.ceil(1.2 * (spent + needed)) / 3600:.4f}"
             )
 
