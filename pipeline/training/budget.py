@@ -203,8 +203,8 @@ class Budget:
             raise UserError(
                 f"budget.max_gpu_hours={self.limits.max_gpu_hours:g} is {cap:.1f} s; {spent:.1f} s are spent on "
                 f"starting up and one step with everything after it needs {needed:.1f} s more (step "
-                f"{first_step_seconds:.1f}, {parts}, exit {EXIT_SLACK_SECONDS:.1f}); expected at least budget.max_gpu_hours="
-                f"{math.ceil(1.2 * (spent + needed)) / 3600:.4f}"
+                f"{first_step_seconds:.1f}, {parts}, exit {EXIT_SLACK_SECONDS:.1f}); expected at least "
+                f"budget.max_gpu_hours={math.ceil(1.2 * (spent + needed)) / 3600:.4f}"
             )
 
     def decide(self, step: int) -> Verdict:

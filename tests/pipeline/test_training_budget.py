@@ -64,9 +64,7 @@ class Run:
         model is exported."""
         death, stop = self.now + dies_after, self.now + stopped_after
         machine = self.machine
-        last = (
-            bool(self.saved) and (self.limits.cap_seconds or math.inf) - self.now < LAST_PROCESS_STARTS * machine.start
-        )
+        last = bool(self.saved) and self.limits.cap.left_seconds(self.now) < LAST_PROCESS_STARTS * machine.start
         start = machine.event(machine.start)
         self.now += start
         if self.now > stop and not last:
