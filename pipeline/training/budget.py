@@ -53,7 +53,7 @@ STOPPED = "stopped"  # as a reason: too little of the cap is left for another pr
 class Verdict(Enum):
     """What to do after a step."""
 
-    GO_ON = "go on"
+    CONTINUE = "continue"
     DECAY = "the decay starts here: keep a checkpoint from before it"
     FINISH = "the last step is done"
 
@@ -217,7 +217,7 @@ class Budget:
             self._adjust_end(step)
         if step >= self.end_step(step):
             return Verdict.FINISH
-        return Verdict.DECAY if step == self._decay_start() else Verdict.GO_ON
+        return Verdict.DECAY if step == self._decay_start() else Verdict.CONTINUE
 
     def worse(self, step: int) -> Verdict:
         """Held-out text got worse: the decay starts here, whatever is left of the budget; one that runs ends here."""
@@ -238,7 +238,7 @@ class Budget:
         decay = self.first_decay()
         since = decay["step"] if decay and decay["step"] <= step else -1
         worse = [s for s in validations if s > max(best, since)]
-        return self.worse(step) if len(worse) >= patience else Verdict.GO_ON
+        return self.worse(step) if len(worse) >= patience else Verdict.CONTINUE
 
     def branches_due(self, step: int) -> list[str]:
         """Those of `limits.branches` whose decay would have to start now: the state after `step` is to be kept."""

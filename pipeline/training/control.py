@@ -257,7 +257,7 @@ class Control(Callback):
     def _write_row(self, step: int, verdict: Verdict) -> Verdict:
         """The step's row, with the validation and the tasks that are due in it; the verdict, which a validation may
         change. The last step's row is kept instead: `finish` writes it with the last validation."""
-        row = self._train_row(step) if step % self.train.log_every_steps == 0 or verdict != Verdict.GO_ON else {}
+        row = self._train_row(step) if step % self.train.log_every_steps == 0 or verdict != Verdict.CONTINUE else {}
         if verdict == Verdict.FINISH:
             self.final_row = row
             return verdict
@@ -301,7 +301,7 @@ class Control(Callback):
         """After a validation: keeps a new best; the verdict where `train.stop_after_worse` has another one."""
         patience = self.train.stop_after_worse
         if not self.record_validation(step):
-            may_end = patience and verdict == Verdict.GO_ON
+            may_end = patience and verdict == Verdict.CONTINUE
             return self.budget.verdict_of_validations(step, patience) if may_end else verdict
         if self.budget.may_spend("checkpoint", step):
             self.save()

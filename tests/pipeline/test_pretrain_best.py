@@ -46,7 +46,7 @@ def test_the_decay_starts_and_ends_after_that_many_in_a_row(patience: int, decay
     for step, value in bits.items():
         better = budget.decisions.record_validation(step, value)
         assert better == (step <= 30)
-        found[step] = Verdict.GO_ON if better else budget.verdict_of_validations(step, patience)
+        found[step] = Verdict.CONTINUE if better else budget.verdict_of_validations(step, patience)
         if found[step] == Verdict.FINISH:
             break
     assert [s for s, v in found.items() if v == Verdict.DECAY] == [decays_at]

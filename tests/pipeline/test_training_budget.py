@@ -321,7 +321,7 @@ def test_a_cap_holds_and_is_used_while_steps_grow(warmup_steps: int, overhead: f
     budget = Budget(Limits(Cap(cap / 3600), None, 0.3), lambda: now, Decisions(None))
     for kind in ("checkpoint", "export", "validation"):
         budget.measured.estimate(kind, 2.0)
-    verdict = Verdict.GO_ON
+    verdict = Verdict.CONTINUE
     while verdict != Verdict.FINISH:
         share = min(1.0, start + (1 - start) * step / warmup_steps)
         seconds = full * (share + overhead) / (1 + overhead)
