@@ -74,7 +74,7 @@ def test_without_a_key_the_mirror_is_offline_and_asks_nothing(tmp_path: Path, mo
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    monkeypatch.setattr(WandbMirror, "_work", lambda self: None)
+    monkeypatch.setattr(WandbMirror, "_run", lambda self: None)
     assert not mirror(tmp_path, []).online
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     online = mirror(tmp_path, [])
