@@ -119,7 +119,10 @@ def rate_scales(width: int, base_width: int | None, optimizer: str) -> RateScale
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    function.__name__: function for function in (adamw, adamw8bit, adamw4bit, muon)
+    "adamw": adamw,
+    "adamw8bit": adamw8bit,
+    "adamw4bit": adamw4bit,
+    "muon": muon,
 }
 
 
