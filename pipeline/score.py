@@ -24,7 +24,7 @@ from pipeline.corpus.execute import map_processes, worker_count
 from pipeline.corpus.scorers.document_scorers import DocumentScorer, stored_scorer
 from pipeline.corpus.scorers.features import BATCH_DOCUMENTS
 from pipeline.corpus.sources.document_files import WARC_ENDINGS, TextFolder, Warc
-from pipeline.corpus.sources.record_files import JSON_ENDINGS, TABLE_ENDINGS, Jsonl, Parquet
+from pipeline.corpus.sources.records import JSON_ENDINGS, TABLE_ENDINGS, Jsonl, Parquet
 from pipeline.corpus.text.documents import SetAside
 from pipeline.corpus.text.source import Source, make
 from pipeline.corpus.text.user_files import split_ending

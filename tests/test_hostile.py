@@ -31,7 +31,7 @@ from model.config import ImpossibleShape
 from model.hf import load_network, save_folder
 from pipeline import config as configs
 from pipeline.corpus.sources.document_files import TextFolder, Warc
-from pipeline.corpus.sources.record_files import Jsonl, Parquet
+from pipeline.corpus.sources.records import Jsonl, Parquet
 from pipeline.system.errors import UserError
 
 EXTRA_MEMORY_BYTES = 3 << 30  # beside what the libraries map at import

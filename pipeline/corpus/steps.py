@@ -25,7 +25,7 @@ from pipeline.corpus.exercises.source import Exercises
 from pipeline.corpus.scorers.document_scorers import SHIPPED, make_scorer
 from pipeline.corpus.sources.document_files import TextFolder, Warc
 from pipeline.corpus.sources.python_library import PythonLibrary
-from pipeline.corpus.sources.record_files import HuggingFace, Jsonl, Parquet
+from pipeline.corpus.sources.records import HuggingFace, Jsonl, Parquet
 from pipeline.corpus.synthetic.source import Rewritten, Synthetic
 from pipeline.corpus.text.shards import SAMPLES, TEXTBOOK
 from pipeline.corpus.text.source import Source, look_up, make

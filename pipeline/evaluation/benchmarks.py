@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from pipeline.config import nearest
-from pipeline.corpus.sources.record_files import record_of
+from pipeline.corpus.sources.records import record_of
 from pipeline.corpus.text.user_files import MAX_UNREADABLE, Found, Unreadable, mended, plain_ending, read_files
 from pipeline.evaluation.language_model import LanguageModel, Scores, share
 from pipeline.evaluation.tasks import Question, answer

@@ -24,7 +24,7 @@ import zstandard
 from pipeline.corpus.execute import Executor
 from pipeline.corpus.reading import read_source
 from pipeline.corpus.sources.document_files import TextFolder, Warc
-from pipeline.corpus.sources.record_files import Jsonl, Parquet
+from pipeline.corpus.sources.records import Jsonl, Parquet
 from pipeline.corpus.text.documents import SetAside, read_records, shard_name
 from pipeline.storage.steps import Folder
 from scripts.fuzz_parts.damage import dumped, mutate, mutate_value, odd

@@ -15,7 +15,7 @@ from page_text import words
 from pipeline import stages
 from pipeline.corpus.account import check_sums
 from pipeline.corpus.sources.document_files import TextFolder, Warc
-from pipeline.corpus.sources.record_files import HuggingFace, Jsonl, Parquet
+from pipeline.corpus.sources.records import HuggingFace, Jsonl, Parquet
 from pipeline.pages.data_card import REPORT
 from pipeline.run_stage import run_stage
 from pipeline.storage.steps import read_manifest

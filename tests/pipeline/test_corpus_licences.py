@@ -6,8 +6,7 @@ import pytest
 from data_corpus import items, made, make_config, prose
 
 from data_filters.licence import normalise
-from pipeline.corpus.sources.record_files import HuggingFace, Jsonl, Parquet
-from pipeline.corpus.sources.records import own_license
+from pipeline.corpus.sources.records import HuggingFace, Jsonl, Parquet, own_license
 
 pytestmark = pytest.mark.usefixtures("root")
 

@@ -13,7 +13,7 @@ from data_corpus import items
 from pipeline.corpus.exercises.source import Exercises
 from pipeline.corpus.sources.document_files import TextFolder
 from pipeline.corpus.sources.python_library import PythonLibrary
-from pipeline.corpus.sources.record_files import HuggingFace, Jsonl
+from pipeline.corpus.sources.records import HuggingFace, Jsonl
 from pipeline.corpus.steps import SOURCES
 from pipeline.corpus.text.source import make
 from pipeline.corpus.text.user_files import MAX_TEXT_BYTES
@@ -256,7 +256,7 @@ def test_a_damaged_archive_keeps_what_came_before(folder, ending, harm):
 
 MEASURED_READ = """
 import resource, sys, time
-from pipeline.corpus.sources.record_files import Jsonl
+from pipeline.corpus.sources.records import Jsonl
 source, before = Jsonl(sys.argv[1]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 found = [getattr(i, "cause", None) or i.text for i in source.documents(0, 1)]
 print(found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

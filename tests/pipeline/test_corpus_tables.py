@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from data_corpus import items
 
-from pipeline.corpus.sources import record_files
-from pipeline.corpus.sources.record_files import HuggingFace, Parquet
+from pipeline.corpus.sources import records
+from pipeline.corpus.sources.records import HuggingFace, Parquet
 from pipeline.corpus.text.documents import SetAside
 from pipeline.evaluation import benchmarks
 from pipeline.system.errors import UserError
@@ -106,7 +106,7 @@ def test_damage_inside_a_table_keeps_the_rows_before_it(folder):
 
 
 def test_a_table_that_would_grow_without_end_is_stopped(folder, monkeypatch):
-    monkeypatch.setattr(record_files, "BOMB_BYTES", 20_000_000)
+    monkeypatch.setattr(records, "BOMB_BYTES", 20_000_000)
     write(folder / "a.parquet", {"text": ["x" * 1_000_000] * 30}, use_dictionary=False, compression="zstd")
     assert items(Parquet(str(folder))) == ([], ["bomb"])
 

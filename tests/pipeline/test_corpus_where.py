@@ -7,7 +7,7 @@ import pytest
 from data_corpus import items, made, make_config, prose
 
 from pipeline import data, stages
-from pipeline.corpus.sources.record_files import HuggingFace, Jsonl, Parquet
+from pipeline.corpus.sources.records import HuggingFace, Jsonl, Parquet
 from pipeline.corpus.sources.where import MAX_CHARACTERS, Where
 from pipeline.corpus.text.source import make
 from pipeline.corpus.text.user_files import Unreadable

@@ -8,7 +8,7 @@ import pytest
 from data_corpus import items, made, make_config, write_corpus
 
 from pipeline.corpus.contamination import read_items
-from pipeline.corpus.sources.record_files import Jsonl
+from pipeline.corpus.sources.records import Jsonl
 from pipeline.corpus.text.user_files import Unreadable, plain_ending, records
 from pipeline.evaluation.benchmarks import check_sets
 from pipeline.label import read_ratings

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline import config as configs
 from pipeline.config import yaml_values
-from pipeline.corpus.sources.record_files import Jsonl
+from pipeline.corpus.sources.records import Jsonl
 from pipeline.corpus.text.source import make
 from pipeline.system.errors import UserError
 
