@@ -78,6 +78,7 @@ class Uploader:
     def own(self, run: Path) -> None:
         """Keeps the signature of a pretraining fresh, which `claim` wrote."""
         self._owned = run
+        self._wake.set()
 
     def copy_run(self, run: Path, keep: int, check: Callable[[], None] = lambda: None) -> None:
         """Copies the checkpoints and records of a pretraining, whose state here is the one to continue from. `keep`:

@@ -23,6 +23,7 @@ from data_corpus import made, make_config, write_corpus
 
 from pipeline import config as configs
 from pipeline import submit
+from pipeline.__main__ import run_guarded
 from pipeline.arguments import parse
 from pipeline.corpus import execute
 from pipeline.run_stage import step_of
@@ -78,7 +79,7 @@ class Cluster:
         """`hornbook submit` in this process (torch need not be loaded for each): what it said."""
         arguments = parse(["submit", str(config), *words, *ALWAYS])
         with contextlib.redirect_stdout(io.StringIO()) as said:
-            arguments.run(arguments)
+            assert run_guarded(arguments) == 0
         return said.getvalue()
 
     def config(self, name: str, **changes) -> Path:
