@@ -160,8 +160,10 @@ def _sending(name: str, command: str, options: Options, dry_run: bool) -> Iterat
         yield sending
     if not dry_run:
         print(f"submit: {name}", *(f"  {line}" for line in sending.lines), sep="\n")
-        watch = f"  files: {sending.folder(name)}\n  watch: squeue --jobs={','.join(sending.sent)}"
-        print(watch if sending.sent else "  nothing to send", flush=True)
+        if sending.sent:
+            print(f"  files: {sending.folder(name)}\n  watch: squeue --jobs={','.join(sending.sent)}", flush=True)
+        else:
+            print("  nothing to send", flush=True)
 
 
 class _Sending:
