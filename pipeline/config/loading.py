@@ -14,19 +14,15 @@ import yaml
 
 from model.config import shown
 from pipeline.config import yaml_values
-from pipeline.config.checks import one_message, problems, value_problems
-from pipeline.config.schema import Config, key_kinds, nearest
+from pipeline.config.checks import one_message, validate, value_problems
+from pipeline.config.schema import MISSING, Config, key_kinds, nearest
 from pipeline.system.errors import UserError
 
 PREVIEW = "/preview"  # what `hornbook data --limit` adds to an experiment's name
 _EXPECTED: dict[Any, str] = {
     int: "a whole number", float: "a number", str: "text", bool: "true or false", list: "a list such as [a, b]",
-    dict: "a section of named things",
+    dict: "a section of named things", Any: "plain values",
 }  # fmt: skip
-_BOOLS = {
-    **dict.fromkeys(("true", "yes", "on", "y", "1"), True),
-    **dict.fromkeys(("false", "no", "off", "n", "0"), False),
-}
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -120,110 +116,88 @@ def resolve_source_path(values: dict[str, Any], config_path: Path) -> None:
 
 def from_values(values: Mapping[str, Any], where: str) -> Config:
     """A checked `Config` from plain nested values; `where` names them in errors."""
-    found: list[str] = []
-    config: Config | None = _section(Config, Config(), values, "", found)
-    if config is not None:  # else what was found explains why
-        source = config.init.source
-        if config.tokenizer.path is None and source is not None and not source.endswith((".yaml", ".yml")):
-            config.tokenizer.path = source  # a trained model knows its own tokenizer only
-        found = list(problems(config))
-    if config is None or found:
-        raise UserError(one_message(where, found))
+    unfit: list[str] = []
+    out_of_range: list[str] = []
+    _check_section(Config, values, "", unfit, out_of_range)
+    if unfit:
+        raise UserError(one_message(where, unfit + out_of_range))
+    try:
+        config = _by_omegaconf(values, Config)
+    except ValueError as error:  # an interpolation that leads nowhere, such as ${train.beta3}
+        raise UserError(f"{where}: {error}") from None
+    source = config.init.source
+    if config.tokenizer.path is None and source is not None and not source.endswith((".yaml", ".yml")):
+        config.tokenizer.path = source  # a trained model knows its own tokenizer only
+    validate(config, where)
     return config
 
 
-def _section(cls: type, base: Any, values: Any, prefix: str, found: list[str]) -> Any:
-    """`base`, or a new `cls`, with `values` laid over it. Appends to `found` what is wrong, and then returns None where
-    no section can be made: values out of range leave one, so that all checks can follow."""
+def _by_omegaconf(value: Any, annotation: Any) -> Any:
+    """The value in a type of the schema; of a section, laid over its defaults. Raises `ValueError`."""
+    from omegaconf import OmegaConf  # not at the top, so that `--help` answers at once
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        if dataclasses.is_dataclass(annotation):
+            return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(annotation), value))
+        return OmegaConf.to_container(OmegaConf.typed_dict({"": value}, element_type=annotation))[""]  # type: ignore
+    except (OmegaConfBaseException, TypeError, AttributeError, ValueError, OverflowError) as error:
+        key, words = getattr(error, "full_key", None), str(error).partition("\n")[0]
+        raise ValueError(f"'{key}': {words}" if key else words) from None
+
+
+def _check_section(cls: type, values: Any, prefix: str, unfit: list[str], out_of_range: list[str]) -> None:
+    """Appends every unknown, missing and wrong key of a section to `unfit`: OmegaConf's own message has only the first
+    one, and no nearest name."""
     if not isinstance(values, Mapping):
-        found.append(f"'{prefix.rstrip('.')}' is {shown(values)}; expected a section with keys")
-        return None
-    fields, made, whole = {f.name: f for f in dataclasses.fields(cls)}, {}, True
+        unfit.append(f"'{prefix.rstrip('.')}' is {shown(values)}; expected a section with keys")
+        return
+    fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in values:
         if key not in fields:
             same = [k for k in key_kinds() if k.rsplit(".", 1)[-1] == key]
-            hint = f" (did you mean '{same[0]}'?)" if same else nearest(str(key), _public(cls))
-            found.append(f"unknown key '{prefix}{key}'{hint}")
-            whole = False
+            public = [f.name for f in fields.values() if not f.metadata.get("internal")]
+            hint = f" (did you mean '{same[0]}'?)" if same else nearest(str(key), public)
+            unfit.append(f"unknown key '{prefix}{key}'{hint}")
     for name, f in fields.items():
-        key, default = f"{prefix}{name}", getattr(base, name, None)
-        if name not in values:
-            if f.metadata.get("required") or (base is None and _has_no_default(f)):
-                found.append(f"'{key}' has no value; it must be set, see configs/tiny.yaml")
-                whole = False
+        key, value = f"{prefix}{name}", values.get(name, MISSING)
+        if value == MISSING:
+            if f.default_factory is dataclasses.MISSING and f.default in (dataclasses.MISSING, MISSING):
+                unfit.append(f"'{key}' has no value; it must be set, see configs/tiny.yaml")
         elif dataclasses.is_dataclass(f.type):
-            made[name] = _section(f.type, default, values[name], f"{key}.", found)  # type: ignore[arg-type]
-            whole = whole and made[name] is not None
+            _check_section(f.type, value, f"{key}.", unfit, out_of_range)  # type: ignore[arg-type]
         else:
-            value = values[name]
-            if isinstance(default, dict) and isinstance(value, Mapping):
-                value = merge(default, value)
             try:
-                made[name] = _value(key, value, f.type)
-                found += value_problems(key, made[name], f)
+                value = _converted(key, value, f.type)
+                if "${" not in str(value):  # an interpolation is known, and checked, once all values are laid
+                    out_of_range += value_problems(key, value, f)
             except ValueError as error:
-                found.append(str(error))
-                whole = False
-    if not whole:
-        return None
-    return cls(**made) if base is None else dataclasses.replace(base, **made)
+                unfit.append(str(error))
 
 
-def _public(cls: type) -> list[str]:
-    return [f.name for f in dataclasses.fields(cls) if not f.metadata.get("internal")]
-
-
-def _has_no_default(f: dataclasses.Field) -> bool:
-    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-
-
-def _value(key: str, value: Any, annotation: Any) -> Any:
-    """A copy of the value in the type that the schema wants. Raises `ValueError` in words."""
-    if annotation is Any:
-        return _plain(value)
-    null = ""
-    if type(None) in get_args(annotation):  # `X | None`
-        if value is None:
-            return None
-        null = " or null"
-        annotation = next(a for a in get_args(annotation) if a is not type(None))
-    wanted, inner = get_origin(annotation) or annotation, get_args(annotation)
-    if wanted is dict and isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
-        return {k: _value(f"{key}.{k}", v, inner[1]) for k, v in value.items()}
-    if wanted is list and isinstance(value, list | tuple):
-        return [_value(key, v, inner[0]) for v in value]
-    if wanted is bool and str(value).lower() in _BOOLS:
-        return _BOOLS[str(value).lower()]
-    if wanted is str and isinstance(value, str | int | Path) and not isinstance(value, bool):
-        return str(value)
-    if wanted in (int, float) and isinstance(value, int | float | str) and not isinstance(value, bool):
-        return _number(key, value, wanted, null)
-    hint = ": write it in quotes" if wanted is str and isinstance(value, bool | float) else ""
-    raise _wrong(key, value, wanted, null + hint)
-
-
-def _number(key: str, value: int | float | str, wanted: type, null: str) -> int | float:
-    """The number; of a text too, unless YAML 1.1 would read it as another one."""
-    if isinstance(value, str) and (meant := yaml_values.number_meant(key, value)) is not None:
-        raise _wrong(key, value, float, f": write {meant}" if meant else ", such as 1.5 or 12")
-    if wanted is int and isinstance(value, float):
-        raise _wrong(key, value, int, null + (f": write {int(value):_}" if value.is_integer() else ""))
-    try:
-        return wanted(value)
-    except (ValueError, OverflowError):
-        raise _wrong(key, value, wanted, null) from None
-
-
-def _wrong(key: str, value: Any, wanted: type, hint: str = "") -> ValueError:
+def _converted(key: str, value: Any, annotation: Any) -> Any:
+    """The value as OmegaConf converts it to the type of the schema. Raises `ValueError` in words, also for a text that
+    YAML 1.1 would read as another number and for a text without its quotes."""
+    null = " or null" if type(None) in get_args(annotation) else ""
+    wanted = get_args(annotation)[0] if null else annotation
+    kind, inner = get_origin(wanted) or wanted, get_args(wanted)
+    if kind is dict and isinstance(value, Mapping):
+        value = {k: _converted(f"{key}.{k}", v, inner[1]) for k, v in value.items()}
+    elif kind is list and isinstance(value, list | tuple):
+        value = [_converted(key, v, inner[0]) for v in value]
+    hint, unquoted = null, kind is str and isinstance(value, bool | float)
+    meant = yaml_values.number_meant(key, value) if kind in (int, float) and isinstance(value, str) else None
+    if meant is not None:
+        kind, hint = float, f": write {meant}" if meant else ", such as 1.5 or 12"
+    elif unquoted:
+        hint += ": write it in quotes"
+    else:
+        try:
+            return _by_omegaconf(value, annotation)
+        except ValueError:
+            hint += f": write {int(value):_}" if kind is int and isinstance(value, float) and value % 1 == 0 else ""
     found = "null" if value is None else shown(value)
-    return ValueError(f"'{key}' is {found}; expected {_EXPECTED[wanted]}{hint}")
-
-
-def _plain(value: Any) -> Any:
-    """A copy with plain lists and dictionaries."""
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+    raise ValueError(f"'{key}' is {found}; expected {_EXPECTED[kind]}{hint}")
 
 
 def preview(config: Config, limit: int) -> Config:

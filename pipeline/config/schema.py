@@ -14,6 +14,7 @@ from typing import Any
 
 from model.config import ModelConfig
 
+MISSING = "???"  # as OmegaConf marks a key that must be set; not imported, so that `--help` answers at once
 IDENTITY, EXTENDABLE, RUNTIME = "identity", "extendable", "runtime"
 PRETRAINING = ("data", "init", "pretrain")
 AFTER = ("evaluate", "export", "quantize", "finetune")
@@ -24,11 +25,10 @@ OTHER_MODEL = "experiment config or model folder; null: this experiment's model"
 
 
 def _key(default: Any, help: str, kind: str = IDENTITY, **about: Any) -> Any:
-    """A field and what is known about it. `about` may hold
+    """A field and what is known about it; a default of MISSING: the key must be set. `about` may hold
     range=(least, most): both are allowed; a `most` of None: no upper end
     above=n: the value is larger than n
     choices=(...): what the value, or each entry of a list, may be
-    required=True: there is no default
     internal=True: hornbook alone writes it, into configs that it makes; it is not listed, suggested or overridden
     """
     metadata = {"help": help, "kind": kind, **about}
@@ -272,11 +272,11 @@ class FinetuneConfig:
 
 @dataclass
 class Config:
-    name: str = _key(None, "links and ledger are in runs/<name>", RUNTIME, required=True)
+    name: str = _key(MISSING, "links and ledger are in runs/<name>", RUNTIME)
     seed: int = _key(0, "of everything random")
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    model: ModelConfig = _key(None, "the network's shape", required=True)
+    model: ModelConfig = _key(MISSING, "the network's shape")
     init: InitConfig = field(default_factory=InitConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)

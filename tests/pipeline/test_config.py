@@ -64,6 +64,8 @@ def test_every_shipped_config_is_parsed(path):
         ("budget.apart=x", ["'budget.apart' is set by hornbook itself"]),
         ("budget.apar=x", ["unknown key 'budget.apar'"]),
         ("finetune.train.beta1=2", ["finetune.train.beta1 is 2.0; expected 0 to 0.999999"]),
+        ("name=???", ["'name' has no value; it must be set"]),
+        ("train.beta1=${train.beta3}", ["'train.beta1'", "'train.beta3' not found"]),
         ("no-equals-sign", ["key=value"]),
     ],
 )
@@ -127,6 +129,13 @@ def test_named_things_are_mappings_that_an_override_changes_or_removes():
     assert config.data.filters["quality"]["min_score"] == 0.9
     assert config.data.filters["length"] is None
     assert config.data.filters["licence"] is not None
+
+
+def test_a_value_may_be_that_of_another_key():
+    config = configs.load(TINY, ["train.beta1=${train.beta2}", "train.beta2=0.5", "sample.top_k=${model.vocab_size}"])
+    assert (config.train.beta1, config.sample.top_k) == (0.5, config.model.vocab_size)
+    with pytest.raises(UserError, match=r"train\.beta1 is 7\.0; expected 0 to"):
+        configs.load(TINY, ["train.beta1=${seed}", "seed=7"])
 
 
 def test_runtime_and_extendable_keys_never_reach_a_fingerprint():
