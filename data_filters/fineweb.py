@@ -1,7 +1,7 @@
 """FineWeb's own rules for prose (arXiv 2406.17557, section 3.6): lines without an end, short lines, repeats, lists.
 
 In: a document. Out: the decision and reason of datatrove's `FineWebQualityFilter` with white-space words. These
-thresholds were found on web pages; on code they keep 7% (DATA.md 2.1).
+thresholds were found on web pages; on code they keep 7%.
 """
 
 from bisect import bisect_right

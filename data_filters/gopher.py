@@ -1,7 +1,7 @@
 """Gopher's quality rules for prose (arXiv 2112.11446, appendix A.1): counts of words, symbols, bullets, stop words.
 
 In: a document. Out: the decision and reason of datatrove's `GopherQualityFilter` with white-space words, which is the
-paper's definition; datatrove's default splits with spaCy and keeps a third of what these keep (DATA.md 2.1). A text
+paper's definition; datatrove's default splits with spaCy and keeps a third of what these keep . A text
 without words makes datatrove divide by zero where its length check is off; here it is `gopher_short_doc`.
 """
 

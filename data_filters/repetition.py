@@ -10,7 +10,6 @@ vector operations; only a text that fails them is counted as datatrove counts:
   "a bc", as in datatrove.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
@@ -23,7 +22,6 @@ from data_filters.words import Words, words_of
 
 WINDOWS = (8, 16, 24, 32, 48, 64)  # bytes; a 5-gram of English prose is about 25 long
 NO_LIMIT = 1 << 40
-_PARAGRAPHS = re.compile(r"\n{2,}")
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, 2**64 over the golden ratio: the upper bits of a product are well mixed
 _HEADS = np.array([(1 << 8 * n) - 1 for n in range(9)], np.uint64)  # keeps the first n bytes
 

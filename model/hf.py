@@ -25,7 +25,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from model.config import ModelConfig, UnreadableModel, read_field, read_object
-from model.special_tokens import SpecialTokens, token_id
+from model.special_tokens import SpecialTokens, token_id, write_json
 from model.transformer import Transformer
 
 WEIGHTS = "model.safetensors"
@@ -57,7 +57,7 @@ def save_folder(
             f"{special.eos_token!r} has id {special.eos_token_id}, outside model.vocab_size={config.vocab_size}; raise "
             "that size."
         )
-    _write_json(path / "config.json", config.to_hf(**special.model_ids(), dtype=dtype))
+    write_json(path / "config.json", config.to_hf(**special.model_ids(), dtype=dtype))
     if tokenizer_json and Path(tokenizer_json).resolve() != (path / "tokenizer.json").resolve():
         shutil.copyfile(tokenizer_json, path / "tokenizer.json")
     special.write(path, config.max_position_embeddings)
@@ -301,7 +301,3 @@ def _check_names(found: set[str], shapes: Mapping[str, tuple[int, ...]], where: 
         if missing == [HEAD]:
             parts[0] += " (tie_word_embeddings is false there; a model whose head is its embedding says true)"
         raise UnreadableModel(f"{where} does not fit its config: it {' and '.join(parts)}.")
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -68,7 +68,7 @@ class SpecialTokens:
     def write(self, folder: Path, max_length: int | None = None) -> None:
         """`generation_config.json` and, beside a `tokenizer.json`, `tokenizer_config.json` and the chat templates.
         `max_length`: tokens of a context."""
-        _write_json(folder / "generation_config.json", self.model_ids())
+        write_json(folder / "generation_config.json", self.model_ids())
         if not (folder / "tokenizer.json").is_file():
             return
         # Not transformers 5's own "TokenizersBackend", which transformers 4 and llama.cpp's converter cannot load.
@@ -76,7 +76,7 @@ class SpecialTokens:
         content |= {} if max_length is None else {"model_max_length": max_length}
         content |= {"bos_token": self.bos_token, "eos_token": self.eos_token, "pad_token": self.pad_token}
         content |= {"unk_token": self.unk_token, "clean_up_tokenization_spaces": False}
-        _write_json(folder / "tokenizer_config.json", content)
+        write_json(folder / "tokenizer_config.json", content)
         write_chat_templates(folder, self.chat_templates)
 
 
@@ -90,7 +90,7 @@ def write_chat_templates(folder: Path, templates: Mapping[str, str]) -> None:
         content["chat_template"] = templates[DEFAULT]
     elif templates:
         content["chat_template"] = [{"name": name, "template": text} for name, text in templates.items()]
-    _write_json(path, content)
+    write_json(path, content)
     for old in (folder / TEMPLATE_FILE, *(folder / TEMPLATE_FOLDER).glob("*.jinja")):
         old.unlink(missing_ok=True)
     for name, text in templates.items():
@@ -246,5 +246,6 @@ def _read_text(path: Path, limit: int) -> str:
         raise UnreadableTokenizer(f"{path} is not readable as UTF-8 text ({error}); write it again.") from None
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Indented, as transformers writes its configs."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

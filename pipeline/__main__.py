@@ -156,9 +156,9 @@ def _submit(arguments: argparse.Namespace) -> None:
 
 
 def _slurm_options(arguments: argparse.Namespace) -> Any:
-    from pipeline.slurm import jobs as slurm
+    from pipeline.slurm import jobs
 
-    return slurm.Options(**{f.name: getattr(arguments, f.name) for f in fields(slurm.Options)})
+    return jobs.Options(**{f.name: getattr(arguments, f.name) for f in fields(jobs.Options)})
 
 
 def _sample(arguments: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from pipeline import config as configs
 from pipeline import runs
 from pipeline.config import Config
-from pipeline.remote import place as remote
+from pipeline.remote import place
 from pipeline.stages import data_step, trunk_folder
 from pipeline.storage.files import root
 from pipeline.storage.locks import FolderLock
@@ -87,7 +87,7 @@ def show(planned: dict[str, Any], removed: bool, busy: Sequence[str] = ()) -> st
         f"clean: {what} {count} folder{'s' if count != 1 else ''}, {format_bytes(planned['bytes'])}; "
         f"{planned['kept']} that experiments need stay"
     )
-    there = remote.place()
+    there = place.place()
     if there is not None and (planned["folders"] or planned["experiments"]):
         lines.append(
             f"  copies at {there.name} stay, and a stage that needs one of these folders takes it from there again; "

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline.remote import place as remote
+from pipeline.remote import place
 from pipeline.storage.files import root
 from pipeline.system.errors import Failure, UserError
 from pipeline.system.progress import format_bytes
@@ -147,10 +147,10 @@ def _disk() -> Finding:
 
 
 def _remote() -> Finding:
-    there, found = remote.place(), list[str | Exception]()
+    there, found = place.place(), list[str | Exception]()
     if there is None:
-        fix = f"where disks vanish: export {remote.REMOTE}=s3://bucket/folder (docs/reliability.md)"
-        return Finding("remote", NOTE, f"{remote.REMOTE} is not set: nothing is copied elsewhere", fix)
+        fix = f"where disks vanish: export {place.REMOTE}=s3://bucket/folder (docs/reliability.md)"
+        return Finding("remote", NOTE, f"{place.REMOTE} is not set: nothing is copied elsewhere", fix)
 
     def ask() -> None:
         try:
@@ -164,7 +164,7 @@ def _remote() -> Finding:
     answer = found[0] if found else f"no answer within {ANSWER_SECONDS:.0f} s"
     if found and isinstance(answer, str):
         return Finding("remote", OK, f"{there.name} answers, {answer}")
-    fix = f"fix it or unset {remote.REMOTE}: stages would train without copies, and an empty machine would not start"
+    fix = f"fix it or unset {place.REMOTE}: stages would train without copies, and an empty machine would not start"
     return Finding("remote", MISSING, f"{there.name} cannot be read: {answer}", fix)
 
 

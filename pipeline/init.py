@@ -54,8 +54,7 @@ def tensor_map(config: Config) -> list[str]:
 
     Empty where the source is a hub name: its shape is not known before it is fetched.
     """
-    from model.growth import GROWTH
-    from model.growth import rules as growth
+    from model.growth import GROWTH, rules
     from model.hf import load_config
 
     name, source = config.init.source, None
@@ -66,7 +65,7 @@ def tensor_map(config: Config) -> list[str]:
     elif name is not None:
         source = load_config(local_folder(name, "init.source", MODEL_FILES))
     try:
-        return list(growth.tensor_map(GROWTH[config.init.method](source, config.model, **config.init.options), source))
+        return list(rules.tensor_map(GROWTH[config.init.method](source, config.model, **config.init.options), source))
     except ValueError as error:
         raise UserError(str(error)) from None
 

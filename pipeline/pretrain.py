@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
 from pipeline.corpus.text.intervals import beside, replay_lines
-from pipeline.storage import ledger as ledgers
 from pipeline.storage.experiment import Experiment
-from pipeline.storage.ledger import Ledger
+from pipeline.storage.ledger import Ledger, cards
 from pipeline.storage.locks import FolderLock
 from pipeline.storage.run_files import finished_manifest
 from pipeline.storage.steps import Step, write_manifest
@@ -63,7 +62,7 @@ def run(config: Config, step: Step, command: Command) -> None:
         facts = _train(config, step, command, training, page_seconds)
         ledger.write()  # the hours by device are summed from it
         hours = ledger.spent_seconds / 3600
-        facts["cards"] = ledgers.cards(ledger.paths[-1], "pretrain", step.fingerprint)
+        facts["cards"] = cards(ledger.paths[-1], "pretrain", step.fingerprint)
         facts["gpu_hours_total"] = hours + cap.source_seconds / 3600
         manifest = write_manifest(
             step, experiment=config.name, started=started, seconds=time.monotonic() - began, facts=facts,

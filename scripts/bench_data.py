@@ -231,9 +231,9 @@ def _encode_ours(text: Sample, folder: Path) -> list[bytes]:
     """From the same file to ids on disk; a fresh encoder every time, which remembers nothing yet."""
     from datatrove.pipeline.readers import JsonlReader
 
-    from pipeline.corpus.text import tokenizer as encoder
+    from pipeline.corpus.text.tokenizer import encoder
 
-    encoder.encoder.cache_clear()
+    encoder.cache_clear()
     step = Encode(folder / "tokenizer.json", folder / "ours", token_dtype(VOCAB_SIZE), 0)
 
     def documents() -> Any:

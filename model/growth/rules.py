@@ -21,7 +21,7 @@ from model.config import ModelConfig
 from model.transformer import tensor_generator
 
 PIECE_ELEMENTS = 1 << 24  # of a source tensor, 64 MiB in fp32: the embedding of phi-1.5 goes through in 7 pieces
-TESTED_RATIO = 4.0  # parameters; above it papers find no gain or a loss (GROWTH.md section 2, "growth factor")
+TESTED_RATIO = 4.0  # parameters; above it papers find no gain or a loss
 
 
 class GrowthRefused(ValueError):

@@ -160,6 +160,7 @@ def scatter(
         return Markup("")
     scale: Callable[[float], float] = math.log if logarithmic else float
     start, end = _with_margin([scale(dot.x) for dot in dots])
+    # A dot far above the others would press them into one line: it is drawn at the end of the axis, with its value.
     top = _robust_top([dot.y for dot in dots]) if cut_top else max(dot.high for dot in dots)
     dots = [_under(dot, top) for dot in dots]
     y_ticks = _ticks(min(d.low for d in dots), max(d.high for d in dots))
@@ -348,10 +349,10 @@ def _robust_top(values: Sequence[float]) -> float:
     return min(ordered[-1], ordered[0] + 2.5 * max(1e-9, ordered[len(ordered) * 3 // 4] - ordered[0]))
 
 
-def _ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers that cover low..high."""
+def _ticks(low: float, high: float) -> list[float]:
+    """About five round numbers that cover low..high."""
     span = max(high - low, abs(high) * 1e-3, 1e-9)
-    raw = span / about
+    raw = span / 5
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw)
     first, last = math.floor(low / step), math.ceil(high / step)

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import PRETRAINING, Config
+from pipeline.config import PRETRAINING, STAGES, Config
 from pipeline.corpus.text.intervals import beside, over_documents, replay_in_words, shown
 from pipeline.pages import html
 from pipeline.pages.charts import COLOURS, Line, line_chart
@@ -28,7 +28,8 @@ from pipeline.system.progress import format_count
 
 FORMAT = 1  # of report.json; raised when a key changes its meaning or goes away
 SMOOTH_ROWS = 9
-AFTER = ("evaluate", "quantize", "finetune")  # the stages after pretraining that have a section
+SECTIONS = tuple(stage for stage in STAGES if stage != "export")  # in the page's order; an export has its own card
+AFTER = SECTIONS[len(PRETRAINING) :]
 # What report.json takes from each manifest, as far as the manifest has it.
 KEYS = {
     "identity": ("fingerprint", "content_hash", "finished", "commit", "dirty"),
@@ -69,7 +70,7 @@ def write(config: Config) -> Path:
 def _consistent_folders(experiment: Experiment) -> dict[str, Path]:
     """The linked folders of finished stages, as far as each was made from the ones before it."""
     folders: dict[str, Path] = {}
-    for stage in (*PRETRAINING, *AFTER):
+    for stage in SECTIONS:
         folder = experiment.stage_folder(stage)
         if folder is None or not (folder / MANIFEST).is_file():
             continue
@@ -115,7 +116,7 @@ def _hours(
     config: Config, ledger_path: Path, init: Mapping[str, Any] | None, pretrain: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     hours = ledger.spent_hours(ledger_path)
-    rows = [{"stage": stage, "gpu_hours": hours[stage]} for stage in (*PRETRAINING, *AFTER) if stage in hours]
+    rows = [{"stage": stage, "gpu_hours": hours[stage]} for stage in SECTIONS if stage in hours]
     if rows and init and init.get("source_gpu_hours"):
         rows.insert(0, {"stage": "source, pretrain", "gpu_hours": init["source_gpu_hours"]})
     lives = pretrain["lives"] if pretrain else None

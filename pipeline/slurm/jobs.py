@@ -100,6 +100,8 @@ def script(job: Job, options: Options, notes: Sequence[str] = ()) -> str:
     log = str(job.folder / job.label).replace("%", "%%") + ("-%A_%a.log" if job.members else "-%j.log")
     partition = options.partition if job.gpu else options.cpu_partition or options.partition
     at_once = f"%{job.at_once}" if job.at_once else ""
+    # Slurm sends USR1 some time before the limit, so that the job saves and asks to be queued again; its log is
+    # appended to then.
     header = {
         "job-name": job.name,
         "array": f"0-{len(job.configs) - 1}{at_once}" if job.members else None,

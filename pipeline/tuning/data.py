@@ -144,9 +144,9 @@ def pieces(messages: Sequence[Mapping[str, str]], end_of_text: str) -> Pieces:
     return found
 
 
-def add_template(folder: Path, template: str = TEMPLATE) -> None:
+def add_template(folder: Path) -> None:
     """Replaces the chat templates of the model folder."""
-    write_chat_templates(folder, {DEFAULT: template})
+    write_chat_templates(folder, {DEFAULT: TEMPLATE})
 
 
 def require_our_template(folder: Path) -> None:

@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from pipeline.config import PRETRAINING
 from scripts.bench_rows import Rows, at_least, at_most, row
-from scripts.soak_parts.lab import CONFIG, STAGES, Lab, Life, after, core_seconds, core_seconds_of, lab
+from scripts.soak_parts.lab import CONFIG, Lab, Life, after, core_seconds, core_seconds_of, lab
 
 FIRST_BYTES, STEP_BYTES = 64 << 10, 16 << 10  # of the small disk: what it has, and gets at least after each stop
 PATH_AND_BYTES = re.compile(r"hornbook: .*: (/\S+|\S+/\S*): this write needs ([\d,]+) bytes, ([\d,]+) are free")
@@ -25,7 +26,7 @@ def limits(quick: bool) -> Rows:
     """A limit on the size of a file: no root needed."""
     rows: Rows = []
     with lab(prepared=False) as place:
-        for stage in STAGES:
+        for stage in PRETRAINING:
             rows += _one_stage(place, stage, 3 if quick else 16)
     return rows
 
@@ -98,7 +99,7 @@ def _whole_disk(disk: Path, stops: int) -> Rows:
     rows: Rows = []
     size = FIRST_BYTES
     with lab(prepared=False) as other, lab(place=str(disk), prepared=False) as place:
-        for stage in STAGES:
+        for stage in PRETRAINING:
             before = _bytes(other.folder)
             other.finish(stage)
             step = max(STEP_BYTES, (_bytes(other.folder) - before) // stops)
@@ -126,13 +127,13 @@ def _read_only(disk: Path) -> Rows:
     with lab(place=str(disk), prepared=False) as place:
         _remount(disk, "ro")
         try:
-            for stage in STAGES:
+            for stage in PRETRAINING:
                 life = place.run(stage)
                 bad += [f"{stage}: traceback"] if "Traceback" in life.said else []
                 bad += [f"{stage}: exit {life.code}, {life.said[-200:]!r}"] if life.code != 2 else []
         finally:
             _remount(disk, "rw")
-    return _report("a folder that may only be read: stages that say so and exit with 2", len(STAGES), bad)
+    return _report("a folder that may only be read: stages that say so and exit with 2", len(PRETRAINING), bad)
 
 
 STOPPED_SECONDS = 8.0
@@ -184,15 +185,15 @@ def jumping(quick: bool) -> Rows:
         return [row("a wall clock that jumps: needs a C compiler", 0, "", ">= 1", False)]
     draw, wrong, hours = random.Random(15), 0, 0.0
     with lab(prepared=False) as place:
-        expected = {stage: place.finish(stage) and place.content(stage) for stage in STAGES}
+        expected = {stage: place.finish(stage) and place.content(stage) for stage in PRETRAINING}
         undisturbed = place.outcome()
         place.environment["LD_PRELOAD"] = str(_library(place.folder))
         environment = {**os.environ, **place.environment}
         clocks = int(
             subprocess.run([sys.executable, "-c", SEEN], env=environment, capture_output=True, text=True).stdout
         )
-        place.forget(*STAGES)
-        for stage in STAGES:
+        place.forget(*PRETRAINING)
+        for stage in PRETRAINING:
             for _ in range(1 if quick else KILLS):
                 place.killed(stage, after(draw.uniform(0.5, 8.0)))
             life = place.finish(stage)

@@ -28,7 +28,6 @@ from pipeline.storage.files import read_json_lines
 from pipeline.storage.steps import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("data", "init", "pretrain")
 SAVE_SECONDS = 0.4
 LONGEST_SECONDS = 1800.0  # of one process; more, and it hangs
 PREPARED = "HORNBOOK_SOAK_PREPARED"  # a folder, set by scripts/soak.py, in which data and init are made once

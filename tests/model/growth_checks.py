@@ -16,11 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import rotary_tables, rotate
+from model.config import ModelConfig
 from model.growth.gate import GateResult, Network, Rounding, StoredNetwork, _compare, _compare_rounded, _Run, stored
 from model.growth.rules import Rule, block_origins
 from model.transformer import Attention, Block, Rotary, Transformer
 
+SOURCE = ModelConfig(97, 48, 192, 3, 6, max_position_embeddings=64)  # head size 8, rotary size 4
 TOKENS = 64  # enough for every unit to be told from the others, and phi-2's scores stay small
+
+
+def windows(rows: int = 3, tokens: int = 40) -> Tensor:
+    """Token ids for `SOURCE`."""
+    return torch.randint(0, SOURCE.vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(5))
 
 
 def compare(source: Network, grown: Network, input_ids_BT: Tensor, dtype: torch.dtype = torch.float32) -> GateResult:

@@ -67,7 +67,7 @@ def test_the_factor_that_a_refusal_proposes_is_accepted() -> None:
                 config.validate()
             proposed = float(str(refusal.value).rsplit("=", 1)[1].rstrip("."))
             assert dataclasses.replace(config, partial_rotary_factor=proposed).validate().rotary_dim == rotary
-    assert truncated == 539  # the count that GROWTH.md reports
+    assert truncated == 539
 
 
 @pytest.mark.parametrize("name", SHAPES)

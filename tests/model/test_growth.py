@@ -4,14 +4,12 @@ import dataclasses
 
 import pytest
 import torch
-from growth_checks import compare, compare_rounded
+from growth_checks import SOURCE, compare, compare_rounded, windows
 
 from model.config import ImpossibleShape, ModelConfig
 from model.growth import GROWTH
 from model.growth.operations import matching_theta
 from model.growth.rules import GrowthRefused, apply
-
-SOURCE = ModelConfig(97, 48, 192, 3, 6, max_position_embeddings=64)  # head size 8, rotary size 4
 
 
 def to(**changes) -> ModelConfig:
@@ -81,10 +79,6 @@ PAIRS = {
     ),
 }
 SMALL_ANGLES = "by the base"  # transformers keeps rotary frequencies in fp32, and another base rounds them differently
-
-
-def windows(rows: int = 3, tokens: int = 40) -> torch.Tensor:
-    return torch.randint(0, SOURCE.vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(5))
 
 
 def assert_same_function(source, grown, phi_of, limit: float = 1e-11) -> None:

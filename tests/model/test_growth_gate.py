@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 import torch
-from growth_checks import compare, compare_rounded, first_difference
+from growth_checks import SOURCE, compare, compare_rounded, first_difference, windows
 
 from model.config import ModelConfig
 from model.growth import GROWTH
@@ -13,17 +13,12 @@ from model.growth.gate import MAX_FLOPS, MIN_TOKENS, StoredNetwork, affordable, 
 from model.hf import open_state, save_folder
 from model.transformer import Block
 
-SOURCE = ModelConfig(97, 48, 192, 3, 6, max_position_embeddings=64)
 TARGET = dataclasses.replace(
     SOURCE, hidden_size=60, intermediate_size=240, num_hidden_layers=5, partial_rotary_factor=0.4
 )
 COPIED = dataclasses.replace(SOURCE, hidden_size=96, num_attention_heads=12, intermediate_size=384)
 TIED = dataclasses.replace(SOURCE, tie_word_embeddings=True)
 GROUPED = dataclasses.replace(SOURCE, num_key_value_heads=2, qk_layernorm=True)
-
-
-def windows(rows: int = 3, tokens: int = 40) -> torch.Tensor:
-    return torch.randint(0, SOURCE.vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(5))
 
 
 def test_the_gate_measures_what_a_difference_costs(network_of) -> None:

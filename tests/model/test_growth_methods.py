@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 import torch
-from growth_checks import compare
+from growth_checks import SOURCE, compare, windows
 
 from model.config import ModelConfig
 from model.growth import GROWTH, rules
@@ -13,15 +13,10 @@ from model.growth.rules import GrowthRefused, apply, cautions, interleaved, near
 from model.hf import open_state, write_safetensors
 from model.transformer import Transformer
 
-SOURCE = ModelConfig(97, 48, 192, 3, 6, max_position_embeddings=64)  # head size 8, rotary size 4
 LARGER = dataclasses.replace(
     SOURCE, hidden_size=60, intermediate_size=240, num_hidden_layers=4, partial_rotary_factor=0.4
 )
 LAYOUT = dataclasses.replace(SOURCE, num_attention_heads=8, num_key_value_heads=4, head_dim=12, hidden_size=70)
-
-
-def windows(rows: int = 3, tokens: int = 40) -> torch.Tensor:
-    return torch.randint(0, SOURCE.vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(5))
 
 
 @pytest.mark.parametrize("block_map", [lambda a, b: [s for s, _ in interleaved(a, b)], nearest])

@@ -30,15 +30,9 @@ def write_config(folder: Path) -> Path:
 
 
 def input_steps(config):
-    from functools import partial
+    from making import small_inputs
 
-    from making import made_step
-
-    from pipeline import init
-
-    data = made_step("data", 1, make_data, {"seed": config.seed, "vocab_size": config.model.vocab_size})
-    grown = made_step("init", 1, partial(init._make, config), {"seed": config.seed}, {"data": data})
-    return {"data": data, "init": grown}
+    return small_inputs(config, make_data)
 
 
 def model_of(config, stage="evaluate"):

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.reporting import page as report
+from pipeline.reporting import page
 from pipeline.storage.files import root
 
-SCHEMA = json.loads(Path(report.__file__).with_name("report_schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads(Path(page.__file__).with_name("report_schema.json").read_text(encoding="utf-8"))
 TYPES = {"object": dict, "array": list, "string": str, "null": type(None), "boolean": bool}
 NOTES = {"$schema", "$defs", "title", "description"}
 

@@ -18,6 +18,15 @@ def made_step(name: str, version: int, make, config=None, inputs=None, **more) -
     return step
 
 
+def small_inputs(config, make_data) -> dict[str, Step]:
+    """What a pretraining reads: data by `make_data`, and the init stage's own network over it."""
+    data = made_step("data", 1, make_data, {"seed": config.seed, "vocab_size": config.model.vocab_size})
+    return {
+        "data": data,
+        "init": made_step("init", 1, partial(init._make, config), {"seed": config.seed}, {"data": data}),
+    }
+
+
 def build(step: Step, experiment: str = "test", store: Store = HERE) -> dict:
     return building.build(step, MAKERS, experiment=experiment, store=store)
 

@@ -18,7 +18,7 @@ from datatrove.data import Document
 from datatrove.executor.base import PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
-from pipeline.corpus import execute as cluster
+from pipeline.corpus import execute
 from pipeline.corpus.execute import Executor, unfinished_shards
 from pipeline.corpus.text.documents import document_writer, read_lines, shard_name
 from pipeline.system.errors import Failure
@@ -99,7 +99,7 @@ def step(tmp_path, monkeypatch):
     broken.touch()
 
     def run(kind: str, stand_in: type | None = None, **source) -> dict[str, int]:
-        monkeypatch.setattr(cluster, "_executor_class", lambda _: stand_in)
+        monkeypatch.setattr(execute, "_executor_class", lambda _: stand_in)
         pipeline = [FiveTexts(broken, **source), document_writer(tmp_path / "documents")]
         Executor(tasks=TASKS, workers=2, kind=kind).run(folder, pipeline, description="read web")
         found = [tmp_path / "documents" / shard_name(shard) for shard in range(TASKS)]
@@ -137,8 +137,8 @@ def test_a_shard_that_raises_here_is_raised_here(step):
 )  # fmt: skip
 def test_a_silent_cluster_ends_the_step_and_the_next_run_resumes(step, monkeypatch, stand_in, message):
     run, broken, folder = step
-    monkeypatch.setattr(cluster, "SILENT_SECONDS", 1.0)
-    monkeypatch.setattr(cluster, "ALIVE_SECONDS", 0.05)
+    monkeypatch.setattr(execute, "SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(execute, "ALIVE_SECONDS", 0.05)
     with pytest.raises(Failure, match=message):
         run("ray", stand_in, kill=True)
     assert 1 in unfinished_shards(folder.logs, TASKS)
@@ -160,7 +160,7 @@ def test_a_cluster_that_is_busy_is_waited_for(step, monkeypatch, capsys):
         told.set()
         return [{"CPU": 4.0, "memory": 8.0 * 2**30}]
 
-    monkeypatch.setattr(cluster, "SILENT_SECONDS", 0.1)
-    monkeypatch.setattr(cluster, "_ray_nodes", nodes)
+    monkeypatch.setattr(execute, "SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(execute, "_ray_nodes", nodes)
     assert set(run("ray", Busy).values()) == {DOCUMENTS}
     assert "the nodes of the Ray cluster are busy" in capsys.readouterr().out

@@ -9,7 +9,6 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from pipeline.corpus import tokenizing
 from pipeline.corpus.contamination import Index, Item
 from pipeline.corpus.duplicates import WordHashes, ngrams, plain_words, symbols, without_numbers
-from pipeline.corpus.text import tokenizer as tokenizer_module
 from pipeline.corpus.text.tokenizer import Encoder, load_tokenizer
 
 
@@ -88,7 +87,7 @@ def test_ids_of_a_tokenizer_with_added_runs_of_space_are_its_own(gpt2_like):
 
 
 def test_a_long_text_is_encoded_in_pieces_to_the_same_ids(gpt2_like, monkeypatch):
-    monkeypatch.setattr(tokenizer_module, "PIECE_CHARACTERS", 50)
+    monkeypatch.setattr("pipeline.corpus.text.tokenizer.PIECE_CHARACTERS", 50)
     ours = Encoder(gpt2_like, np.dtype("<u2"))
     draw = np.random.default_rng(1)
     one_line = " ".join(draw.choice(["the", "cat's", "12", "hats", "x" * 70, "  "], 400))

@@ -25,8 +25,8 @@ from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.pages import html
 from pipeline.pages.charts import roc_chart, score_chart
 from pipeline.pages.data_card import ATTRIBUTION, CARD, REPORT
-from pipeline.reporting import page as report
 from pipeline.reporting.data import data_view
+from pipeline.reporting.page import collect, render
 from pipeline.run_stage import run_stage
 from pipeline.storage.steps import read_manifest
 
@@ -42,8 +42,8 @@ def account(finished) -> dict:
 @pytest.fixture(scope="module")
 def page(finished) -> tuple[dict, str]:
     folder = finished[0]
-    found = report.collect(make_config(folder / "in"), {"data": folder}, folder / "no-ledger")
-    return found, report.render(found)
+    found = collect(make_config(folder / "in"), {"data": folder}, folder / "no-ledger")
+    return found, render(found)
 
 
 def test_what_came_in_is_what_is_kept_and_what_was_dropped_in_every_unit(account, finished):
@@ -93,7 +93,7 @@ def test_report_json_fits_the_shipped_schema_and_a_wrong_one_does_not(page):
 
 def test_the_page_is_the_json_and_needs_nothing_else(page):
     found, text = page
-    assert report.render(json.loads(json.dumps(found))) == text
+    assert render(json.loads(json.dumps(found))) == text
     assert not re.search(r"<script|<link|<img|src=|url\(|@import", text)
     for wanted in ("prefers-color-scheme: dark", "@media print", "viewport"):
         assert wanted in text
@@ -104,9 +104,9 @@ def test_the_page_is_the_json_and_needs_nothing_else(page):
 
 def test_a_folder_without_its_account_says_how_to_get_it(finished, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(finished[1]))
-    found = report.collect(make_config(finished[0] / "in"), {"data": tmp_path}, tmp_path / "no-ledger")
+    found = collect(make_config(finished[0] / "in"), {"data": tmp_path}, tmp_path / "no-ledger")
     assert problems(found, SCHEMA) == []
-    assert "Delete data/manifest.json" in report.render(found)
+    assert "Delete data/manifest.json" in render(found)
 
 
 def test_near_misses_are_those_nearest_to_the_limit(root):

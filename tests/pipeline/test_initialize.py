@@ -10,7 +10,7 @@ from making import build, build_init, made_step
 from model.config import UnreadableModel
 from pipeline import config as configs
 from pipeline import grow, stages
-from pipeline import init as initialize
+from pipeline.init import source_files
 from pipeline.run_stage import run_stage
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.steps import Step
@@ -347,7 +347,7 @@ def test_a_source_grows_from_before_its_decay_where_that_is_asked_for(source, da
     (step.path / "decisions.jsonl").write_text(json.dumps(decay) + "\n")
     monkeypatch.setattr(stages, "pretrain_step", lambda config: step)
     monkeypatch.setattr(stages, "source_config", lambda config: config)
-    monkeypatch.setattr(initialize, "_whole_model", lambda step: step.path / "model")
+    monkeypatch.setattr("pipeline.init._whole_model", lambda step: step.path / "model")
     made = {
         which: _build(_config({"method": "exact", "source": "small.yaml", "source_checkpoint": which}))
         for which in ("final", "before_decay")
@@ -361,10 +361,10 @@ def test_a_source_grows_from_before_its_decay_where_that_is_asked_for(source, da
     with open(early / "model.safetensors", "ab") as file:
         file.write(b"x")
     with pytest.raises(UserError, match=r"is damaged; set init\.source_checkpoint=final"):
-        initialize.source_files(damaged)
+        source_files(damaged)
     (early / "checkpoint.json").unlink()
     with pytest.raises(UserError, match=r"lacks its checkpoint of step 7; set init\.source_checkpoint=final"):
-        initialize.source_files(damaged)
+        source_files(damaged)
 
 
 def test_a_folder_has_no_checkpoint_from_before_a_decay(source, data):

@@ -117,6 +117,9 @@ class Small:
     def rows(self) -> list[dict]:
         return read_json_lines(self.folder / "metrics.jsonl")
 
+    def losses(self) -> list[float]:
+        return [row["train/loss"] for row in self.rows()[1:]]
+
     def wait_for_step(self, step: int, process: Command) -> None:
         path = self.folder / "metrics.jsonl"
         self.wait_for(lambda: path.is_file() and any(row["step"] >= step for row in read_json_lines(path)), process)

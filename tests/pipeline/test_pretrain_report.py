@@ -5,7 +5,7 @@ import time
 import pytest
 from test_pretrain import Small, hours, small, small_inputs  # noqa: F401 - fixtures
 
-from pipeline.reporting import page as report
+from pipeline.reporting import page
 from pipeline.storage import ledger
 from pipeline.training import finish
 
@@ -15,13 +15,13 @@ REPORT_SECONDS = 2.5
 
 @pytest.fixture
 def slow_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    write = report.write
+    write = page.write
 
     def slowly(config):
         time.sleep(REPORT_SECONDS)
         return write(config)
 
-    monkeypatch.setattr(report, "write", slowly)
+    monkeypatch.setattr(page, "write", slowly)
 
 
 def spent_seconds(small: Small) -> float:  # noqa: F811

@@ -25,15 +25,11 @@ def records(small: Small, kind: str) -> list[dict]:
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
 
 
-def losses(small: Small) -> list[float]:
-    return [row["train/loss"] for row in small.rows()[1:]]
-
-
 def test_a_run_is_replayed_from_its_decisions_bit_by_bit(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = small.run_here("budget.max_tokens=15_360", *EXACT)
-    record, expected = small.folder / "decisions.jsonl", losses(small)
+    record, expected = small.folder / "decisions.jsonl", small.losses()
     other_root = tmp_path / "other"
     other_root.mkdir()
     monkeypatch.setenv("HORNBOOK_ROOT", str(other_root))
@@ -43,7 +39,7 @@ def test_a_run_is_replayed_from_its_decisions_bit_by_bit(
     run_stage("pretrain", config, "small.yaml", replay=str(record))
     again = read_manifest(other.folder)
     assert again["steps"] == first["steps"]
-    assert losses(other) == expected
+    assert other.losses() == expected
     assert again["tokens_sha256"] == first["tokens_sha256"] != ""
     weights = "model/model.safetensors"
     assert again["outputs"][weights]["sha256"] == first["outputs"][weights]["sha256"]
@@ -79,14 +75,14 @@ def test_a_bad_step_is_skipped_recorded_once_and_skipped_again_after_a_resume(
     first = small.run_here("budget.max_tokens=51_200", *EXACT, *often)
     assert first["skipped_steps"] == 1
     assert [record["step"] for record in records(small, "skip")] == [71]
-    rows = losses(small)
+    rows = small.losses()
 
     (small.folder / "manifest.json").unlink()
     for path in (small.folder / "checkpoints").glob("step-*"):
         if int(path.name.split("-")[1]) > 65:
             shutil.rmtree(path)
     second = small.run_here("budget.max_tokens=51_200", *EXACT, *often)
-    assert losses(small)[:60] == rows[:60]
+    assert small.losses()[:60] == rows[:60]
     assert second["content_hash"] == first["content_hash"]
     assert second["skipped_steps"] == 1
     assert len(records(small, "skip")) == 1
@@ -99,7 +95,7 @@ def test_a_signal_between_two_micro_batches_gives_the_step_up_and_loses_nothing(
     from pipeline.system.errors import Stopped
 
     whole = small.run_here("budget.max_tokens=10_240", *EXACT)
-    rows = losses(small)
+    rows = small.losses()
     shutil.rmtree(small.folder)
     plain, calls = Transformer.loss, []
 
@@ -117,7 +113,7 @@ def test_a_signal_between_two_micro_batches_gives_the_step_up_and_loses_nothing(
     assert [path.name for path in (small.folder / "checkpoints").iterdir()] == ["step-00000005"]
     signals._received.clear()
     again = small.run_here("budget.max_tokens=10_240", *EXACT)
-    assert losses(small) == rows
+    assert small.losses() == rows
     assert again["content_hash"] == whole["content_hash"]
     assert again["tokens_sha256"] == whole["tokens_sha256"]
 

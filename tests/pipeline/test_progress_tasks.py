@@ -67,9 +67,9 @@ def test_tasks_sets_and_samples_come_every_so_many_tokens_and_the_model_is_the_s
 
 
 def test_a_round_ends_in_time_with_what_it_has(pretrained, monkeypatch):
-    from pipeline.evaluation import during_training as progress_tasks
+    from pipeline.evaluation import during_training
 
-    monkeypatch.setattr(progress_tasks, "LONGEST_SECONDS", 0.0)
+    monkeypatch.setattr(during_training, "LONGEST_SECONDS", 0.0)
     folder, manifest = _trained(pretrained(*SHORTER, "evaluate.every_tokens=4_096"))
     assert manifest["steps"] == 12
     assert not any(name.startswith("tasks/") for row in _rows(folder).values() for name in row)

@@ -15,9 +15,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from making import build, made_step
 from test_pretrain import Small, _seconds_from_now, small_inputs  # noqa: F401 - fixtures
 
-from pipeline.remote import place as remote
+from pipeline.remote import place, upload
 from pipeline.remote import store as remote_store
-from pipeline.remote import upload
 from pipeline.remote.store import RemoteStore, connect
 from pipeline.stages import pretrain_step
 from pipeline.storage import ledger
@@ -90,7 +89,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder as the remote."""
-    monkeypatch.setenv(remote.REMOTE, f"file://{tmp_path / 'there'}")
+    monkeypatch.setenv(place.REMOTE, f"file://{tmp_path / 'there'}")
     return tmp_path / "there"
 
 
@@ -113,10 +112,6 @@ def connected() -> RemoteStore:
     return store
 
 
-def losses(small: Small) -> list[float]:
-    return [row["train/loss"] for row in small.rows()[1:]]
-
-
 def made(folder: Path, count: list[int]) -> Step:
     def make(target) -> dict:
         count.append(1)
@@ -137,10 +132,10 @@ def test_a_finished_folder_comes_from_the_remote_unless_a_byte_of_it_is_wrong(
     store = connect()
     first = build(step, store=store)
     end(store)
-    assert (there / remote.path_of(step.path) / "manifest.json").is_file()
+    assert (there / place.path_of(step.path) / "manifest.json").is_file()
 
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "b"))
-    (there / remote.path_of(step.path) / "report.html").unlink()  # for reading only
+    (there / place.path_of(step.path) / "report.html").unlink()  # for reading only
     assert build(step, store=store) == first
     assert count == [1]
     assert (step.path / "part" / "tokens.bin").read_bytes() == b"tokens" * 1000
@@ -148,7 +143,7 @@ def test_a_finished_folder_comes_from_the_remote_unless_a_byte_of_it_is_wrong(
     end(store)
 
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "c"))
-    with open(there / remote.path_of(step.path) / "part" / "tokens.bin", "r+b") as file:
+    with open(there / place.path_of(step.path) / "part" / "tokens.bin", "r+b") as file:
         file.write(b"T")
     build(step, store=store)
     assert count == [1, 1]
@@ -187,14 +182,14 @@ def test_a_run_that_loses_its_machine_goes_on_elsewhere_bit_by_bit_and_its_hours
     assert not (run / "owner.json").exists()
     assert ledger.spent_seconds(run / "ledger.jsonl", "pretrain", b.folder.name) >= moved["gpu_hours"] * 3600 - 0.1
 
-    monkeypatch.delenv(remote.REMOTE)
+    monkeypatch.delenv(place.REMOTE)
     whole = machine(tmp_path, monkeypatch, "c")
     undisturbed = whole.run_here(STEPS, *EXACT)
     assert moved["content_hash"] == undisturbed["content_hash"]
     assert moved["tokens_sha256"] == undisturbed["tokens_sha256"]
-    assert losses(b) == losses(whole)
+    assert b.losses() == whole.losses()
 
-    monkeypatch.setenv(remote.REMOTE, f"file://{there}")
+    monkeypatch.setenv(place.REMOTE, f"file://{there}")
     (tmp_path / "d").mkdir()
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "d"))
     d = Small(tmp_path / "d")
@@ -244,7 +239,7 @@ def test_a_slow_remote_is_never_called_from_the_training_loop_and_never_passes_t
     from pipeline.training.control import Control
 
     a = machine(tmp_path, monkeypatch, "a")
-    monkeypatch.setenv(remote.REMOTE, "shaky://box/runs")
+    monkeypatch.setenv(place.REMOTE, "shaky://box/runs")
     loop: list[float] = []
 
     def begin(self: Control, *args) -> None:
@@ -269,7 +264,7 @@ def test_a_failing_remote_is_said_once_and_again_when_it_works(
     from pipeline.training.control import Control
 
     a = machine(tmp_path, monkeypatch, "a")
-    monkeypatch.setenv(remote.REMOTE, "shaky://me:secret@box/runs")
+    monkeypatch.setenv(place.REMOTE, "shaky://me:secret@box/runs")
     plain = Control.on_train_start
 
     def begin(self: Control, *args) -> None:
@@ -310,7 +305,7 @@ def test_a_bare_machine_does_not_start_anew_where_it_cannot_see_what_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a = machine(tmp_path, monkeypatch, "a")
-    monkeypatch.setenv(remote.REMOTE, "shaky://box/runs")
+    monkeypatch.setenv(place.REMOTE, "shaky://box/runs")
     Shaky.broken = True
     with pytest.raises(UserError, match="nothing of this run is here"):
         a.run_here(_seconds_from_now(20))
@@ -364,13 +359,13 @@ def test_a_stage_that_ends_leaves_the_signature_of_a_machine_that_took_over(
 def test_messages_hold_no_credentials_and_an_unknown_url_is_said_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    where = remote.Place("sftp://me:p%40ss@host/folder?key=abc")
+    where = place.Place("sftp://me:p%40ss@host/folder?key=abc")
     assert where.name == "sftp://host/folder"
     assert where.hide("login of me with p@ss at sftp://me:p%40ss@host/folder?key=abc") == (
         "login of *** with *** at sftp://host/folder"
     )
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path))
-    monkeypatch.setenv(remote.REMOTE, "nosuch://me:secret@host/x")
+    monkeypatch.setenv(place.REMOTE, "nosuch://me:secret@host/x")
     with pytest.raises(UserError, match="nosuch://host/x cannot be used") as caught:
         build(made(tmp_path, []), store=connect())
     assert "secret" not in str(caught.value)

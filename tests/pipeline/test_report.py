@@ -12,8 +12,8 @@ from page_text import rows, words
 
 from pipeline.pages import html
 from pipeline.pages.charts import Line, line_chart
-from pipeline.reporting import page as report
 from pipeline.reporting.data import measured
+from pipeline.reporting.page import render
 from pipeline.system.progress import format_seconds
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,9 +79,9 @@ INIT = {"method": "random", "parameters": {"source": None, "grown": 7}, "grown_b
 
 
 def test_a_run_that_was_exported_without_a_validation_still_gets_its_page():
-    page = report.render(_report(init=INIT, pretrain=PRETRAIN))
+    page = render(_report(init=INIT, pretrain=PRETRAIN))
     assert ("after pretraining", "7", "3.0000", "", "") in rows(page)
-    page = report.render(_report(init=INIT, pretrain={**PRETRAIN, "val_bits_per_byte": None}))
+    page = render(_report(init=INIT, pretrain={**PRETRAIN, "val_bits_per_byte": None}))
     assert "not measured" in words(page)
     assert "after pretraining" not in page
 
@@ -91,11 +91,11 @@ def test_the_page_says_how_often_each_source_was_read_and_what_share_it_had():
         "epochs": {"code": 2.4567, "more <x>": 0.1},
         "mix": {"stable": {"code": 0.75, "more <x>": 0.25}, "decay": {"code": 1.0}},
     }
-    shown = rows(report.render(_report(pretrain={**PRETRAIN, **read})))
+    shown = rows(render(_report(pretrain={**PRETRAIN, **read})))
     assert ("code", "2.46", "75.0%", "100.0%") in shown
     assert ("more <x>", "0.10", "25.0%", "0.0%") in shown
     read = {"epochs": {"code": 0.5}, "mix": {"stable": {"code": 1.0}, "decay": {}}}
-    assert "decay phase" not in report.render(_report(pretrain={**PRETRAIN, **read}))
+    assert "decay phase" not in render(_report(pretrain={**PRETRAIN, **read}))
 
 
 def test_no_text_of_a_user_becomes_markup():
@@ -107,7 +107,7 @@ def test_no_text_of_a_user_becomes_markup():
     metrics = [{"budget/tokens": 1, f"val/{evil}/bits_per_byte": 1.0}]
     scores = {evil: {"score": None, "why": evil}}
     rows_ = [{"kind": evil, "disk_bytes": 1, "memory_bytes": 1, "scores": {evil: {"score": 1.0}}, "speed_why": evil}]
-    page = report.render(
+    page = render(
         _report(
             name=evil,
             init={**INIT, "method": evil},

@@ -11,13 +11,11 @@ import pytest
 from test_pretrain import Small, small_inputs  # noqa: F401 - fixtures
 
 from pipeline import __main__ as command
-from pipeline import clean, compare, doctor, runs
-from pipeline import retrack as sync
-from pipeline import show_batch as batch
+from pipeline import clean, compare, doctor, retrack, runs, show_batch
 from pipeline.config import from_values
 from pipeline.corpus.text.shards import TokenShards
 from pipeline.corpus.text.tokenizer import load_tokenizer
-from pipeline.remote import place as remote
+from pipeline.remote import place
 from pipeline.run_stage import run_stage
 from pipeline.stages import pretrain_step
 from pipeline.storage.experiment import Experiment
@@ -145,7 +143,7 @@ def test_compare_shows_differences_figures_and_curves(trained: Small):
 @pytest.mark.parametrize("packing", ["stream", "best_fit"])
 def test_batch_shows_the_tokens_that_the_step_trains_on(trained: Small, packing):
     config = trained.config(*SHORT, f"train.packing={packing}")
-    facts = batch.pieces(config, 7)
+    facts = show_batch.pieces(config, 7)
     shards = TokenShards.open(pretrain_step(config).inputs["data"].path)  # type: ignore[union-attr]
     inputs = TokenBatches(shards.train, config).batch(6).input_ids_BT
     tokenizer = load_tokenizer(shards.tokenizer_path)
@@ -158,14 +156,14 @@ def test_batch_shows_the_tokens_that_the_step_trains_on(trained: Small, packing)
     assert all(piece["score"] == 0.5 for piece in facts["pieces"])
     documents = {(p["source"], p["document"]) for p in facts["pieces"]}
     assert all(0 <= d < shards.train[s].n_documents for s, d in documents)
-    assert re.search(r"step 7, (before|in) the decay", batch.show(facts))
+    assert re.search(r"step 7, (before|in) the decay", show_batch.show(facts))
 
 
 def test_batch_with_a_step_that_is_none_says_so(trained: Small):
     with pytest.raises(UserError, match="first step is 1"):
-        batch.pieces(trained.config(), 0)
+        show_batch.pieces(trained.config(), 0)
     with pytest.raises(UserError, match=r"max_epochs ends the text after step"):
-        batch.pieces(trained.config("train.max_epochs=1"), 10**6)
+        show_batch.pieces(trained.config("train.max_epochs=1"), 10**6)
 
 
 def test_places_of_a_selection_lie_in_the_whole(trained: Small):
@@ -200,7 +198,7 @@ def test_doctor_says_whether_the_remote_answers(root, tmp_path, monkeypatch):
     found = doctor._remote()
     assert (found.state, "nosuch" in found.found, "secret" in found.found) == (doctor.MISSING, True, False)
     hanging = threading.Event()
-    monkeypatch.setattr(remote.Place, "names", lambda *_: [str(hanging.wait(5))])
+    monkeypatch.setattr(place.Place, "names", lambda *_: [str(hanging.wait(5))])
     monkeypatch.setattr(doctor, "ANSWER_SECONDS", 0.1)
     assert "no answer" in doctor._remote().found
     hanging.set()
@@ -210,25 +208,25 @@ def test_doctor_says_whether_the_remote_answers(root, tmp_path, monkeypatch):
 def test_sync_writes_the_mirror_anew_from_the_record(trained: Small, to):
     before = (trained.folder / "metrics.jsonl").read_bytes()
     config = trained.config(*SHORT, f"tracking.to={to}")
-    assert re.search(r"sync: \d+ rows of small", sync.run(config))
+    assert re.search(r"sync: \d+ rows of small", retrack.run(config))
     assert any((trained.root / "runs" / "small" / to).iterdir())
     assert (trained.folder / "metrics.jsonl").read_bytes() == before
     config.tracking.to = "none"
     with pytest.raises(UserError, match="nothing to write"):
-        sync.run(config)
+        retrack.run(config)
 
 
 def test_batch_refuses_a_step_that_the_run_does_not_have(trained: Small):
     run = trained.config(*SHORT)
     last = read_manifest(pretrain_step(run).path)["steps"]
-    assert batch.pieces(run, last)["pieces"]
+    assert show_batch.pieces(run, last)["pieces"]
     for step in (last + 1, 99_999, 10**30):
         with pytest.raises(UserError, match=rf"expected 1 to {last:,} \(the run 'small' ended then\)"):
-            batch.pieces(run, step)
+            show_batch.pieces(run, step)
     with pytest.raises(UserError, match=r"expected 1 to 30 \(budget\.max_tokens ends the run then\)"):
-        batch.pieces(trained.config("budget.max_tokens=15_360"), 31)
+        show_batch.pieces(trained.config("budget.max_tokens=15_360"), 31)
     with pytest.raises(UserError, match="no run is longer"):
-        batch.pieces(trained.config("budget.max_tokens=null", "budget.max_gpu_hours=1"), 10**30)
+        show_batch.pieces(trained.config("budget.max_tokens=null", "budget.max_gpu_hours=1"), 10**30)
 
 
 NUMBERS = [

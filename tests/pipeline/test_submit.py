@@ -11,7 +11,7 @@ from data_corpus import make_config, write_corpus
 
 from pipeline import config as configs
 from pipeline import submit
-from pipeline.slurm import jobs as slurm
+from pipeline.slurm import jobs
 from pipeline.slurm.jobs import Job, Options
 from pipeline.storage import locks
 from pipeline.storage.locks import FolderLock
@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def config(root: Path, monkeypatch: pytest.MonkeyPatch):
     """An experiment that grows from another one, on a machine without Slurm."""
-    monkeypatch.setattr(slurm, "available", lambda: False)
+    monkeypatch.setattr(jobs, "available", lambda: False)
     corpus = write_corpus(root / "in")
     small = make_config(corpus, name="small", budget={"max_tokens": 8192}, model__max_position_embeddings=256)
     (root / "small.yaml").write_text(configs.to_yaml(small))
@@ -108,7 +108,7 @@ def test_without_slurm_the_commands_to_run_here_are_named(config):
 def test_names_and_paths_with_spaces_and_percent_signs_are_quoted(tmp_path):
     folder = tmp_path / 'a "b" 100% c'
     job = Job("x.data.000000000000", folder, "data", ("data",), (folder / "config.yaml",), False)
-    text = slurm.script(job, Options(setup=["module load cuda"], extra=["--constraint=a100"]))
+    text = jobs.script(job, Options(setup=["module load cuda"], extra=["--constraint=a100"]))
     assert f'#SBATCH --output="{tmp_path}/a \\"b\\" 100%% c/data-%j.log"' in text
     assert "#SBATCH --constraint=a100" in text
     assert "\nmodule load cuda\n" in text
@@ -118,7 +118,7 @@ def test_names_and_paths_with_spaces_and_percent_signs_are_quoted(tmp_path):
     ("left", "seconds"), [("1-02:03:04", "93784"), ("2:03:04", "7384"), ("59", "59"), ("0:30", "30"), ("UNLIMITED", "")]
 )
 def test_the_time_left_is_understood_in_every_form(left, seconds):
-    function = re.search(r"^seconds\(\) \{.*?^\}", slurm.BODY.read_text(), re.S | re.M)
+    function = re.search(r"^seconds\(\) \{.*?^\}", jobs.BODY.read_text(), re.S | re.M)
     assert function is not None
     done = subprocess.run(["bash", "-c", f'{function[0]}\nseconds "{left}"'], capture_output=True, text=True)
     assert done.stdout.strip() == seconds

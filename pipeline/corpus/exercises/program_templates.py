@@ -250,6 +250,7 @@ def machine(draw: Random, difficulty: str) -> Exercise:
         f"        value *= 2\n{clamp}return value"
     )
 
+    # The answers come from another algorithm than the body: it first drops what is undone, then runs the rest.
     def expected(commands: list[str]) -> int:
         left: list[str] = []
         for c in commands:
@@ -289,6 +290,7 @@ def stack_programs(draw: Random, difficulty: str) -> Exercise:
             words[i - 2 : i + 1] = [str(eval(f"({words[i - 2]}) {words[i]} ({words[i - 1]})"))]
         return int(words[0])
 
+    # For each idea: an independent solution to check the body against, and its inputs.
     answers = {
         "backspace": (
             lambda keys: _typed(keys.replace(str(k), "-")),

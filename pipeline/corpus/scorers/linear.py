@@ -6,7 +6,7 @@ L-BFGS (Liu and Nocedal 1989). Calibrated with Platt's method (1999) on document
 a score is the probability of a rating of at least `GOOD`.
 
 Own code, because it is small and the result must be the same to the byte: fastText trains differently from run to
-run (DATA.md section 3). Sums are numpy's pairwise ones; no BLAS, whose order of additions depends on threads.
+run. Sums are numpy's pairwise ones; no BLAS, whose order of additions depends on threads.
 """
 
 import contextlib
@@ -100,17 +100,15 @@ def load_scorer(path: Path) -> Scorer:
     return Scorer(weights, slope, offset, facts, read_roc(path))
 
 
-def fit(
-    rows: Sparse, ratings: Sequence[int] | np.ndarray, groups: Sequence[str], seed: int = 0
-) -> tuple[Scorer, np.ndarray]:
+def fit(rows: Sparse, ratings: Sequence[int] | np.ndarray, groups: Sequence[str]) -> tuple[Scorer, np.ndarray]:
     """(scorer trained on all rows and calibrated, logits of each row by a scorer that saw none of its group)."""
     scores = np.asarray(ratings)
-    scorer, unseen = train(rows, scores), unseen_logits(rows, scores, groups, seed)
+    scorer, unseen = train(rows, scores), unseen_logits(rows, scores, groups)
     return calibrate(scorer, unseen, scores >= GOOD), unseen
 
 
-def unseen_logits(rows: Sparse, scores: np.ndarray, groups: Sequence[str], seed: int = 0) -> np.ndarray:
-    folds = fold_by_group(groups, min(FOLDS, len(set(groups))), seed)
+def unseen_logits(rows: Sparse, scores: np.ndarray, groups: Sequence[str]) -> np.ndarray:
+    folds = fold_by_group(groups, min(FOLDS, len(set(groups))))
     logits = np.zeros(len(rows))
     for fold in np.unique(folds):
         unseen = np.flatnonzero(folds == fold)
@@ -199,9 +197,9 @@ def roc_curve(scores: np.ndarray, good: np.ndarray, points: int = 80) -> list[li
     return [[0.0, 0.0, 1.0], *np.round(curve, 4).tolist()]
 
 
-def auc_interval(scores: np.ndarray, labels: np.ndarray, groups: Sequence[str], seed: int = 0) -> tuple[float, float]:
+def auc_interval(scores: np.ndarray, labels: np.ndarray, groups: Sequence[str]) -> tuple[float, float]:
     """95% interval of the AUC from 2,000 bootstrap samples of whole groups: documents of one package are alike."""
-    draw, names = np.random.default_rng(seed), sorted(set(groups))
+    draw, names = np.random.default_rng(0), sorted(set(groups))
     members = [np.flatnonzero(np.asarray(groups) == name) for name in names]
     found = []
     for _ in range(2_000):

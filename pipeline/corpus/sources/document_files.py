@@ -233,6 +233,7 @@ def _archive(stream: Any) -> Iterator[Any]:
     if not stream.peek(1):
         raise Unreadable("empty_file")
 
+    # warcio reads header lines of any length and prints to stderr; its two classes are replaced where they do so.
     class Pieces:
         """What there is at once: a read that waits for more loses what came before the place of a damage."""
 

@@ -59,12 +59,12 @@ def replay_in_words(values: Mapping[str, float | None]) -> str:
     return f"{before:.4f} bits per byte before, {after:.4f} after: {what} {abs(lost):.4f}"
 
 
-def t_quantile(freedom: int, confidence: float = CONFIDENCE) -> float:
+def t_quantile(freedom: int) -> float:
     """The two-sided quantile of Student's t (12.706, 4.303, 3.182 for 1, 2, 3 degrees), by bisection."""
     low, high = 0.0, 1e4
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (middle, high) if _inside(middle, freedom) < confidence else (low, middle)
+        low, high = (middle, high) if _inside(middle, freedom) < CONFIDENCE else (low, middle)
     return (low + high) / 2
 
 

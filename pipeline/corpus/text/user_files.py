@@ -111,10 +111,10 @@ def read_whole(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
     return data
 
 
-def decode_utf8(data: bytes, encoding: str = "utf-8") -> str:
+def decode_utf8(data: bytes) -> str:
     """The text, strictly. Raises `Unreadable` with the bytes around the first one that is not UTF-8."""
     try:
-        return data.decode(encoding)
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         around = data[max(0, error.start - 50) : error.start + 200]
         raise Unreadable("not_utf8", f"byte {error.start}: {around.decode('utf-8', 'backslashreplace')}") from None
