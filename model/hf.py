@@ -70,7 +70,8 @@ def write_safetensors(
 ) -> None:
     """Streams tensors, in the order of `shapes`, into one safetensors file; only one piece is in memory at a time.
 
-    A tensor may come whole, or as several pieces of rows one after the other, each with the tensor's name.
+    A tensor may come whole, or as several pieces of rows one after the other, each with the tensor's name. Raises
+    `ValueError`.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; it must be one of: {', '.join(DTYPES)}.")

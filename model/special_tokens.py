@@ -134,7 +134,7 @@ def read_special_tokens(tokenizer_json: Path) -> SpecialTokens:
 
 
 def token_ids(tokenizer_json: Path) -> dict[str, int]:
-    """The id of every token, the added ones included."""
+    """The id of every token, the added ones included. Raises `UnreadableTokenizer`."""
     content = _read_json(tokenizer_json, MAX_TOKENIZER_BYTES)
     model, added = content.get("model"), content.get("added_tokens") or []
     vocabulary = model.get("vocab") if isinstance(model, dict) else None

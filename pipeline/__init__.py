@@ -1,1 +1,1 @@
-"""The recipes: one file per verb, then the parts they share."""
+"""The verbs of `hornbook`, one file each; folders hold the parts that verbs share, each a layer (docs/design.md)."""

@@ -174,6 +174,7 @@ VERBS = [
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The command line of `hornbook`, from the table of verbs."""
     parser = argparse.ArgumentParser(
         prog="hornbook",
         description="The best small language model that one GPU and a number of GPU-hours can buy.",

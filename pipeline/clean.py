@@ -78,6 +78,7 @@ def _remove_names(folder: Path) -> None:
 
 
 def show(planned: dict[str, Any], removed: bool, busy: Sequence[str] = ()) -> str:
+    """For a person: what is removed, or would be, and its size."""
     lines = [f"  {row['path']}  {format_bytes(row['bytes'])}  {row['state']}" for row in planned["folders"]]
     lines += [f"  {name}  links, ledger, report" for name in planned["experiments"]]
     lines += [f"  in use, left alone: {word}" for word in busy]

@@ -42,7 +42,7 @@ def compare(first: str, second: str) -> dict[str, Any]:
     """
     loaded = [runs.load(word) for word in (first, second)]
     sides = [_side(config) for config in loaded]
-    flat = [_flat(configs.to_values(config)) for config in loaded]
+    flat = [configs.flat(configs.to_values(config)) for config in loaded]
     keys = [key for key in {**flat[0], **flat[1]} if flat[0].get(key) != flat[1].get(key)]
     figures = {label: [side["facts"].get(key) for side in sides] for key, label, _ in FIGURES}
     sets = dict.fromkeys(name for side in sides for name in side["facts"].get("bits_per_byte", {}))
@@ -77,6 +77,7 @@ def write_page(facts: Mapping[str, Any]) -> Path:
 
 
 def show(facts: Mapping[str, Any], page: Path) -> str:
+    """For a person: figures side by side, the keys that differ, where the page is."""
     a, b = facts["names"]
     rows = [["", a, b], *([name, *(_figure(name, v) for v in pair)] for name, pair in facts["figures"].items())]
     lines = [*_aligned(rows), _sentence(facts), "config:"]
@@ -162,13 +163,3 @@ def _plain(value: Any) -> str:
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     return [f"{r[0].ljust(widths[0])}  {r[1].rjust(widths[1])}  {r[2].rjust(widths[2])}" for r in rows]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found.update(_flat(value, f"{prefix}{key}."))
-        else:
-            found[prefix + key] = value
-    return found

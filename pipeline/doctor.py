@@ -57,6 +57,7 @@ def as_json(findings: list[Finding]) -> dict[str, Any]:
 
 
 def show(findings: list[Finding]) -> str:
+    """For a person: one line a finding, and below it how to fix what is missing."""
     width = max(len(f.name) for f in findings)
     lines = []
     for f in findings:

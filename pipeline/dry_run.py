@@ -85,6 +85,7 @@ def _name(step: Step) -> str:
 
 
 def show(facts: dict[str, Any]) -> str:
+    """For a person: sizes, what each stage would do, what is missing."""
     first = facts["tokens_of_first_step"]
     grows = f"from {first:,} to " if first != facts["tokens_per_step"] else ""
     lines = [

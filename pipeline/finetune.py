@@ -106,7 +106,7 @@ def finetune_step(config: Config, command: str) -> Step:
 
 
 def tuning_config(config: Config) -> Config:
-    """The experiment as the shared training code sees it: `train` and `budget` are `finetune`'s."""
+    """The experiment as the shared training code sees it: `train` and `budget` are `finetune`'s. Raises `UserError`."""
     options = config.finetune
     budget = options.budget
     if budget.max_gpu_hours is None and budget.max_tokens is None and options.train.max_epochs is None:

@@ -21,7 +21,8 @@ from pipeline.system.errors import UserError
 
 
 def run(source: str, target: str, overrides: Sequence[str], text_path: str | None) -> None:
-    """Writes the grown model to `target` (which must not exist or be empty) and prints what the gate measured."""
+    """Writes the grown model to `target` (which must not exist or be empty) and prints what the gate measured.
+    Raises `UserError`."""
     source_folder, target_folder = local_folder(source, "source", MODEL_FILES + TOKENIZER_FILES), Path(target)
     if target_folder.exists() and (not target_folder.is_dir() or any(target_folder.iterdir())):
         raise UserError(f"{target} exists and is not an empty folder; name another target")

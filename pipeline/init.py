@@ -52,7 +52,7 @@ def _make(config: Config, folder: Folder) -> dict[str, Any]:
 def tensor_map(config: Config) -> list[str]:
     """Lines `name, from, to, rule` for every tensor of the grown model, from shapes alone.
 
-    Empty where the source is a hub name: its shape is not known before it is fetched.
+    Empty where the source is a hub name: its shape is not known before it is fetched. Raises `UserError`.
     """
     from model.growth import GROWTH, rules
     from model.hf import load_config
@@ -96,7 +96,8 @@ def _held_out_windows(config: Config, data: Path) -> HeldOut:
 
 
 def source_files(config: Config) -> SourceFiles | None:
-    """The files that this config grows from, every byte of them looked at; None without a source."""
+    """The files that this config grows from, every byte of them looked at; None without a source.
+    Raises `UserError`."""
     if config.init.source is None:
         return None
     if not stages.source_is_experiment(config):

@@ -90,7 +90,7 @@ def make_endpoint(
 
 
 def sample(config: Config, count: int) -> list[Document]:
-    """The documents to rate: the same ones for the same data, one of each group in turn."""
+    """The documents to rate: the same ones for the same data, one of each group in turn. Raises `UserError`."""
     config = replace(config, data=replace(config.data, scorer=None))
     final = data_step(config)
     inputs = {name: step for name, step in final.inputs.items() if isinstance(step, Step)}

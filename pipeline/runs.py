@@ -106,6 +106,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def show(rows: list[dict[str, Any]]) -> str:
+    """For a person: a table with one line an experiment."""
     if not rows:
         return f"no experiments under {root() / 'runs'} yet; make one: hornbook data configs/tiny.yaml"
     head = ["experiment", "stages", "parameters", "tokens", "bits/byte", "device-hours", "on disk"]

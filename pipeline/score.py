@@ -72,7 +72,7 @@ def run(
 
 
 def make_source(name: str, text_key: str | None, kind: str | None) -> Source:
-    """The source that reads a file or folder: of records or of texts, as its ending tells."""
+    """The source that reads a file or folder: of records or of texts, as its ending tells. Raises `UserError`."""
     path = Path(name).expanduser()
     if not path.exists():
         raise UserError(

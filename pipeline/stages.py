@@ -115,7 +115,7 @@ def source_config(config: Config) -> Config:
     """The source experiment: its own file, with data, tokenizer and seed of the experiment that asks for it.
 
     It has the hours that its config states. Another experiment may train the same shape for longer, and a run can be
-    extended; neither changes what this one grows from.
+    extended; neither changes what this one grows from. Raises `UserError`.
     """
     path = Path(config.init.source or "")
     values = configs.merge(configs.read_with_base(path), config.init.source_overrides)

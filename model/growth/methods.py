@@ -89,7 +89,7 @@ def stack(
 
 @growth_method(claims_exact=True)
 def continue_(source: ModelConfig, target: ModelConfig) -> list[Rule]:
-    """Same shape, same weights: go on training the source."""
+    """Same shape, same weights: the training of the source continues."""
     if differences := _differences(source, target):
         raise GrowthRefused(
             f"init.method=continue keeps the shape, but the target differs: {'; '.join(differences)}. "

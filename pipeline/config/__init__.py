@@ -4,6 +4,7 @@
 from pipeline.config.checks import validate
 from pipeline.config.loading import (
     PREVIEW,
+    flat,
     from_values,
     load,
     merge,

@@ -52,6 +52,7 @@ def read_with_base(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
+    """The values of a config file, unchecked. Raises `UserError`."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"config {path} {what}; expected a YAML file such as configs/tiny.yaml")
@@ -67,7 +68,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """Nested values of `key=value` words; a value is YAML, as in a file."""
+    """Nested values of `key=value` words; a value is YAML, as in a file. Raises `UserError`."""
     values: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
@@ -200,8 +201,19 @@ def _converted(key: str, value: Any, annotation: Any) -> Any:
     raise ValueError(f"'{key}' is {found}; expected {_EXPECTED[kind]}{hint}")
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values as `section.key` -> value."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found.update(flat(value, f"{prefix}{key}."))
+        else:
+            found[prefix + key] = value
+    return found
+
+
 def preview(config: Config, limit: int) -> Config:
-    """The same experiment on at most `limit` documents of each source, under a name of its own."""
+    """The same experiment on at most `limit` documents of each source, under a name of its own. Raises `UserError`."""
     if limit < 1:
         raise UserError(f"--limit is {limit}; expected at least 1 document of each source")
     sources = {}

@@ -120,7 +120,7 @@ def map_processes(
     """`[function(item) for item in items]` in forked worker processes; `done(result)` as each one ends.
 
     Fork, because workers then start in milliseconds with everything in place; safe here because the data stage never
-    imports torch and keeps no threads running in this process.
+    imports torch and keeps no threads running in this process. Raises `Failure` where a worker process died.
     """
     if not items:
         return []

@@ -177,7 +177,7 @@ def _cut(config: Config, qualities: Mapping[str, Quality], before: Inputs) -> St
 
 
 def named_sources(config: Config) -> dict[str, Mapping[str, Any]]:
-    """The sections of a config's sources, by name, without those set to null."""
+    """The sections of a config's sources, by name, without those set to null. Raises `UserError`."""
     sources = {name: options for name, options in sorted(config.data.sources.items()) if options is not None}
     if not sources:
         raise UserError("data.sources is empty; name at least one text source, `hornbook list sources` shows the types")
@@ -250,7 +250,7 @@ def make_rules(filters: Mapping[str, Any], key: str = "data.filters") -> dict[st
 
 def rules_by_source(config: Config) -> tuple[dict[str, dict[str, Rule]], dict[str, Quality]]:
     """For each source its rules, and the cut by score where it has one: `data.filters` with the source's own
-    `filters` laid over them (null takes one away)."""
+    `filters` laid over them (null takes one away). Raises `UserError`."""
     data = config.data
     make_rules(data.filters)  # a mistake there is reported with data.filters as its place
     rules: dict[str, dict[str, Rule]] = {}

@@ -1,1 +1,1 @@
-"""How good a model is: held-out text, tasks, standard errors. May import `training` and below."""
+"""How good a model is: held-out text, tasks, standard errors. May import `pipeline.stages`, `training` and below."""

@@ -43,7 +43,8 @@ def set_file(name: str, file: str) -> Path:
 
 
 def score_sets(sets: Mapping[str, str], model: LanguageModel, items: int, seed: int) -> Scores:
-    """`sets/<name>` of each, over at most `items` items drawn by the seed: the same for every model."""
+    """`sets/<name>` of each, over at most `items` items drawn by the seed: the same for every model.
+    Raises `UserError`."""
     found: Scores = {}
     for name, file in sets.items():
         questions = _read(Path(file).expanduser(), f"evaluate.sets.{name}").made

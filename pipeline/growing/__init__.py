@@ -1,1 +1,1 @@
-"""What `init` and `grow` share: the source of a growth and the gate that measures it."""
+"""What `init` and `grow` share: the growth itself and the gate that measures it. May import `training` and below."""

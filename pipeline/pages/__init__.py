@@ -1,1 +1,1 @@
-"""Pieces of pages that know no stage: HTML, charts, Markdown, the data card. May import `system`."""
+"""Pieces of pages that know no stage: templates, charts, the data card, what is private. May import `system`."""

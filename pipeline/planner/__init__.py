@@ -1,1 +1,1 @@
-"""What a config needs and buys on a card: memory, tokens, hours, cost. May import `training` and below."""
+"""What a config needs and buys on a card: memory, tokens, hours, cost. May import `stages`, `training` and below."""

@@ -96,7 +96,8 @@ def tensor_bytes(path: Path) -> int:
 
 
 def check_shape(shape: Any, key: str) -> None:
-    """llama.cpp's phi2 has no normalized queries, and its attention is as wide as the residual stream."""
+    """llama.cpp's phi2 has no normalized queries, and its attention is as wide as the residual stream.
+    Raises `UserError`."""
     if shape.qk_layernorm or shape.num_attention_heads * shape.head_size != shape.hidden_size:
         raise UserError(
             f"{key}: llama.cpp's phi2 has no qk_layernorm and needs heads x head size = hidden_size; this model has "
@@ -126,7 +127,7 @@ def check_tokenizer(tokenizer_json: Path, vocab_size: int, key: str) -> str:
 
 def check_special(tokenizer_json: Path, key: str) -> dict[str, int | bool]:
     """The file's special tokens, by gguf's names. llama.cpp stops at its eos, eot and eom, and at tokens whose names it
-    knows. It puts only bos before a text, and only eos after it."""
+    knows. It puts only bos before a text, and only eos after it. Raises `UserError`."""
     special, names = special_tokens(tokenizer_json, key), {i: token for token, i in token_ids(tokenizer_json).items()}
     others = sorted((i for i in special.stop_ids if i != special.eos_token_id), key=lambda i: names.get(i) in STOPS)
     if missing := [names.get(i, str(i)) for i in others[2:] if names.get(i) not in STOPS]:
@@ -147,7 +148,8 @@ def check_special(tokenizer_json: Path, key: str) -> dict[str, int | bool]:
 
 
 def check_values(values: Any, type_name: str, tensor: str) -> None:
-    """`values`: a tensor in fp32 (numpy), to be stored as F16, Q8_0 or Q4_0: numbers, or a scale a block, in fp16."""
+    """`values`: a tensor in fp32 (numpy), to be stored as F16, Q8_0 or Q4_0: numbers, or a scale a block, in fp16.
+    Raises `UserError`."""
     steps = {"F16": 1.0, "Q8_0": 127.0, "Q4_0": 8.0}.get(type_name)
     largest = float(abs(values).max(initial=0.0))
     if steps is not None and not largest / steps <= LARGEST_F16:

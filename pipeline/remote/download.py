@@ -45,6 +45,7 @@ class RunThere:
 
 
 def reached_here(step: Step) -> Reached:
+    """How far the pretraining in the folder here is."""
     decisions = Decisions(step.path / DECISIONS, read_only=True)
     steps = []
     for path in (step.path / CHECKPOINTS).glob("step-*"):
@@ -56,6 +57,7 @@ def reached_here(step: Step) -> Reached:
 
 
 def run_there(place: Place, step: Step) -> RunThere:
+    """How far the copy of a pretraining at the place is, with its decisions and whole checkpoints, newest first."""
     run = path_of(step.path)
     decisions = Decisions(None, content=place.read(f"{run}/{DECISIONS}") or b"")
     indexes = indexes_of(place, run)

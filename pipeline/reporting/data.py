@@ -22,6 +22,7 @@ STEP_NAMES = {
 
 
 def data_view(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the template data.html, by name."""
     quality, sources, flow = data["quality"], data["sources"], data["funnel"]
     dropped = [drop for step in flow["steps"] for drop in step["drops"]]
     thresholds = quality["thresholds"]

@@ -54,7 +54,7 @@ KEYS = {
 
 
 def write(config: Config) -> Path:
-    """Writes the page and its figures as they stand and returns the page's path."""
+    """Writes the page and its figures as they stand and returns the page's path. Raises `UserError`."""
     experiment = Experiment(config)
     folders = _consistent_folders(experiment)
     if not folders:

@@ -35,7 +35,7 @@ def pairs(axes: Axes, named: Sequence[Sequence[str]]) -> list[Cell]:
 
 def listed(axes: Axes, entries: Sequence[Any]) -> list[tuple[Cell, Any]]:
     """Cells of an explicit list with the `seeds` of each entry (None: the study's). An entry maps axes to a level or a
-    list of levels (all their combinations); an axis that it leaves out stays at its reference."""
+    list of levels (all their combinations); an axis that it leaves out stays at its reference. Raises `UserError`."""
     found: dict[tuple[str, ...], tuple[Cell, Any]] = {}
     for number, entry in enumerate(entries, 1):
         where = f"members, entry {number}"
@@ -88,6 +88,7 @@ TASKS = ("cloze", "arithmetic", "exercises")  # of the measures: those that the 
 
 
 def check_measures(found: Any, where: str) -> tuple[str, ...]:
+    """The names of the measures, each once. Raises `UserError`."""
     if not isinstance(found, list) or not found:
         raise UserError(f"{where}: measures is {found!r}; expected a list of {', '.join(MEASURES)}")
     for name in found:
@@ -104,7 +105,7 @@ CLAIM_CHOICES = {
 
 
 def check_claims(found: Any, axes: Axes, where: str) -> tuple[dict[str, Any], ...]:
-    """The claims, each with `measure` and `expect` filled in."""
+    """The claims, each with `measure` and `expect` filled in. Raises `UserError`."""
     if not isinstance(found, list):
         raise UserError(f"{where}: claims is {found!r}; expected a list of {{{', '.join(CLAIM_KEYS)}}}")
     known = [level for levels in axes.values() for level in levels]

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline import config as configs
 from pipeline.config import RUNTIME, Config
-from pipeline.init import check_method
+from pipeline.growing.grow import check_method
 from pipeline.stages import check_source, source_config, source_is_experiment
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.files import hash_json, root, write_text
@@ -138,7 +138,8 @@ def _training(study: Study, cell: Cell, seed: int, overrides: dict[str, Any], sp
     config = _with_budget(study, configs.from_values(values, where), spend, where)
     # Runtime keys are in no fingerprint: without `apart`, members that differ in them alone would be one run.
     for section, prefix in ((config.budget, "train."), (config.finetune.budget, "finetune.train.")):
-        keys = [f"{k}={v}" for k, v in sorted(_flat(overrides)) if k.startswith(prefix) and _is_runtime(k)]
+        given = sorted(configs.flat(overrides).items())
+        keys = [f"{k}={v}" for k, v in given if k.startswith(prefix) and _is_runtime(k)]
         section.apart = ", ".join(filter(None, [section.apart, *keys])) or None
     check_method(config)
     check_source(config)
@@ -149,14 +150,6 @@ def _training(study: Study, cell: Cell, seed: int, overrides: dict[str, Any], sp
 
 def _is_runtime(key: str) -> bool:
     return configs.key_kinds().get(key, ("",))[0] == RUNTIME
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs = []
-    for key, value in values.items():
-        inner = isinstance(value, Mapping) and value
-        pairs += _flat(value, f"{prefix}{key}.") if inner else [(f"{prefix}{key}", value)]
-    return pairs
 
 
 def _with_budget(study: Study, config: Config, spend: Mapping[str, float], where: str) -> Config:

@@ -246,6 +246,7 @@ def seed_random_state(seed: int) -> None:
 
 
 def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Sets the generators of Python, numpy and torch to what a checkpoint holds."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal.tolist()), gauss))
     key, position, has_gauss, cached = state["numpy"]

@@ -1,1 +1,1 @@
-"""Exercises written by programs and verified by running them."""
+"""Exercises written by programs and verified by running them. May import `pipeline.corpus.sources` and below."""

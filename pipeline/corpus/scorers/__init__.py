@@ -1,1 +1,4 @@
-"""Quality scorers: features, the linear model, training it, other programs' models."""
+"""Quality scorers: features, the linear model, training it, other programs' models.
+
+May import `pipeline.corpus.synthetic` and below.
+"""

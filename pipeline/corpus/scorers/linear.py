@@ -108,6 +108,7 @@ def fit(rows: Sparse, ratings: Sequence[int] | np.ndarray, groups: Sequence[str]
 
 
 def unseen_logits(rows: Sparse, scores: np.ndarray, groups: Sequence[str]) -> np.ndarray:
+    """The logits of each row by a scorer that was trained on the groups of other folds."""
     folds = fold_by_group(groups, min(FOLDS, len(set(groups))))
     logits = np.zeros(len(rows))
     for fold in np.unique(folds):

@@ -1,1 +1,4 @@
-"""Where text comes from: local files of records or documents, the Hugging Face hub, the Python library."""
+"""Where text comes from: local files of records or documents, the Hugging Face hub, the Python library.
+
+May import `pipeline.corpus.text`, `pages` (what is private) and below.
+"""

@@ -1,1 +1,4 @@
-"""Text that a language model writes at an OpenAI-compatible endpoint."""
+"""Text that a language model writes at an OpenAI-compatible endpoint.
+
+May import `pipeline.corpus.exercises` and below.
+"""

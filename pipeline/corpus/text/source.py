@@ -142,6 +142,7 @@ def task_limit(limit: int | None, task: int, tasks: int) -> float:
 
 
 def check_limits(**limits: int | None) -> None:
+    """Each limit is a whole number of at least 1, or None. Raises `ValueError`."""
     for name, value in limits.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1, or null for no limit")

@@ -75,7 +75,8 @@ def open_input(path: Path) -> BinaryIO:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Opens a regular file and nothing else: a pipe or a device would wait forever or never end."""
+    """Opens a regular file and nothing else: a pipe or a device would wait forever or never end.
+    Raises `Unreadable`."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
