@@ -1,4 +1,4 @@
-"""Repair of a text before any rule looks at it: what is broken is mended, what a person wrote is left alone.
+"""Repair of a text before any rule looks at it: what is broken is repaired, what a person wrote stays.
 
 Byte order marks, NUL bytes, Windows and old Mac line ends and lone surrogates everywhere; wrongly decoded text
 (ftfy) in prose only, as code may hold such bytes on purpose. Personal data is masked by `personal_data`.
@@ -13,7 +13,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def repair(text: str, kind: str, *, mask: bool = True) -> str:
-    """The mended text: valid UTF-8, `\\n` line ends, no NUL, no mark at its start; with `mask`, no personal data."""
+    """The repaired text: valid UTF-8, `\\n` line ends, no NUL, no mark at its start; with `mask`, no personal data."""
     if text.startswith("\ufeff"):
         text = text.lstrip("\ufeff")
     if "\r" in text:

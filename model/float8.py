@@ -19,7 +19,7 @@ MULTIPLE = 16  # of both sizes of a matrix, for its products
 
 
 def why_not(device: torch.device) -> str | None:
-    """What keeps fp8 from being used on this device, with what mends it; None where nothing does."""
+    """What keeps fp8 from being used on this device, and how to change that; None where nothing does."""
     if device.type != "cuda":
         return f"it needs a CUDA card with fp8 products (RTX 40, L4, H100 or newer), this run computes on {device.type}"
     found = torch.cuda.get_device_capability(device)

@@ -40,7 +40,7 @@ class Transformer(nn.Module):
     D, and recomputes the rest: a third more FLOPs.
     `attention_kernel`: "auto" (by device and length) or a name in `model.attention.ATTENTION`.
     `document_end_id`: a token that ends a document; attention then does not look across it. None: it looks at all
-    tokens before. Positions go on from document to document: rotary attention knows differences only. Generation
+    tokens before. Positions continue from document to document: rotary attention knows differences only. Generation
     with a cache continues one document and takes no notice of it. `z_loss`: see `model.loss.chunked_cross_entropy`.
     """
 

@@ -123,7 +123,7 @@ def _whole_model(step: Step) -> Path:
     if content_hash(hash_outputs(step.path, ("model",)), step.reports) != read_manifest(step.path)["content_hash"]:
         raise UserError(
             f"{step.path / 'model'} is not what its manifest says: it is damaged, or another process is extending "
-            "that run. Wait for it and run this again; delete the folder's manifest.json to train the source anew"
+            "that run. Wait for it and run this again; delete the folder's manifest.json to train the source again"
         )
     return step.path / "model"
 

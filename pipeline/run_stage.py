@@ -101,7 +101,7 @@ def fetch_source(config: Config, store: Store) -> None:
     if source_is_experiment(config) and store.name is not None:
         source = source_config(config)
         fetch_source(source, store)
-        with contextlib.suppress(UserError):  # its own source is nowhere: that is said where it is needed
+        with contextlib.suppress(UserError):  # its own source is nowhere: the error comes where it is needed
             store.fetch_trained(pretrain_step(source), config.init.source_checkpoint == "before_decay")
 
 

@@ -94,7 +94,7 @@ def fits_seal(content: Mapping[str, Any]) -> bool:
 def read_json_lines(path: Path, **needed: type) -> list[dict[str, Any]]:
     """The objects of a file with one a line that have the fields `needed`, each of its type (`float`: any finite
     number); nothing where there is no file. A line that a kill tore or a disk damaged is passed over: what was never
-    fully written is written again by whoever goes on."""
+    fully written is written again when the work resumes."""
     found = []
     for line in path.read_bytes().split(b"\n") if path.is_file() else []:
         with contextlib.suppress(ValueError, RecursionError):

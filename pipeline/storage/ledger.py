@@ -70,7 +70,7 @@ class Ledger:
         self.earlier_seconds = 0.0
         """Device-seconds of earlier lives alone."""
         self.inherited_seconds = 0.0
-        """Device-seconds of the trunk that a branch goes on from; in another ledger, but under the same cap."""
+        """Device-seconds of the trunk that a branch continues; in another ledger, but under the same cap."""
         self.card: dict[str, Any] = {}
         """What this life knows of its device: micro_batch, tokens_per_second, price_per_hour. On every line."""
         self._stop = threading.Event()

@@ -163,7 +163,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if problem is not None:
         raise UserError(
             f"{path} is damaged ({problem[:200]}); expected what hornbook wrote there. Delete the file and run that "
-            "stage again: it makes the folder anew, or finishes a training from its last checkpoint"
+            "stage again: it makes the folder again, or finishes a training from its last checkpoint"
         )
     return manifest
 

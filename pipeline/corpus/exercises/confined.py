@@ -62,7 +62,7 @@ class ConfinedRunner:
         return self
 
     def run(self, *programs: str) -> list[str]:
-        """How each program ended. A killed or blocked one ends them all, and all are said to have ended so."""
+        """How each program ended. A killed or blocked one ends them all, and all of them get its ending."""
         self._stdin.write(json.dumps(programs) + "\n")
         self._stdin.flush()
         answer = self._stdout.readline()

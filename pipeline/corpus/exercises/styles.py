@@ -100,7 +100,7 @@ def fill(exercise: Exercise, draw: Random, runner: ConfinedRunner) -> str | None
 
 
 def debugging(exercise: Exercise, draw: Random, runner: ConfinedRunner) -> str | None:
-    """A solution with a mistake, the test that shows it, the mistake explained, and mended."""
+    """A solution with a mistake, the test that shows it, the mistake explained, and the fix."""
     bug = plant_bug(exercise, draw, runner)
     if bug is None:
         return None

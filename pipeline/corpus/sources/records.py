@@ -71,7 +71,18 @@ _MAX_CHARACTERS, _MAX_DEPTH = 2_000, 6  # what is longer is a licence's text, an
 _ONE_WORD = re.compile(r"[\w.+-]+")
 
 
-class Jsonl(FileSource):
+class RecordFiles(FileSource):
+    """Files that hold records."""
+
+    options = RecordOptions
+
+    def __init__(self, path: str, **common: Any):
+        self.path = path
+        self.limits = options = RecordOptions(**common)
+        self.reader = RecordReader(options)
+
+
+class Jsonl(RecordFiles):
     """JSON lines, plain or compressed (`.gz`, `.bz2`, `.xz`, `.zst`): one record a line, the text under `text_key`; a
     `.json` file may be one list of records. `path`: file, glob or folder. `group_key`: field whose documents are held
     out together (default: each its own). `metadata_keys`: fields that are kept with the document. `license`: of records
@@ -80,12 +91,6 @@ class Jsonl(FileSource):
     """
 
     version = 3
-    options = RecordOptions
-
-    def __init__(self, path: str, **common: Any):
-        self.path = path
-        self.limits = options = RecordOptions(**common)
-        self.reader = RecordReader(options)
 
     def find(self) -> Inputs:
         wanted = "a file of JSON lines (.jsonl, .ndjson, .json, or one of them compressed), a folder of them"
@@ -132,17 +137,10 @@ def _one_value(file: InputFile) -> list[Any] | None:
     return value if isinstance(value, list) else [value]
 
 
-class Parquet(FileSource):
+class Parquet(RecordFiles):
     """Parquet: one record a row, the text in the column `text_key` (`a.b`: a field of a struct column). `path`: file,
     glob or folder. Other options as for `jsonl`: `group_key`, `metadata_keys`, `license`, `where`, limits.
     """
-
-    options = RecordOptions
-
-    def __init__(self, path: str, **common: Any):
-        self.path = path
-        self.limits = options = RecordOptions(**common)
-        self.reader = RecordReader(options)
 
     def find(self) -> Inputs:
         return find_inputs(self.path, "a .parquet file, a folder of them", lambda n: split_ending(n) in _PLAIN_TABLES)
