@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.config import schema
 from scripts.fuzz_parts import texts as text_kinds
 from scripts.fuzz_parts.damage import dumped, mutate, mutate_value, odd
 from scripts.fuzz_parts.judging import Wrong, command, equal, run, texts, write
@@ -52,7 +53,7 @@ def prepare(folder: Path) -> None:
     for name in ("fuzz", OTHER):
         write(folder / f"{name}.yaml", CONFIG.format(texts=path).replace("name: fuzz", f"name: {name}").encode())
     os.environ["HORNBOOK_ROOT"] = str(folder / "root")
-    for verb in ("data", "init", "pretrain"):
+    for verb in schema.PRETRAINING:
         command(verb, str(folder / "fuzz.yaml")).must_succeed(verb)
     command("data", str(folder / f"{OTHER}.yaml"), "seed=2").must_succeed("data")
 
@@ -117,7 +118,7 @@ def _look(draw: random.Random, long_share: float = 0.06) -> None:
 def manifest(draw: random.Random, folder: Path) -> None:
     root = _ready()
     which = sorted(root.glob("artifacts/*/*/manifest.json")) + sorted(root.glob("artifacts/data/*/data.report.json"))
-    last = [path for path in which if path.parents[1].name in ("data", "init", "pretrain")]
+    last = [path for path in which if path.parents[1].name in schema.PRETRAINING]
     path = draw.choice(which if draw.random() < 0.4 else last)
     _damage_json(path, draw)
     _look(draw)
@@ -280,7 +281,6 @@ WORDS = (
     "&a 1", "*a", "'", '"', "[", "{", ": ", "- ", "#", "true", "True", "yes", "2026-01-02", "9" * 400, "x" * 5_000,
     "\u2028", "../..", "a/b", "/", ".", "..", "ü", "6h", "500M", "a b", "tiny", "none", "lora", "exact", "muon",
 )  # fmt: skip
-ASKS = ("data", "init", "pretrain", "evaluate", "export", "quantize", "finetune")
 
 
 def config(draw: random.Random, folder: Path) -> None:
@@ -333,10 +333,10 @@ def _asked(path: str, words: list[str], draw: random.Random) -> None:
     if way < 0.5:
         _is_read_again(path, words)
     elif way < 0.85:
-        command(draw.choice(ASKS), path, *words, "--dry-run", *draw.choice(((), ("--json",))))
+        command(draw.choice(schema.STAGES), path, *words, "--dry-run", *draw.choice(((), ("--json",))))
     else:
         ways: list[Callable[[], Any]] = [
-            lambda: command("where", draw.choice(ASKS), path, *words),
+            lambda: command("where", draw.choice(schema.STAGES), path, *words),
             lambda: command("submit", path, *words, "--dry-run"),
             lambda: command("report", path, *words),
             lambda: command("data", path, *words, "--limit", draw.choice(("1", "0", "-1", "x", "1.5"))),

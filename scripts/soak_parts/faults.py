@@ -321,7 +321,7 @@ def two_at_once(quick: bool) -> Rows:
         wrong += sum("Traceback" in second.said for second in seconds)
         strangers = set(place.spent("pretrain")) - {first.pid}
         differing = place.outcome().differences(undisturbed)
-        place.forget("data", "init", "pretrain")
+        place.forget(*PRETRAINING)
         one, two = place.start("data"), place.start("data")
         codes = one.wait(timeout=300), two.wait(timeout=300)
     return [
