@@ -108,11 +108,13 @@ def finetune_step(config: Config, command: str) -> Step:
 def tuning_config(config: Config) -> Config:
     """The experiment as the shared training code sees it: `train` and `budget` are `finetune`'s. Raises `UserError`."""
     options = config.finetune
-    budget = options.budget
-    if budget.max_gpu_hours is None and budget.max_tokens is None and options.train.max_epochs is None:
-        raise UserError("finetune sets no end: set finetune.budget.max_gpu_hours (or finetune.budget.max_tokens)")
+    configs.check_end(options.train, options.budget, "finetune", "finetune.budget")
     tuned = dataclasses.replace(
-        config, train=options.train, budget=budget, data=configs.DataConfig(), sample=configs.SampleConfig(prompts=[])
+        config,
+        train=options.train,
+        budget=options.budget,
+        data=configs.DataConfig(),
+        sample=configs.SampleConfig(prompts=[]),
     )
     longest = options.train.sequence_length
     shape = dataclasses.replace(

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+from pipeline import config as configs
 from pipeline import stages
 from pipeline.config import Config
 from pipeline.stages import check_source, is_trained, pretrain_step, source_config, source_is_experiment
@@ -126,8 +127,7 @@ def _resolve_pretrain(config: Config, command: Command) -> Step:
         if not store.fetch(needed):
             raise UserError(f"{needed.path} is not made yet; run: hornbook {name} {command.words}")
         store.push(needed.path)  # another machine can resume only with all of the inputs
-    if config.budget.max_gpu_hours is None and config.budget.max_tokens is None and config.train.max_epochs is None:
-        raise UserError("the config sets no end: set budget.max_gpu_hours (or budget.max_tokens)")
+    configs.check_end(config.train, config.budget)
     if config.budget.branch_of:
         store.fetch_trunk(stages.trunk_folder(config.budget.branch_of))
     # In hours the cost is checked by the first pieces of the first validation.

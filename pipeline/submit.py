@@ -104,8 +104,7 @@ def tasks(config: Config, until: str = LAST) -> list[Task]:
     """Every stage that the experiment needs, in order, up to `until`. Raises `UserError` for a config that is wrong."""
     check_method(config)
     check_source(config)
-    if config.budget.max_gpu_hours is None and config.budget.max_tokens is None and config.train.max_epochs is None:
-        raise UserError("the config sets no end: set budget.max_gpu_hours (or budget.max_tokens)")
+    configs.check_end(config.train, config.budget)
     step = data_step(config)
     data = Task(config, "data", _key(_place(), step.fingerprint), step.finished)
     source: tuple[Task, ...] = ()

@@ -155,6 +155,7 @@ def rules(megabytes: float, quick: bool) -> Rows:
         answers: dict[str, list[list[Answer]]] = {}
         for _ in range(turns):
             for side, filters in (("stock", stock), ("ours", ours)):
+                # Sides take turns, so that a slow minute hits both; neither finds what the other has split.
                 split_into_parts.cache_clear()
                 start = time.process_time()
                 answers[side] = [_ask([filters[n] for n in chosen], text, chain) for text in inputs]

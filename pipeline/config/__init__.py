@@ -1,7 +1,7 @@
 """One YAML file is one experiment: its keys (`schema`), reading them (`loading`, `yaml_values`), what they may not say
 (`checks`). May import `pipeline.system` and `model.config`."""
 
-from pipeline.config.checks import validate
+from pipeline.config.checks import check_end, validate
 from pipeline.config.loading import (
     PREVIEW,
     flat,

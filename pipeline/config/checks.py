@@ -8,12 +8,18 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.config.schema import STAGES, Config, TrainConfig, nearest
+from pipeline.config.schema import STAGES, BudgetConfig, Config, TrainConfig, nearest
 from pipeline.system.errors import UserError
 
 BYTES_AND_END = 257  # entries that every tokenizer trained here has
 MOST_VOCABULARY = 10_000_000
 MOST_PROBLEMS = 12  # that one message lists
+
+
+def check_end(train: TrainConfig, budget: BudgetConfig, who: str = "the config", key: str = "budget") -> None:
+    """Raises `UserError` where nothing ends the training: no hours, no tokens, no epochs."""
+    if budget.max_gpu_hours is None and budget.max_tokens is None and train.max_epochs is None:
+        raise UserError(f"{who} sets no end: set {key}.max_gpu_hours (or {key}.max_tokens)")
 
 
 def validate(config: Config, where: str) -> None:
