@@ -128,7 +128,7 @@ def _stage(arguments: argparse.Namespace) -> None:
         from pipeline.stages import pretrain_step
         from pipeline.training.branching import branch
 
-        config = branch(config, arguments.branch, pretrain_step(config).fingerprint)
+        config = branch(config, arguments.branch, lambda: pretrain_step(config).fingerprint)
     if arguments.print_config:
         print(configs.to_yaml(config), end="")
     elif arguments.dry_run:

@@ -76,7 +76,8 @@ def value_problems(key: str, value: Any, f: dataclasses.Field) -> Iterable[str]:
             yield f"{found}; expected one of {', '.join(map(str, choices))}"
     null = ", or null" if f.default is None else ""
     if above is not None and value is not None and not above < value < math.inf:  # nan is not larger either
-        yield f"{key} is {value}; expected more than {above:g}{null}"
+        finite = ", and finite" if value == math.inf or value != value else ""
+        yield f"{key} is {value}; expected more than {above:g}{finite}{null}"
     if limits is not None and value is not None:
         least, most = limits
         if not least <= value <= (math.inf if most is None else most):

@@ -10,6 +10,7 @@ running, finished or stopped; nothing of it is changed. `budget.branches` makes 
 import dataclasses
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,16 +29,16 @@ _BUDGET = re.compile(r"(\d+(?:\.\d+)?)(h|m|s|K|M|B)")
 _HOURS, _TOKENS = {"h": 1.0, "m": 1 / 60, "s": 1 / 3600}, {"K": 1e3, "M": 1e6, "B": 1e9}
 
 
-def branch(config: Config, budget: str, trunk_fingerprint: str) -> Config:
+def branch(config: Config, budget: str, trunk_fingerprint: Callable[[], str]) -> Config:
     """The experiment that anneals the trunk of `config`, a pretraining of that fingerprint, at `budget`: `6h`, `90m`,
-    `45s`, or `500M` tokens. Raises `UserError` for another form."""
+    `45s`, or `500M` tokens. Raises `UserError` for another form, before it asks for the fingerprint."""
     max_gpu_hours, max_tokens = _limits(budget, "--branch")
     limits = dataclasses.replace(
         config.budget,
         max_gpu_hours=max_gpu_hours,
         max_tokens=max_tokens,
         branches=[],
-        branch_of=f"{trunk_fingerprint}@{budget}",
+        branch_of=f"{trunk_fingerprint()}@{budget}",
     )
     branched = dataclasses.replace(config, name=f"{config.name}/branch-{budget}", budget=limits)
     configs.validate(branched, "--branch")

@@ -54,7 +54,7 @@ def test_every_shipped_config_is_parsed(path):
         ("name=../escape", ["name"]),
         ("name=js/data", ["names of stages"]),
         ("budget.max_gpu_hours=nan", ["budget.max_gpu_hours"]),
-        ("budget.max_gpu_hours=inf", ["budget.max_gpu_hours"]),
+        ("budget.max_gpu_hours=inf", ["budget.max_gpu_hours", "more than 0, and finite"]),
         ("train.beta1=2", ["train.beta1"]),
         ("train.learning_rate=nan", ["train.learning_rate"]),
         ("data.near_dedup_similarity=2", ["data.near_dedup_similarity"]),

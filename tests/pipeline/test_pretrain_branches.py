@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from test_pretrain import Small, cap_seconds, driver, hours, small, small_inputs  # noqa: F401 - fixtures
 
+from pipeline import config as configs
 from pipeline.config import Config
 from pipeline.run_stage import run_stage
 from pipeline.stages import pretrain_step
@@ -21,7 +22,7 @@ EXACT = "train.precision=32-true"
 
 def branched(trunk: Small, budget: str, *overrides: str) -> Config:
     config = trunk.config(*overrides)
-    return branch(config, budget, pretrain_step(config).fingerprint)
+    return branch(config, budget, lambda: pretrain_step(config).fingerprint)
 
 
 def run_branch(trunk: Small, budget: str, *overrides: str) -> tuple[dict, list[dict]]:
@@ -124,3 +125,14 @@ def test_a_branch_that_cannot_be_cut_says_what_can(small: Small):  # noqa: F811
             branched(small, wrong, EXACT)
     with pytest.raises(UserError, match=r"budget.branches: '6d'"):
         planned(small.config("budget.branches=[6d]"))
+
+
+def test_a_wrong_budget_is_refused_before_the_trunk_is_looked_for():
+    """Else the answer to a typing error is that the source experiment is not trained yet."""
+
+    def fingerprint() -> str:
+        raise AssertionError("the trunk was looked for")
+
+    config = configs.load(Path(__file__).resolve().parents[2] / "configs" / "tiny.yaml")
+    with pytest.raises(UserError, match="'hi' is no budget"):
+        branch(config, "hi", fingerprint)
