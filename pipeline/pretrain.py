@@ -70,8 +70,9 @@ def run(config: Config, step: Step, command: Command) -> None:
         )  # fmt: skip
         ledger.write()  # the page sums it
         fits = cap.left_seconds(ledger.spent_seconds) >= page_seconds
-        page = command.write_page(config) if fits else f"the cap left no time: run hornbook report {command.words}"
-        print("pretrain: done\n" + _last_lines(manifest, step.path, command.words), f"  report: {page}", sep="\n")
+        left_out = f"the cap left no time for it; run: hornbook report {command.words}"
+        page = command.write_page(config) if fits else left_out
+        print(f"pretrain: done\n{_last_lines(manifest, step.path, command.words)}\n  report: {page}", flush=True)
         store.push(step.path)
 
 

@@ -50,6 +50,6 @@ def test_where_the_end_took_too_long_the_report_is_left_out_and_not_the_cap_over
     monkeypatch.setattr(finish, "write_card", stalled)
     manifest = small.run_here(hours(CAP_SECONDS))
     assert manifest["annealed"]
-    assert "report: the cap left no time: run hornbook report" in capsys.readouterr().out
+    assert "report: the cap left no time for it; run: hornbook report" in capsys.readouterr().out
     assert "annealed" not in (small.root / "runs/small/report.html").read_text()  # as it was at the start
     assert spent_seconds(small) <= CAP_SECONDS
