@@ -17,9 +17,10 @@ from pipeline import config as configs
 from pipeline import runs
 from pipeline.config import Config
 from pipeline.remote import place
-from pipeline.stages import data_step, trunk_folder
+from pipeline.stages import data_step
 from pipeline.storage.files import root
 from pipeline.storage.locks import FolderLock
+from pipeline.storage.run_files import trunk_folder
 from pipeline.storage.steps import MANIFEST, Step, read_manifest
 from pipeline.system.errors import Busy, UserError
 from pipeline.system.progress import format_bytes

@@ -7,6 +7,7 @@ from pipeline.config import PRETRAINING, Config
 from pipeline.run_stage import module_of, step_of
 from pipeline.stages import check_source
 from pipeline.storage.hub import is_hub_name
+from pipeline.storage.run_files import finished_manifest
 from pipeline.storage.steps import Step
 from pipeline.system.errors import UserError
 
@@ -72,8 +73,6 @@ def _state(config: Config, stage: str, command: str) -> dict[str, Any]:
     own = step.chain() if stage == "data" else [step]
     done = step.finished
     if stage in ("pretrain", "finetune"):
-        from pipeline.storage.run_files import finished_manifest
-
         budget = config.budget if stage == "pretrain" else config.finetune.budget
         done = finished_manifest(step, budget) is not None  # a raised cap reopens a finished run
     steps = [{"step": _name(s), "fingerprint": s.fingerprint, "done": s.finished} for s in own]

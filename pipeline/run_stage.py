@@ -8,9 +8,11 @@ process with its own folder, lock and ledger. Folders at HORNBOOK_REMOTE are tak
 import contextlib
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from pipeline import config as configs
 from pipeline import stages
@@ -18,7 +20,7 @@ from pipeline.config import Config
 from pipeline.stages import check_source, is_trained, pretrain_step, source_config, source_is_experiment
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.locks import FolderLock
-from pipeline.storage.run_files import finished_manifest
+from pipeline.storage.run_files import finished_manifest, trunk_folder
 from pipeline.storage.steps import Step, read_manifest
 from pipeline.storage.store import Command, Store
 from pipeline.system import signals
@@ -129,7 +131,7 @@ def _resolve_pretrain(config: Config, command: Command) -> Step:
         store.push(needed.path)  # another machine can resume only with all of the inputs
     configs.check_end(config.train, config.budget)
     if config.budget.branch_of:
-        store.fetch_trunk(stages.trunk_folder(config.budget.branch_of))
+        store.fetch_trunk(trunk_folder(config.budget.branch_of))
     # In hours the cost is checked by the first pieces of the first validation.
     cost, warning = validation_cost(config, validation_tokens(read_manifest(step.input("data").path)))
     print(f"  WARNING: {warning}" if warning else f"  {cost}", flush=True)
@@ -142,12 +144,12 @@ def _resolve_pretrain(config: Config, command: Command) -> Step:
     return step
 
 
-def _progress_tasks(config: Config):
+def _progress_tasks(config: Config) -> Callable[..., Any] | None:
     """What makes the tasks of a training under way; None where the config asks for none."""
     if not config.evaluate.every_tokens:
         return None
 
-    def make(*arguments):
+    def make(*arguments: Any) -> Any:
         from pipeline.evaluation.during_training import ProgressTasks  # loads torch
 
         return ProgressTasks(*arguments)

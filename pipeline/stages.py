@@ -16,7 +16,6 @@ from pipeline import config as configs
 from pipeline.config import BudgetConfig, Config
 from pipeline.corpus.steps import data_step
 from pipeline.storage.experiment import Experiment
-from pipeline.storage.files import root
 from pipeline.storage.hub import check_model, content_of_model
 from pipeline.storage.run_files import (
     CHECKPOINTS,
@@ -146,7 +145,9 @@ def at_stated_budget(source: Config) -> Config:
         return source
     apart = replace(source, budget=replace(source.budget, apart="source"))
     with contextlib.suppress(UserError):  # the source of the source may be untrained, so that no folder is known
-        if _ended_at(pretrain_step(source), source.budget) and not pretrain_step(apart).finished:
+        by_hand = pretrain_step(source)
+        held = replace(by_hand, config=pretrain_identity(apart))  # the same inputs, whose hashes take their time
+        if _ended_at(by_hand, source.budget) and not held.finished:
             return source
     return apart
 
@@ -188,14 +189,14 @@ def _source_content(config: Config) -> str:
     if not source_is_experiment(config):
         return content_of_model(config.init.source or "", "init.source")
     source = source_config(config)
-    if config.init.source_checkpoint == "before_decay" and pretrain_step(source).finished:
-        return before_decay(pretrain_step(source)).sha256
     step = pretrain_step(source)
     if not step.finished:
         raise UserError(
             f"the source experiment {config.init.source} is not trained yet (it costs {price(source)}), so this "
             "stage's folder is not known; run init first"
         )
+    if config.init.source_checkpoint == "before_decay":
+        return before_decay(step).sha256
     return read_manifest(step.path)["content_hash"]
 
 
@@ -220,8 +221,3 @@ def before_decay(step: Step) -> EarlyCheckpoint:
                 return EarlyCheckpoint(folder, decays[0]["step"], index["files"][WEIGHTS]["sha256"])
             missing = f"has a damaged checkpoint of step {decays[0]['step']}"
     raise UserError(f"the source {step.path} {missing}; set init.source_checkpoint=final, or train it again")
-
-
-def trunk_folder(branch_of: str) -> Path:
-    """The folder of the pretraining that `budget.branch_of` names."""
-    return root() / "artifacts" / "pretrain" / branch_of.partition("@")[0]

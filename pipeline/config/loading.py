@@ -6,6 +6,7 @@ unknown, missing and wrong key with what was found, what was expected and the ne
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -140,11 +141,19 @@ def _by_omegaconf(value: Any, annotation: Any) -> Any:
 
     try:
         if dataclasses.is_dataclass(annotation):
-            return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(annotation), value))
+            return OmegaConf.to_object(OmegaConf.merge(_schema(annotation), value))
         return OmegaConf.to_container(OmegaConf.typed_dict({"": value}, element_type=annotation))[""]  # type: ignore
     except (OmegaConfBaseException, TypeError, AttributeError, ValueError, OverflowError) as error:
         key, words = getattr(error, "full_key", None), str(error).partition("\n")[0]
         raise ValueError(f"'{key}': {words}" if key else words) from None
+
+
+@functools.cache
+def _schema(section: type) -> Any:
+    """Its keys with their types and defaults; merging copies it. Making it takes as long as the rest of a load."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.structured(section)
 
 
 def _check_section(cls: type, values: Any, prefix: str, unfit: list[str], out_of_range: list[str]) -> None:

@@ -3,10 +3,11 @@
 import contextlib
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 from pipeline.config import BudgetConfig
-from pipeline.storage.files import hash_json
+from pipeline.storage.files import hash_json, root
 from pipeline.storage.steps import Step, read_manifest
 
 CHECKPOINTS, DECISIONS, METRICS = "checkpoints", "decisions.jsonl", "metrics.jsonl"
@@ -25,6 +26,11 @@ def checkpoint_step(name: str) -> int | None:
     """The other way round; None for a folder that is no whole checkpoint."""
     match = re.fullmatch(r"step-(\d{8})", name)
     return int(match[1]) if match else None
+
+
+def trunk_folder(branch_of: str) -> Path:
+    """The folder of the pretraining that `budget.branch_of` names."""
+    return root() / "artifacts" / "pretrain" / branch_of.partition("@")[0]
 
 
 def index_in(content: bytes | None) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import config as configs
 from pipeline.config import Config
+from pipeline.storage.run_files import trunk_folder
 from pipeline.system.errors import UserError
 from pipeline.training.budget import planned_decay_start
 from pipeline.training.cap import Cap
@@ -78,7 +79,7 @@ def begin(config: Config, cap: Cap, folder: Path, decisions: Decisions) -> float
     if config.budget.branch_of is None:
         return 0.0
     if not decisions.of_kind("branch"):
-        source = folder.parent / config.budget.branch_of.partition("@")[0]
+        source = trunk_folder(config.budget.branch_of)
         trunk = Checkpoints(source / "checkpoints", 0, Decisions(source / "decisions.jsonl", read_only=True))
         own = Checkpoints(folder / "checkpoints", config.train.keep_checkpoints, decisions)
         step = _adopt(config, cap, trunk, own)

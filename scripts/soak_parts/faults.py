@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline.config import PRETRAINING
 from scripts.bench_rows import Rows, at_least, at_most, row
-from scripts.soak_parts.lab import CONFIG, Lab, Life, after, core_seconds, core_seconds_of, lab
+from scripts.soak_parts.lab import CONFIG, Lab, Life, Outcome, after, core_seconds, core_seconds_of, lab
 
 FIRST_BYTES, STEP_BYTES = 64 << 10, 16 << 10  # of the small disk: what it has, and gets at least after each stop
 PATH_AND_BYTES = re.compile(r"hornbook: .*: (/\S+|\S+/\S*): this write needs ([\d,]+) bytes, ([\d,]+) are free")
@@ -215,12 +215,18 @@ def _library(folder: Path) -> Path:
     return library
 
 
+def _undisturbed(place: Lab) -> Outcome:
+    """What a pretraining that nothing disturbs comes to; its folder is empty again."""
+    place.finish("pretrain")
+    outcome = place.outcome()
+    place.forget("pretrain")
+    return outcome
+
+
 def suspended(quick: bool) -> Rows:
     """SIGSTOP for longer than a heartbeat, then SIGCONT."""
     with lab() as place:
-        place.finish("pretrain")
-        undisturbed = place.outcome()
-        place.forget("pretrain")
+        undisturbed = _undisturbed(place)
         started, process = time.monotonic(), place.start("pretrain")
         place.wait_until(process, place.checkpoints)
         process.send_signal(signal.SIGSTOP)
@@ -305,9 +311,7 @@ def large_state(quick: bool) -> Rows:
 def two_at_once(quick: bool) -> Rows:
     """A second trainer goes and writes nothing, also while the first stands still; a second data stage waits."""
     with lab() as place:
-        place.finish("pretrain")
-        undisturbed = place.outcome()
-        place.forget("pretrain")
+        undisturbed = _undisturbed(place)
         started, first = time.monotonic(), place.start("pretrain")
         place.wait_until(first, lambda: place.records("life"))
         ended = core_seconds()
