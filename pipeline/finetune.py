@@ -27,7 +27,7 @@ from pipeline.storage.steps import Step, write_manifest
 from pipeline.storage.store import Command
 from pipeline.system import signals
 from pipeline.system.errors import UserError
-from pipeline.system.progress import format_seconds
+from pipeline.system.progress import format_attempts, format_seconds
 from pipeline.training.cap import Cap, check_cap
 from pipeline.tuning.data import (
     Pieces,
@@ -209,7 +209,7 @@ def _last_lines(manifest: dict[str, Any], path: Path) -> str:
         lines.append(f"  memory of a step, above an empty process: {shown}{no_memory_saved(manifest)}")
     used = f"{hours:.4f} device-hours ({format_seconds(hours * 3600)})" + (f" of {cap:g}" if cap else "")
     lines.append(
-        f"  {manifest['steps']:,} steps; {used}, {manifest['lives']} {'life' if manifest['lives'] == 1 else 'lives'}; "
+        f"  {manifest['steps']:,} steps; {used}, {format_attempts(manifest['lives'])}; "
         f"{'annealed' if manifest['annealed'] else 'NOT ANNEALED'}"
     )
     lines.append(f"  model: {path / 'model'}")

@@ -19,7 +19,7 @@ from pipeline.storage.run_files import finished_manifest
 from pipeline.storage.steps import Step, write_manifest
 from pipeline.storage.store import Command
 from pipeline.system import signals
-from pipeline.system.progress import format_seconds
+from pipeline.system.progress import format_attempts, format_seconds
 from pipeline.training.budget import EXIT_SLACK_SECONDS
 from pipeline.training.cap import Cap, check_cap, check_names, is_last_process, pretrain_cap
 
@@ -135,7 +135,7 @@ def _last_lines(manifest: dict[str, Any], path: Path, command: str) -> str:
         f"  {manifest['tokens_seen']:,} tokens in {manifest['steps']:,} steps{skipped}; epochs: {epochs}",
         f"  {manifest['tokens_per_second']:,.0f} tokens/s{mfu}, "
         f"peak memory {manifest['peak_memory_bytes'] / 1e9:.2f} GB",
-        f"  {used}, {manifest['lives']} {'life' if manifest['lives'] == 1 else 'lives'}; " + _how_it_ended(manifest),
+        f"  {used}, {format_attempts(manifest['lives'])}; {_how_it_ended(manifest)}",
     ]
     lines += forecast_lines(manifest["forecast"])
     for sample in manifest["samples"]:

@@ -1,5 +1,5 @@
-# The rest is the same in every job: pipeline/slurm/job.sh. One life of the job: signals are handed on to hornbook, which
-# saves and exits with 75, and the script asks for another life, unless Slurm gives it one or took the job for good.
+# The rest is the same in every job: pipeline/slurm/job.sh. One attempt of the job: it forwards signals to hornbook, which
+# saves and exits with 75, and the script asks for another attempt, unless Slurm gives one or has ended the job for good.
 set -u
 job=$SLURM_JOB_ID config=${configs[0]}
 if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then  # one task's SLURM_JOB_ID names the whole array
@@ -7,7 +7,7 @@ if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then  # one task's SLURM_JOB_ID names the w
 fi
 code=0 child='' signals=0 first_signal=''
 
-say() { printf '%(%FT%T)T job %s, life %d: %s\n' -1 "$job" $((${SLURM_RESTART_COUNT:-0} + 1)) "$*"; }
+say() { printf '%(%FT%T)T job %s, attempt %d: %s\n' -1 "$job" $((${SLURM_RESTART_COUNT:-0} + 1)) "$*"; }
 
 ask() { timeout 20 squeue --noheader --jobs="$job" --format="$1" 2>/dev/null; }
 
@@ -17,7 +17,7 @@ seconds() {  # of Slurm's [days-][hours:]minutes:seconds; nothing for UNLIMITED 
     print 86400 * days + s }' <<< "$1"
 }
 
-hand_on() {
+forward() {
   signals=$((signals + 1)) first_signal=${first_signal:-$1}
   if [ -n "$child" ] && [ "$1 ${launch[*]:+srun}" != 'TERM srun' ]; then  # TERM makes srun kill; Slurm tells its steps
     kill -s "$1" "$child" 2>/dev/null
@@ -40,19 +40,19 @@ run() {  # hornbook "$@", to its end; signals interrupt the waiting, not the wor
   if [ -n "$first_signal" ]; then case "$code" in 138 | 143 | -1) code=75 ;; esac; fi
 }
 
-another_life() {
+another_attempt() {
   local state
   state=$(ask '%T %r')
   case "$first_signal $state" in
-    'TERM RUNNING '*) say 'stopped by hand; hornbook submit goes on from here' ;;
+    'TERM RUNNING '*) say 'stopped by hand; hornbook submit resumes it' ;;
     *' RUNNING '* | *' TimeLimit' | ' ' | 'USR1 ')
-      if scontrol requeue "$job"; then say 'requeued'; else say 'not requeued; hornbook submit goes on from here'; fi ;;
+      if scontrol requeue "$job"; then say 'requeued'; else say 'not requeued; hornbook submit resumes it'; fi ;;
     *) say "left to Slurm (${state:-gone from the queue})" ;;
   esac
 }
 
-trap 'hand_on USR1' USR1
-trap 'hand_on TERM' TERM
+trap 'forward USR1' USR1
+trap 'forward TERM' TERM
 left=$(seconds "$(ask %L)")
 say "on $(hostname), time left ${left:-unlimited}${left:+ s}"
 if [ -n "$left" ] && [ "$left" -le "$notice_seconds" ]; then
@@ -66,5 +66,5 @@ for verb in "${verbs[@]}"; do
   [ "$code" = 0 ] || break
 done
 say "exit code $code"
-[ "$code" != 75 ] || another_life
+[ "$code" != 75 ] || another_attempt
 exit "$code"

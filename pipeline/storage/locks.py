@@ -110,7 +110,7 @@ class FolderLock:
         if "pid" not in owner:
             return "another process"
         job = f", Slurm job {owner['job']}" if owner.get("job") else ""
-        return f"process {owner['pid']} on {owner.get('host')}{job} (life {owner.get('life')} of this folder)"
+        return f"process {owner['pid']} on {owner.get('host')}{job} (attempt {owner.get('life')} in this folder)"
 
     def _owner_is_this_job(self) -> bool:
         requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"

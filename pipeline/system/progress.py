@@ -78,6 +78,11 @@ def format_bytes(count: float) -> str:
     return f"{count:.0f} B"
 
 
+def format_attempts(count: int) -> str:
+    """`1 attempt`, `2 attempts`: the processes that a training took."""
+    return f"{count} attempt" + ("" if count == 1 else "s")
+
+
 def format_seconds(seconds: float) -> str:
     """`42 s`, `3 min 05 s`, `7 h 12 min`."""
     if seconds < 100:

@@ -270,7 +270,7 @@ class Budget:
             return False  # trained to the end already; only the export is missing
         return self.remaining_seconds() < self.reserve_seconds() + self.measured.step_seconds()
 
-    def another_life_fits(self, step: int) -> bool:
+    def another_attempt_fits(self, step: int) -> bool:
         """Whether a process that starts as this one did could still export, and take a step where one is missing."""
         if self.limits.cap_seconds is None:
             return True

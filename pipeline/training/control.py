@@ -213,7 +213,7 @@ class Control(Callback):
 
     def is_last_process(self) -> bool:
         """Whether what is left of the cap is too little for another one. If so, a first signal stops nothing more."""
-        last = not self.budget.another_life_fits(self.module.step)
+        last = not self.budget.another_attempt_fits(self.module.step)
         if last:
             signals.end_is_near()
         return last

@@ -141,7 +141,7 @@ class Training:
             self.decisions, self.ledger, self.machine, budget.measured, self.config.budget, step=step, windows=windows
         )
         if step:
-            print(f"  process {self.ledger.life}: resuming at step {step:,}", flush=True)
+            print(f"  attempt {self.ledger.life}: resuming at step {step:,}", flush=True)
         if moved:
             print(f"  {moved}", flush=True)
         if not is_adapted(network):  # the memory plan is of a training of all weights

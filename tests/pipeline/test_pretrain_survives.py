@@ -128,7 +128,7 @@ def test_a_stop_that_no_other_life_can_follow_ends_the_run_in_this_one(
     monkeypatch.setattr(signals, "_received", [])
     monkeypatch.setattr(signals, "_end_is_near", False)
     monkeypatch.setattr("pipeline.training.budget.STOP_SECONDS", seconds)
-    monkeypatch.setattr(Budget, "another_life_fits", lambda self, step: False)
+    monkeypatch.setattr(Budget, "another_attempt_fits", lambda self, step: False)
     plain = Control._stop_if_asked
 
     def stopped(self: Control, trainer: Any) -> None:

@@ -311,7 +311,7 @@ def test_an_array_trains_the_members_that_are_left_and_one_that_is_requeued(clus
     cluster.ask("scontrol", "requeue", tasks[0])
     for task in tasks:
         assert cluster.end(task) == ("COMPLETED", "0:0"), cluster.logs(task)
-    assert "process 2" in cluster.logs(tasks[0])
+    assert "attempt 2" in cluster.logs(tasks[0])
     for member in members:
         assert read_manifest(step_of(member, "pretrain").path)["steps"] == STEPS
 

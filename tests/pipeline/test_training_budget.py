@@ -107,7 +107,7 @@ class Run:
                 stop = math.inf
                 self.spend("checkpoint", machine.save)
                 self.saved, saved_at = (self.step, budget.measured.state_dict()), self.now
-                if budget.another_life_fits(self.step):
+                if budget.another_attempt_fits(self.step):
                     return False
                 if budget.end_soon(self.step, may_step=True):
                     self.emergency = True
