@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.storage.files import read_json_lines
 from scripts.bench_rows import Part, Rows, at_most, main, row
-from scripts.soak_parts.lab import Lab
+from tests.soak.lab import Lab
 
 JOBS = int(os.environ.get("JOBS", "1"))
 KILLED_RUNS = 20

@@ -15,8 +15,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.bench_rows import Part, main
-from scripts.soak_parts import faults, kills
-from scripts.soak_parts.lab import PREPARED
+from tests.soak import faults, kills
+from tests.soak.lab import PREPARED
 
 PARTS = {
     "pretrain": Part(lambda quick: kills.pretrain(10 if quick else 100)),

@@ -11,8 +11,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # scripts are in no package that is installed
 
 from pipeline.system.errors import UserError
-from scripts.fuzz import KINDS
-from scripts.fuzz_parts.judging import TOO_LARGE, TOO_LONG, Job, Workers, Wrong, run, survive
+from tests.fuzz.command import KINDS
+from tests.fuzz.judging import TOO_LARGE, TOO_LONG, Job, Workers, Wrong, run, survive
 
 ROOT = Path(__file__).resolve().parents[1]
 EACH = 4  # cases of every kind: a minute on a busy machine

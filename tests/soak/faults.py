@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline.config import PRETRAINING
 from scripts.bench_rows import Rows, at_least, at_most, row
-from scripts.soak_parts.lab import CONFIG, Lab, Life, Outcome, after, core_seconds, core_seconds_of, lab
+from tests.soak.lab import CONFIG, Lab, Life, Outcome, after, core_seconds, core_seconds_of, lab
 
 FIRST_BYTES, STEP_BYTES = 64 << 10, 16 << 10  # of the small disk: what it has, and gets at least after each stop
 PATH_AND_BYTES = re.compile(r"hornbook: .*: (/\S+|\S+/\S*): this write needs ([\d,]+) bytes, ([\d,]+) are free")

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from scripts.fuzz_parts import experiments
-from scripts.fuzz_parts.damage import dumped, mutate, mutate_value, odd
-from scripts.fuzz_parts.judging import Outcome, Wrong, command, equal, run, texts, write
+from tests.fuzz import experiments
+from tests.fuzz.damage import dumped, mutate, mutate_value, odd
+from tests.fuzz.judging import Outcome, Wrong, command, equal, run, texts, write
 
 BESIDE = ("config.json", "generation_config.json", "tokenizer_config.json", "chat_template.jinja")
 

@@ -19,9 +19,9 @@ from typing import Any
 import yaml
 
 from pipeline.config import schema
-from scripts.fuzz_parts import texts as text_kinds
-from scripts.fuzz_parts.damage import dumped, mutate, mutate_value, odd
-from scripts.fuzz_parts.judging import Wrong, command, equal, run, texts, write
+from tests.fuzz import texts as text_kinds
+from tests.fuzz.damage import dumped, mutate, mutate_value, odd
+from tests.fuzz.judging import Wrong, command, equal, run, texts, write
 
 PREPARED = Path()
 OTHER = "other"  # an experiment beside the damaged one

@@ -27,8 +27,8 @@ from pipeline.corpus.sources.document_files import TextFolder, Warc
 from pipeline.corpus.sources.records import Jsonl, Parquet
 from pipeline.corpus.text.documents import SetAside, read_records, shard_name
 from pipeline.storage.steps import Folder
-from scripts.fuzz_parts.damage import dumped, mutate, mutate_value, odd
-from scripts.fuzz_parts.judging import Wrong, equal, run, survive, texts, write
+from tests.fuzz.damage import dumped, mutate, mutate_value, odd
+from tests.fuzz.judging import Wrong, equal, run, survive, texts, write
 
 PACKED: dict[str, Callable[[bytes], bytes]] = {
     "": lambda data: data,

@@ -19,7 +19,7 @@ from pipeline.storage.run_files import INDEX, TRAINER, WEIGHTS
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.decisions import Decisions
 from scripts.bench_rows import Rows, at_least, at_most, row
-from scripts.soak_parts.lab import (
+from tests.soak.lab import (
     CONFIG,
     SAVE_SECONDS,
     Lab,
