@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from pipeline.config import TrainConfig
 from pipeline.storage.ledger import Ledger, process_age_seconds
@@ -415,6 +416,14 @@ def restore(control: Control, state: State) -> None:
     control.rate.load_state_dict(values["rate"])
 
 
+class _OneDevice(SingleDeviceStrategy):
+    """Lightning's, without its last act: moving the network to the CPU, where `finish` would validate for minutes."""
+
+    def teardown(self) -> None:
+        assert self.accelerator is not None
+        self.accelerator.teardown()  # gives a card's unused blocks back
+
+
 def build_trainer(machine: Machine, folder: Path, control: Control) -> Trainer:
     """Lightning's Trainer with the loop and the placement on the device alone; it runs until `control` stops it.
 
@@ -428,6 +437,7 @@ def build_trainer(machine: Machine, folder: Path, control: Control) -> Trainer:
     return Trainer(
         accelerator={"cuda": "gpu"}.get(machine.device.type, machine.device.type),
         devices=1,
+        strategy=_OneDevice(machine.device),
         precision="32-true",  # our own casts: `train.precision` decides them, see model/optim.py
         plugins=[LightningEnvironment()],
         logger=False,

@@ -226,6 +226,16 @@ def test_the_exported_folder_gives_transformers_the_same_logits(small: Small) ->
         torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=1e-4, atol=1e-4)
 
 
+def test_after_the_last_step_the_network_stays_where_it_is(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning ends by moving it to the CPU, where the last validation of a card's model would take minutes."""
+    from pipeline.training.module import PretrainModule
+
+    monkeypatch.setattr(PretrainModule, "cpu", lambda self: pytest.fail("the network was moved"))
+    manifest = small.run_here("budget.max_tokens=5120")
+    assert manifest["annealed"]
+    assert manifest["validated_share"] == 1
+
+
 def test_max_tokens_ends_a_run_and_raising_it_goes_on_from_before_the_decay(small: Small) -> None:
     first = small.run_here("budget.max_tokens=20_480", "train.precision=32-true")
     assert (first["steps"], first["stopped_by"], first["annealed"]) == (40, "tokens", True)
