@@ -6,7 +6,7 @@ blocks' matrices in NF4, 4 bits and a scale for every 64 weights (QLoRA, arXiv 2
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -71,22 +71,30 @@ def trainable_share(network: nn.Module) -> float:
     return trained / base
 
 
-@torch.no_grad()
-def merged(network: nn.Module, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the network without adapters, in fp32 and under their own names. `trained`: the adapters in the
-    precision that they are kept in."""
-    scale, found = getattr(network, SCALES), {}
-    for name, parameter in network.named_parameters():
-        if name.endswith((A, B)):
-            continue
-        weight = getattr(parameter, "get_original_weight", parameter.detach)()
-        weight = weight.float()
+class Merged(Mapping[str, Tensor]):
+    """The weights of the network without adapters, in fp32 and under their own names; each is made when it is asked
+    for. `trained`: the adapters in the precision that they are kept in."""
+
+    def __init__(self, network: nn.Module, trained: Mapping[str, Tensor]) -> None:
+        self._scale, self._trained = getattr(network, SCALES), trained
+        own = {name: p for name, p in network.named_parameters() if not name.endswith((A, B))}
+        self._parameters = {name.replace(".base_layer.", "."): (name, p) for name, p in own.items()}
+
+    @torch.no_grad()
+    def __getitem__(self, wanted: str) -> Tensor:
+        name, parameter = self._parameters[wanted]
+        weight = getattr(parameter, "get_original_weight", parameter.detach)().float()
         if name.endswith(".base_layer.weight"):
             module = name.removesuffix(".base_layer.weight")
-            a, b = trained[module + A].float(), trained[module + B].float()
-            weight = weight + scale * (b @ a).to(weight.device)
-        found[name.replace(".base_layer.", ".")] = weight
-    return found
+            a, b = self._trained[module + A].float(), self._trained[module + B].float()
+            weight = weight + self._scale * (b @ a).to(weight.device)
+        return weight
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parameters)
+
+    def __len__(self) -> int:
+        return len(self._parameters)
 
 
 def peft_state(trained: Mapping[str, Tensor]) -> dict[str, Tensor]:

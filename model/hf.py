@@ -281,16 +281,20 @@ def open_model(folder: Path, weights: Path | None = None) -> tuple[ModelConfig, 
     return config, state
 
 
-def load_network(folder: Path, dtype: torch.dtype = torch.float32, weights: Path | None = None) -> Transformer:
-    """The network in `folder`, on the CPU, in `dtype`, with the tensors of the folder `weights` where one is given.
+def load_network(
+    folder: Path, dtype: torch.dtype = torch.float32, weights: Path | None = None, device: torch.device | str = "cpu"
+) -> Transformer:
+    """The network in `folder`, on `device`, in `dtype`, with the tensors of the folder `weights` where one is given.
 
-    Raises `UnreadableModel` where tensors and config disagree.
+    One tensor at a time, cast before it gets there: the device never holds more than the network. Raises
+    `UnreadableModel` where tensors and config disagree.
     """
     config, state = open_model(folder, weights)
     with torch.device("meta"):
         network = Transformer(config)
     # Copies of their own: the mapped file must never be trained on.
-    network.load_state_dict({name: state[name].to(dtype, copy=True) for name in config.tensor_shapes()}, assign=True)
+    tensors = {name: state[name].to(dtype, copy=True).to(device) for name in config.tensor_shapes()}
+    network.load_state_dict(tensors, assign=True)
     return network
 
 

@@ -6,7 +6,7 @@ weight are lost), "bf16-sr" (bf16 weights, updates computed in fp32 and rounded 
 count on average), "32-true" (fp32 only). Nothing here waits for a GPU: the norm is returned as a tensor.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -61,6 +61,18 @@ def parameter_groups(network: nn.Module, weight_decay: float, scales: RateScales
 def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
     """By name; frozen ones (the base under an adapter) get no master, no gradient, no optimizer state."""
     return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+
+
+def held_dtype(precision: str) -> torch.dtype:
+    """In which a network's values are kept, and so loaded: that of the masters where they exist, else the weights'."""
+    return torch.float32 if precision == "bf16-mixed" else PRECISIONS[precision]
+
+
+@torch.no_grad()
+def are_finite(tensors: Iterable[Tensor]) -> Tensor:
+    """A truth value for each, on their device. Lowest and highest value are found in one pass and keep what is not
+    finite; `isfinite` of a whole tensor would take a quarter to all of its bytes again."""
+    return torch.stack([torch.isfinite(torch.stack(torch.aminmax(tensor))).all() for tensor in tensors])
 
 
 def needs_slices(precision: str, in_backward: bool) -> bool:
@@ -297,7 +309,7 @@ class MasterWeights:
         Hyperparameters are not in it: they come from the config and the schedule. Fits safetensors as well as
         torch.load(weights_only=True).
         """
-        state = {f"master/{name}": tensor for name, tensor in self._named_masters().items()}
+        state = {f"master/{name}": tensor for name, tensor in self.master_state_dict().items()}
         for name, master in zip(self.names, self.masters, strict=True):
             state |= {f"{key}/{name}": value for key, value in self.optimizer.state.get(master, {}).items()}
         return state
@@ -316,10 +328,8 @@ class MasterWeights:
                 self.optimizer.state[master] = state
 
     def master_state_dict(self) -> dict[str, Tensor]:
-        """Parameter names to fp32 tensors, for export and checkpoints: masters where they exist, else the weights."""
-        return {name: tensor.float() for name, tensor in self._named_masters().items()}
-
-    def _named_masters(self) -> dict[str, Tensor]:
+        """Parameter names to masters where they exist, else to the weights, for export and checkpoints. No copies, also
+        not to fp32: a card that can train a model has no room for them."""
         return {name: master.detach() for name, master in zip(self.names, self.masters, strict=True)}
 
 

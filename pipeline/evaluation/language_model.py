@@ -119,7 +119,7 @@ def load_model(config: Config, model: ModelInput) -> LanguageModel:
     """The model on the device of `train.device`: bf16 on a GPU, fp32 elsewhere."""
     machine = devices.choose(config.train)
     dtype = torch.bfloat16 if machine.device.type == "cuda" else torch.float32
-    return LanguageModel.of(load_network(model.folder, dtype).to(machine.device), model)
+    return LanguageModel.of(load_network(model.folder, dtype, device=machine.device), model)
 
 
 @dataclass(frozen=True)

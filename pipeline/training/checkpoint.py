@@ -11,7 +11,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,20 +22,25 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from model.hf import write_safetensors
+from model.optim import are_finite
 from pipeline.storage.files import hash_file, hash_json, write_json
 from pipeline.storage.run_files import INDEX, TRAINER, WEIGHTS, checkpoint_name, checkpoint_step
 from pipeline.system.disk import check_free, sync_folder, writing
 from pipeline.system.errors import Failure, UserError
 from pipeline.system.processes import refuse_unsafe_loading
 from pipeline.training.decisions import Decisions
+from pipeline.training.memory import on_host
 
 FREE_SPACE_FACTOR = 2  # of the bytes of one checkpoint, free before it is written
 
 
 @dataclass(frozen=True)
 class State:
-    """What a checkpoint holds. `optimizer`: flat names to tensors, without the weights; `values`: plain values;
-    `random`: of the generators at the end of the step, None: as they are when it is saved."""
+    """What a checkpoint holds; its tensors stay on their device, without copies, until they are written.
+
+    `weights`: in any dtype, written as fp32; `optimizer`: flat names to tensors, without the weights; `values`: plain
+    values; `random`: of the generators at the end of the step, None: as they are when it is saved.
+    """
 
     step: int
     sequence_index: int
@@ -44,13 +49,10 @@ class State:
     values: Mapping[str, Any]
     random: Mapping[str, Any] | None = None
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        yield from self.weights.items()
-        yield from self.optimizer.items()
-
     @property
     def bytes(self) -> int:
-        return sum(tensor.numel() * tensor.element_size() for _, tensor in self.tensors())
+        weights = sum(tensor.numel() for tensor in self.weights.values())
+        return 4 * weights + sum(tensor.nbytes for tensor in self.optimizer.values())
 
 
 class NotFinite(Failure):
@@ -100,9 +102,10 @@ class Checkpoints:
     def _write(self, part: Path, state: State) -> None:
         part.mkdir(parents=True)
         shapes = {name: tuple(tensor.shape) for name, tensor in state.weights.items()}
-        write_safetensors(part / WEIGHTS, state.weights.items(), shapes, "float32")
+        write_safetensors(part / WEIGHTS, on_host(state.weights.items()), shapes, "float32")
         trainer = {"step": state.step, "sequence_index": state.sequence_index, "values": dict(state.values)}
-        optimizer = {name: tensor.detach().cpu() for name, tensor in state.optimizer.items()}
+        # torch.save takes one tensor at a time to the host; `load` maps them there whatever card they come from.
+        optimizer = {name: tensor.detach() for name, tensor in state.optimizer.items()}
         with open(part / TRAINER, "wb") as file:  # ours, so that a failed write keeps its error number
             torch.save({**trainer, "optimizer": optimizer, "random": state.random or random_state()}, file)
             file.flush()
@@ -258,8 +261,10 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
 
 
 def _check_finite(state: State) -> None:
-    for name, tensor in state.tensors():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+    tensors = {**state.weights, **state.optimizer}
+    names = [name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()]
+    for name, finite in zip(names, are_finite(tensors[name] for name in names).tolist(), strict=True):
+        if not finite:
             raise NotFinite(f"{name} holds a number that is not finite after step {state.step}; nothing was saved")
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tokenizers import Tokenizer
 
-from model.adapters import is_adapted, merged
+from model.adapters import Merged, is_adapted
 from model.hf import save_folder
 from model.transformer import Transformer
 from pipeline.config import Config
@@ -28,6 +28,7 @@ from pipeline.system.disk import writing
 from pipeline.system.errors import Stopped, UserError
 from pipeline.training.budget import FLOAT32_MAX_BYTES
 from pipeline.training.forecast import time_facts
+from pipeline.training.memory import on_host
 
 if TYPE_CHECKING:
     from pipeline.training.control import Control
@@ -85,16 +86,15 @@ def export(control: "Control", config: Config, folder: Path, tokens: TokenShards
     """Writes `model/` under a temporary name and swaps it in."""
     started = time.monotonic()
     shape = control.module.network.config
-    weights = whole_weights(control)
     dtype = "float32" if shape.parameters * 4 <= FLOAT32_MAX_BYTES else "bfloat16"
     part, old, final = folder / ".model.part", folder / ".model.old", folder / "model"
     shutil.rmtree(part, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
     special = special_tokens(tokens.tokenizer_path)
     try:
-        with writing(part, sum(tensor.numel() for tensor in weights.values()) * (4 if dtype == "float32" else 2)):
+        with writing(part, shape.parameters * (4 if dtype == "float32" else 2)):
             part.mkdir(parents=True)
-            save_folder(part, weights, shape, tokens.tokenizer_path, special, dtype=dtype)
+            save_folder(part, on_host(whole_weights(control)), shape, tokens.tokenizer_path, special, dtype=dtype)
             for path in [*part.iterdir(), part]:
                 descriptor = os.open(path, os.O_RDONLY)
                 os.fsync(descriptor)
@@ -109,12 +109,12 @@ def export(control: "Control", config: Config, folder: Path, tokens: TokenShards
     control.budget.measured.event("export", time.monotonic() - started)
 
 
-def whole_weights(control: "Control") -> dict[str, torch.Tensor]:
-    """Every tensor of the network's own shape in fp32, on the CPU; adapters are merged into what they adapt."""
+def whole_weights(control: "Control") -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of the network's own shape, one at a time; adapters are merged into what they adapt."""
     masters = control.module.optimizer.master_state_dict()
     network = control.module.network
-    weights = merged(network, masters) if is_adapted(network) else masters
-    return {name: tensor.detach().cpu() for name, tensor in weights.items()}
+    weights = Merged(network, masters) if is_adapted(network) else masters
+    return ((name, weights[name]) for name in network.config.tensor_shapes())
 
 
 def write_samples(control: "Control", config: Config, tokens: TokenShards) -> list[dict[str, str]]:

@@ -18,11 +18,13 @@ import os
 import platform
 import resource
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from model.config import ModelConfig
 from pipeline.config import TrainConfig
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 CPU_MICRO_TOKENS = 8192  # activations of a larger step fall out of the caches and into gigabytes
 GPU_MICRO_WINDOWS = 8
 GPU_ENOUGH_TOKENS = 65536  # a pass of more keeps no card busier
+PINNED_BYTES = 2**26  # of the buffer between card and disk: large enough for the bus's full speed
 _PLANS: dict[Any, "Plan"] = {}
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 HUGE_PAGE_BYTES = 2**21
@@ -99,6 +102,26 @@ def divisors(train: TrainConfig) -> list[int]:
 def _smallest_step(train: TrainConfig) -> int:
     """Windows; all steps of a batch-size warm-up are multiples of it, so no pass is cut short and compiled again."""
     return (train.batch_start_tokens or train.global_batch_tokens) // train.sequence_length
+
+
+def on_host(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The same tensors on the CPU, for writing; one of a card in pieces of its rows, all through one pinned buffer, so
+    that neither the card nor the host holds a copy of the model. A piece is overwritten by the next one."""
+    buffer: Tensor | None = None
+    for name, tensor in tensors:
+        if not _is_on_card(tensor):
+            yield name, tensor.detach().cpu()
+            continue
+        row_bytes = tensor.nbytes // max(1, len(tensor))
+        for piece in tensor.detach().split(max(1, PINNED_BYTES // max(1, row_bytes))):
+            if buffer is None or buffer.nbytes < piece.nbytes:
+                size = max(PINNED_BYTES, piece.nbytes)
+                buffer = torch.empty(size, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+            yield name, buffer[: piece.nbytes].view(piece.dtype).view(piece.shape).copy_(piece)
+
+
+def _is_on_card(tensor: Tensor) -> bool:
+    return tensor.device.type == "cuda"
 
 
 def _card_bytes() -> int:

@@ -17,7 +17,7 @@ import torch
 
 from model.adapters import add_adapters, cast_frozen, is_adapted, peft_state, quantize_base, trainable_share
 from model.hf import load_network
-from model.optim import PRECISIONS, trained_parameters
+from model.optim import PRECISIONS, held_dtype, trained_parameters
 from pipeline.config import Config, FinetuneConfig
 from pipeline.corpus.text.shards import TokenShards
 from pipeline.evaluation.language_model import LanguageModel, Score, share
@@ -76,7 +76,7 @@ class Tuning:
     def _score_base(self, machine: Any) -> dict[str, Any] | None:
         if self.target is None:
             return None
-        base = self._score(load_network(self.model.folder).to(machine.device))
+        base = self._score(load_network(self.model.folder, device=machine.device))
         below = base["score"] < LIKELY_BELOW
         verdict = "below 50%: tuning is likely to pay" if below else "not below 50%: tuning may not pay"
         print(
@@ -168,16 +168,15 @@ class Tuning:
 
 def _prepare(folder: Path, options: FinetuneConfig, device: Any, precision: str, seed: int) -> Any:
     """The model of a folder on a device, ready to be trained by `options.method` in `precision`."""
+    if options.method == "full":
+        return load_network(folder, held_dtype(precision), device=device)
     network = load_network(folder)
-    if options.method != "full":
-        torchao()  # peft imports it too: imported here first, without the lines that it prints
+    torchao()  # peft imports it too: imported here first, without the lines that it prints
     if options.method == "qlora":
         quantize_base(network)
-    if options.method != "full":
-        add_adapters(network, options.targets, options.rank, options.alpha, options.dropout, seed)
-    network = network.to(device)
+    add_adapters(network, options.targets, options.rank, options.alpha, options.dropout, seed)
     cast_frozen(network, PRECISIONS[precision])
-    return network
+    return network.to(device)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from json_schema import report_of
 from page_text import rows
 from transformers import AutoModelForCausalLM
 
-from model.adapters import add_adapters, is_packed, merged, quantize_base, trainable_share
+from model.adapters import Merged, add_adapters, is_packed, quantize_base, trainable_share
 from model.hf import load_network, save_folder
 from model.optim import MasterWeights, trained_parameters
 from pipeline import config as configs
@@ -57,7 +57,7 @@ def test_an_adapter_changes_nothing_at_first_and_merges_to_the_same_function(pre
         parameter.normal_(std=0.2)
     after = network(ids)
     whole = load_network(base_folder(pretrained))
-    whole.load_state_dict(merged(network, trained))
+    whole.load_state_dict(Merged(network, trained))
     assert (whole(ids) - after).abs().max() / after.abs().max() < 1e-5
     assert (after - before).abs().max() > 0.01
 
@@ -72,7 +72,7 @@ def test_an_adapter_of_a_model_that_calls_itself_tied_merges_beside_its_own_head
     trained = trained_parameters(network)
     for parameter in trained.values():
         parameter.normal_(std=0.2)
-    save_folder(tmp_path / "merged", merged(network, trained), network.config, None, "")
+    save_folder(tmp_path / "merged", Merged(network, trained), network.config, None, "")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert theirs.config.tie_word_embeddings is False
     assert (theirs(ids).logits - network(ids)).abs().max() < 1e-4

@@ -12,7 +12,7 @@ import torch
 from pipeline.storage.run_files import INDEX, TRAINER, WEIGHTS
 from pipeline.system.disk import DiskFull
 from pipeline.system.errors import UserError
-from pipeline.training import checkpoint
+from pipeline.training import checkpoint, memory
 from pipeline.training.checkpoint import Checkpoints, NotFinite, State
 from pipeline.training.decisions import Decisions
 
@@ -37,6 +37,30 @@ def test_what_is_saved_is_loaded_and_random_numbers_go_on(tmp_path: Path) -> Non
     assert torch.equal(loaded.weights["a.weight"], torch.full((4, 3), 3.0))
     assert torch.equal(loaded.optimizer["exp_avg/a.weight"], torch.ones(4, 3))
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
+
+
+def test_a_card_s_tensors_reach_the_file_in_pieces_through_one_buffer(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(memory, "_is_on_card", lambda tensor: True)
+    monkeypatch.setattr(memory, "PINNED_BYTES", 64)
+    weights = {"a.weight": torch.randn(9, 7).bfloat16(), "a.bias": torch.randn(33), "b.weight": torch.randn(2, 50)}
+    pieces = [(name, piece.data_ptr(), piece.nbytes) for name, piece in memory.on_host(weights.items())]
+    assert [name for name, _, _ in pieces] == ["a.weight"] * 3 + ["a.bias"] * 3 + ["b.weight"] * 2
+    assert len({place for _, place, size in pieces if size <= 64}) == 1
+    saved = store(tmp_path / "c")
+    saved.save(State(1, 8, weights, {"exp_avg/a.weight": torch.ones(4, 3)}, {}))
+    loaded = saved.load()
+    assert loaded is not None
+    assert all(torch.equal(loaded.weights[name], tensor.float()) for name, tensor in weights.items())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_number_that_is_not_finite_is_found_wherever_it_is(tmp_path: Path, dtype, value: float) -> None:
+    tensors = {f"exp_avg/{name}": torch.ones(5, 7, dtype=dtype) for name in "abc"}
+    tensors["exp_avg/b"][3, 2] = value
+    codes = {"exp_avg_codes/a": torch.full((4,), 255, dtype=torch.uint8), "exp_avg/none": torch.ones(0)}
+    with pytest.raises(NotFinite, match="exp_avg/b holds"):
+        store(tmp_path / "c").save(State(1, 8, {"a": torch.full((3, 2), 3e38)}, tensors | codes, {}))
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, TRAINER, INDEX])
