@@ -52,7 +52,7 @@ from pipeline.corpus.duplicates import (
 from pipeline.corpus.exercises.source import Exercises
 from pipeline.corpus.sources.python_library import PythonLibrary
 from pipeline.corpus.text.tokenizer import Encoder, load_tokenizer
-from pipeline.corpus.tokenizing import END_OF_TEXT, Encode, _train, open_ids, token_dtype
+from pipeline.corpus.tokenizing import END_OF_TEXT, _train, encode_shard, open_ids, token_dtype
 from scripts.bench_rows import Part, Rows, at_least, at_most, main, row
 
 Answer = tuple[str | None, str]
@@ -235,14 +235,13 @@ def _encode_ours(text: Sample, folder: Path) -> list[bytes]:
     from pipeline.corpus.text.tokenizer import encoder
 
     encoder.cache_clear()
-    step = Encode(folder / "tokenizer.json", folder / "ours", token_dtype(VOCAB_SIZE), 0)
 
     def documents() -> Any:
         for at, doc in enumerate(JsonlReader(str(folder / "text")).run()):
             doc.metadata["at"] = at
             yield doc
 
-    list(step.run(documents()))
+    encode_shard(folder / "tokenizer.json", folder / "ours", token_dtype(VOCAB_SIZE), 0, documents(), 0)
     ids, index = open_ids(folder / "ours", 0, token_dtype(VOCAB_SIZE))
     ends = np.cumsum(index["length"], dtype=np.int64)
     return [ids[end - length : end - 1].tobytes() for end, length in zip(ends, index["length"], strict=True)]

@@ -7,22 +7,21 @@ of arithmetic differ by nothing else), and an item shorter than n words is looke
 """
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datatrove.data import Document, DocumentsPipeline
-from datatrove.pipeline.base import PipelineStep
+from datatrove.data import Document
 
 from data_filters.repair import mend_surrogates
 from data_filters.rule import Drop
 from pipeline.config.schema import DecontaminationConfig
 from pipeline.corpus.duplicates import WordHashes, ngrams, plain_words
 from pipeline.corpus.execute import Executor
-from pipeline.corpus.text.documents import DocumentReader, ShardDecisions, Table, read_alive, step_facts
+from pipeline.corpus.text.documents import DocumentReader, ShardDecisions, ShardStep, Table, read_alive, step_facts
 from pipeline.corpus.text.user_files import Found, Unreadable, decode_utf8, plain_ending, read_bytes, records
 from pipeline.storage.steps import Folder
 from pipeline.system.errors import UserError
@@ -178,7 +177,7 @@ def drop_contaminated(
     items = [item for of_record in found.made for item in of_record]
     index = Index(items, wanted.ngram_words, wanted.min_words)
     repaired, previous = folder.input("repair"), folder.input("near_dedup")
-    match = MatchItems(index, folder.path, previous, folder.input("split"))
+    match = ShardStep("decontaminate", partial(_match_items, index, folder.path, previous, folder.input("split")))
     executor.run(folder, [DocumentReader(repaired, previous), match], description="decontaminate")
     return {
         **step_facts(folder.path, Table.load(repaired)),
@@ -189,23 +188,16 @@ def drop_contaminated(
     }
 
 
-class MatchItems(PipelineStep):
-    """Writes the decisions of one shard; passes nothing on."""
-
-    name, type = "decontaminate", "🦠 - DECONT"
-
-    def __init__(self, index: Index, folder: Path, before: Path, split: Path):
-        super().__init__()
-        self.index, self.folder, self.before, self.split = index, folder, before, split
-
-    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # type: ignore[override]
-        held_out = np.load(self.split / "validation" / f"{rank:05d}.npy", allow_pickle=False)
-        with ShardDecisions(self.folder, rank, read_alive(self.before, rank)) as decisions:
-            for doc in data or ():
-                at = doc.metadata["at"]
-                found = None if held_out[at] else self.index.match(doc.text)
-                if found is not None:
-                    item, span, n = found
-                    shared = b" ".join(span).decode("utf-8", "replace")[:SPAN_CHARACTERS]
-                    decisions.drop(at, "contamination", Drop("shared_words", len(span), n, f"{item.name}: {shared}"))
-        yield from ()
+def _match_items(
+    index: Index, folder: Path, before: Path, split: Path, documents: Iterable[Document], shard: int
+) -> None:
+    """Writes the decisions of one shard."""
+    held_out = np.load(split / "validation" / f"{shard:05d}.npy", allow_pickle=False)
+    with ShardDecisions(folder, shard, read_alive(before, shard)) as decisions:
+        for doc in documents:
+            at = doc.metadata["at"]
+            found = None if held_out[at] else index.match(doc.text)
+            if found is not None:
+                item, span, n = found
+                shared = b" ".join(span).decode("utf-8", "replace")[:SPAN_CHARACTERS]
+                decisions.drop(at, "contamination", Drop("shared_words", len(span), n, f"{item.name}: {shared}"))

@@ -19,17 +19,18 @@ import re
 import string
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datatrove.data import Document, DocumentsPipeline
-from datatrove.pipeline.base import PipelineStep
+from datatrove.data import Document
 
 from data_filters.rule import EXERCISE, PROSE, Drop
 from pipeline.corpus.execute import Executor
 from pipeline.corpus.text.documents import (
     DocumentReader,
+    ShardStep,
     Table,
     draw,
     forget_pages,
@@ -122,8 +123,8 @@ def drop_near_duplicates(folder: Folder, similarity: float, executor: Executor) 
     """Drops train documents near another: near a validation document always, else all but the first of a cluster.
     Validation documents stay, whatever they are near."""
     repaired, previous = folder.input("repair"), folder.input("exact_dedup")
-    pipeline = [DocumentReader(repaired, previous), Signatures(folder.path, band_rows(similarity))]
-    executor.run(folder, pipeline, description="near duplicates")
+    signing = ShardStep("minhash", partial(_sign_shard, folder.path, band_rows(similarity)))
+    executor.run(folder, [DocumentReader(repaired, previous), signing], description="near duplicates")
     table = Table.load(repaired)
     alive = read_all_alive(previous, table.tasks)
     left = np.flatnonzero(alive)
@@ -179,36 +180,27 @@ def _histogram(sizes: np.ndarray) -> dict[str, int]:
     return {**counts, "over 100": int((sizes > 100).sum())}
 
 
-class Signatures(PipelineStep):
+def _sign_shard(folder: Path, rows: int, documents: Iterable[Document], shard: int) -> None:
     """MinHash of one shard's documents: `signatures/00003.bin`, 16 bits of each of `PERMUTATIONS` values a document,
     and `bands/00003.bin`, one 64-bit key per band and document."""
-
-    name, type = "minhash", "🫂 - DEDUP"
-
-    def __init__(self, folder: Path, rows: int):
-        super().__init__()
-        self.folder, self.rows = folder, rows
-
-    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # type: ignore[override]
-        for name in ("signatures", "bands"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
-        keys_path, count = self.folder / "bands" / f"{rank:05d}.part", 0
-        sketcher = Sketcher()
-        with open(self.folder / "signatures" / f"{rank:05d}.bin", "wb") as file, open(keys_path, "wb") as keys:
-            for texts in _batches(data or ()):
-                values, empty = sketcher.sketch([d.text for d in texts], [d.metadata["kind"] for d in texts])
-                file.write(values.astype(LOW_BITS).tobytes())
-                part = band_keys(values, self.rows)
-                own = np.arange(count, count + len(texts), dtype=np.uint64)[empty]
-                part[:, empty] = draw(own, "no words", rank)  # texts without words are like nothing else
-                keys.write(np.ascontiguousarray(part.T).tobytes())
-                count += len(texts)
-        by_document = read_rows(keys_path, KEY).reshape(-1, PERMUTATIONS // self.rows)
-        with open(self.folder / "bands" / f"{rank:05d}.bin", "wb") as file:
-            for band in by_document.T:  # band after band on disk, so that one band is read in one piece
-                file.write(band.tobytes())
-        keys_path.unlink()
-        yield from ()
+    for name in ("signatures", "bands"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    keys_path, count = folder / "bands" / f"{shard:05d}.part", 0
+    sketcher = Sketcher()
+    with open(folder / "signatures" / f"{shard:05d}.bin", "wb") as file, open(keys_path, "wb") as keys:
+        for texts in _batches(documents):
+            values, empty = sketcher.sketch([d.text for d in texts], [d.metadata["kind"] for d in texts])
+            file.write(values.astype(LOW_BITS).tobytes())
+            part = band_keys(values, rows)
+            own = np.arange(count, count + len(texts), dtype=np.uint64)[empty]
+            part[:, empty] = draw(own, "no words", shard)  # texts without words are like nothing else
+            keys.write(np.ascontiguousarray(part.T).tobytes())
+            count += len(texts)
+    by_document = read_rows(keys_path, KEY).reshape(-1, PERMUTATIONS // rows)
+    with open(folder / "bands" / f"{shard:05d}.bin", "wb") as file:
+        for band in by_document.T:  # band after band on disk, so that one band is read in one piece
+            file.write(band.tobytes())
+    keys_path.unlink()
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -226,8 +218,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 class Sketcher:
     """`sketch(texts, kinds)`: uint32 MinHash values, documents x permutations, and which have no words at all."""
 
-    def __init__(self, permutations: int = PERMUTATIONS):
-        self.permutations = permutations
+    def __init__(self) -> None:
         self._plain, self._counted = WordHashes(without_numbers), WordHashes(without_accents)
         self._symbols = WordHashes()
 
@@ -240,9 +231,7 @@ class Sketcher:
         lengths = np.array([len(s) for s in shingles])
         filled = [s if len(s) else np.zeros(1, dtype=np.uint64) for s in shingles]
         ends = np.concatenate([[0], np.cumsum([len(s) for s in filled])]).astype(np.uint64)
-        matrix = RMinHash.digest_matrix_from_flat_token_hashes(
-            np.concatenate(filled), ends, self.permutations, MINHASH_SEED
-        )
+        matrix = RMinHash.digest_matrix_from_flat_token_hashes(np.concatenate(filled), ends, PERMUTATIONS, MINHASH_SEED)
         return np.array(matrix.to_rows(), dtype=np.uint32), lengths == 0
 
     def _word_hashes(self, text: str, kind: str) -> np.ndarray:

@@ -22,18 +22,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datatrove.data import Document, DocumentsPipeline
-from datatrove.pipeline.base import PipelineStep
+from datatrove.data import Document
 from loguru import logger
 
+from pipeline.corpus.text.documents import ShardStep
 from pipeline.storage.steps import Folder
 from pipeline.system import signals
 from pipeline.system.errors import Failure, Stopped, UserError
@@ -244,7 +245,7 @@ def _run_on_cluster(executor: Executor, folder: Folder, pipeline: Sequence[Any],
         "workers": executor.workers or -1,
     }
     if executor.kind == "ray":
-        shared["pipeline"].append(SignsOfLife(folder.logs.resolve()))
+        shared["pipeline"].append(ShardStep("signs of life", partial(_show_life, folder.logs.resolve() / "alive")))
         _run_ray(cls(**shared, **executor.options), folder.logs, executor, description)
         return
     job = _slurm_job(cls, shared, description, dict(executor.options))
@@ -263,32 +264,24 @@ def _run_on_cluster(executor: Executor, folder: Folder, pipeline: Sequence[Any],
             raise
 
 
-class SignsOfLife(PipelineStep):
-    """The last step of a shard's pipeline on Ray: touches `alive/<shard>` in the logs as long as the shard runs."""
+def _show_life(folder: Path, documents: Iterable[Document], shard: int) -> Iterator[Document]:
+    """The last step of a shard's pipeline on Ray: touches `<folder>/<shard>` as long as the shard runs."""
+    path, ended = folder / f"{shard:05d}", threading.Event()
+    folder.mkdir(parents=True, exist_ok=True)
+    path.touch()
 
-    name, type = "signs of life", "💓 - WATCH"
+    def touch() -> None:
+        while not ended.wait(ALIVE_SECONDS):
+            path.touch()
 
-    def __init__(self, logs: Path):
-        super().__init__()
-        self.folder = logs / "alive"
-
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # type: ignore[override]
-        path, ended = self.folder / f"{rank:05d}", threading.Event()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path.touch()
-
-        def show() -> None:
-            while not ended.wait(ALIVE_SECONDS):
-                path.touch()
-
-        thread = threading.Thread(target=show, daemon=True)
-        thread.start()
-        try:
-            yield from data or ()
-        finally:
-            ended.set()
-            thread.join()
-            path.unlink(missing_ok=True)
+    thread = threading.Thread(target=touch, daemon=True)
+    thread.start()
+    try:
+        yield from documents
+    finally:
+        ended.set()
+        thread.join()
+        path.unlink(missing_ok=True)
 
 
 def _run_ray(job: Any, logs: Path, executor: Executor, description: str) -> None:

@@ -8,14 +8,14 @@ all (account.py): read = kept + dropped + unreadable, to the document.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datatrove.data import Document, DocumentsPipeline
-from datatrove.pipeline.base import PipelineStep
+from datatrove.data import Document
 
 from data_filters.general import Quality
 from data_filters.rule import EXERCISE, Drop
@@ -26,6 +26,7 @@ from pipeline.corpus.scorers.features import BATCH_DOCUMENTS
 from pipeline.corpus.text.documents import (
     DocumentReader,
     RowWriter,
+    ShardStep,
     Table,
     filtered,
     in_drawn_order,
@@ -53,7 +54,7 @@ def score_documents(
     (folder.path / "scores").mkdir(exist_ok=True)
     if scorer is not None and chosen:
         save_scorer(scorer, options or {}, folder.path / "scorer")
-        scoring = ScoreDocuments(folder.path, tuple(chosen))
+        scoring = ShardStep("score", partial(_score_shard, folder.path, tuple(chosen)))
         logs = Folder(folder.path / "logs" / "scores")
         executor.run(logs, [DocumentReader(repaired, filtered(folder)), scoring], description="score")
     else:
@@ -72,28 +73,18 @@ def read_scores(scored: Path, shard: int) -> np.ndarray:
     return read_rows(scored / "scores" / f"{shard:05d}.bin", SCORES)
 
 
-class ScoreDocuments(PipelineStep):
-    """One score a document, by the scorer that lies in the step's folder; 1 for sources that are not `chosen`."""
-
-    name, type = "score", "📊 - STATS"
-
-    def __init__(self, folder: Path, chosen: tuple[str, ...]):
-        super().__init__()
-        self.folder, self.chosen = folder, chosen
-
-    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # type: ignore[override]
-        scorer, documents = stored_scorer(self.folder / "scorer"), iter(data or ())
-        with RowWriter(self.folder / "scores" / f"{rank:05d}.bin", SCORES) as out:
-            while batch := list(islice(documents, BATCH_DOCUMENTS)):
-                suited = [i for i, doc in enumerate(batch) if self._suits(doc)]
-                scores = np.ones(len(batch), dtype=SCORES)
-                scores[suited] = scorer.scores([batch[i] for i in suited])
-                for score in scores:
-                    out.add(score)
-        yield from ()
-
-    def _suits(self, doc: Document) -> bool:
-        return doc.metadata["source"] in self.chosen and doc.metadata["kind"] != EXERCISE
+def _score_shard(folder: Path, chosen: tuple[str, ...], documents: Iterable[Document], shard: int) -> None:
+    """One score a document, by the scorer that lies in the step's folder; 1 for exercises, and for sources that are not
+    `chosen`."""
+    scorer, left = stored_scorer(folder / "scorer"), iter(documents)
+    with RowWriter(folder / "scores" / f"{shard:05d}.bin", SCORES) as out:
+        while batch := list(islice(left, BATCH_DOCUMENTS)):
+            about = [doc.metadata for doc in batch]
+            suited = [i for i, of in enumerate(about) if of["source"] in chosen and of["kind"] != EXERCISE]
+            scores = np.ones(len(batch), dtype=SCORES)
+            scores[suited] = scorer.scores([batch[i] for i in suited])
+            for score in scores:
+                out.add(score)
 
 
 def _scorer_facts(

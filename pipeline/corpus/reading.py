@@ -7,13 +7,13 @@ sources shard by shard and writes the texts for the last time; rules only write 
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from datatrove.data import Document, DocumentsPipeline
-from datatrove.pipeline.base import PipelineStep
+from datatrove.data import Document
 
 from data_filters.personal_data import mask
 from data_filters.repair import mend_surrogates, repair
@@ -21,14 +21,15 @@ from data_filters.rule import EXERCISE, KINDS, Drop, Rule
 from pipeline.corpus.execute import Executor
 from pipeline.corpus.sources.input_files import FileSource, Inputs
 from pipeline.corpus.text.documents import (
+    ROW,
     WHERE,
     DocumentReader,
-    Names,
     RecordWriter,
+    RowWriter,
     SetAside,
     ShardDecisions,
+    ShardStep,
     Table,
-    TableWriter,
     document_writer,
     hash_key,
     read_alive,
@@ -55,8 +56,8 @@ def read_source(folder: Folder, name: str, source: Source, max_unreadable: float
     documents, aside, tasks = folder.path / "documents", folder.path / "set_aside", executor.tasks
     prepared = source.prepare(folder.path)
     inputs = source.find() if isinstance(source, FileSource) else Inputs([])
-    pipeline = [SourceReader(name, source, aside), document_writer(documents)]
-    executor.run(folder, pipeline, description=f"read {name}")
+    reading = ShardStep(name, partial(_read_shard, name, source, aside, tasks))
+    executor.run(folder, [reading, document_writer(documents)], description=f"read {name}")
     # What could not be read is counted from the files of the shards, not from memory: a stopped step that resumes has
     # read some shards in an earlier process.
     complete(documents, tasks)
@@ -191,43 +192,37 @@ def _check(name: str, readable: int, unreadable: Counter[str], share: float, max
         )
 
 
-class SourceReader(PipelineStep):
+def _read_shard(
+    name: str, source: Source, aside: Path, tasks: int, _: Iterable[Document], shard: int
+) -> Iterator[Document]:
     """Documents of one source and shard; what did not become one goes to `aside/`, with its cause and a sample."""
+    excluded: list[dict[str, Any]] = []
+    with RecordWriter(aside / shard_name(shard)) as refused:
+        for item in source.documents(shard, tasks):
+            if not isinstance(item, SetAside):
+                # Files between steps are UTF-8, so halves of surrogate pairs are repaired before the first write.
+                item.text, item.id = mend_surrogates(item.text), mend_surrogates(f"{name}/{item.id}")
+                item.metadata = {**mended(item.metadata), "source": name}
+                yield item
+            elif item.filter == WHERE and len(excluded) == EXCLUDED_SHOWN:
+                excluded[0]["documents"] += 1
+                excluded[0]["bytes"] += item.bytes
+            elif item.filter == WHERE:
+                excluded.append(_aside_record(name, item))
+            else:
+                refused.add(_aside_record(name, item))
+        for record in excluded:
+            refused.add(record)
+    reached = source.reached if isinstance(source, FileSource) else ()
+    write_json(aside.parent / "reached" / f"{shard:05d}.json", sorted(reached))
 
-    type = "📖 - READER"
 
-    def __init__(self, name: str, source: Source, aside: Path):
-        self.name = name
-        super().__init__()
-        self.source, self.aside = source, aside
-
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # type: ignore[override]
-        excluded: list[dict[str, Any]] = []
-        with RecordWriter(self.aside / shard_name(rank)) as refused:
-            for item in self.source.documents(rank, world_size):
-                if not isinstance(item, SetAside):
-                    # Files between steps are UTF-8, so halves of surrogate pairs are repaired before the first write.
-                    item.text, item.id = mend_surrogates(item.text), mend_surrogates(f"{self.name}/{item.id}")
-                    item.metadata = {**mended(item.metadata), "source": self.name}
-                    yield item
-                elif item.filter == WHERE and len(excluded) == EXCLUDED_SHOWN:
-                    excluded[0]["documents"] += 1
-                    excluded[0]["bytes"] += item.bytes
-                elif item.filter == WHERE:
-                    excluded.append(self._record(item))
-                else:
-                    refused.add(self._record(item))
-            for record in excluded:
-                refused.add(record)
-        reached = self.source.reached if isinstance(self.source, FileSource) else ()
-        write_json(self.aside.parent / "reached" / f"{rank:05d}.json", sorted(reached))
-
-    def _record(self, item: SetAside) -> dict[str, Any]:
-        """`documents`: for how many the record stands. Of what `where` excludes, the cause is the source's name."""
-        cause = self.name if item.filter == WHERE else item.cause
-        record = {"path": item.path, "cause": cause, "sample": item.sample, "filter": item.filter}
-        lost = {"file": mend_surrogates(item.file), "records": item.records}
-        return {"source": self.name, **mended(record), "documents": 1, "bytes": item.bytes, **lost}
+def _aside_record(name: str, item: SetAside) -> dict[str, Any]:
+    """`documents`: for how many the record stands. Of what `where` excludes, the cause is the source's name."""
+    cause = name if item.filter == WHERE else item.cause
+    record = {"path": item.path, "cause": cause, "sample": item.sample, "filter": item.filter}
+    lost = {"file": mend_surrogates(item.file), "records": item.records}
+    return {"source": name, **mended(record), "documents": 1, "bytes": item.bytes, **lost}
 
 
 def repair_documents(folder: Folder, sources: Sequence[str], mask_personal: bool, executor: Executor) -> dict[str, Any]:
@@ -235,42 +230,41 @@ def repair_documents(folder: Folder, sources: Sequence[str], mask_personal: bool
     `mask_personal`: e-mail addresses, IP addresses and keys are replaced."""
     read = {name: folder.input(f"read-{name}") for name in sources}
     documents = folder.path / "documents"
-    executor.run(folder, [Repair(read, folder.path, mask_personal), document_writer(documents)], description="repair")
+    repairing = ShardStep("repair", partial(_repair_shard, read, folder.path, mask_personal))
+    executor.run(folder, [repairing, document_writer(documents)], description="repair")
     complete(documents, executor.tasks)
     write_json(folder.path / "table" / "sources.json", [sorted(sources), executor.tasks])
     masked = [json.loads(path.read_text()) for path in sorted((folder.path / "masked").glob("*.json"))]
     return {**step_facts(folder.path, Table.load(folder.path)), "masked": sum_mappings(masked)}
 
 
-class Repair(PipelineStep):
-    """Repairs the documents of all sources' shard `rank`; writes the table of rows and the empty ones' decisions."""
-
-    name, type = "repair", "✂️ - FORMAT"
-
-    def __init__(self, read: Mapping[str, Path], folder: Path, mask_personal: bool):
-        super().__init__()
-        self.read, self.folder, self.mask = dict(read), folder, mask_personal
-
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # type: ignore[override]
-        masked: Counter[str] = Counter()
-        with TableWriter(self.folder, rank) as table, ShardDecisions(self.folder, rank) as decisions:
-            for number, name in enumerate(sorted(self.read)):
-                for record in read_records(self.read[name] / "documents" / shard_name(rank)):
-                    metadata, kind = record["metadata"], record["metadata"]["kind"]
-                    text = repair(record["text"], kind, mask=False)
-                    if self.mask and kind != EXERCISE:
-                        text, counts = mask(text)
-                        masked.update({name: n for name, n in counts.items() if n})
-                    at = decisions.add()
-                    if not text.strip():
-                        decisions.drop(at, "empty", Drop("empty", 0, 1))
-                    group = metadata["group"]
-                    of = (metadata.get("group_source") or name, group)
-                    origin = hash_key(*of, metadata.get("synthetic", {}).get("document") or metadata["path"])
-                    row = (number, KINDS.index(kind), len(text.encode()), hash_key(*of), origin, digest(text))
-                    table.add(row, Names(metadata["path"], group, metadata["license"]))
-                    yield Document(text=text, id=record["id"], metadata=metadata)
-        write_json(self.folder / "masked" / f"{rank:05d}.json", masked)
+def _repair_shard(
+    read: Mapping[str, Path], folder: Path, mask_personal: bool, _: Iterable[Document], shard: int
+) -> Iterator[Document]:
+    """Repairs the documents of all sources' shard; writes the table of rows and the empty ones' decisions."""
+    masked: Counter[str] = Counter()
+    with (
+        RowWriter(folder / "table" / f"{shard:05d}.bin", ROW) as rows,
+        RecordWriter(folder / "table" / shard_name(shard)) as names,
+        ShardDecisions(folder, shard) as decisions,
+    ):
+        for number, name in enumerate(sorted(read)):
+            for record in read_records(read[name] / "documents" / shard_name(shard)):
+                metadata, kind = record["metadata"], record["metadata"]["kind"]
+                text = repair(record["text"], kind, mask=False)
+                if mask_personal and kind != EXERCISE:
+                    text, counts = mask(text)
+                    masked.update({name: n for name, n in counts.items() if n})
+                at = decisions.add()
+                if not text.strip():
+                    decisions.drop(at, "empty", Drop("empty", 0, 1))
+                group = metadata["group"]
+                of = (metadata.get("group_source") or name, group)
+                origin = hash_key(*of, metadata.get("synthetic", {}).get("document") or metadata["path"])
+                rows.add((number, KINDS.index(kind), len(text.encode()), hash_key(*of), origin, digest(text)))
+                names.add((metadata["path"], group, metadata["license"]))
+                yield Document(text=text, id=record["id"], metadata=metadata)
+    write_json(folder / "masked" / f"{shard:05d}.json", masked)
 
 
 def digest(text: str) -> tuple[int, int]:
@@ -282,30 +276,22 @@ def digest(text: str) -> tuple[int, int]:
 def apply_rules(folder: Folder, rules: Mapping[str, Mapping[str, Rule]], executor: Executor) -> dict[str, Any]:
     """Every rule of its source in turn over every document; the first that drops it is the one reason that counts."""
     repaired = folder.input("repair")
-    pipeline = [DocumentReader(repaired, repaired), ApplyRules(rules, folder.path, repaired)]
-    executor.run(folder, pipeline, description="rules")
+    applying = ShardStep("rules", partial(_apply_to_shard, rules, folder.path, repaired))
+    executor.run(folder, [DocumentReader(repaired, repaired), applying], description="rules")
     return step_facts(folder.path, Table.load(repaired))
 
 
-class ApplyRules(PipelineStep):
-    """Writes the decisions of `rules` (source -> name -> rule) on one shard; passes on what is kept."""
-
-    name, type = "rules", "🔻 - FILTER"
-
-    def __init__(self, rules: Mapping[str, Mapping[str, Rule]], folder: Path, before: Path):
-        super().__init__()
-        self.rules, self.folder, self.before = rules, folder, before
-
-    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # type: ignore[override]
-        with ShardDecisions(self.folder, rank, read_alive(self.before, rank)) as decisions:
-            for doc in data or ():
-                for name, rule in self.rules[doc.metadata["source"]].items():
-                    drop = rule.decide(doc)
-                    if drop is not None:
-                        decisions.drop(doc.metadata["at"], name, drop)
-                        break
-                else:
-                    yield doc
+def _apply_to_shard(
+    rules: Mapping[str, Mapping[str, Rule]], folder: Path, before: Path, documents: Iterable[Document], shard: int
+) -> None:
+    """Writes the decisions of `rules` (source -> name -> rule) on one shard."""
+    with ShardDecisions(folder, shard, read_alive(before, shard)) as decisions:
+        for doc in documents:
+            for name, rule in rules[doc.metadata["source"]].items():
+                drop = rule.decide(doc)
+                if drop is not None:
+                    decisions.drop(doc.metadata["at"], name, drop)
+                    break
 
 
 def complete(documents: Path, tasks: int) -> None:

@@ -6,19 +6,20 @@ arbitrary places, and arithmetic on them could not be learned. White space runs 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datatrove.data import Document, DocumentsPipeline
-from datatrove.pipeline.base import PipelineStep
+from datatrove.data import Document
 
 from model.special_tokens import KNOWN_ENDS
 from pipeline.corpus.execute import Executor, map_processes
 from pipeline.corpus.text.documents import (
     DocumentReader,
     RowWriter,
+    ShardStep,
     Table,
     draw,
     filtered,
@@ -128,8 +129,9 @@ def encode_documents(folder: Folder, executor: Executor) -> dict[str, Any]:
     repaired, tokenizer = folder.input("repair"), folder.input("tokenizer")
     facts = read_manifest(tokenizer)
     dtype = token_dtype(facts["vocab_size"])
-    encode = Encode(tokenizer / "tokenizer.json", folder.path, dtype, facts["eos_token_id"])
-    executor.run(folder, [DocumentReader(repaired, filtered(folder)), encode], description="encode")
+    work = partial(encode_shard, tokenizer / "tokenizer.json", folder.path, dtype, facts["eos_token_id"])
+    pipeline = [DocumentReader(repaired, filtered(folder)), ShardStep("encode", work)]
+    executor.run(folder, pipeline, description="encode")
     table = Table.load(repaired)
     tokens = np.zeros(len(table.sources), dtype=np.int64)
     for shard in range(table.tasks):
@@ -142,30 +144,23 @@ def encode_documents(folder: Folder, executor: Executor) -> dict[str, Any]:
     }
 
 
-class Encode(PipelineStep):
+def encode_shard(
+    tokenizer: Path, folder: Path, dtype: np.dtype, eos_token_id: int, documents: Iterable[Document], shard: int
+) -> None:
     """Token ids of one shard's documents, the end-of-text id after each; memory of one document."""
-
-    name, type = "encode", "🔢 - TOKENIZER"
-
-    def __init__(self, tokenizer: Path, folder: Path, dtype: np.dtype, eos_token_id: int):
-        super().__init__()
-        self.tokenizer, self.folder, self.dtype, self.eos = tokenizer, folder, dtype, eos_token_id
-
-    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # type: ignore[override]
-        encode = encoder(self.tokenizer, self.dtype.str).encode
-        end = np.array([self.eos], dtype=self.dtype).tobytes()
-        offset = 0
-        with (
-            RowWriter(self.folder / "ids" / f"{rank:05d}.index", IDS_INDEX) as index,
-            open(self.folder / "ids" / f"{rank:05d}.bin", "wb", buffering=1 << 20) as file,
-        ):
-            for doc in data or ():
-                ids = encode(doc.text) + end
-                file.write(ids)
-                length = len(ids) // self.dtype.itemsize
-                index.add((doc.metadata["at"], offset, length, len(doc.text.encode())))
-                offset += length
-        yield from ()
+    encode = encoder(tokenizer, dtype.str).encode
+    end = np.array([eos_token_id], dtype=dtype).tobytes()
+    offset = 0
+    with (
+        RowWriter(folder / "ids" / f"{shard:05d}.index", IDS_INDEX) as index,
+        open(folder / "ids" / f"{shard:05d}.bin", "wb", buffering=1 << 20) as file,
+    ):
+        for doc in documents:
+            ids = encode(doc.text) + end
+            file.write(ids)
+            length = len(ids) // dtype.itemsize
+            index.add((doc.metadata["at"], offset, length, len(doc.text.encode())))
+            offset += length
 
 
 def read_index(encoded: Path, shard: int) -> np.ndarray:

@@ -19,6 +19,7 @@ import numpy as np
 from datatrove.data import Document
 
 from data_filters.rule import PROSE
+from pipeline.corpus.text.documents import mix_bits
 
 BUCKETS = 1 << 14
 _SHIFT = np.uint64(64 - 14)
@@ -136,7 +137,7 @@ def split_words(texts: Sequence[bytes], documentation: Sequence[np.ndarray]) -> 
 
     flags = np.concatenate([np.append(flags, False) for flags in documentation])
     text = np.searchsorted(ends_of_text, starts, side="right")
-    return Words(_mix(hashes), text, flags[starts], kind == LETTERS, len(texts))
+    return Words(mix_bits(hashes), text, flags[starts], kind == LETTERS, len(texts))
 
 
 class WordTable:
@@ -160,7 +161,7 @@ class WordTable:
 
 
 def _place(text: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-    return text * BUCKETS + (_mix(hashes) >> _SHIFT).astype(np.int64)
+    return text * BUCKETS + (mix_bits(hashes) >> _SHIFT).astype(np.int64)
 
 
 @lru_cache(maxsize=4)
@@ -171,13 +172,6 @@ def _powers(n: int) -> tuple[np.ndarray, np.ndarray]:
     factors[:, 0] = 1
     powers, inverse = np.cumprod(factors, axis=1)
     return powers, inverse
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The finalizer of splitmix64: every bit of the result depends on every bit of `x`."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 _TABLE = WordTable([_COMMON_WORDS.split(), *(words.split() for words in _MARKS.values())])

@@ -14,11 +14,11 @@ import hashlib
 import json
 import mmap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,21 @@ class DocumentReader(PipelineStep):
                 yield Document(text=record["text"], id=record["id"], metadata=record["metadata"])
 
 
+class ShardStep(PipelineStep):
+    """A step of ours: `work(documents, shard)` takes the documents of a shard and passes on those that it yields. A
+    function of a module or a `partial` of one, because clusters pickle it."""
+
+    type = "hornbook"
+
+    def __init__(self, name: str, work: Callable[[Iterable[Document], int], Iterable[Document] | None]):
+        self.name = name
+        super().__init__()
+        self.work = work
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # type: ignore[override]
+        yield from self.work(data or (), rank) or ()
+
+
 def document_writer(folder: Path) -> PipelineStep:
     """datatrove's JSON lines writer, one plain file per shard, with every field of every document."""
     from datatrove.pipeline.writers.jsonl import JsonlWriter
@@ -112,7 +127,7 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
     return map(orjson.loads, read_lines(path))
 
 
-class RecordWriter:
+class RecordWriter(AbstractContextManager):
     """JSON lines, written as they come: `with RecordWriter(path) as records: records.add({...})`."""
 
     def __init__(self, path: Path):
@@ -122,14 +137,11 @@ class RecordWriter:
     def add(self, record: Any) -> None:
         self._file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
 
-    def __enter__(self) -> "RecordWriter":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
 
-class RowWriter:
+class RowWriter(AbstractContextManager):
     """Fixed-size rows of `dtype`, written as they come, in flat memory; `read_rows` maps them."""
 
     def __init__(self, path: Path, dtype: np.dtype):
@@ -144,9 +156,6 @@ class RowWriter:
     def _flush(self) -> None:
         self._file.write(np.array(self._rows, dtype=self._dtype).tobytes())
         self._rows.clear()
-
-    def __enter__(self) -> "RowWriter":
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._flush()
@@ -215,26 +224,7 @@ class Table:
                         yield part.start + at, Names(*orjson.loads(line))
 
 
-class TableWriter:
-    """Writes one shard's rows and names."""
-
-    def __init__(self, folder: Path, shard: int):
-        self._rows = RowWriter(folder / "table" / f"{shard:05d}.bin", ROW)
-        self._names = RecordWriter(folder / "table" / shard_name(shard))
-
-    def add(self, row: tuple, names: Names) -> None:
-        self._rows.add(row)
-        self._names.add((names.path, names.group, names.license))
-
-    def __enter__(self) -> "TableWriter":
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._rows.__exit__(*error)
-        self._names.__exit__(*error)
-
-
-class ShardDecisions:
+class ShardDecisions(AbstractContextManager):
     """What one step decides about one shard: `drop` as it goes; the masks are written at the end.
 
     `before`: who was left before the step; None: documents are announced one by one with `add`.
@@ -254,20 +244,12 @@ class ShardDecisions:
         self._alive[at] = 0
         self._records.add({"at": at, "filter": filter, **asdict(drop)})
 
-    def __enter__(self) -> "ShardDecisions":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._records.__exit__(kind)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._records.__exit__()
         if kind is None:
-            _save_alive(self._folder, self._shard, np.frombuffer(self._alive, dtype=bool))
-
-
-def _save_alive(folder: Path, shard: int, alive: np.ndarray) -> None:
-    (folder / "alive").mkdir(parents=True, exist_ok=True)
-    np.save(folder / "alive" / f"{shard:05d}.npy", alive, allow_pickle=False)
+            alive = self._folder / "alive" / f"{self._shard:05d}.npy"
+            alive.parent.mkdir(parents=True, exist_ok=True)
+            np.save(alive, np.frombuffer(self._alive, dtype=bool), allow_pickle=False)
 
 
 def read_alive(folder: Path, shard: int) -> np.ndarray:
@@ -337,11 +319,14 @@ def count_documents(table: Table, chosen: np.ndarray) -> dict[str, Any]:
 
 def draw(digests: np.ndarray, *key: Any) -> np.ndarray:
     """Uniform 64-bit numbers that depend on `key` and on each document's content alone: the same on every machine,
-    and another source or worker changes none of them. The finalizer of splitmix64 over the digest."""
-    with np.errstate(over="ignore"):
-        x = digests.astype(np.uint64) + np.uint64(hash_key(*key))
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    and another source or worker changes none of them."""
+    return mix_bits(digests.astype(np.uint64) + np.uint64(hash_key(*key)))
+
+
+def mix_bits(x: np.ndarray) -> np.ndarray:
+    """The finalizer of splitmix64: every bit of the result depends on every bit of `x`."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
