@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -64,6 +65,7 @@ PROSE_DISTRIBUTIONS = (*DISTRIBUTIONS, "pytorch-lightning", "torch", "transforme
 logger.remove()  # datatrove writes a page a step, which is not what is measured
 
 RUNS = 5
+SIMILARITY = 0.8  # the default of data.near_dedup_similarity
 SEED = 0
 
 
@@ -114,7 +116,7 @@ def cpu_seconds() -> float:
 def paired(
     stock: Callable[[], Any], ours: Callable[[], Any], stock_runs: int, our_runs: int
 ) -> tuple[float, float, Any, Any]:
-    """Median processor seconds of both, in turn, and what each returned last."""
+    """Median processor seconds of both, in turn so that a slow minute hits both, and what each returned last."""
     times: tuple[list[float], list[float]] = ([], [])
     results: list[Any] = [None, None]
     for turn in range(max(stock_runs, our_runs)):
@@ -123,8 +125,7 @@ def paired(
                 before = cpu_seconds()
                 results[side] = function()
                 times[side].append(cpu_seconds() - before)
-    medians = [sorted(t)[len(t) // 2] for t in times]
-    return medians[0], medians[1], results[0], results[1]
+    return median(times[0]), median(times[1]), results[0], results[1]
 
 
 def rules(megabytes: float, quick: bool) -> Rows:
@@ -149,29 +150,26 @@ def rules(megabytes: float, quick: bool) -> Rows:
     rows = []
     for name, names, inputs in jobs:
         size = sum(len(text.encode()) for text in inputs) / 1e6
-        chain = not names
-        chosen = names or list(stock)
-        seconds: dict[str, list[float]] = {"stock": [], "ours": []}
-        answers: dict[str, list[list[Answer]]] = {}
-        for _ in range(turns):
-            for side, filters in (("stock", stock), ("ours", ours)):
-                # Sides take turns, so that a slow minute hits both; neither finds what the other has split.
-                split_into_parts.cache_clear()
-                start = time.process_time()
-                answers[side] = [_ask([filters[n] for n in chosen], text, chain) for text in inputs]
-                seconds[side].append(time.process_time() - start)
-        different = sum(a != b for a, b in zip(answers["stock"], answers["ours"], strict=True))
+        theirs_asked = partial(_ask_all, [stock[n] for n in names or stock], inputs, not names)
+        ours_asked = partial(_ask_all, [ours[n] for n in names or ours], inputs, not names)
+        stock_seconds, our_seconds, theirs, mine = paired(theirs_asked, ours_asked, turns, turns)
+        different = sum(a != b for a, b in zip(theirs, mine, strict=True))
         if different:
             raise SystemExit(f"rules/{name}: {different} of {len(inputs)} texts are decided differently")
-        ratio = median(seconds["stock"]) / median(seconds["ours"])
+        ratio = stock_seconds / our_seconds
         rows += [
             row(f"rules, {name}: equal decisions and reasons", 100.0, "%", "100", True),
-            row(f"rules, {name}, stock", round(size / median(seconds["stock"]), 2), "MB/s"),
-            row(f"rules, {name}, ours", round(size / median(seconds["ours"]), 2), "MB/s"),
+            row(f"rules, {name}, stock", round(size / stock_seconds, 2), "MB/s"),
+            row(f"rules, {name}, ours", round(size / our_seconds, 2), "MB/s"),
         ]
         title = f"rules, {name}: against datatrove's classes with the same splitter"
         rows.append(at_least(title, ratio, "x", 3) if name == "chain" else row(title, round(ratio, 2), "x"))
     return rows
+
+
+def _ask_all(filters: list[Any], texts: list[str], chain: bool) -> list[list[Answer]]:
+    split_into_parts.cache_clear()  # a side must not find what the other has split
+    return [_ask(filters, text, chain) for text in texts]
 
 
 def _ask(filters: list[Any], text: str, chain: bool) -> list[Answer]:
@@ -282,7 +280,7 @@ def near(quick: bool) -> Rows:
     """Our near dedup: its speed, planted copies that it must find, exercises that it must keep apart."""
     text = sample(4 if quick else 16)
     started = time.process_time()
-    _clustered(text.texts, "prose")
+    clustered(text.texts, "prose")
     return [row("near dedup", round(text.megabytes / (time.process_time() - started), 1), "MB/s"), *_planted()]
 
 
@@ -304,10 +302,10 @@ def _planted() -> Rows:
         if similarity >= 0.85:
             pairs.append((i, len(texts)))
             texts.append(" ".join(copy))
-    roots = _clustered(texts, "prose")
+    roots = clustered(texts, "prose")
     found = sum(bool(roots[a] == roots[b]) for a, b in pairs) / len(pairs)
     exercises = [d.text for d in Exercises(count=2_000).documents(0, 1) if isinstance(d, Document)]
-    merged = 1 - len(set(_clustered(exercises, "exercise").tolist())) / len(exercises)
+    merged = 1 - len(set(clustered(exercises, "exercise").tolist())) / len(exercises)
     return [
         at_least(f"planted near duplicates found ({len(pairs)}, Jaccard >= 0.85)", found, "share", 0.95),
         at_most(f"different exercises wrongly merged (of {len(exercises)})", merged, "share", 0.01),
@@ -324,14 +322,15 @@ def _vary(words: list[str], draw: random.Random) -> tuple[list[str], float]:
     return copy, _jaccard(a, b)
 
 
-def _clustered(texts: list[str], kind: str, similarity: float = 0.8) -> np.ndarray:
+def clustered(texts: list[str], kind: str) -> np.ndarray:
+    """The first text of each one's cluster, normalised as near dedup does for this kind."""
     values, _ = Sketcher().sketch(texts, [kind] * len(texts))
     low = values.astype("<u2")
     return clusters(
-        band_keys(values, band_rows(similarity)),
+        band_keys(values, band_rows(SIMILARITY)),
         lambda left, right: (low[left] == low[right]).mean(axis=1),
         len(texts),
-        similarity,
+        SIMILARITY,
     )
 
 

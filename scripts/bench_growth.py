@@ -7,16 +7,16 @@ The comparisons with scratch and between ways to spend a budget, whose figures d
 commit b39d95c.
 """
 
-import json
 import math
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -48,9 +48,9 @@ def streaming(quick: bool) -> Rows:
             raise SystemExit(f"{folder} needs {needed / 1e9:.0f} GB of free disk and 4 GB to spare; set TMPDIR")
         save_folder(Path(folder) / "source", _synthetic(shapes[0]), shapes[0], None, "", "float16")
         for dtype in ("bfloat16", "float32", GATED):
-            command = [sys.executable, __file__, "--grow-once", folder, dtype, json.dumps(asdict(shapes[1]))]
-            lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
-            facts, name = json.loads(lines[-1]), f"phi-1.5 to phi-2 as {dtype}"
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                facts = pool.submit(grow_once, Path(folder), dtype, shapes[1]).result()
+            name = f"phi-1.5 to phi-2 as {dtype}"
             rows += [
                 at_most(f"{name}: private_gb", facts["private_gb"], "GB", MOST_GIGABYTES[dtype]),
                 at_most(f"{name}: cpu_seconds", facts["cpu_seconds"], "s", MOST_SECONDS),
@@ -103,8 +103,4 @@ def _watch(peak: list[float], done: threading.Event) -> None:
 PARTS = {"streaming": Part(streaming)}
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--grow-once"]:
-        place, dtype, shape = sys.argv[2:]
-        print(json.dumps(grow_once(Path(place), dtype, ModelConfig(**json.loads(shape)))))
-    else:
-        main(__file__, __doc__ or "", "growth", PARTS, ("torch",))
+    main(__file__, __doc__ or "", "growth", PARTS, ("torch",))

@@ -10,7 +10,6 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -19,7 +18,7 @@ from typing import Any
 
 Rows = list[dict[str, Any]]
 ROOT = Path(__file__).resolve().parents[1]
-PIPE = "HORNBOOK_BENCH_ROWS"
+ROWS = "rows: "  # begins the line in which a part's process gives its rows
 
 
 @dataclass(frozen=True)
@@ -99,18 +98,12 @@ def processor() -> str:
 
 def _run_apart(script: str, name: str, quick: bool) -> Rows:
     """One part in a process of its own; its rows are printed when they come."""
-    read, write = os.pipe()
     command = [sys.executable, script, "--part", name, *(["--quick"] if quick else [])]
-    with tempfile.TemporaryFile("w+") as said:  # libraries write a page a step
-        environment = {**os.environ, PIPE: str(write)}
-        process = subprocess.Popen(command, pass_fds=[write], env=environment, stdout=said, stderr=said)
-        os.close(write)
-        with os.fdopen(read, encoding="utf-8") as pipe:
-            text = pipe.read()
-        if process.wait():
-            said.seek(0)
-            raise SystemExit(f"{said.read()[-4000:]}\npart {name} failed, see above")
-    rows: Rows = json.loads(text)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{(done.stdout + done.stderr)[-4000:]}\npart {name} failed, see above")
+    found = [line for line in done.stdout.splitlines() if line.startswith(ROWS)]  # libraries write a page a step
+    rows: Rows = json.loads(found[-1].removeprefix(ROWS))
     for line in rows:
         goal = "" if line["goal"] is None else f"  {line['goal']:>10}  {'met' if line['met'] else 'NOT MET'}"
         value = f"{line['value']:,.4g}" if isinstance(line["value"], float) else str(line["value"])
@@ -121,9 +114,7 @@ def _run_apart(script: str, name: str, quick: bool) -> Rows:
 def _run_here(name: str, part: Part, quick: bool) -> None:
     if part.one_core:
         one_core()
-    rows = [{**line, "part": name} for line in part.run(quick)]
-    with os.fdopen(int(os.environ[PIPE]), "w", encoding="utf-8") as pipe:
-        json.dump(rows, pipe)
+    print(f"\n{ROWS}{json.dumps([{**line, 'part': name} for line in part.run(quick)])}", flush=True)
 
 
 def _kept(path: Path, others: set[str]) -> Rows:

@@ -19,7 +19,7 @@ from datatrove.data import Document
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.corpus.duplicates import Sketcher, band_keys, band_rows, clusters, symbols
+from pipeline.corpus.duplicates import symbols
 from pipeline.corpus.exercises.confined import PASSED, ConfinedRunner
 from pipeline.corpus.exercises.exercise import DIFFICULTIES
 from pipeline.corpus.exercises.source import Exercises
@@ -28,10 +28,10 @@ from pipeline.corpus.exercises.templates import TEMPLATES
 from pipeline.corpus.sources.python_library import PythonLibrary
 from pipeline.corpus.text.documents import SetAside
 from pipeline.corpus.text.source import Item
+from scripts.bench_data import SIMILARITY, clustered
 from scripts.bench_rows import Part, Rows, at_least, at_most, main, row
 
 COUNT, QUICK = 2_000, 200
-SIMILARITY = 0.8  # the default of data.near_dedup_similarity
 
 
 def exercises(quick: bool) -> Rows:
@@ -77,12 +77,8 @@ def _variety(texts: list[str]) -> Rows:
 
 
 def near_duplicates(texts: list[str], kind: str) -> float:
-    """The share that near dedup would drop, normalising as it does for this kind of text."""
-    values, _ = Sketcher().sketch(texts, [kind] * len(texts))
-    low = values.astype("<u2")
-    alike = lambda a, b: (low[a] == low[b]).mean(axis=1)  # noqa: E731
-    roots = clusters(band_keys(values, band_rows(SIMILARITY)), alike, len(texts), SIMILARITY)
-    return 1 - len(set(roots.tolist())) / len(texts)
+    """The share that near dedup would drop of texts of this kind."""
+    return 1 - len(set(clustered(texts, kind).tolist())) / len(texts)
 
 
 def _as_much(characters: int) -> list[str]:

@@ -8,9 +8,8 @@ of other programs (litgpt, transformers, a nanoGPT-style loop), the fixed-budget
 docs/training has, are in the scripts of commit b39d95c.
 """
 
-import json
+import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,9 +17,11 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
-from typing import Any, TextIO
+from typing import Any
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -35,7 +36,7 @@ from pipeline.training import devices
 from pipeline.training.batches import TokenBatches
 from pipeline.training.forecast import MemoryForecast
 from pipeline.training.module import PretrainModule
-from scripts.bench_rows import ROOT, Part, Rows, at_least, at_most, main, row
+from scripts.bench_rows import Part, Rows, at_least, at_most, main, row
 
 BF16 = bool(devices.cpu_flags() & devices.BF16_FLAGS)
 POOL_STEPS = 16  # the windows of so many steps, over and over: no arm waits for text
@@ -77,45 +78,27 @@ SHAPES = {
 
 # A race: every arm is a process, one runs at a time, a few steps each: what else the machine does meets all alike
 
-IN, OUT = "HORNBOOK_RACE_IN", "HORNBOOK_RACE_OUT"
 WARMUP_STEPS = 2
 
 
 class Meter:
     """In an arm's process: `built()` when model and optimizer exist, `step()` after every optimizer step."""
 
-    def __init__(self) -> None:
-        self._commands: TextIO = os.fdopen(int(os.environ[IN]), encoding="utf-8")
-        self._answers: TextIO = os.fdopen(int(os.environ[OUT]), "w", encoding="utf-8")
-        self._cpu: list[float] = []
-        self._left, self._built = 1, 0.0
+    def __init__(self, race: Connection) -> None:
+        self._race, self._cpu, self._wanted = race, list[float](), 1
 
     def built(self) -> None:
-        self._built = time.perf_counter()
-        self._start_clock()
+        self._built, self._cpu_from = time.perf_counter(), time.process_time()
 
     def step(self) -> None:
         self._cpu.append(time.process_time() - self._cpu_from)
-        self._left -= 1
-        if self._left == 0:
-            self._answer()
-            self._wait()
-        self._start_clock()
-
-    def _start_clock(self) -> None:
+        if len(self._cpu) == self._wanted:
+            self._race.send((self._cpu, time.perf_counter() - self._built))
+            try:
+                self._wanted, self._cpu = self._race.recv(), []
+            except EOFError:
+                os._exit(0)  # the race is over; whatever loop this is in has nothing left to do
         self._cpu_from = time.process_time()
-
-    def _answer(self) -> None:
-        since_built = time.perf_counter() - self._built
-        json.dump({"cpu": self._cpu, "since_built": since_built}, self._answers)
-        self._answers.write("\n")
-        self._answers.flush()
-
-    def _wait(self) -> None:
-        line = self._commands.readline()
-        if not line:
-            os._exit(0)  # the race is over; whatever loop this is in has nothing left to do
-        self._left, self._cpu = int(line), []
 
 
 @dataclass
@@ -135,35 +118,36 @@ class Runner:
     """The parent's end of one arm."""
 
     def __init__(self, arm: str, shape: str, environment: Mapping[str, str]) -> None:
-        command_read, self._commands = os.pipe()
-        self._answers, answer_write = os.pipe()
-        environment = {**os.environ, **environment, IN: str(command_read), OUT: str(answer_write)}
-        environment |= {f"{kind}_NUM_THREADS": "1" for kind in ("OMP", "MKL", "OPENBLAS")}
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, "--arm", arm, shape], cwd=ROOT, env=environment,
-            pass_fds=[command_read, answer_write], stdout=subprocess.DEVNULL, stderr=None,
-        )  # fmt: skip
-        os.close(command_read)
-        os.close(answer_write)
-        self._lines = os.fdopen(self._answers, encoding="utf-8")
         self.name, self.times = arm, Times()
-        self.times.first_step = self._read()["since_built"]
+        context = multiprocessing.get_context("spawn")  # an interpreter of its own, which loads torch
+        self._arm, its_end = context.Pipe()
+        self._process = context.Process(target=_run_arm, args=(arm, shape, its_end))
+        one_thread = {f"{kind}_NUM_THREADS": "1" for kind in ("OMP", "MKL", "OPENBLAS")}
+        with patch.dict(os.environ, {**environment, **one_thread}):
+            self._process.start()
+        its_end.close()
+        _, self.times.first_step = self._answer()
 
     def run(self, steps: int, counted: bool = True) -> None:
-        os.write(self._commands, f"{steps}\n".encode())
-        answer = self._read()
+        self._arm.send(steps)
+        cpu, _ = self._answer()
         if counted:
-            self.times.cpu += answer["cpu"]
+            self.times.cpu += cpu
 
     def end(self) -> None:
-        os.close(self._commands)
-        self._process.wait(60)
+        self._arm.close()
+        self._process.join(60)
 
-    def _read(self) -> dict[str, Any]:
-        line = self._lines.readline()
-        if not line:
-            raise SystemExit(f"the arm '{self.name}' ended early; what it said is above")
-        return json.loads(line)
+    def _answer(self) -> tuple[list[float], float]:
+        try:
+            return self._arm.recv()
+        except EOFError:
+            raise SystemExit(f"the arm '{self.name}' ended early; what it said is above") from None
+
+
+def _run_arm(arm: str, shape: str, race: Connection) -> None:
+    warnings.simplefilter("ignore")
+    ARMS[arm](SHAPES[shape], Meter(race))
 
 
 def race(
@@ -365,8 +349,4 @@ PARTS = {
 }
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--arm"]:  # the process of one arm, in a race
-        warnings.simplefilter("ignore")
-        ARMS[sys.argv[2]](SHAPES[sys.argv[3]], Meter())
-    else:
-        main(__file__, __doc__ or "", "train", PARTS, ("torch", "lightning", "numpy"))
+    main(__file__, __doc__ or "", "train", PARTS, ("torch", "lightning", "numpy"))
