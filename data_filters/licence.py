@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 from datatrove.data import Document
 
@@ -228,8 +229,12 @@ def _page(url: str) -> str | None:
 @cache
 def spellings() -> dict[str, str]:
     """SPDX identifier by spelling in lower case."""
+    return {spelling: name for name, found in packaged("licence_spellings.yaml").items() for spelling in found}
+
+
+def packaged(name: str) -> Any:
+    """The content of a YAML file in this folder."""
     import yaml
 
-    text = Path(__file__).with_name("licence_spellings.yaml").read_text("utf-8")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return {spelling: name for name, found in yaml.load(text, loader).items() for spelling in found}
+    text = Path(__file__).with_name(name).read_text("utf-8")
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))

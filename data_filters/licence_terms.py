@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data_filters.licence import OWN, Expression, parse
+from data_filters.licence import Expression, packaged, parse
 
 PERMISSIVE, UNKNOWN = "permissive", "unknown"
 SHOWN_CAUSES = 12
@@ -22,72 +22,10 @@ class Terms:
     name: str
     headline: str
     meaning: str
-    prefixes: tuple[str, ...] = ()
+    prefixes: Sequence[str] = ()
 
 
-# From the freest to the tightest. A name counts under the first kind whose prefix it begins with; else it is
-# permissive.
-KINDS = (
-    Terms(
-        PERMISSIVE,
-        "The model may carry any licence.",
-        "All text is under permissive licences: they ask for the authors to be named, which ATTRIBUTION.md does; hand "
-        "it on with the model. Apache-2.0 and MIT are both open to it.",
-    ),
-    Terms(
-        "weak copyleft",
-        "The model may carry its own licence, with care.",
-        "Weak copyleft keeps copies of these very files under their own terms: what the model repeats of them at "
-        "length stays under those.",
-        ("LGPL", "MPL", "EPL", "CDDL", "CPL", "OFL"),
-    ),
-    Terms(
-        "share-alike",
-        "The model should carry the share-alike licence of its text.",
-        "Share-alike text asks whatever is made from it to be under the same terms, so no permissive licence is safe "
-        "to claim; leave this text out for one.",
-        ("CC-BY-SA", "ODbL", "CDLA-Sharing", "GFDL"),
-    ),
-    Terms(
-        "copyleft",
-        "The model should carry a copyleft licence, such as the one of its text.",
-        "Copyleft asks whatever is made from the text to be under the same terms, so no permissive licence is safe to "
-        "claim; leave this text out for one.",
-        ("GPL", "AGPL", "EUPL", "OSL", "QPL", "CECILL", "Sleepycat"),
-    ),
-    Terms(
-        "non-commercial",
-        "The model is not for commercial use.",
-        "Non-commercial text forbids commercial use of what is made from it: give the model a non-commercial licence, "
-        "such as CC-BY-NC-4.0.",
-        ("CC-BY-NC",),
-    ),
-    Terms(
-        "restricted use",
-        "The model may be used only as the licences of its text allow.",
-        "These licences restrict what the text may be used for; read them before the model is passed on.",
-        ("SSPL", "BUSL", "Elastic", "C-UDA"),
-    ),
-    Terms(
-        "no derivatives",
-        "The model should not be published.",
-        "No-derivatives text may be passed on unchanged only; a model is a change of it.",
-        ("CC-BY-ND", "CC-BY-NC-ND"),
-    ),
-    Terms(
-        UNKNOWN,
-        "No licence can be named for the model.",
-        "Of some text nobody said what it is under, and that is no permission: find out, or leave it out "
-        "(data.filters.licence does).",
-    ),
-    Terms(
-        "private",
-        "The model should stay private.",
-        "It was trained on text of your own (licence own), and a model can repeat what it read: publish it only if "
-        "that text may be published.",
-        (OWN,),
-    ),
-)
+KINDS = [Terms(**kind) for kind in packaged("licence_terms.yaml")]  # from the freest to the tightest
 _ORDER = {terms.name: place for place, terms in enumerate(KINDS)}
 
 

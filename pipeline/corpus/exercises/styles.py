@@ -12,13 +12,16 @@ import textwrap
 import tokenize
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from random import Random
 from types import FrameType
 from typing import Any
 
+from pipeline.config import yaml_values
 from pipeline.corpus.exercises.confined import FAILED, PASSED, ConfinedRunner
-from pipeline.corpus.exercises.exercise import EASY, HARD, Exercise
+from pipeline.corpus.exercises.exercise import Exercise
 
+_WORDS = yaml_values.load(Path(__file__).with_name("styles.yaml").read_text(encoding="utf-8"))
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 Style = Callable[[Exercise, Random, ConfinedRunner], str | None]
@@ -40,17 +43,17 @@ def textbook(exercise: Exercise, draw: Random, runner: ConfinedRunner) -> str:
     example = _example(exercise)
     parts = [
         f"# {_title(exercise, draw)}",
-        draw.choice(_OPENINGS[exercise.difficulty]),
+        draw.choice(_WORDS["openings"][exercise.difficulty]),
         f"## {draw.choice(['The problem', 'What is asked', 'The task'])}",
         exercise.task,
-        *([draw.choice(_EXAMPLES).format(*example)] if example else []),
+        *([draw.choice(_WORDS["examples"]).format(*example)] if example else []),
         f"## {draw.choice(['The idea', 'How it works', 'Thinking it through'])}",
         exercise.idea,
         f"## {draw.choice(['The code', 'In Python', 'A solution'])}",
         _code(exercise, docstring=False),
-        draw.choice(_CHECKS),
+        draw.choice(_WORDS["checks"]),
         _block(exercise.test_lines),
-        draw.choice(_CLOSINGS),
+        draw.choice(_WORDS["closings"]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -59,7 +62,7 @@ def question(exercise: Exercise, draw: Random, runner: ConfinedRunner) -> str:
     """A question and its answer."""
     asked, answered = draw.choice([("Question:", "Answer:"), ("Q:", "A:"), ("**Question.**", "**Answer.**")])
     example = _example(exercise)
-    shown = f" {draw.choice(_EXAMPLES).format(*example)}" if example and draw.random() < 0.7 else ""
+    shown = f" {draw.choice(_WORDS['examples']).format(*example)}" if example and draw.random() < 0.7 else ""
     what = "a class" if exercise.signature.startswith("class ") else "a function"
     lead = draw.choice([f"How would you write {what} for this?", f"Please write {what} `{exercise.name}`.",
                         "How can this be done in Python?", "I am stuck with this task:", "Can you solve this for "
@@ -69,7 +72,7 @@ def question(exercise: Exercise, draw: Random, runner: ConfinedRunner) -> str:
     return "\n\n".join(
         [f"{asked} {lead} {exercise.task}{shown}", f"{answered} {answer[0]}" if answer[0] == exercise.idea
          else f"{answered} {draw.choice(['Like this:', 'Here is one way.', 'This does it:'])}\n\n{code}",
-         answer[1], draw.choice(_CHECKS), _block(exercise.test_lines)]
+         answer[1], draw.choice(_WORDS["checks"]), _block(exercise.test_lines)]
     ) + "\n"  # fmt: skip
 
 
@@ -94,7 +97,7 @@ def fill(exercise: Exercise, draw: Random, runner: ConfinedRunner) -> str | None
         draw.choice(["Fill in the gap so that the code does what its docstring says.",
                      "One line is missing. Which one?", "Complete the line marked with ____.",
                      "Replace ____ by one line of Python."]),
-        _block(exercise.code(gap), "text"), draw.choice(said), _code(exercise), draw.choice(_CHECKS),
+        _block(exercise.code(gap), "text"), draw.choice(said), _code(exercise), draw.choice(_WORDS["checks"]),
         _block(exercise.test_lines),
     ]) + "\n"  # fmt: skip
 
@@ -155,7 +158,7 @@ def walkthrough(exercise: Exercise, draw: Random, runner: ConfinedRunner) -> str
                      f"Here is what happens in `{example[0]}`, for each line that changes something.",
                      f"Take `{example[0]}` and write down every change."]),
         "\n".join(table), f"{draw.choice(['The result is', 'So it returns', 'It ends with'])} `{result}`.{more}",
-        draw.choice(_CHECKS), _block(exercise.test_lines),
+        draw.choice(_WORDS["checks"]), _block(exercise.test_lines),
     ]) + "\n"  # fmt: skip
 
 
@@ -308,34 +311,3 @@ def _example(exercise: Exercise) -> tuple[str, str] | None:
 def _title(exercise: Exercise, draw: Random) -> str:
     topic, idea = (name.replace("_", " ").replace("-", ", ") for name in (exercise.template, exercise.variant))
     return draw.choice([f"{topic.capitalize()}: {idea}", f"{idea.capitalize()}", f"A lesson on {topic}: {idea}"])
-
-
-_OPENINGS = {
-    EASY: ["We begin with something small.", "This one needs no more than the basics.",
-           "A first exercise, to warm up.", "Everything used here is in the first chapters of any Python book.",
-           "Read the problem, and try it yourself before you look at the code."],
-    "medium": ["This section works through one problem from the question to the tests.",
-               "Here several things that you know come together.", "It helps to take a small case by hand first.",
-               "The code is short, but the reason why it works deserves a moment.",
-               "A typical task of daily work, and a typical way to solve it."],
-    HARD: ["This one is harder: read the idea twice.", "A problem that many solve in a slower way at first.",
-           "Here the choice of method decides how long the code becomes.",
-           "Do not start to write before the idea is clear.",
-           "Such problems come up in interviews, and now and then at work."],
-}  # fmt: skip
-_EXAMPLES = [
-    "For example, `{0}` gives `{1}`.", "So `{0}` is `{1}`.", "With `{0}` the answer is `{1}`.",
-    "For instance, `{0}` must return `{1}`.", "Calling `{0}` should produce `{1}`.",
-]  # fmt: skip
-_CHECKS = [
-    "These checks hold:", "To be sure, try some cases:", "Some cases to check it with:",
-    "Each of these lines must pass in silence:", "Tests, worked out by another method:", "Let us check it:",
-]  # fmt: skip
-_CLOSINGS = [
-    "Change one of the values and predict the result before you run it.",
-    "What happens with an empty input? Think first, then try.",
-    "Which line would you change if the opposite were asked?",
-    "Explain the code to somebody in two sentences.",
-    "Write one more check that a wrong solution would fail.",
-    "How does the time grow when the input is twice as long?",
-]  # fmt: skip
