@@ -21,7 +21,9 @@ def repair(text: str, kind: str, *, mask: bool = True) -> str:
     if "\0" in text:
         text = text.replace("\0", "")
     if not text.isascii():
-        text = _mend_unicode(text, kind)
+        text = mend_surrogates(text)
+        if kind == PROSE:  # ftfy reads 4 MB/s, and lines that are ASCII cannot be wrongly decoded
+            text = "\n".join(line if line.isascii() else _fix_line(line) for line in text.split("\n"))
     return personal_data.mask(text)[0] if mask else text
 
 
@@ -30,14 +32,6 @@ def mend_surrogates(text: str) -> str:
     if text.isascii() or not _SURROGATES.search(text):
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _mend_unicode(text: str, kind: str) -> str:
-    """Lines that are ASCII cannot be wrongly decoded: only the others go through ftfy, which reads 4 MB/s."""
-    text = mend_surrogates(text)
-    if kind == PROSE:
-        text = "\n".join(line if line.isascii() else _fix_line(line) for line in text.split("\n"))
-    return text
 
 
 def _fix_line(line: str) -> str:

@@ -36,7 +36,10 @@ def run(config: Config, step: Step, command: Command) -> None:
         lines.finish()
         experiment.link("data", step.path)
     print(f"data: {'done' if fresh else 'up to date'}")
-    print("\n".join([*summary(step, manifest), *_validation_cost(config, manifest)]))
+    print("\n".join(summary(step, manifest)))
+    _, warning = validation_cost(config, validation_tokens(manifest))
+    if warning:
+        print(f"  WARNING: {warning}")
     after = f"data {command.words}" if config.name.endswith(configs.PREVIEW) else f"init {command.words}"
     print(f"  report       {command.write_page(config)}\n  next: hornbook {after}", flush=True)
 
@@ -120,12 +123,6 @@ def warnings(manifest: Mapping[str, Any]) -> list[str]:
     if short:
         found.append(f"{short:,} evaluation items are too short to look for (data.decontamination.min_words)")
     return found
-
-
-def _validation_cost(config: Config, manifest: Mapping[str, Any]) -> list[str]:
-    """A warning where validating on this text is much of the run that the config asks for."""
-    _, warning = validation_cost(config, validation_tokens(manifest))
-    return [f"  WARNING: {warning}"] if warning else []
 
 
 def summary(step: Step, manifest: dict[str, Any]) -> list[str]:

@@ -237,12 +237,9 @@ def preview(config: Config, limit: int) -> Config:
 def to_values(section: Any) -> dict[str, Any]:
     """The resolved config as plain JSON values: what manifests, W&B and `runs/<name>/config.yaml` hold. Internal keys
     are left out where they are not set."""
-    values = {f.name: getattr(section, f.name) for f in dataclasses.fields(section) if _is_shown(section, f)}
+    found = [(getattr(section, f.name), f) for f in dataclasses.fields(section)]
+    values = {f.name: value for value, f in found if value is not None or not f.metadata.get("internal")}
     return {k: to_values(v) if dataclasses.is_dataclass(v) else copy.deepcopy(v) for k, v in values.items()}
-
-
-def _is_shown(section: Any, f: dataclasses.Field) -> bool:
-    return not f.metadata.get("internal") or getattr(section, f.name) is not None
 
 
 def to_yaml(config: Config) -> str:

@@ -312,8 +312,8 @@ def _run_ray(job: Any, logs: Path, executor: Executor, description: str) -> None
                     _check_silence(logs, executor, description, silences)
                     since = time.monotonic()
         finally:
-            if thread.is_alive():
-                _leave_ray()
+            if thread.is_alive() and "ray" in sys.modules:  # its shutdown ends the tasks that the executor waits for
+                sys.modules["ray"].shutdown()
     if raised:
         raise raised[0]
 
@@ -368,13 +368,6 @@ def _ray_nodes() -> list[dict[str, float]]:
         return []
 
 
-def _leave_ray() -> None:
-    """Ends this process's part in the cluster, and with it the tasks: threads of the executor wait for them."""
-    ray = sys.modules.get("ray")
-    if ray is not None:
-        ray.shutdown()
-
-
 def _slurm_job(cls: Any, shared: dict[str, Any], description: str, options: dict[str, Any]) -> Any:
     """datatrove's executor, with our interpreter and checkout in the job, and no second job to add up statistics."""
     root = Path(__file__).resolve().parents[2]
@@ -405,7 +398,8 @@ def _wait_for_slurm(job: Any, folder: Folder, tasks: int, bar: Progress) -> None
         bar.to(tasks - left)
         if not left:
             return
-        gone = 0 if _in_queue(job.job_id) else gone + 1
+        queue = subprocess.run(["squeue", "-h", "-j", str(job.job_id), "-o", "%T"], capture_output=True, check=False)
+        gone = 0 if queue.returncode == 0 and queue.stdout.strip() else gone + 1
         if gone >= GONE_POLLS:
             shards = unfinished_shards(folder.logs, tasks)
             raise Failure(
@@ -414,8 +408,3 @@ def _wait_for_slurm(job: Any, folder: Folder, tasks: int, bar: Progress) -> None
                 "data.executor_options.time=08:00:00"
             )
         time.sleep(POLL_SECONDS)
-
-
-def _in_queue(job_id: str) -> bool:
-    done = subprocess.run(["squeue", "-h", "-j", str(job_id), "-o", "%T"], capture_output=True, text=True, check=False)
-    return done.returncode == 0 and bool(done.stdout.strip())

@@ -165,8 +165,8 @@ def publish(folder: Folder, max_bytes: int, textbook_min_score: float, seed: int
     if not sets.train:
         raise empty_corpus(dropped)
     dtype = token_dtype(manifests["tokenizer"]["vocab_size"])
-    # A killed attempt may have left token sets that this one would not overwrite.
-    _clear(folder.path)
+    for name in (TOKENS_FOLDER, "scorer", "kept", "dropped"):  # what a killed attempt left might not be overwritten
+        shutil.rmtree(folder.path / name, ignore_errors=True)
     for file in tokenizer_files(folder.input("tokenizer") / "tokenizer.json"):
         target = folder.path / file.relative_to(folder.input("tokenizer"))
         target.parent.mkdir(exist_ok=True)
@@ -264,9 +264,3 @@ class Encoded:
             start = int(self.offsets[index])
             ids = self._ids[shard][start : start + int(self.lengths[index])]
             yield ids, size, round(float(scores[index]), 4)
-
-
-def _clear(path: Path) -> None:
-    """Removes what a killed attempt left: the token sets of an unfinished folder are written again from the start."""
-    for name in (TOKENS_FOLDER, "scorer", "kept", "dropped"):
-        shutil.rmtree(path / name, ignore_errors=True)

@@ -137,19 +137,16 @@ def _training(study: Study, cell: Cell, seed: int, overrides: dict[str, Any], sp
     configs.resolve_source_path(values, study.base)
     config = _with_budget(study, configs.from_values(values, where), spend, where)
     # Runtime keys are in no fingerprint: without `apart`, members that differ in them alone would be one run.
+    kinds, given = configs.key_kinds(), sorted(configs.flat(overrides).items())
+    runtime = [(key, value) for key, value in given if kinds.get(key, ("",))[0] == RUNTIME]
     for section, prefix in ((config.budget, "train."), (config.finetune.budget, "finetune.train.")):
-        given = sorted(configs.flat(overrides).items())
-        keys = [f"{k}={v}" for k, v in given if k.startswith(prefix) and _is_runtime(k)]
+        keys = [f"{key}={value}" for key, value in runtime if key.startswith(prefix)]
         section.apart = ", ".join(filter(None, [section.apart, *keys])) or None
     check_method(config)
     check_source(config)
     if spend.get("finetune") and (task := target_task(config.finetune)) is not None:
         make_target(task, 1, 2, seed)  # raises for a task that does not exist
     return Training(config, {**cell}, seed, bool(spend.get("finetune")))
-
-
-def _is_runtime(key: str) -> bool:
-    return configs.key_kinds().get(key, ("",))[0] == RUNTIME
 
 
 def _with_budget(study: Study, config: Config, spend: Mapping[str, float], where: str) -> Config:

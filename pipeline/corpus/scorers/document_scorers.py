@@ -10,12 +10,14 @@ Format and arithmetic are those of fastText 0.9 (Joulin et al. 2016, arXiv 1607.
 optional character n-grams, a mean of rows, softmax or one-against-all.
 """
 
+import ctypes
 import json
 import re
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
@@ -38,7 +40,7 @@ _UNKNOWN = "no rated documents of these sources: how well it ranks them is unkno
 
 MAGIC, FILE_VERSION = 793712314, 12
 SUPERVISED = 3
-HIERARCHICAL, NEGATIVE_SAMPLING, SOFTMAX, ONE_AGAINST_ALL = 1, 2, 3, 4
+HIERARCHICAL, SOFTMAX = 1, 3  # of its losses; the others give each label a probability of its own
 LABEL_PREFIX, END_OF_LINE = "__label__", "</s>"
 _WHITE_SPACE = re.compile("[ \\t\\n\\v\\f\\r\\0]+")
 _NGRAM_FACTOR = 116049371
@@ -92,13 +94,10 @@ class Linear(DocumentScorer):
     def __init__(self, path: Path, sources: Sequence[str] | None = None):
         super().__init__(sources)
         self.path = path
-        self._scorer: Scorer | None = None
 
-    @property
+    @cached_property
     def scorer(self) -> Scorer:
-        if self._scorer is None:
-            self._scorer = load_scorer(self.path)
-        return self._scorer
+        return load_scorer(self.path)
 
     def content(self) -> str:
         if not self.path.is_file():
@@ -144,18 +143,16 @@ class FastText(DocumentScorer):
         super().__init__(sources)
         self.path = Path(path).expanduser()
         self.label = label if label.startswith(LABEL_PREFIX) else LABEL_PREFIX + label
-        self._model: FastTextModel | None = None
 
-    @property
+    @cached_property
     def model(self) -> "FastTextModel":
-        if self._model is None:
-            self._model = read_fasttext(self.path)
-            if self.label not in self._model.labels:
-                raise UserError(
-                    f"{KEY}.label is '{self.label}', which {self.path} does not know; expected one of "
-                    f"{', '.join(sorted(self._model.labels)[:20])}"
-                )
-        return self._model
+        model = read_fasttext(self.path)
+        if self.label not in model.labels:
+            raise UserError(
+                f"{KEY}.label is '{self.label}', which {self.path} does not know; expected one of "
+                f"{', '.join(sorted(model.labels)[:20])}"
+            )
+        return model
 
     def content(self) -> str:
         if not self.path.is_file():
@@ -186,7 +183,6 @@ class Classifier(DocumentScorer):
             raise ValueError("most, max_tokens and batch: expected more than 0")
         self.path, self.most, self.label, self.max_tokens = path, most, label, max_tokens
         self.batch, self.device = batch, device
-        self._loaded: tuple[Any, Any] | None = None
         try:
             import transformers  # noqa: F401
         except ImportError:
@@ -205,7 +201,7 @@ class Classifier(DocumentScorer):
     def scores(self, documents: Sequence[Document]) -> np.ndarray:
         import torch
 
-        tokenizer, model = self._load()
+        tokenizer, model = self._loaded
         filled = [i for i, document in enumerate(documents) if document.text.strip()]  # an empty text has score 0
         scores = np.zeros(len(documents), dtype=np.float32)
         for start in range(0, len(filled), self.batch):
@@ -228,22 +224,22 @@ class Classifier(DocumentScorer):
             raise UserError(f"{KEY}.label is '{self.label}'; {self.path} has {', '.join(names)}")
         return config.num_labels - 1 if self.label is None else names[str(self.label)]
 
-    def _load(self) -> tuple[Any, Any]:
-        if self._loaded is None:
-            from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        """Tokenizer and model."""
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-            folder = local_folder(self.path, f"{KEY}.path", CLASSIFIER_FILES)
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(folder)
-                model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
-            except (OSError, ValueError) as error:
-                raise UserError(
-                    f"{KEY}.path: {folder} is no sequence classifier that transformers can load: {error}"
-                ) from None
-            if tokenizer.is_fast:
-                clear_state(tokenizer.backend_tokenizer)
-            self._loaded = tokenizer, model.eval().to(self.device)
-        return self._loaded
+        folder = local_folder(self.path, f"{KEY}.path", CLASSIFIER_FILES)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{KEY}.path: {folder} is no sequence classifier that transformers can load: {error}"
+            ) from None
+        if tokenizer.is_fast:
+            clear_state(tokenizer.backend_tokenizer)
+        return tokenizer, model.eval().to(self.device)
 
 
 # The scorers that a config may name under `data.scorer.type`.
@@ -317,7 +313,8 @@ class FastTextModel:
             if self.max_characters > 0 and token != END_OF_LINE:
                 ids.extend(self._character_ngrams(f"<{token}>"))
         if self.word_ngrams > 1 and self.buckets:
-            hashes = [_signed(hash_bytes(token.encode("utf-8", "replace"))) for token in tokens]
+            # C++ keeps a 32-bit hash as a signed number, and widens it so.
+            hashes = [ctypes.c_int32(hash_bytes(token.encode("utf-8", "replace"))).value for token in tokens]
             for start, value in enumerate(hashes):
                 for other in hashes[start + 1 : start + self.word_ngrams]:
                     value = (value * _NGRAM_FACTOR + other) & _MASK
@@ -410,8 +407,3 @@ def _text(file: BinaryIO) -> str:
             raise ValueError("its dictionary has no end")
         found += byte
     return found.decode("utf-8", "replace")
-
-
-def _signed(value: int) -> int:
-    """As C++ widens a 32-bit hash that it keeps as a signed number."""
-    return value - (1 << 32) if value >= 1 << 31 else value

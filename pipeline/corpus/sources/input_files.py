@@ -12,8 +12,9 @@ import os
 import re
 import stat
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,13 @@ class FileSource(Source):
         return self.find().files
 
     def content_hash(self) -> str:
-        return hash_inputs(self.files())
+        """By content and name; of what cannot be read by its name and problem."""
+        files = self.files()
+        good = [f for f in files if f.problem is None]
+        problems = [[f.name, f.problem.cause] for f in files if f.problem is not None]
+        base = good[0].path.parents[good[0].name.count("/")] if good else Path()
+        content = hash_files([f.path for f in good], base) if good else ""
+        return hash_json([content, problems]) if problems else content
 
     def items(self, task: int, tasks: int) -> Iterator[Item]:
         files = self.files()
@@ -104,12 +111,8 @@ class FileSource(Source):
                     number += 1
             except Unreadable as problem:
                 if by_file or i % tasks == task:  # one shard reports the file
-                    yield _lost(file, problem, number)
-
-
-def _lost(file: InputFile, problem: Unreadable, records: int) -> SetAside:
-    place = f"{file.name}:{records + 1}" if records else file.name
-    return SetAside(place, problem.cause, problem.sample, None, file.size_bytes, file.name, records)
+                    place = f"{file.name}:{number + 1}" if number else file.name
+                    yield SetAside(place, problem.cause, problem.sample, None, file.size_bytes, file.name, number)
 
 
 def find_inputs(
@@ -156,15 +159,6 @@ def find_inputs(
     return Inputs(sorted(files, key=lambda f: f.name.split("/")), dict(sorted(skipped.items())))
 
 
-def hash_inputs(files: Iterable[InputFile]) -> str:
-    """By content and name; what cannot be read by its name and problem."""
-    files = list(files)
-    good = [f for f in files if f.problem is None]
-    problems = [[f.name, f.problem.cause] for f in files if f.problem is not None]
-    content = hash_files([f.path for f in good], _base(good[0])) if good else ""
-    return hash_json([content, problems]) if problems else content
-
-
 def _walk(folder: Path, inside: Path | None) -> Iterator[tuple[Path, Unreadable | None]]:
     """All files below a folder, with what is wrong with a folder or a link to one in its place. Real folders come
     before links to them, and each is entered once."""
@@ -204,29 +198,23 @@ def _glob(pattern: Path, links_inside: bool) -> Iterator[tuple[Path, Unreadable 
         yield from ((Path(path), None) for path in glob.glob(str(pattern)))
         return
     base = _fixed(pattern)
-    parts = pattern.parts[len(base.parts) :]
-    expression = ""
-    for part in parts[:-1]:
-        expression += r"(?:[^/.][^/]*/)*" if part == "**" else _one_part(part) + "/"
-    expression += r"(?:[^/.][^/]*/)*[^/.][^/]*" if parts[-1] == "**" else _one_part(parts[-1])
-    matches = re.compile(expression, re.DOTALL).fullmatch
+    wanted = pattern.parts[len(base.parts) :]
     for path, problem in _walk(base, base if links_inside else None):
-        name = path.relative_to(base).as_posix()
-        entered = parts[0] == "**" and not any(part.startswith(".") for part in name.split("/"))
-        if matches(name) if problem is None else entered:
+        parts = path.relative_to(base).parts
+        entered = wanted[0] == "**" and not any(part.startswith(".") for part in parts)
+        if _matches(parts, wanted) if problem is None else entered:
             yield path, problem
 
 
-def _one_part(pattern: str) -> str:
-    """The expression of one part of a glob, in which `*` does not match a dot at the beginning."""
-    words = {"*": "[^/]*", "?": "[^/]"}
-    expression = "" if pattern.startswith(".") else r"(?!\.)"
-    for piece in re.split(r"(\*|\?|\[!?\]?[^\]]*\])", pattern):
-        if piece.startswith("[") and piece.endswith("]"):
-            expression += "[^" + piece[2:] if piece.startswith("[!") else piece
-        else:
-            expression += words.get(piece) or re.escape(piece)
-    return expression
+def _matches(parts: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether a path matches a glob, part by part; nothing but a dot matches a dot at the beginning."""
+    if not parts or not wanted:
+        return not parts and not wanted
+    hidden = parts[0].startswith(".") and not wanted[0].startswith(".")
+    if wanted[0] != "**":
+        return not hidden and fnmatchcase(parts[0], wanted[0]) and _matches(parts[1:], wanted[1:])
+    rest = wanted[1:] or (["*"] if len(parts) == 1 else [])  # a `**` at the end stands for one part at least
+    return _matches(parts, rest) or (not hidden and _matches(parts[1:], wanted))
 
 
 def _count(skipped: dict[str, tuple[int, int]], path: Path, key: str = "") -> None:
@@ -241,10 +229,6 @@ def _size_bytes(path: Path) -> int:
     except OSError:
         return 0
     return about.st_size if stat.S_ISREG(about.st_mode) else 0
-
-
-def _base(file: InputFile) -> Path:
-    return file.path.parents[file.name.count("/")]
 
 
 def _problem(path: Path, folder: Path | None = None) -> Unreadable | None:

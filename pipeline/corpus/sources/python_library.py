@@ -125,7 +125,7 @@ def _distribution(name: str) -> list[LibraryFile]:
     record = distribution.read_text("RECORD")
     if record is None:
         raise missing(f"distribution '{name}' has no list of files", "one installed from a wheel", "distributions")
-    root, package = str(distribution.locate_file("")), _canonical(name)
+    root, package = str(distribution.locate_file("")), re.sub(r"[-_.]+", "-", name).lower()
     shared = package, distribution.version, declared_license(distribution.metadata), package
     found = []
     for row in csv.reader(io.StringIO(record)):
@@ -206,7 +206,3 @@ def _wanted(relative: str) -> bool:
     if not relative.endswith((*CODE_ENDINGS, *PROSE_ENDINGS)):
         return False
     return relative.endswith(CODE_ENDINGS) or not _NOT_A_PAGE.search(relative)
-
-
-def _canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()

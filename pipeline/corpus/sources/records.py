@@ -52,6 +52,8 @@ _PLAIN_TABLES = {(ending, "") for ending in TABLE_ENDINGS}
 _ROWS_AT_ONCE = 32  # a text may be 32 MB
 _BUFFER_BYTES = 1 << 20  # a column is streamed through it, where row groups are a gigabyte
 
+_NO_OPTIONS = {"name", "version", "data_dir", "data_files", "description", "features"}  # fields of a builder's config
+
 _MAX_NAME_CHARACTERS = 2_000  # of a group, a metadata text: a URL fits, a page does not
 
 _LICENCE_FIELDS = (
@@ -325,14 +327,7 @@ class HuggingFace(FileSource):
 
         whole = self._asked(lambda load: load.load_dataset_builder(str(self.local_folder), self.config))
         module, default = whole.__class__.__module__.rpartition(".")[2], whole.BUILDER_CONFIG_CLASS()
-        kept = {f.name for f in fields(default)} - {
-            "name",
-            "version",
-            "data_dir",
-            "data_files",
-            "description",
-            "features",
-        }
+        kept = {f.name for f in fields(default)} - _NO_OPTIONS
         options = {n: v for n in sorted(kept) if (v := getattr(whole.config, n)) != getattr(default, n)}
         try:
             yield from datasets.load_dataset(

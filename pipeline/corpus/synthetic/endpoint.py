@@ -119,7 +119,8 @@ class ChatEndpoint:
             try:
                 answer, tokens = self._once(body, max_tokens)
             except urllib.error.HTTPError as error:
-                self._settle(key, most, most if error.code in UNKNOWN else 0.0, _refused(error.code))
+                unknown = error.code in UNKNOWN  # else nothing was written, and nothing is paid
+                self._settle(key, most, most if unknown else 0.0, None if unknown else {"refused": error.code})
                 problem = f"HTTP {error.code} {error.reason}"
                 error.close()
                 if error.code not in AGAIN:
@@ -194,26 +195,27 @@ class ChatEndpoint:
         """Answers of earlier runs, and what all requests cost; a line that a kill cut off is skipped."""
         found: dict[str, Answer] = {}
         unsettled: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        if self._cache_path.is_file():
-            for line in self._cache_path.read_text(encoding="utf-8", errors="replace").split("\n"):
-                try:
-                    record = json.loads(line)
-                    key = record["key"]
-                    if "at_most" in record:
-                        unsettled[key].append((int(record["at_most"][0]), int(record["at_most"][1])))
-                        continue
-                    if "refused" not in record:
-                        tokens = int(record["tokens_in"]), int(record["tokens_out"])
-                        found[key] = Answer(str(record["text"]), record.get("finish"))
-                        self.dollars += self._dollars(*tokens)
-                    if unsettled[key]:
-                        unsettled[key].pop()
-                except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError):
+        path = self._cache_path
+        content = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        for line in content.split("\n"):
+            try:
+                record = json.loads(line)
+                key = record["key"]
+                if "at_most" in record:
+                    unsettled[key].append((int(record["at_most"][0]), int(record["at_most"][1])))
                     continue
+                if "refused" not in record:
+                    tokens = int(record["tokens_in"]), int(record["tokens_out"])
+                    found[key] = Answer(str(record["text"]), record.get("finish"))
+                    self.dollars += self._dollars(*tokens)
+                if unsettled[key]:
+                    unsettled[key].pop()
+            except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError):
+                continue
         self.dollars += sum(self._dollars(*tokens) for left in unsettled.values() for tokens in left)
-        self._cache_path.parent.mkdir(parents=True, exist_ok=True)
-        if self._cache_path.is_file() and not _ends_with_newline(self._cache_path):
-            with open(self._cache_path, "a", encoding="utf-8") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if content and not content.endswith("\n"):
+            with open(path, "a", encoding="utf-8") as file:
                 file.write("\n")
         return found
 
@@ -265,11 +267,6 @@ def _believable(tokens: int, n_bytes: int, most: int) -> int:
     return max(tokens, min(least, most))
 
 
-def _refused(code: int) -> dict[str, Any] | None:
-    """The record of a request that the server refused: nothing was written, nothing is paid."""
-    return None if code in UNKNOWN else {"refused": code}
-
-
 def _seconds(retry_after: str | None) -> float:
     """A `Retry-After` header in seconds; 0 for none, and for a date."""
     try:
@@ -284,15 +281,6 @@ def _read_key(variable: str) -> str | None:
     if not (key.isascii() and key.isprintable()):
         raise UserError(f"the environment variable {variable} holds characters that no API key has; set it again")
     return key or None
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with open(path, "rb") as file:
-        file.seek(0, os.SEEK_END)
-        if not file.tell():
-            return True
-        file.seek(-1, os.SEEK_CUR)
-        return file.read(1) == b"\n"
 
 
 def ask_all(ask: Callable[[int], Any], count: int, concurrency: int) -> Iterator[tuple[int, Any]]:

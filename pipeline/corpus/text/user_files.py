@@ -130,7 +130,10 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes | Unreadable]]:
         with open_input(path) as file:
             while line := file.readline(MAX_TEXT_BYTES + 1):
                 if number == 0:
-                    line = _without_mark(line)
+                    if line.startswith(_UTF16_MARKS):  # every line would be broken: reported once, for the file
+                        found = "the file begins with the mark of UTF-16 or UTF-32; expected UTF-8"
+                        raise Unreadable("not_utf8", found)
+                    line = line.removeprefix(_BOM)
                 if len(line) > MAX_TEXT_BYTES:
                     start = line[:MAX_SAMPLE].decode("utf-8", "replace")
                     yield number, Unreadable("too_large", f"over {MAX_TEXT_BYTES:,} bytes: {start}", len(line))
@@ -145,12 +148,6 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes | Unreadable]]:
         yield number, LostFile(problem.cause, problem.sample)
     except OSError as error:
         yield number, LostFile("damaged_file", str(error.strerror))
-
-
-def _without_mark(first_line: bytes) -> bytes:
-    if first_line.startswith(_UTF16_MARKS):  # every line would be broken: reported once, for the file
-        raise Unreadable("not_utf8", "the file begins with the mark of UTF-16 or UTF-32; expected UTF-8")
-    return first_line.removeprefix(_BOM)
 
 
 class _Decompressed(io.RawIOBase):
