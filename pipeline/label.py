@@ -8,9 +8,8 @@ groups. The same command resumes where it stopped.
 """
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -27,7 +26,7 @@ from pipeline.corpus.scorers.labels import Model, Person, Rating, StopRating, co
 from pipeline.corpus.scorers.linear import MOST
 from pipeline.corpus.sources.records import shown
 from pipeline.corpus.steps import data_step
-from pipeline.corpus.synthetic.endpoint import MOST_FAILURES, ChatEndpoint, CostCapReached, EndpointError, Price
+from pipeline.corpus.synthetic.endpoint import ChatEndpoint, CostCapReached, EndpointError, Price, ask_all
 from pipeline.corpus.text.documents import DocumentReader, Table, draw, read_all_alive, read_validation, write_masks
 from pipeline.corpus.text.user_files import Unreadable, read_files
 from pipeline.storage.build import build
@@ -125,40 +124,22 @@ def _in_turn(table: Table, rows: np.ndarray, seed: int) -> Iterator[int]:
 
 def _rate(documents: Sequence[Document], rater: Person | Model, choice: Choice) -> Iterator[dict[str, Any]]:
     """A record for each rated document, as it is rated. Ends early if the person stops or the cost cap is reached."""
-    counts: Counter[str] = Counter()
+    rate = lambda number: rater.rate(documents[number])  # noqa: E731
+    count, failed, unusable = len(documents), 0, 0
+    by_hand = isinstance(rater, Person)
+    answers = ((i, rate(i)) for i in range(count)) if by_hand else ask_all(rate, count, choice.concurrency)
     try:
-        if isinstance(rater, Person):
-            for document in documents:
-                if (rating := rater.rate(document)) is not None:
-                    yield _record(document, rating, rater.name)
-            return
-        with ThreadPoolExecutor(choice.concurrency) as pool:
-            for start in range(0, len(documents), choice.concurrency):
-                batch = documents[start : start + choice.concurrency]
-                futures = [pool.submit(rater.rate, document) for document in batch]
-                for document, future in zip(batch, futures, strict=True):
-                    try:
-                        rating = future.result()
-                    except EndpointError as error:
-                        counts["failed"] += 1
-                        counts["failed_in_a_row"] += 1
-                        if counts["failed_in_a_row"] >= MOST_FAILURES:
-                            raise UserError(
-                                f"the endpoint failed {MOST_FAILURES} times in a row, last: {error}. What is rated is "
-                                "kept; the same command resumes"
-                            ) from None
-                        continue
-                    counts["failed_in_a_row"] = 0
-                    if rating is None:
-                        counts["unusable"] += 1
-                    else:
-                        yield _record(document, rating, rater.name)
+        for i, rating in answers:
+            if isinstance(rating, Rating):
+                yield _record(documents[i], rating, rater.name)
+            failed += isinstance(rating, EndpointError)
+            unusable += rating is None and not by_hand
     except CostCapReached as cap:
         print(f"label: stopped at the cost cap: {cap}; the same command with a higher --max-dollars resumes")
     except StopRating:
         print("label: stopped; the same command resumes")
-    if counts["failed"] or counts["unusable"]:
-        print(f"label: {counts['failed']} requests failed, {counts['unusable']} answers were no rating; left out")
+    if failed or unusable:
+        print(f"label: {failed} requests failed, {unusable} answers were no rating; left out")
 
 
 def _record(document: Document, rating: Rating, rater: str) -> dict[str, Any]:

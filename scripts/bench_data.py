@@ -4,9 +4,9 @@
     scripts/with_env.sh scripts/bench_data.py --quick --only rules,near
 
 `rules`: our prose rules against datatrove's classes with the same splitter; `tokens`: encoding into shards beside
-datatrove's DocumentTokenizer. Decisions, reasons and ids must be equal before a time is printed. CPU time, medians of
-paired runs; every part is a fresh process, so that memory and caches are its own. The whole chain, near dedup beside
-datatrove's, memory and clustering, whose figures docs/data has, are parts of this script at commit b39d95c.
+datatrove's DocumentTokenizer; `near`: how fast near dedup is. Decisions, reasons and ids must be equal before a time is
+printed. CPU time, medians of paired runs; every part is a fresh process, so that memory and caches are its own. Other
+figures of docs/results/data.md are of this script at commit b39d95c.
 """
 
 import hashlib
@@ -42,19 +42,14 @@ from data_filters.repetition import GopherRepetition
 from data_filters.words import whitespace_splitter
 from pipeline.corpus.duplicates import (
     Sketcher,
-    WordHashes,
     band_keys,
     band_rows,
     clusters,
-    ngrams,
-    plain_words,
-    without_numbers,
 )
-from pipeline.corpus.exercises.source import Exercises
 from pipeline.corpus.sources.python_library import PythonLibrary
-from pipeline.corpus.text.tokenizer import Encoder, load_tokenizer
+from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.corpus.tokenizing import END_OF_TEXT, _train, encode_shard, open_ids, token_dtype
-from scripts.bench_rows import Part, Rows, at_least, at_most, main, row
+from scripts.bench_rows import Part, Rows, at_least, main, row
 
 Answer = tuple[str | None, str]
 DISTRIBUTIONS = (
@@ -203,14 +198,12 @@ def tokens(megabytes: float, quick: bool) -> Rows:
         stock, ours, _, written = paired(
             lambda: _encode_stock(lines, folder), lambda: _encode_ours(text, folder), stock_runs, our_runs
         )
-        rows = [
+        return [
             at_least("tokenize into shards against datatrove's", stock / ours, "x", 4),
             row("tokenize, stock", round(text.megabytes / stock, 2), "MB/s"),
             row("tokenize, ours", round(text.megabytes / ours, 1), "MB/s"),
-            *_identical("ours, 16k", text, folder / "tokenizer.json", written),
+            at_least("documents with the ids of `tokenizers`", _same_ids(text, folder, written), "share", 1.0),
         ]
-        gpt2 = _gpt2_like(text, folder / "gpt2.json")
-        return rows + _identical("GPT-2's cutting with runs of spaces added, as Phi's", text, gpt2, None)
 
 
 def _encode_stock(lines: Path, folder: Path) -> None:
@@ -245,81 +238,20 @@ def _encode_ours(text: Sample, folder: Path) -> list[bytes]:
     return [ids[end - length : end - 1].tobytes() for end, length in zip(ends, index["length"], strict=True)]
 
 
-def _identical(name: str, text: Sample, path: Path, written: list[bytes] | None) -> Rows:
-    tokenizer = load_tokenizer(path)
-    dtype = token_dtype(VOCAB_SIZE)
-    if written is None:
-        encoder = Encoder(tokenizer, dtype)
-        assert encoder.remembers
-        written = [encoder.encode(t) for t in text.texts]
-    same = 0
+def _same_ids(text: Sample, folder: Path, written: list[bytes]) -> float:
+    """The share of texts that have the ids of `tokenizers`."""
+    tokenizer, dtype, same = load_tokenizer(folder / "tokenizer.json"), token_dtype(VOCAB_SIZE), 0
     for start in range(0, len(text.texts), 64):
         part = tokenizer.encode_batch(text.texts[start : start + 64], add_special_tokens=False)
         same += sum(np.array(e.ids, dtype=dtype).tobytes() == w for e, w in zip(part, written[start:], strict=False))
-    return [at_least(f"documents with the ids of `tokenizers` ({name})", same / len(text.texts), "share", 1.0)]
-
-
-def _gpt2_like(text: Sample, path: Path) -> Path:
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    trainer = trainers.BpeTrainer(
-        vocab_size=8_192, special_tokens=[END_OF_TEXT], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )  # fmt: skip
-    tokenizer.train_from_iterator(text.texts[: len(text.texts) // 4], trainer)
-    tokenizer.add_tokens([AddedToken(" " * n, normalized=True) for n in range(31, 1, -1)])
-    tokenizer.add_tokens([AddedToken("\t" * n, normalized=True) for n in range(9, 1, -1)])
-    tokenizer.save(str(path))
-    return path
+    return same / len(text.texts)
 
 
 def near(quick: bool) -> Rows:
-    """Our near dedup: its speed, planted copies that it must find, exercises that it must keep apart."""
     text = sample(4 if quick else 16)
     started = time.process_time()
     clustered(text.texts, "prose")
-    return [row("near dedup", round(text.megabytes / (time.process_time() - started), 1), "MB/s"), *_planted()]
-
-
-def _jaccard(a: set[int], b: set[int]) -> float:
-    if not 0.8 * len(a) <= len(b) <= len(a) / 0.8:
-        return 0.0
-    return len(a & b) / max(1, len(a | b))
-
-
-def _planted() -> Rows:
-    """Near copies with a known similarity put into real text, and exercises that differ."""
-    draw = random.Random(1)
-    bases = [t.split() for t in sample(6).texts]
-    bases = [words for words in bases if 200 <= len(words) <= 3_000][:400]
-    texts = [" ".join(words) for words in bases]
-    pairs = []
-    for i, words in enumerate(bases):
-        copy, similarity = _vary(words, draw)
-        if similarity >= 0.85:
-            pairs.append((i, len(texts)))
-            texts.append(" ".join(copy))
-    roots = clustered(texts, "prose")
-    found = sum(bool(roots[a] == roots[b]) for a, b in pairs) / len(pairs)
-    exercises = [d.text for d in Exercises(count=2_000).documents(0, 1) if isinstance(d, Document)]
-    merged = 1 - len(set(clustered(exercises, "exercise").tolist())) / len(exercises)
-    return [
-        at_least(f"planted near duplicates found ({len(pairs)}, Jaccard >= 0.85)", found, "share", 0.95),
-        at_most(f"different exercises wrongly merged (of {len(exercises)})", merged, "share", 0.01),
-    ]
-
-
-def _vary(words: list[str], draw: random.Random) -> tuple[list[str], float]:
-    """The words with some replaced, and the Jaccard similarity of both sets of five-word shingles, as normalised."""
-    copy = list(words)
-    for _ in range(max(1, int(len(words) * draw.uniform(0.001, 0.014)))):
-        copy[draw.randrange(len(copy))] = draw.choice(("other", "changed", "new", "edited"))
-    hashes = WordHashes(without_numbers)
-    a, b = (set(ngrams(hashes.hashes(plain_words(" ".join(w))), 5).tolist()) for w in (words, copy))
-    return copy, _jaccard(a, b)
+    return [row("near dedup", round(text.megabytes / (time.process_time() - started), 1), "MB/s")]
 
 
 def clustered(texts: list[str], kind: str) -> np.ndarray:

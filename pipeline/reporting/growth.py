@@ -30,11 +30,12 @@ def growth_facts(config: Config, init: Mapping[str, Any]) -> dict[str, Any] | No
     model's, and that model's shape. None where nothing grew."""
     if not init.get("blocks"):
         return None
+    window = config.train.sequence_length
     return {
         "name": config.name,
-        "source": thin(_source_rows(config)),
+        "source": thin(_rows(source_config(config)) if source_is_experiment(config) else []),
         "scratch": thin(_rows(dataclasses.replace(config, init=InitConfig()))),
-        "cost": _cost(config, init),
+        "cost": ModelConfig(**init["source_model"]).flops_per_token(window) / config.model.flops_per_token(window),
         "model": dataclasses.asdict(config.model),
     }
 
@@ -131,10 +132,6 @@ def _held_out(grown: Rows, scratch: Rows, source_hours: float) -> str:
     )
 
 
-def _source_rows(config: Config) -> Rows:
-    return _rows(source_config(config)) if source_is_experiment(config) else []
-
-
 def _rows(config: Config) -> Rows:
     """The metrics of a config's finished pretraining, or nothing."""
     try:
@@ -165,9 +162,3 @@ def smooth(points: Points, half: int) -> Points:
 def _finite(value: Any) -> Any:
     """A skipped step may have a loss that is no number, for which JSON has no word."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _cost(config: Config, init: Mapping[str, Any]) -> float:
-    """FLOPs per token of the source over those of the grown model."""
-    window = config.train.sequence_length
-    return ModelConfig(**init["source_model"]).flops_per_token(window) / config.model.flops_per_token(window)

@@ -127,6 +127,7 @@ def render(report: Mapping[str, Any]) -> str:
     """The whole page as HTML."""
     data, init, pretrain = (report.get(stage) for stage in PRETRAINING)
     metrics, quantize = report["metrics"], report.get("quantize")
+    mix = pretrain["mix"] if pretrain else {}
     return html.render(
         "report.html",
         heading=report["name"],
@@ -138,7 +139,7 @@ def render(report: Mapping[str, Any]) -> str:
         growth=growth_view(report.get("growth"), init, metrics) if init else None,
         pretrain=pretrain,
         curves=_curves(metrics, list(pretrain["bits_per_byte"])) if pretrain else {},
-        phases=_phases(pretrain) if pretrain else {},
+        phases={f"#share, {name} phase": mix[name] for name in ("stable", "decay") if mix.get(name)},
         evaluate=report.get("evaluate"),
         quantize=_quantize_view(quantize) if quantize else None,
         finetune=report.get("finetune"),
@@ -173,11 +174,6 @@ def _curves(metrics: Sequence[Mapping[str, Any]], sets: Sequence[str]) -> dict[s
         "Held-out text": line_chart(validation, x_name="tokens", y_name="bits per byte", format_x=format_count),
         "Learning rate": line_chart(rate, x_name="device-hours", y_name="learning rate", format_x="{:g}".format),
     }
-
-
-def _phases(pretrain: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
-    """Each source's share of the text, by the phases that the run had."""
-    return {f"#share, {name} phase": pretrain["mix"][name] for name in ("stable", "decay") if pretrain["mix"].get(name)}
 
 
 def _models(init: Mapping[str, Any], pretrain: Mapping[str, Any] | None) -> list[dict[str, Any]]:

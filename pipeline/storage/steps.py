@@ -75,14 +75,14 @@ class Step:
     @property
     def finished(self) -> bool:
         """Whether the manifest is there and every output it names still lies beside it (reports may be deleted)."""
+        if not (self.path / MANIFEST).is_file():
+            return False
         try:
-            return (self.path / MANIFEST).is_file() and not self.missing_outputs()
+            outputs = read_manifest(self.path)["outputs"]
         except UserError:  # a damaged manifest vouches for nothing: made again
             return False
-
-    def missing_outputs(self) -> list[str]:
-        outputs = read_manifest(self.path)["outputs"]
-        return [p for p in outputs if not _is_report(p, self.reports) and not _has_size(self.path / p, outputs[p])]
+        needed = {self.path / p: o["bytes"] for p, o in outputs.items() if not _is_report(p, self.reports)}
+        return all(path.is_file() and path.stat().st_size == size for path, size in needed.items())
 
     def input(self, name: str) -> "Step":
         """The step behind an input. Raises `TypeError` for one that is a content hash."""
@@ -199,7 +199,3 @@ def content_hash(outputs: Mapping[str, Mapping[str, Any]], reports: Sequence[str
 
 def _is_report(path: str, reports: Sequence[str]) -> bool:
     return any(Path(path).match(glob) for glob in reports)
-
-
-def _has_size(path: Path, output: Mapping[str, Any]) -> bool:
-    return path.is_file() and path.stat().st_size == output["bytes"]
