@@ -126,9 +126,8 @@ class Control(Callback):
         signals.defer(True)  # from here on there is something to save
         self.memory.step()  # before anything else takes memory
         self.ledger.check()
-        # The verdict on the step before: reading the one on this step would wait for the device and leave it idle.
-        self._read_verdict()
         self.skips.put(step, self.module.last_verdict)
+        self._read_verdicts()
         # The step is measured before the decision, so that the clock decides by the newest speed.
         tokens = self.batches.sizes.sequences(step - 1) * self.train.sequence_length
         self.budget.measured.step(self.rate.lap(tokens), tokens / self.train.global_batch_tokens)
@@ -176,7 +175,7 @@ class Control(Callback):
     def save(self) -> None:
         """A checkpoint of the state after the newest step, unless there is one already."""
         started = time.monotonic()
-        self._read_verdict()
+        self._read_verdicts(wait=True)
         self.metrics.sync()
         state = state_of(self)
         if state.step not in self.checkpoints.steps():
@@ -242,8 +241,8 @@ class Control(Callback):
         known = tokens > step_tokens
         self.budget.check_start(3 * self.validation.seconds / tokens * step_tokens if known else 0.0)
 
-    def _read_verdict(self) -> None:
-        if line := self.skips.read():
+    def _read_verdicts(self, wait: bool = False) -> None:
+        for line in self.skips.read(wait):
             self._print(line)
 
     def _review_threads(self) -> None:

@@ -8,6 +8,9 @@ The rule looks at nothing but the losses and norms of the run itself, which a ch
 run skips the same steps. OLMo-core's skip-step optimizer compares with mean and standard deviation instead.
 """
 
+from collections import deque
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -81,26 +84,46 @@ class Diverged(Failure):
     """Too many steps in a row were skipped."""
 
 
+def begin_copy(verdict: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """The verdict on the host, and on a card the event after which it is there. Reading a card's tensor would wait for
+    all that is queued, the newest step too."""
+    if verdict.device.type != "cuda":
+        return verdict, None
+    arrived = torch.cuda.Event()
+    on_host = torch.empty((), dtype=verdict.dtype, pin_memory=True).copy_(verdict, non_blocking=True)
+    arrived.record()
+    return on_host, arrived
+
+
 class SkippedSteps:
-    """Counts and records the steps that were not taken. A verdict is put here when its step is done and read a step
-    later, when the device has it: waiting for it would leave the device idle."""
+    """Counts and records the steps that were not taken. A verdict is put here when its step is queued and read when it
+    has arrived, at the latest when the next step is queued behind it: the device always has a step to compute, and
+    the clock is never ahead of it by more than one."""
 
     def __init__(self, decisions: Decisions):
         self.decisions = decisions
         self.count = 0
         self._in_a_row = 0
-        self._unread: tuple[int, Tensor] | None = None
+        self._unread: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()
 
     def put(self, step: int, verdict: Tensor) -> None:
-        self._unread = step, verdict
+        self._unread.append((step, *begin_copy(verdict)))
 
-    def read(self) -> str | None:
-        """Looks at the verdict that was put last, once; a line for the console where its step was skipped. Raises
-        `Diverged` where too many were."""
-        if self._unread is None:
-            return None
-        (step, verdict), self._unread = self._unread, None
-        if (found := int(verdict)) == FINE:
+    def read(self, wait: bool = False) -> Iterator[str]:
+        """Looks at the verdicts that have arrived, each once, or at all (`wait`). Lines for the console where steps
+        were skipped; raises `Diverged` where too many were."""
+        while self._unread:
+            step, verdict, arrived = self._unread[0]
+            if arrived is not None and (wait or len(self._unread) > 1):
+                arrived.synchronize()
+            elif arrived is not None and not arrived.query():
+                return
+            self._unread.popleft()
+            if line := self._judged(step, int(verdict)):
+                yield line
+
+    def _judged(self, step: int, found: int) -> str | None:
+        if found == FINE:
             self._in_a_row = 0
             return None
         self.count += 1

@@ -7,10 +7,45 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.training.spikes import FINE, LEAST_STEPS, NOT_FINITE, SPIKE, WINDOW_STEPS, Spikes
+from pipeline.training.decisions import Decisions
+from pipeline.training.spikes import FINE, LEAST_STEPS, NOT_FINITE, SPIKE, WINDOW_STEPS, SkippedSteps, Spikes
 
 # (loss, gradient norm) of steps of real tiny runs: around the highest losses and norms of 48 runs of ordinary text.
 RECORDED = json.loads(Path(__file__).with_name("recorded_losses.json").read_text(encoding="utf-8"))
+
+
+class Arrival:
+    """A card's event that never is done by itself."""
+
+    def __init__(self) -> None:
+        self.done = self.waited_for = False
+
+    def query(self) -> bool:
+        return self.done
+
+    def synchronize(self) -> None:
+        self.done = self.waited_for = True
+
+
+def test_a_verdict_is_read_once_it_has_arrived_and_waited_for_only_behind_a_newer_step(tmp_path, monkeypatch) -> None:
+    events: list[Arrival] = []
+
+    def begin_copy(verdict: torch.Tensor) -> tuple[torch.Tensor, Arrival]:
+        events.append(Arrival())
+        return verdict, events[-1]
+
+    monkeypatch.setattr("pipeline.training.spikes.begin_copy", begin_copy)
+    skipped = SkippedSteps(Decisions(tmp_path / "decisions.jsonl"))
+    skipped.put(1, torch.tensor(SPIKE))
+    assert list(skipped.read()) == []
+    events[0].done = True
+    assert "step 1 is skipped" in next(skipped.read())
+    for step in (2, 3, 4):
+        skipped.put(step, torch.tensor(NOT_FINITE))
+        assert len(list(skipped.read())) == (step > 2)
+    assert [event.waited_for for event in events] == [False, True, True, False]
+    assert len(list(skipped.read(wait=True))) == 1
+    assert skipped.count == 4
 
 
 def losses(count: int, seed: int = 0) -> torch.Tensor:
