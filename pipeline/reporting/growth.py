@@ -33,7 +33,7 @@ def growth_facts(config: Config, init: Mapping[str, Any]) -> dict[str, Any] | No
     window = config.train.sequence_length
     return {
         "name": config.name,
-        "source": thin(_rows(source_config(config)) if source_is_experiment(config) else []),
+        "source": thin(_source_rows(config)),
         "scratch": thin(_rows(dataclasses.replace(config, init=InitConfig()))),
         "cost": ModelConfig(**init["source_model"]).flops_per_token(window) / config.model.flops_per_token(window),
         "model": dataclasses.asdict(config.model),
@@ -130,6 +130,10 @@ def _held_out(grown: Rows, scratch: Rows, source_hours: float) -> str:
         f"On held-out text: grown {ends[0][0]:.4f} bits per byte after {ends[0][1] + source_hours:.4f} device-hours, "
         f"the source's counted; scratch {ends[1][0]:.4f} after {ends[1][1]:.4f}."
     )
+
+
+def _source_rows(config: Config) -> Rows:
+    return _rows(source_config(config)) if source_is_experiment(config) else []
 
 
 def _rows(config: Config) -> Rows:
