@@ -146,6 +146,7 @@ class Transformer(nn.Module):
         Validation and generation stay as they are: their shapes change, and each would compile again. Where documents
         are masked only the MLPs are compiled: masks are made on first use, and flex_attention compiles itself.
         """
+        fail_rather_than_run_eagerly()
         for block in self.model.layers:
             (block if self.document_end_id is None else block.mlp).compile(dynamic=False)  # type: ignore[operator]
 
@@ -156,6 +157,14 @@ class Transformer(nn.Module):
                 f"it must be one of: {', '.join(ACTIVATION_CHECKPOINTING)}."
             )
         return self.activation_checkpointing
+
+
+def fail_rather_than_run_eagerly() -> None:
+    """torch.compile leaves a function uncompiled, in silence, once its code has 8 compilations: of all networks of a
+    process, for each micro-batch and policy. More are allowed, and one too many is an error."""
+    from torch._dynamo import config  # takes a second to import
+
+    config.recompile_limit, config.fail_on_recompile_limit_hit = 64, True
 
 
 def recomputed(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:

@@ -23,8 +23,18 @@ from pipeline.config.schema import STAGES, Config
 from pipeline.storage.files import root
 from pipeline.system import signals
 from pipeline.system.disk import writing
-from pipeline.system.errors import DONE, FAILED, STOPPED, WRONG_INPUT, Failure, Stopped, UserError, printable
-from pipeline.system.processes import refuse_unsafe_loading
+from pipeline.system.errors import (
+    DONE,
+    FAILED,
+    LESS_MEMORY,
+    STOPPED,
+    WRONG_INPUT,
+    Failure,
+    Stopped,
+    UserError,
+    printable,
+)
+from pipeline.system.processes import let_segments_grow, refuse_unsafe_loading
 
 SMALL_WRITE_BYTES = 1 << 20  # of links, reports, logs: whatever does not state its own size
 
@@ -34,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a sample may hold what the terminal cannot show
+    let_segments_grow()
     code = run_guarded(parse(argv))
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
@@ -69,6 +80,9 @@ def run_guarded(arguments: argparse.Namespace, run: Callable[[argparse.Namespace
 
         if isinstance(error, ImpossibleShape | UnreadableModel):
             return _report_error(error, WRONG_INPUT)
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+            said = ". ".join(str(error).split(". ")[:3])
+            return _report_error(f"{said}. What was saved is whole. {LESS_MEMORY}", WRONG_INPUT)
         traceback.print_exc()
         return FAILED
 

@@ -100,7 +100,7 @@ def _card(index: int) -> Finding:
 
     name = torch.cuda.get_device_name(index)
     free, total = torch.cuda.mem_get_info(index)
-    bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16: fp32 is used"
+    bf16 = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "emulated bf16: fp32 is used"
     busy = free < 0.9 * total
     known = "" if devices.find_card(name) else "; not in configs/gpus.yaml, so no MFU and no price"
     fix = "another process holds memory of it: nvidia-smi names it; CUDA_VISIBLE_DEVICES chooses a card" if busy else ""

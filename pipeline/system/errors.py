@@ -1,6 +1,10 @@
 """The ways a command ends early on purpose, and the exit codes that scripts rely on."""
 
 DONE, FAILED, WRONG_INPUT, STOPPED = 0, 1, 2, 75
+LESS_MEMORY = (
+    "set train.micro_batch=0 (found by trying), train.activation_checkpointing=full, or train.optimizer=adamw8bit with "
+    "train.precision=bf16-sr"
+)
 MOST_MESSAGE_CHARACTERS = 1_500
 
 

@@ -44,6 +44,13 @@ def process_lives(pid: Any) -> bool:
     return True
 
 
+def let_segments_grow() -> None:
+    """Before torch is loaded: its allocator on a card then joins what was freed in pieces of another size, as after a
+    smaller micro-batch. Where the environment sets the allocator, that stays."""
+    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+
+
 def refuse_unsafe_loading() -> None:
     """Raises `UserError` if the environment lets `torch.load` run code from a file."""
     if os.environ.get(UNSAFE_SWITCH, "").strip().lower() not in ("", "0", "n", "no", "false"):

@@ -13,6 +13,7 @@ stays on one kind of device.
 import math
 import os
 import platform
+import re
 import time
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -31,6 +32,7 @@ from pipeline.training.decisions import Decisions
 from pipeline.training.memory import DeviceMemory, set_up_allocator
 
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # instructions without which bf16 is slower than fp32
+EMULATED = "the card emulates bf16 (it is older than NVIDIA's Ampere)"
 GEMM_SIZE = 1024  # large enough for the peak, small enough for 0.1 s on one core
 THREAD_TRIALS, THREADS_REVIEW_SECONDS = 5, 10.0
 GPU_TABLE = Path(__file__).with_name("gpus.yaml")  # a link to configs/gpus.yaml; in an installed copy, the file
@@ -103,10 +105,12 @@ def _product_precision(kind: str, precision: str) -> str:
 
 
 def _precision(wanted: str, kind: str) -> tuple[str, str]:
+    emulated = kind == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
     if wanted != "auto":
-        return wanted, "as train.precision says"
-    if kind == "cuda" and torch.cuda.is_bf16_supported():
-        return "bf16-mixed", "the card has bf16; weights, sums and optimizer stay fp32"
+        return wanted, "as train.precision says" + (f", but {EMULATED}" if emulated and wanted != "32-true" else "")
+    if kind == "cuda":
+        reason = "the card has bf16; weights, sums and optimizer stay fp32"
+        return ("32-true", EMULATED) if emulated else ("bf16-mixed", reason)
     flags = cpu_flags() & BF16_FLAGS
     if kind == "cpu" and flags:
         return "bf16-mixed", f"the CPU has {', '.join(sorted(flags))}; weights, sums and optimizer stay fp32"
@@ -180,11 +184,11 @@ def gpu_table() -> dict[str, dict[str, Any]]:
 
 
 def find_card(name: str) -> dict[str, Any] | None:
-    """The table's entry for the name that the driver reports ("NVIDIA H100 80GB HBM3"), or None."""
-    for card in gpu_table().values():
-        if all(word.lower() in name.lower() for word in card["match"]):
-            return card
-    return None
+    """The table's entry for the name that the driver reports ("NVIDIA H100 80GB HBM3"), or None. By whole words: a
+    GH200 is no H200. A laptop's card has the desktop's name and half its speed, and is in no table."""
+    words = set(re.findall(r"[a-z0-9]+", name.lower()))
+    found = (card for card in gpu_table().values() if {word.lower() for word in card["match"]} <= words)
+    return None if words & {"laptop", "max", "mobile"} else next(found, None)
 
 
 def _peak_flops(kind: str, name: str, precision: str) -> tuple[float | None, str]:

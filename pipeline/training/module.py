@@ -20,7 +20,7 @@ from model.schedules import DecaySegment, wsd
 from model.transformer import Transformer
 from pipeline.config import TrainConfig
 from pipeline.system import signals
-from pipeline.system.errors import UserError
+from pipeline.system.errors import LESS_MEMORY, UserError
 from pipeline.training.batches import Batch
 from pipeline.training.checkpoint import random_state
 from pipeline.training.memory import divisors, micro_batch_windows
@@ -143,9 +143,7 @@ class PretrainModule(LightningModule):
         smaller = [windows for windows in divisors(train) if windows < before]
         if train.micro_batch or train.optimizer_in_backward or not smaller:
             raise UserError(
-                f"memory ran out with {before} windows of {train.sequence_length} tokens a forward pass; "
-                "set train.micro_batch=0 (found by trying), train.activation_checkpointing=full, or "
-                "train.optimizer=adamw8bit with train.precision=bf16-sr"
+                f"memory ran out with {before} windows of {train.sequence_length} tokens a forward pass; {LESS_MEMORY}"
             )
         self.optimizer.zero_grad()
         if torch.cuda.is_available():

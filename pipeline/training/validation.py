@@ -119,9 +119,8 @@ class Validation:
                 break
             check_seconds(clock.least_seconds())
             inputs_BT, labels_BT, documents_BT = sets[name].take(numbers_B)
-            labels = torch.from_numpy(labels_BT).to(network_device)
-            nats_BT = network.token_nats(torch.from_numpy(inputs_BT).to(network_device), labels)
-            sets[name].add(documents_BT, labels_BT, nats_BT.double().cpu().numpy())
+            inputs, labels = (torch.from_numpy(each).to(network_device) for each in (inputs_BT, labels_BT))
+            sets[name].add(documents_BT, labels_BT, _token_nats(network, inputs, labels).double().cpu().numpy())
             clock.done(len(numbers_B))
         self.seconds = time.monotonic() - started
         predicted = sum(float(s.predicted_D.sum()) for s in sets.values())
@@ -156,6 +155,19 @@ class Validation:
             for name, s in sets.items():
                 if turn < pieces[name]:
                     yield turn, name, np.arange(turn, s.windows.count, pieces[name])
+
+
+def _token_nats(network: Transformer, inputs_BT: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
+    """The network's, in halves of the windows where memory runs out, as beside the states of an optimizer it may."""
+    try:
+        return network.token_nats(inputs_BT, labels_BT)
+    except torch.OutOfMemoryError:
+        if len(inputs_BT) == 1:
+            raise
+    # Here the exception is gone, whose frames hold the tensors.
+    half = len(inputs_BT) // 2
+    halves = zip(inputs_BT.split(half), labels_BT.split(half), strict=True)
+    return torch.cat([_token_nats(network, inputs, labels) for inputs, labels in halves])
 
 
 class _Clock:

@@ -111,6 +111,40 @@ def test_the_resolved_config_is_printed_and_can_be_used_again(tmp_path):
     assert "seed: 7" in printed
 
 
+def test_memory_that_runs_out_anywhere_is_one_message_with_what_to_set(capsys):
+    import argparse
+
+    import torch
+
+    from pipeline.__main__ import run_guarded
+
+    def save(_: argparse.Namespace) -> None:
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 23.52 GiB of which 9 MiB "
+            "is free. Of the allocated memory 22 GiB is allocated by PyTorch, see documentation for Memory Management"
+        )
+
+    assert run_guarded(argparse.Namespace(verb="sample"), save) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("hornbook: CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has")
+    assert "train.activation_checkpointing=full" in said
+    assert "Traceback" not in said
+
+
+def test_segments_grow_before_torch_is_loaded_unless_the_environment_says_otherwise(monkeypatch):
+    from pipeline.system.processes import let_segments_grow
+
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "backend:cudaMallocAsync")
+    let_segments_grow()
+    assert "PYTORCH_ALLOC_CONF" not in os.environ
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF")
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "")  # so that it is put back
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF")
+    let_segments_grow()
+    assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+
+
 def test_a_signal_stops_at_once_or_is_deferred_to_the_end_of_the_step():
     code = (
         "import os, signal, sys\nfrom pipeline.system import signals\nfrom pipeline.system.errors import Stopped\n"

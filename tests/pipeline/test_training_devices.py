@@ -12,7 +12,7 @@ import torch
 
 from pipeline.config import TrainConfig
 from pipeline.system.errors import UserError
-from pipeline.training import devices
+from pipeline.training import devices, memory
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,6 +27,11 @@ ROOT = Path(__file__).resolve().parents[2]
         ("NVIDIA L40S", 362),
         ("NVIDIA L4", 121),
         ("NVIDIA GeForce RTX 4090", 165.2),
+        ("NVIDIA GH200 480GB", 989),
+        ("NVIDIA RTX 6000 Ada Generation", 364.2),
+        ("NVIDIA RTX A6000", 154.8),
+        ("NVIDIA A10G", 70),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", 503.8),
     ],
 )
 def test_cards_are_found_by_the_name_that_the_driver_reports(name: str, tflops: float) -> None:
@@ -36,8 +41,29 @@ def test_cards_are_found_by_the_name_that_the_driver_reports(name: str, tflops: 
     assert set(card) == {"match", "memory_gb", "bf16_dense_tflops", "bandwidth_gb_per_second", "price_per_hour"}
 
 
-def test_an_unknown_card_has_no_peak() -> None:
-    assert devices.find_card("Some Accelerator 9") is None
+@pytest.mark.parametrize(
+    "name", ["Some Accelerator 9", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GB200", "NVIDIA A1000"]
+)
+def test_an_unknown_card_has_no_peak(name: str) -> None:
+    assert devices.find_card(name) is None
+
+
+def test_a_card_that_only_emulates_bf16_computes_in_fp32_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert devices._precision("auto", "cuda") == ("32-true", devices.EMULATED)
+    assert devices.EMULATED in devices._precision("bf16-sr", "cuda")[1]
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert devices._precision("auto", "cuda")[0] == "bf16-mixed"
+
+
+def test_the_plan_fills_what_is_free_of_a_card_and_what_this_process_holds_of_it(monkeypatch) -> None:
+    share = 1.0
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (20, 24))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: share)
+    assert memory._card_bytes() == 23
+    share = 0.5
+    assert memory._card_bytes() == 12
 
 
 @pytest.mark.parametrize(

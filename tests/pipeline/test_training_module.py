@@ -11,8 +11,9 @@ from pipeline import config as configs
 from pipeline.config import TrainConfig
 from pipeline.system.errors import UserError
 from pipeline.training.batches import Batch
-from pipeline.training.memory import micro_batch_windows, planned_windows
+from pipeline.training.memory import choices, micro_batch_windows, planned_windows
 from pipeline.training.module import PretrainModule
+from pipeline.training.validation import _token_nats
 
 TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny.yaml"
 MODEL = ModelConfig(97, 64, 128, 2, 4, max_position_embeddings=64)
@@ -60,6 +61,27 @@ def test_a_micro_batch_that_was_asked_for_is_never_changed(changes, monkeypatch)
     monkeypatch.setattr(module.network, "loss", no_memory)
     with pytest.raises(UserError, match=r"memory ran out with [48] windows.*train\.activation_checkpointing=full"):
         module.training_step(a_batch(), 0)
+
+
+def test_a_validation_that_finds_no_memory_goes_on_in_halves(monkeypatch) -> None:
+    network = Transformer(MODEL).initialize(0)
+    ids, whole = a_batch().input_ids_BT[:7], network.token_nats
+    expected = whole(ids, ids)
+
+    def small_card(input_ids_BT, labels_BT):
+        if len(input_ids_BT) > 2:
+            raise torch.OutOfMemoryError("no memory")
+        return whole(input_ids_BT, labels_BT)
+
+    monkeypatch.setattr(network, "token_nats", small_card)
+    torch.testing.assert_close(_token_nats(network, ids, ids), expected)
+    monkeypatch.setattr(network, "token_nats", lambda *_: small_card(torch.zeros(3), None))
+    with pytest.raises(torch.OutOfMemoryError):
+        _token_nats(network, ids, ids)
+
+
+def test_a_pass_takes_no_more_windows_than_keep_a_card_busy() -> None:
+    assert max(choices(TrainConfig(sequence_length=2048, global_batch_tokens=2048 * 256))) == 16
 
 
 def test_muon_takes_the_momentum_that_was_asked_for() -> None:
