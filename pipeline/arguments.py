@@ -84,7 +84,7 @@ VERBS = [
         _argument(
             "--replay", metavar="FILE",
             help="repeat what the clock and the machine decided (decay, micro-batch, threads, end) in another run, "
-            "from its decisions.jsonl: on the same device the same weights, bit by bit",
+            "from its decisions.jsonl: the same weights, bit by bit on the same CPU, up to rounding on a GPU",
         ),
     ),
     _stage("evaluate", "bits per byte and task scores of a model, with standard errors"),

@@ -7,7 +7,7 @@ come from the kernel page by page (memory.py), and matrix products must be bf16 
 A run may resume on another device: `begin_process` records the move before anything follows from it. The text and the
 learning rate do not depend on the device, because a batch is a function of (seed, step) and the rate of the step and
 the decisions. The sums of a step do (kernels, micro-batch, precision), so a run is equal bit by bit only as long as it
-stays on one kind of device.
+stays on one kind of CPU. On a GPU two runs are equal up to rounding: attention's backward pass adds in no fixed order.
 """
 
 import math

@@ -1,8 +1,8 @@
 """One optimizer step as Lightning sees it: one batch in, one step done. Manual optimization.
 
 In: a network, its optimizer with masters, the decisions in force. Out: weights moved by one step. Micro-batches are
-looped inside, so that no half-accumulated gradient exists where a checkpoint could be taken. The host reads numbers
-of the step before last only: the device always has the next step queued, yet the clock cannot run ahead of it.
+looped inside, so that no half-accumulated gradient exists where a checkpoint could be taken. Nothing here is read by
+the host: the device always has work queued.
 """
 
 import gc
