@@ -104,11 +104,18 @@ class Parses(Rule):
         ending = str(doc.metadata.get("path", "")).rpartition("/")[2].rpartition(".")[2].lower()
         if "." in str(doc.metadata.get("path", "")) and ending not in ("py", "pyi"):
             return True
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # invalid escapes of old code are not our news
-                ast.parse(doc.text)
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            message = getattr(error, "msg", None) or type(error).__name__
-            return False, Drop("does_not_parse", f"line {getattr(error, 'lineno', None)}: {message}"[:160], "ast.parse")
-        return True
+        found = parsed(doc.text)
+        if isinstance(found, ast.Module):
+            return True
+        message = getattr(found, "msg", None) or type(found).__name__
+        return False, Drop("does_not_parse", f"line {getattr(found, 'lineno', None)}: {message}"[:160], "ast.parse")
+
+
+def parsed(code: str) -> ast.Module | Exception:
+    """The syntax tree of a text, or why the running interpreter cannot parse it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes of old code are not our news
+            return ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return error

@@ -132,19 +132,20 @@ def _flush(batch: list[Document], scorer: DocumentScorer, limit: float, facts: d
 
 
 def _join(parts: Sequence[Path], out: str | None) -> None:
-    if out is None:
+    def write(whole: Any) -> None:
         for part in parts:
             with open(part, "rb") as file:
-                shutil.copyfileobj(file, sys.stdout.buffer)
+                shutil.copyfileobj(file, whole)
+
+    if out is None:
+        write(sys.stdout.buffer)
         sys.stdout.buffer.flush()
         return
     target = Path(out).expanduser()
     temporary = target.with_name(f".{target.name}.part")
     try:
         with open(temporary, "wb") as whole:
-            for part in parts:
-                with open(part, "rb") as file:
-                    shutil.copyfileobj(file, whole)
+            write(whole)
         temporary.replace(target)
     except OSError as error:
         raise UserError(

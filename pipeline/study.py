@@ -25,7 +25,12 @@ def run(path: str, *, dry_run: bool = False, only_report: bool = False, as_json:
         print(json.dumps(facts, indent=1) if as_json else _show(facts))
         return
     if not only_report:
-        runner.run(study, trainings(found), lambda line: _after_each(study, found, line))
+
+        def after_each(line: str) -> None:
+            print(line, flush=True)
+            pages.write(study, found)
+
+        runner.run(study, trainings(found), after_each)
     facts = pages.write(study, found)
     print(json.dumps(facts, indent=1) if as_json else pages.show(facts), flush=True)
     failed = [row["experiment"] for row in facts["rows"] if row["state"] == "failed"]
@@ -47,11 +52,6 @@ def submit(path: str, options: Any, at_once: int | None, *, dry_run: bool = Fals
     configs = [one.config for one in trainings(members(study))]
     last = ("study", Path(path).resolve())
     run_array(study.name, configs, path, options, at_once=at_once, until="pretrain", last=last, dry_run=dry_run)
-
-
-def _after_each(study: Study, found: list[Member], line: str) -> None:
-    print(line, flush=True)
-    pages.write(study, found)
 
 
 def _planned(study: Study, found: list[Member]) -> dict[str, Any]:

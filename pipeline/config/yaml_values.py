@@ -59,10 +59,6 @@ def _construct_int(loader: Any, node: yaml.Node) -> int:
     return int(text, 16 if "x" in text else 10)
 
 
-def _construct_float(loader: Any, node: yaml.Node) -> float:
-    return float(loader.construct_scalar(node).lower().replace(".inf", "inf").replace(".nan", "nan"))
-
-
 def _construct_mapping(loader: Any, node: yaml.Node) -> dict[str, Any]:
     seen: set[str] = set()
     if not isinstance(node, yaml.MappingNode):
@@ -83,7 +79,7 @@ _Loader.yaml_constructors = {
     **{tag: yaml.SafeLoader.yaml_constructors[tag] for tag in (None, _TAG + "null", _TAG + "str", _TAG + "seq")},
     _TAG + "bool": _construct_bool,
     _TAG + "int": _construct_int,
-    _TAG + "float": _construct_float,
+    _TAG + "float": lambda loader, node: float(re.sub(r"\.(?=inf|nan)", "", loader.construct_scalar(node).lower())),
     _TAG + "map": _construct_mapping,
 }
 

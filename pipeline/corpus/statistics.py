@@ -6,8 +6,6 @@ was read. Whole-corpus figures are arithmetic on arrays. Figures that need the t
 size, because shares of distinct n-grams compare only at equal length.
 """
 
-import csv
-import io
 import re
 import sys
 import sysconfig
@@ -243,9 +241,8 @@ def _legal_files(package: str, version: str) -> list[tuple[str, Path]]:
         return []
     if distribution.version != version:
         return []
-    names = [row[0] for row in csv.reader(io.StringIO(distribution.read_text("RECORD") or "")) if row]
     return [
         (name, Path(str(distribution.locate_file(name))))
-        for name in names
+        for name in map(str, distribution.files or ())
         if (_LICENCE_FILE.search(name) or _NOTICE_FILE.search(name)) and not name.endswith((".py", ".pyc"))
     ]

@@ -56,7 +56,9 @@ class FolderLock:
                 descriptor = self._open()
             except BlockingIOError:
                 owner = self._owner()
-                if not self.wait and not self._owner_is_this_job():
+                requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+                is_this_job = requeued and self._read().get("job") == os.environ.get("SLURM_JOB_ID")
+                if not self.wait and not is_this_job:
                     os.close(descriptor)
                     raise Busy(
                         f"{self.path.parent} is being written by {owner}. Two processes must never train one run: "
@@ -111,10 +113,6 @@ class FolderLock:
             return "another process"
         job = f", Slurm job {owner['job']}" if owner.get("job") else ""
         return f"process {owner['pid']} on {owner.get('host')}{job} (attempt {owner.get('life')} in this folder)"
-
-    def _owner_is_this_job(self) -> bool:
-        requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-        return requeued and self._read().get("job") == os.environ.get("SLURM_JOB_ID")
 
     def _read(self) -> dict[str, Any]:
         return lock_owner(self.path.parent)

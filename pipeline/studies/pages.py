@@ -4,7 +4,6 @@ In: the study and its members. Out: the facts, and these files in `runs/<study>/
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +37,14 @@ COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A chart of quality against one cost, which is a key of every combination."""
-
-    cost: str
-    caption: str
-    x_name: str
-    format_x: Callable[[float], str]
-    logarithmic: bool
-
-
 HOURS, BYTES = "GPU-hours of source, pretraining and tuning", "bytes at inference"
-PICTURES = {
-    "hours": Picture("gpu_hours", "Quality against GPU-hours", HOURS, "{:.4g}".format, logarithmic=False),
-    "bytes": Picture("inference_bytes", f"Quality against {BYTES}", BYTES, format_bytes, logarithmic=True),
-}
+# Charts of quality against one cost: its key in every combination, the caption, the axis.
+PICTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "hours": ("gpu_hours", "Quality against GPU-hours", {"x_name": HOURS, "format_x": "{:.4g}".format}),
+    "bytes": (
+        "inference_bytes", f"Quality against {BYTES}", {"x_name": BYTES, "format_x": format_bytes, "logarithmic": True},
+    ),
+}  # fmt: skip
 
 
 def write(study: Study, members: Sequence[Member]) -> dict[str, Any]:
@@ -80,10 +71,10 @@ def collect(study: Study, members: Sequence[Member]) -> dict[str, Any]:
         row["range"] = [min(values), max(values)] if values else None
         row["seed_range"] = max(values) - min(values) if values else None
     found_effects = effects(study, found)
-    for picture in PICTURES.values():
-        front = pareto(combinations, picture.cost, measure.key, measure.lower_is_better)
+    for cost, _, _ in PICTURES.values():
+        front = pareto(combinations, cost, measure.key, measure.lower_is_better)
         for row in combinations:
-            row[f"on_front_{picture.cost}"] = row in front
+            row[f"on_front_{cost}"] = row in front
     return {
         "study": study.name,
         "about": study.about,
@@ -109,8 +100,7 @@ def collect(study: Study, members: Sequence[Member]) -> dict[str, Any]:
 
 def draw(facts: Mapping[str, Any], name: str) -> str:
     """One of the two charts: quality against `hours`, or against `bytes` at inference."""
-    picture, measure = PICTURES[name], MEASURES[facts["measures"][0]]
-    cost = picture.cost
+    (cost, _, axis), measure = PICTURES[name], MEASURES[facts["measures"][0]]
     known = [r for r in facts["combinations"] if r[measure.key] is not None and r[cost]]
     if name == "hours":  # forms of one training have the same hours: the first stands for them
         known = list({r[cost]: r for r in reversed(known)}.values())[::-1]
@@ -118,14 +108,7 @@ def draw(facts: Mapping[str, Any], name: str) -> str:
         Dot(r[cost], r[measure.key], r["range"][0], r["range"][1], r["label"], r["form"], r[f"on_front_{cost}"])
         for r in known
     ]
-    return scatter(
-        dots,
-        x_name=picture.x_name,
-        y_name=measure.label,
-        format_x=picture.format_x,
-        logarithmic=picture.logarithmic,
-        cut_top=measure.lower_is_better,
-    )
+    return scatter(dots, y_name=measure.label, cut_top=measure.lower_is_better, **axis)
 
 
 def show(facts: Mapping[str, Any]) -> str:
@@ -143,7 +126,7 @@ def page(template: str, facts: Mapping[str, Any], charts: Mapping[str, str]) -> 
         **{key: facts[key] for key in ("study", "about", "claims", "findings")},
         frame=_frame(facts),
         charts=charts,
-        captions={name: picture.caption for name, picture in PICTURES.items()},
+        captions={name: caption for name, (_, caption, _) in PICTURES.items()},
         heads=heads,
         members=members,
         notes=_notes(facts),

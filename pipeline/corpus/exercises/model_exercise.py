@@ -5,8 +5,8 @@ passes twice, each time in a fresh process, and fails once its functions do noth
 """
 
 import ast
-import warnings
 
+from data_filters.code import parsed
 from pipeline.corpus.exercises.confined import FAILED, PASSED
 from pipeline.corpus.exercises.isolated import IMPORTABLE, IsolatedRunner
 from pipeline.corpus.exercises.styles import program_of
@@ -29,8 +29,8 @@ def problem_of(text: str) -> str | None:
     program = program_of(text)
     if len(program) > MOST_CODE_CHARACTERS:
         return "too_much_code"
-    tree = _parse(program)
-    if tree is None:
+    tree = parsed(program)
+    if isinstance(tree, Exception):
         return "code_does_not_parse"
     if not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in tree.body):
         return "no_function"
@@ -47,8 +47,8 @@ def problem_of(text: str) -> str | None:
 def verify(text: str, runner: IsolatedRunner) -> str | None:
     """None where the code in `text` passes in two fresh processes and fails when stubbed; else why it is refused."""
     program = program_of(text)
-    tree = _parse(program)
-    if tree is None:
+    tree = parsed(program)
+    if isinstance(tree, Exception):
         return "code_does_not_parse"
     for again in (False, True):
         [ended] = runner.run(program)
@@ -67,15 +67,6 @@ class _Stub(ast.NodeTransformer):
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
         node.body = [ast.Return(ast.Constant(None))]
         return node
-
-
-def _parse(program: str) -> ast.Module | None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ast.parse(program)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
 
 
 def _forbidden(tree: ast.Module) -> bool:

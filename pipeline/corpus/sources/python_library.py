@@ -13,7 +13,6 @@ import os
 import platform
 import re
 import sysconfig
-import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +22,7 @@ from typing import Any
 
 from datatrove.data import Document
 
+from data_filters.code import parsed
 from data_filters.rule import CODE, PROSE
 from pipeline.corpus.sources.document_text import decode_code, decode_text
 from pipeline.corpus.text.source import Item, Limits, Source, document, missing, set_aside
@@ -167,11 +167,8 @@ def long_docstrings(code: str) -> list[tuple[str, str]]:
     blocks = [*code.split('"""')[1::2], *code.split("'''")[1::2]]
     if max(map(len, blocks), default=0) < LONG_DOCSTRING_CHARACTERS:  # most files; parsing costs 5 MB/s
         return []
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError):
+    tree = parsed(code)
+    if isinstance(tree, Exception):
         return []
     found = []
 

@@ -74,14 +74,53 @@ _ONE_WORD = re.compile(r"[\w.+-]+")
 
 
 class RecordFiles(FileSource):
-    """Files that hold records."""
+    """Files that hold records. `given`: the options."""
 
     options = RecordOptions
 
     def __init__(self, path: str, **common: Any):
         self.path = path
-        self.limits = options = RecordOptions(**common)
-        self.reader = RecordReader(options)
+        self.limits = self.given = RecordOptions(**common)
+        self.where = None if self.given.where is None else Where(self.given.where)
+
+    @property
+    def needed_keys(self) -> tuple[str, ...]:
+        """Fields without which no record becomes a document."""
+        return (self.given.text_key, *(self.where.needed_fields if self.where else ()))
+
+    def read(self, record: Any, path: str) -> Item:
+        """A document, or what became of the record instead."""
+        try:
+            return self._read(record, path)
+        except Unreadable as problem:
+            return set_aside(path, problem)
+
+    def _read(self, record: Any, path: str) -> Item:
+        given = self.given
+        if not isinstance(record, dict):
+            raise Unreadable("not_a_record", shown(record))
+        text = field(record, given.text_key)
+        if self.where is not None and not self.where.holds(record):
+            text = text if isinstance(text, str) else ""
+            n_bytes = len(text.encode("utf-8", "surrogatepass"))
+            return SetAside(path, "where", text[:MAX_SAMPLE], WHERE, n_bytes)
+        if text is ABSENT:
+            raise Unreadable("no_text_key", f"keys: {', '.join(map(str, record))}")
+        if not isinstance(text, str):
+            raise Unreadable("text_is_not_text", f"{type(text).__name__}: {shown(text)}")
+        if len(text) > MAX_TEXT_BYTES:
+            raise Unreadable("too_large", text[:MAX_SAMPLE])
+        group = field(record, given.group_key) if given.group_key else None
+        kept = {key: _scalar(value) for key in given.metadata_keys if (value := field(record, key)) is not ABSENT}
+        more: dict[str, Any] = {"record": kept} if kept else {}
+        return document(
+            text,
+            path=path,
+            group=path if group is None or group is ABSENT else shown(group, _MAX_NAME_CHARACTERS),
+            license=own_license(record) or given.license,
+            kind=str(given.kind),
+            **more,
+        )
 
 
 class Jsonl(RecordFiles):
@@ -104,11 +143,11 @@ class Jsonl(RecordFiles):
 
     def item(self, raw: Any, file: InputFile, place: str) -> Item | None:
         if not isinstance(raw, bytes):
-            return self.reader.read(raw, place)
+            return self.read(raw, place)
         if not raw.strip():
             return None  # a blank line is no document
         try:
-            item = self.reader.read(parse(raw), place)
+            item = self.read(parse(raw), place)
         except Unreadable as problem:
             item = set_aside(place, problem)
         unread = isinstance(item, SetAside) and item.filter is None
@@ -162,7 +201,7 @@ class Parquet(RecordFiles):
 
     def item(self, raw: Any, file: InputFile, place: str) -> Item | None:
         record = record_of(*raw)
-        return set_aside(place, record) if isinstance(record, Unreadable) else self.reader.read(record, place)
+        return set_aside(place, record) if isinstance(record, Unreadable) else self.read(record, place)
 
     def _rows(self, file: InputFile) -> Iterator[tuple["pa.RecordBatch", int]]:
         import pyarrow.parquet as pq
@@ -170,7 +209,9 @@ class Parquet(RecordFiles):
         with pq.ParquetFile(file.path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as table:
             self._check_columns(table.schema_arrow)
             _check_growth(table.metadata, file.path.stat().st_size)
-            asked = {top for key in self.reader.keys for top in _tops(key)}
+            given, of_where = self.given, self.where.fields if self.where else ()
+            keys = (given.text_key, *of_where, *filter(None, [given.group_key]), *given.metadata_keys)
+            asked = {top for key in keys for top in _tops(key)}  # besides those of licences
             columns = [c for c in table.schema_arrow.names if c in asked or c.lower() in LICENCE_FIELDS]
             for number in range(table.metadata.num_row_groups):
                 for batch in table.iter_batches(_ROWS_AT_ONCE, row_groups=[number], columns=columns, use_threads=False):
@@ -179,7 +220,7 @@ class Parquet(RecordFiles):
 
     def _check_columns(self, schema: "pa.Schema") -> None:
         names = f"columns: {', '.join(schema.names)}"
-        text, *others = self.reader.needed_keys
+        text, *others = self.needed_keys
         if not _tops(text) & set(schema.names):
             raise Unreadable("no_text_column", f"{text}; {names}")
         for key in others:
@@ -237,7 +278,7 @@ def _as_python(scalar: "pa.Scalar") -> Any:
         return getattr(scalar, "value", None)
 
 
-class HuggingFace(FileSource):
+class HuggingFace(RecordFiles):
     """A dataset of the Hugging Face hub (unmeasured) or a local folder of its layout (Parquet, JSON lines). `config`,
     `split`, `revision`: as in `datasets.load_dataset`; pin `revision` to a commit: the fingerprint of hub data is its
     name with these three. Other options as for `jsonl`: `text_key`, `group_key`, `metadata_keys`, `where`
@@ -245,14 +286,12 @@ class HuggingFace(FileSource):
     """
 
     version = 3
-    options = RecordOptions
 
     def __init__(
         self, dataset: str, config: str | None = None, split: str = "train", revision: str | None = None, **common: Any
     ):
+        super().__init__(dataset, **common)
         self.dataset, self.config, self.split, self.revision = dataset, config, split, revision
-        self.limits = options = RecordOptions(**common)
-        self.reader = RecordReader(options)
         self._tables, self._lines = Parquet(dataset, **common), Jsonl(dataset, **common)
 
     @property
@@ -307,7 +346,7 @@ class HuggingFace(FileSource):
                 continue
             for number, record in enumerate(stream.shard(parts, part)):
                 if parts >= tasks or (number + part) % tasks == task:
-                    yield self.reader.read(record, f"{Path(self.dataset).name}/{part}:{number + 1}")
+                    yield self.read(record, f"{Path(self.dataset).name}/{part}:{number + 1}")
 
     def raw_records(self, file: InputFile) -> Iterator[Any]:
         if self._reader(file) is not self:
@@ -316,7 +355,7 @@ class HuggingFace(FileSource):
 
     def item(self, raw: Any, file: InputFile, place: str) -> Item | None:
         reader = self._reader(file)
-        return self.reader.read(raw, place) if reader is self else reader.item(raw, file, place)
+        return self.read(raw, place) if reader is self else reader.item(raw, file, place)
 
     def _reader(self, file: InputFile) -> FileSource:
         return self._tables if file.ending in TABLE_ENDINGS else self._lines if file.ending in JSON_ENDINGS else self
@@ -350,62 +389,6 @@ class HuggingFace(FileSource):
                 f"({str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}); expected a "
                 "folder, or a hub name owner/name and a network"
             ) from None
-
-
-class RecordReader:
-    """`read(record, path)` for records of one source."""
-
-    def __init__(self, options: RecordOptions):
-        self.options = options
-        self.where = None if options.where is None else Where(options.where)
-
-    @property
-    def needed_keys(self) -> tuple[str, ...]:
-        """Fields without which no record becomes a document."""
-        return (self.options.text_key, *(self.where.needed_fields if self.where else ()))
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """All fields that are looked at, those of licences aside."""
-        group = (self.options.group_key,) if self.options.group_key else ()
-        asked = self.where.fields if self.where else ()
-        return (self.options.text_key, *asked, *group, *self.options.metadata_keys)
-
-    def read(self, record: Any, path: str) -> Item:
-        """A document, or what became of the record instead."""
-        try:
-            return self._read(record, path)
-        except Unreadable as problem:
-            return set_aside(path, problem)
-
-    def _read(self, record: Any, path: str) -> Item:
-        options = self.options
-        if not isinstance(record, dict):
-            raise Unreadable("not_a_record", shown(record))
-        text = field(record, options.text_key)
-        if self.where is not None and not self.where.holds(record):
-            text = text if isinstance(text, str) else ""
-            n_bytes = len(text.encode("utf-8", "surrogatepass"))
-            return SetAside(path, "where", text[:MAX_SAMPLE], WHERE, n_bytes)
-        if text is ABSENT:
-            raise Unreadable("no_text_key", f"keys: {', '.join(map(str, record))}")
-        if not isinstance(text, str):
-            raise Unreadable("text_is_not_text", f"{type(text).__name__}: {shown(text)}")
-        if len(text) > MAX_TEXT_BYTES:
-            raise Unreadable("too_large", text[:MAX_SAMPLE])
-        group = field(record, options.group_key) if options.group_key else None
-        more: dict[str, Any] = {}
-        kept = {key: _scalar(value) for key in options.metadata_keys if (value := field(record, key)) is not ABSENT}
-        if kept:
-            more["record"] = kept
-        return document(
-            text,
-            path=path,
-            group=path if group is None or group is ABSENT else shown(group, _MAX_NAME_CHARACTERS),
-            license=own_license(record) or options.license,
-            kind=str(options.kind),
-            **more,
-        )
 
 
 def field(record: dict[str, Any], key: str) -> Any:

@@ -69,13 +69,12 @@ class _Token:
     at: int
 
 
-@dataclass(frozen=True)
-class _Field:
-    names: tuple[str, ...]
+class _Field(tuple[str, ...]):
+    """The names of a field and of those that it is in."""
 
     @property
     def key(self) -> str:
-        return ".".join(self.names)
+        return ".".join(self)
 
 
 @dataclass(frozen=True)
@@ -170,13 +169,13 @@ class _Parser:
         parts = [self._all()]
         while self._take("or"):
             parts.append(self._all())
-        return parts[0] if len(parts) == 1 else _any_of(parts)
+        return parts[0] if len(parts) == 1 else _not(_all_of([_not(part) for part in parts]))
 
     def _all(self) -> _Node:
         parts = [self._one()]
         while self._take("and"):
             parts.append(self._one())
-        return parts[0] if len(parts) == 1 else _all_of(parts)
+        return _all_of(parts)
 
     def _one(self) -> _Node:
         self.depth += 1
@@ -212,8 +211,10 @@ class _Parser:
             parts.append(self._comparison(left, sign, right))
             left = right
         if not parts:
-            raise self._no_test(at, left)
-        return parts[0] if len(parts) == 1 else _all_of(parts)
+            shown = left.key if isinstance(left, _Field) else ""
+            hint = f"'{shown}' ({shown} == true? {shown} is not null?)" if shown else f"{left!r}; expected a comparison"
+            raise self._wrong(f"nothing is asked of {hint}", at.at)
+        return _all_of(parts)
 
     def _comparison(self, left: Any, sign: _Token, right: Any) -> _Node:
         if isinstance(left, _Field) == isinstance(right, _Field):
@@ -226,7 +227,8 @@ class _Parser:
             turned = sign.text
         if isinstance(right, bool) and turned not in ("==", "!="):
             raise self._wrong("true and false can be compared with == and != only", sign.at)
-        return _compare(left, _COMPARE[turned], right)
+        compare = _COMPARE[turned]
+        return _of_value(left, lambda found: compare(found, right) if _comparable(found, right) else None)
 
     def _in(self, left: _Field) -> _Node:
         opened = self._take("(", "[")
@@ -239,7 +241,12 @@ class _Parser:
             values.append(self._value())
         if not self._take(")" if opened.text == "(" else "]"):
             raise self._wrong(f"expected `,` or the end of the list, found {self._token.text!r}")
-        return _among(left, values)
+
+        def judge(found: Any) -> bool | None:
+            alike = [value for value in values if _comparable(found, value)]
+            return found in alike if alike else None
+
+        return _of_value(left, judge)
 
     def _value(self) -> Any:
         at = self._token.at
@@ -269,7 +276,7 @@ class _Parser:
             names.append(self._name())
         if self._token.text in ("(", "["):
             raise self._wrong(f"{self._token.text!r} is not understood: nothing is called or looked up here")
-        self.fields.append(_Field(tuple(names)))
+        self.fields.append(_Field(names))
         return self.fields[-1]
 
     def _name(self) -> str:
@@ -300,12 +307,6 @@ class _Parser:
 
         return re.sub(r"\\u[0-9a-fA-F]{4}|\\.", plain, token.text[1:-1], flags=re.DOTALL)
 
-    def _no_test(self, token: _Token, left: Any) -> ValueError:
-        if isinstance(left, _Field):
-            shown = left.key
-            return self._wrong(f"nothing is asked of '{shown}' ({shown} == true? {shown} is not null?)", token.at)
-        return self._wrong(f"nothing is asked of {left!r}; expected a comparison", token.at)
-
     def _wrong(self, what: str, at: int | None = None) -> ValueError:
         at = self._token.at if at is None else at
         line_start = self.text.rfind("\n", 0, at) + 1
@@ -320,6 +321,9 @@ class _Parser:
 
 
 def _all_of(parts: Sequence[_Node]) -> _Node:
+    if len(parts) == 1:
+        return parts[0]
+
     def judge(record: Mapping[str, Any]) -> bool | Unreadable:
         unknown: bool | Unreadable = True
         for part in parts:
@@ -333,10 +337,6 @@ def _all_of(parts: Sequence[_Node]) -> _Node:
     return _Node(judge, frozenset().union(*(part.for_true for part in parts)), for_false)
 
 
-def _any_of(parts: Sequence[_Node]) -> _Node:
-    return _not(_all_of([_not(part) for part in parts]))
-
-
 def _not(part: _Node) -> _Node:
     def judge(record: Mapping[str, Any]) -> bool | Unreadable:
         found = part.judge(record)
@@ -347,27 +347,15 @@ def _not(part: _Node) -> _Node:
 
 def _is_null(field: _Field) -> _Node:
     def judge(record: Mapping[str, Any]) -> bool:
-        found = find(record, field.names)
+        found = find(record, field)
         return found is None or found is ABSENT
 
     return _Node(judge, frozenset(), frozenset([field]))
 
 
-def _compare(field: _Field, compare: Callable[[Any, Any], bool], value: Any) -> _Node:
-    return _of_value(field, lambda found: compare(found, value) if _comparable(found, value) else None)
-
-
-def _among(field: _Field, values: Sequence[Any]) -> _Node:
-    def judge(found: Any) -> bool | None:
-        alike = [value for value in values if _comparable(found, value)]
-        return found in alike if alike else None
-
-    return _of_value(field, judge)
-
-
 def _of_value(field: _Field, judge_value: Callable[[Any], bool | None]) -> _Node:
     def judge(record: Mapping[str, Any]) -> bool | Unreadable:
-        found = find(record, field.names)
+        found = find(record, field)
         if found is None or found is ABSENT:
             return Unreadable("no_where_field", f"{field.key}; keys: {', '.join(map(str, record))[:MAX_SAMPLE]}")
         judged = judge_value(found)
