@@ -6,6 +6,7 @@ Off by default: hornbook's stage writes texts before its rules, so there a rule 
 """
 
 import re
+from dataclasses import dataclass
 
 from datatrove.data import Document
 
@@ -17,6 +18,7 @@ _CITATION = re.compile(r"\[(?:\d*|edit|citation needed)\]")
 _POLICIES = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 
 
+@dataclass(eq=False)
 class C4Quality(Rule):
     """C4's rules on prose: curly brackets, lorem ipsum, and too few sentences in lines that end like sentences.
 
@@ -25,29 +27,21 @@ class C4Quality(Rule):
 
     kinds = (PROSE,)
 
-    def __init__(
-        self,
-        split_paragraph: bool = True,
-        remove_citations: bool = True,
-        filter_no_terminal_punct: bool = True,
-        min_num_sentences: int = 5,
-        min_words_per_line: int = 3,
-        max_word_length: int = 1_000,
-        filter_lorem_ipsum: bool = True,
-        filter_javascript: bool = True,
-        filter_curly_bracket: bool = True,
-        filter_policy: bool = True,
-        remove_lines: bool = False,
-    ):
+    split_paragraph: bool = True
+    remove_citations: bool = True
+    filter_no_terminal_punct: bool = True
+    min_num_sentences: int = 5
+    min_words_per_line: int = 3
+    max_word_length: int = 1_000
+    filter_lorem_ipsum: bool = True
+    filter_javascript: bool = True
+    filter_curly_bracket: bool = True
+    filter_policy: bool = True
+    remove_lines: bool = False
+
+    def __post_init__(self) -> None:
         for name in ("min_num_sentences", "min_words_per_line", "max_word_length"):
-            check_range(name, locals()[name], -1, optional=False)
-        self.split_paragraph, self.remove_citations = split_paragraph, remove_citations
-        self.filter_no_terminal_punct = filter_no_terminal_punct
-        self.min_num_sentences, self.min_words_per_line = min_num_sentences, min_words_per_line
-        self.max_word_length = max_word_length
-        self.filter_lorem_ipsum, self.filter_javascript = filter_lorem_ipsum, filter_javascript
-        self.filter_curly_bracket, self.filter_policy = filter_curly_bracket, filter_policy
-        self.remove_lines = remove_lines
+            check_range(name, getattr(self, name), -1, optional=False)
 
     def filter(self, doc: Document) -> Decision:
         text = doc.text

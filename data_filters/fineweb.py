@@ -6,6 +6,7 @@ thresholds were found on web pages; on code they keep 7%.
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress
 from operator import itemgetter
@@ -18,31 +19,28 @@ from data_filters.words import words_of
 _LAST = itemgetter(-1)
 
 
+@dataclass(eq=False)
 class FineWebQuality(Rule):
     """FineWeb's rules on prose: share of lines that end in punctuation, of short and of repeated lines; lists."""
 
     kinds = (PROSE,)
 
-    def __init__(
-        self,
-        line_punct_thr: float = 0.12,
-        line_punct_exclude_zero: bool = False,
-        stop_chars: Sequence[str] | None = None,
-        short_line_thr: float = 0.67,
-        short_line_length: int = 30,
-        char_duplicates_ratio: float = 0.01,
-        new_line_ratio: float = 0.3,
-    ):
+    line_punct_thr: float = 0.12
+    line_punct_exclude_zero: bool = False
+    stop_chars: Sequence[str] | None = None
+    short_line_thr: float = 0.67
+    short_line_length: int = 30
+    char_duplicates_ratio: float = 0.01
+    new_line_ratio: float = 0.3
+
+    def __post_init__(self) -> None:
         for name in ("line_punct_thr", "short_line_thr", "char_duplicates_ratio"):
-            check_range(name, locals()[name], 0, 1, optional=False)
-        check_range("short_line_length", short_line_length, 0, optional=False)
-        check_range("new_line_ratio", new_line_ratio, 0, optional=False)
-        if stop_chars is not None and (isinstance(stop_chars, str) or not all(isinstance(c, str) for c in stop_chars)):
-            raise ValueError(f"stop_chars is {stop_chars!r}; expected a list of line endings")
-        self.line_punct_thr, self.line_punct_exclude_zero = line_punct_thr, line_punct_exclude_zero
-        self.stop_chars = None if stop_chars is None else tuple(stop_chars)
-        self.short_line_thr, self.short_line_length = short_line_thr, short_line_length
-        self.char_duplicates_ratio, self.new_line_ratio = char_duplicates_ratio, new_line_ratio
+            check_range(name, getattr(self, name), 0, 1, optional=False)
+        for name in ("short_line_length", "new_line_ratio"):
+            check_range(name, getattr(self, name), 0, optional=False)
+        found = self.stop_chars
+        if found is not None and (isinstance(found, str) or not all(isinstance(c, str) for c in found)):
+            raise ValueError(f"stop_chars is {found!r}; expected a list of line endings")
 
     @cached_property
     def _ends(self) -> tuple[frozenset[str], tuple[str, ...]]:

@@ -6,6 +6,7 @@ without words makes datatrove divide by zero where its length check is off; here
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from datatrove.data import Document
@@ -16,41 +17,34 @@ from data_filters.words import Words, words_of
 STOP_WORDS = ("the", "to", "of", "and", "that", "with", "be", "have")  # the common ones first: they are tried first
 
 
+@dataclass(eq=False)
 class GopherQuality(Rule):
     """Gopher's quality rules on prose: number and mean length of words, symbols, bullets, letters, stop words."""
 
     kinds = (PROSE,)
 
-    def __init__(
-        self,
-        min_doc_words: int | None = 50,
-        max_doc_words: int | None = 100_000,
-        min_avg_word_length: float | None = 3,
-        max_avg_word_length: float | None = 10,
-        max_symbol_word_ratio: float | None = 0.1,
-        max_bullet_lines_ratio: float | None = 0.9,
-        max_ellipsis_lines_ratio: float | None = 0.3,
-        max_non_alpha_words_ratio: float | None = 0.8,
-        min_stop_words: int | None = 2,
-        stop_words: Sequence[str] | None = None,
-    ):
+    min_doc_words: int | None = 50
+    max_doc_words: int | None = 100_000
+    min_avg_word_length: float | None = 3
+    max_avg_word_length: float | None = 10
+    max_symbol_word_ratio: float | None = 0.1
+    max_bullet_lines_ratio: float | None = 0.9
+    max_ellipsis_lines_ratio: float | None = 0.3
+    max_non_alpha_words_ratio: float | None = 0.8
+    min_stop_words: int | None = 2
+    stop_words: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
         for name in ("min_doc_words", "max_doc_words", "min_avg_word_length", "max_avg_word_length", "min_stop_words"):
-            check_range(name, locals()[name], 0)
-        check_range("max_symbol_word_ratio", max_symbol_word_ratio, 0)
+            check_range(name, getattr(self, name), 0)
+        check_range("max_symbol_word_ratio", self.max_symbol_word_ratio, 0)
         for name in ("max_bullet_lines_ratio", "max_ellipsis_lines_ratio", "max_non_alpha_words_ratio"):
-            check_range(name, locals()[name], 0, 1)
-        if isinstance(stop_words, str):
-            raise ValueError(f"stop_words is {stop_words!r}; expected a list of words")
-        self.min_doc_words, self.max_doc_words = min_doc_words, max_doc_words
-        self.min_avg_word_length, self.max_avg_word_length = min_avg_word_length, max_avg_word_length
-        self.max_symbol_word_ratio = max_symbol_word_ratio
-        self.max_bullet_lines_ratio, self.max_ellipsis_lines_ratio = max_bullet_lines_ratio, max_ellipsis_lines_ratio
-        self.max_non_alpha_words_ratio = max_non_alpha_words_ratio
-        self.min_stop_words = min_stop_words
+            check_range(name, getattr(self, name), 0, 1)
+        if isinstance(self.stop_words, str):
+            raise ValueError(f"stop_words is {self.stop_words!r}; expected a list of words")
         # What is no single word is never found among words.
-        self.stop_words = tuple(
-            w for w in dict.fromkeys(STOP_WORDS if stop_words is None else stop_words) if w.split() == [w]
-        )
+        words = dict.fromkeys(STOP_WORDS if self.stop_words is None else self.stop_words)
+        self._stop_words = tuple(word for word in words if word.split() == [word])
 
     def filter(self, doc: Document) -> Decision:
         view = words_of(doc.text)
@@ -106,11 +100,11 @@ class GopherQuality(Rule):
                 return Drop("gopher_below_alpha_threshold", round(ratio, 4), limit)
         if limit := self.min_stop_words:
             sure = 0
-            for word in self.stop_words:
+            for word in self._stop_words:
                 sure += f" {word} " in view.text
                 if sure >= limit:
                     return None  # without making the words
-            found = len(set(self.stop_words).intersection(view.words))
+            found = len(set(self._stop_words).intersection(view.words))
             if found < limit:
                 return Drop("gopher_enough_stop_words", found, limit)
         return None

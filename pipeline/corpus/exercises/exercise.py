@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from pipeline.config import yaml_values
+
 EASY, MEDIUM, HARD = DIFFICULTIES = ("easy", "medium", "hard")
 _SINGLE = ("None", "True", "False")
 _IMPORTS = {
@@ -134,22 +136,8 @@ def _ideas() -> dict[str, dict[str, dict[str, Any]]]:
     return {template: rows for file in files for template, rows in yaml.load(file.read_text("utf-8"), _Loader).items()}
 
 
-# Names, words and numbers that templates draw from.
-WORDS = (
-    "river", "stone", "garden", "window", "paper", "morning", "silver", "market", "forest", "bridge", "letter",
-    "engine", "candle", "harbor", "pencil", "orange", "violet", "basket", "ladder", "mirror", "planet", "rocket",
-    "summer", "winter", "teapot", "cotton", "marble", "island", "desert", "meadow", "copper", "signal", "tunnel",
-    "anchor", "button", "castle", "feather", "granite", "honey", "kettle", "lantern", "needle", "oven", "pepper",
-)  # fmt: skip
-PEOPLE = (
-    "Ana", "Ben", "Chloe", "David", "Emma", "Farid", "Grace", "Hugo", "Iris", "Jonas", "Lena", "Mei", "Noah", "Olga",
-    "Priya", "Quentin", "Rosa", "Samir", "Tara", "Umar", "Vera", "Wen", "Yusuf", "Zoe",
-)  # fmt: skip
-THINGS = (
-    "apples", "notebooks", "tickets", "candles", "pencils", "bottles", "stamps", "marbles", "books", "cups", "chairs",
-    "lamps", "plants", "shirts", "spoons", "bricks",
-)  # fmt: skip
-CITIES = ("Oslo", "Lima", "Cairo", "Kyoto", "Turin", "Quito", "Accra", "Perth", "Riga", "Dakar", "Lyon", "Hanoi")
+_WORDS = yaml_values.load(Path(__file__).with_name("words.yaml").read_text(encoding="utf-8"))
+WORDS, PEOPLE, THINGS, CITIES = (tuple(_WORDS[name]) for name in ("words", "people", "things", "cities"))
 
 
 def numbers(draw: Random, low: int = -40, high: int = 99, least: int = 4, most: int = 9) -> list[int]:

@@ -8,12 +8,14 @@ record that cannot be read is counted, and a file whose next record does not beg
 
 import importlib.util
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
 
 from data_filters.rule import CODE, PROSE
+from pipeline.config import yaml_values
 from pipeline.corpus.sources.document_text import (
     decode_code,
     decode_page,
@@ -36,32 +38,12 @@ from pipeline.corpus.text.user_files import (
     split_ending,
 )
 
-_PROSE_ENDINGS = (
-    ".txt", ".text", ".md", ".markdown", ".mdx", ".qmd", ".rmd", ".rst", ".adoc", ".asciidoc", ".org", ".tex", ".texi",
-    ".textile", ".wiki",
-)  # fmt: skip
-_CODE_ENDINGS = (
-    ".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".cxx", ".hh", ".hpp", ".hxx", ".cs", ".java", ".js", ".jsx", ".mjs",
-    ".cjs", ".ts", ".tsx", ".go", ".rs", ".kt", ".kts", ".swift", ".rb", ".php", ".sh", ".bash", ".zsh", ".ps1", ".sql",
-    ".scala", ".lua", ".pl", ".pm", ".r", ".jl", ".hs", ".ml", ".mli", ".erl", ".ex", ".exs", ".clj", ".lisp", ".scm",
-    ".dart", ".groovy", ".zig", ".nim", ".f90", ".f", ".pas", ".asm", ".vb", ".fs", ".m", ".mm", ".cu", ".cuh",
-    ".proto", ".css", ".scss", ".vue", ".svelte", ".sass", ".less", ".coffee", ".elm", ".sol", ".rkt", ".el", ".tcl",
-    ".v", ".sv", ".vhd", ".vhdl", ".s", ".adb", ".ads", ".f77", ".f95", ".f03", ".f08", ".for", ".cob", ".cbl", ".bat",
-    ".cmd", ".cmake", ".gradle", ".nix", ".tf", ".awk", ".vim", ".jsp", ".erb", ".thrift", ".graphql", ".hx", ".cr",
-    ".raku", ".purs", ".ino", ".inl", ".inc", ".mojo",
-)  # fmt: skip
-PLAIN_ENDINGS = {**dict.fromkeys(_PROSE_ENDINGS, PROSE), **dict.fromkeys(_CODE_ENDINGS, CODE)}
+_ENDINGS = yaml_values.load(Path(__file__).with_name("endings.yaml").read_text(encoding="utf-8"))
+PLAIN_ENDINGS = {**dict.fromkeys(_ENDINGS["prose"], PROSE), **dict.fromkeys(_ENDINGS["code"], CODE)}
 NOTEBOOK = ".ipynb"
 PAGE_ENDINGS = (".html", ".htm", ".xhtml")
 EXTRA_ENDINGS = {".pdf": ("pypdf", "pypdf"), ".docx": ("docx", "python-docx")}  # module, distribution
 TEXT_ENDINGS = (*PLAIN_ENDINGS, NOTEBOOK, *PAGE_ENDINGS, *EXTRA_ENDINGS)
-# Formats that are no text, so that a mistake is found before anything is read.
-_BINARY_ENDINGS = (
-    ".doc", ".dot", ".xls", ".xlsx", ".ppt", ".pptx", ".odt", ".ods", ".odp", ".epub", ".mobi", ".zip", ".tar", ".tgz",
-    ".rar", ".jar", ".exe", ".dll", ".so", ".o", ".a", ".class", ".pyc", ".png", ".jpg", ".jpeg", ".gif", ".bmp",
-    ".tif", ".tiff", ".webp", ".ico", ".mp3", ".mp4", ".wav", ".ogg", ".avi", ".mov", ".parquet", ".arrow", ".npy",
-    ".npz", ".pkl", ".pt", ".safetensors", ".gguf", ".bin", ".db", ".sqlite",
-)  # fmt: skip
 
 WARC_ENDINGS = (".warc", ".wet")
 PAGE_TYPES, PLAIN_TYPES = ("text/html", "application/xhtml+xml"), ("text/plain",)
@@ -160,7 +142,7 @@ def _checked_endings(endings: Sequence[str] | None) -> tuple[str, ...]:
     if isinstance(endings, str) or not endings or not all(isinstance(e, str) for e in endings):
         raise ValueError(f"endings is {endings!r}; expected a list such as [.md, .html]")
     chosen = [e.lower() if e.startswith(".") else f".{e.lower()}" for e in endings]
-    binary = [e for e in chosen if e in _BINARY_ENDINGS]
+    binary = [e for e in chosen if e in _ENDINGS["binary"]]
     if binary:
         raise ValueError(
             f"endings has '{binary[0]}', which is no text; expected endings of text, such as "
