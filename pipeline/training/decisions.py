@@ -115,7 +115,8 @@ class RecordedRun:
     `path`: the `decisions.jsonl` of a run with the same config, data and init. From it come the decay, the end, and for
     each step the micro-batch and the number of threads, because both change the order in which sums run. On the same
     CPU the weights, the loss of every step and the text read are then equal bit by bit, however often either run was
-    killed; on a GPU the text is, and the rest up to rounding. Raises `UserError` where the decisions cannot be followed.
+    killed; on a GPU the text is, and the rest up to rounding. Raises `UserError` where the decisions cannot be
+    followed.
     """
 
     def __init__(self, path: Path):
