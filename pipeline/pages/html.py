@@ -1,10 +1,12 @@
 """Pages and cards from the Jinja templates in `templates/`. Pages are self-contained: no script, no network.
 
-In: a template's name and its values. Out: HTML or Markdown. In HTML every value is escaped, because pages show the text
-of users' documents; only charts (`Markup`, see charts.py) are not. A template that lacks a value raises an error.
+In: a template's name and its values. Out: HTML, Markdown or lines for a terminal. In HTML every value is escaped,
+because pages show the text of users' documents; only charts (`Markup`, see charts.py) are not. A template that lacks a
+value raises an error.
 """
 
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -28,6 +30,11 @@ def markdown_cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def span(ends: Sequence[float], form: str = "") -> str:
+    """`1.2M to 3.4M`, and one number where both ends look the same; short ones without a `form`."""
+    return " to ".join(dict.fromkeys(format(end, form) if form else format_count(end) for end in ends))
+
+
 @cache
 def _environment() -> "Environment":
     # Imported when the first page is written, because most commands write none.
@@ -45,7 +52,7 @@ def _environment() -> "Environment":
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         bytecode_cache=None if sys.dont_write_bytecode else compiled,
-        autoescape=lambda name: not str(name).endswith(".md"),
+        autoescape=lambda name: not str(name).endswith((".md", ".txt")),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -55,6 +62,7 @@ def _environment() -> "Environment":
     # `{{ bytes | fmt(",.1f") }}` is Python's format(); what was not measured is left empty.
     environment.filters["fmt"] = lambda value, spec=",": "" if value is None else format(value, spec)
     environment.filters["short"] = format_count
+    environment.filters["span"] = span
     environment.filters["duration"] = format_seconds
     environment.filters["spaced"] = lambda name: name.replace("_", " ")
     environment.filters["cell"] = markdown_cell
