@@ -16,6 +16,7 @@ from typing import Any
 from pipeline import config as configs
 from pipeline import runs
 from pipeline.config import Config
+from pipeline.pages import html
 from pipeline.remote import place
 from pipeline.stages import data_step
 from pipeline.storage.files import root
@@ -23,7 +24,6 @@ from pipeline.storage.locks import FolderLock
 from pipeline.storage.run_files import trunk_folder
 from pipeline.storage.steps import MANIFEST, Step, read_manifest
 from pipeline.system.errors import Busy, UserError
-from pipeline.system.progress import format_bytes
 
 
 def plan(forget: Sequence[str] = ()) -> dict[str, Any]:
@@ -80,24 +80,9 @@ def _remove_names(folder: Path) -> None:
 
 def show(planned: dict[str, Any], removed: bool, busy: Sequence[str] = ()) -> str:
     """For a person: what is removed, or would be, and its size."""
-    lines = [f"  {row['path']}  {format_bytes(row['bytes'])}  {row['state']}" for row in planned["folders"]]
-    lines += [f"  {name}  links, ledger, report" for name in planned["experiments"]]
-    lines += [f"  in use, left alone: {word}" for word in busy]
-    what = "removed" if removed else "would remove"
-    count = len(planned["folders"])
-    lines.append(
-        f"clean: {what} {count} folder{'s' if count != 1 else ''}, {format_bytes(planned['bytes'])}; "
-        f"{planned['kept']} that experiments need stay"
-    )
-    there = place.place()
-    if there is not None and (planned["folders"] or planned["experiments"]):
-        lines.append(
-            f"  copies at {there.name} stay, and a stage that needs one of these folders takes it from there again; "
-            f"what is to be forgotten for good must be removed there too"
-        )
-    if not removed and (planned["folders"] or planned["experiments"]):
-        lines.append("  nothing was touched; to do it: the same command with --yes")
-    return "\n".join(lines)
+    remote = place.place()
+    name = None if remote is None else remote.name
+    return html.render("clean.txt", planned=planned, removed=removed, busy=busy, remote=name).rstrip("\n")
 
 
 def _needed(names: Iterable[str]) -> set[Path]:

@@ -14,6 +14,7 @@ from pipeline import config as configs
 from pipeline.config import Config
 from pipeline.corpus.make import data_makers
 from pipeline.corpus.reading import in_words, lost_words
+from pipeline.pages import html
 from pipeline.pages.data_card import file_words
 from pipeline.planner.costs import validation_cost, validation_tokens
 from pipeline.storage.build import build
@@ -127,36 +128,6 @@ def warnings(manifest: Mapping[str, Any]) -> list[str]:
 
 def summary(step: Step, manifest: dict[str, Any]) -> list[str]:
     """The last lines: where every document went, tokens per source, and where it all lies."""
-    documents, tokens, classifier = manifest["documents"], manifest["tokens"], manifest["classifier"]
-    dropped = sorted(documents["dropped"].items(), key=lambda item: -item[1])
-    read, kept, lost = documents["read"], documents["kept"], sum(documents["dropped"].values())
-    lines = [
-        f"  documents    {read:,} read = {kept:,} kept + {lost:,} dropped + {documents['unreadable']:,} unreadable",
-        f"  dropped by   {', '.join(f'{name} {n:,}' for name, n in dropped) or 'nothing'}",
-    ]
-    if manifest["files"]["found"]:
-        lines.insert(0, f"  files        {file_words(manifest['files'])}")
-    for name, source in manifest["sources"].items():
-        train, val = source["train"]["tokens"], source["val"]["tokens"]
-        outside = f"; {source['excluded']:,} outside where" if source["excluded"] else ""
-        lines.append(
-            f"    {name:<18} {source['documents']:>9,} documents {train:>13,} train tokens {val:>11,} validation"
-            + outside
-        )
-    lines += [f"  WARNING: {warning}" for warning in warnings(manifest)]
-    held_out = manifest["held_out"]
-    rest, back = held_out["unscored"], held_out["returned"]
-    cut = "" if classifier["threshold"] is None else f"; cut at {classifier['threshold']}"
-    lines += [
-        f"  held out     {held_out['documents']:,} documents of {held_out['groups']:,} groups, "
-        f"{held_out['bytes']:,} bytes: {held_out['scored']['bytes']:,} validated on, {rest['bytes']:,} beyond the "
-        f"beginnings of {rest['documents']:,}",
-        f"  returned     {back['documents']:,} documents, {back['bytes']:,} bytes: train text, as validation needs no "
-        "more (data.validation.max_bytes)",
-        f"  tokens       {tokens['train']:,} train, {tokens['val']:,} validation "
-        f"({manifest['textbook']['tokens']:,} textbook-grade); {manifest['bytes_per_token']:.2f} bytes per token",
-        f"  classifier   {scorer_line(classifier)}{cut}",
-        f"  data         {step.path}",
-        f"  samples      {step.path / 'dropped'} and {step.path / 'kept'} (zstd JSON lines)",
-    ]
-    return lines
+    values = {"files": file_words(manifest["files"]), "classifier": scorer_line(manifest["classifier"])}
+    told = html.render("data.txt", manifest=manifest, warnings=warnings(manifest), folder=step.path, **values)
+    return told.splitlines()

@@ -4,6 +4,7 @@ from typing import Any
 
 from pipeline import config as configs
 from pipeline.config import PRETRAINING, Config
+from pipeline.pages import html
 from pipeline.run_stage import module_of, step_of
 from pipeline.stages import check_source
 from pipeline.storage.hub import is_hub_name
@@ -85,24 +86,4 @@ def _name(step: Step) -> str:
 
 def show(facts: dict[str, Any]) -> str:
     """For a person: sizes, what each stage would do, what is missing."""
-    first = facts["tokens_of_first_step"]
-    grows = f"from {first:,} to " if first != facts["tokens_per_step"] else ""
-    lines = [
-        f"{facts['name']}: {facts['parameters']:,} parameters "
-        f"({facts['non_embedding_parameters']:,} without the input embedding)",
-        f"  {grows}{facts['tokens_per_step']:,} tokens per step in windows of {facts['sequence_length']:,}, "
-        f"{facts['flops_per_token'] / 1e9:.3g} GFLOP per token",
-    ]
-    cap = [f"{facts['max_gpu_hours']:g} GPU-hours"] if facts["max_gpu_hours"] else []
-    cap += [f"{facts['max_tokens']:,} tokens"] if facts["max_tokens"] else []
-    cost = f", {facts['cost']:,.2f} at budget.gpu_hour_price" if facts["cost"] is not None else ""
-    capped = "finetune" if facts["stage"] == "finetune" else "pretrain"
-    lines.append(f"  {capped} ends at {' or '.join(cap) or 'no limit'}{cost}")
-    for stage in facts["stages"]:
-        state = "done" if stage["done"] else "to do"
-        lines.append(f"  {stage['stage']:<9} {state:<6} {stage['folder'] or stage['why']}")
-        if len(stage["steps"]) > 1:
-            lines += [
-                f"      {s['step']:<28} {s['fingerprint']}  {'done' if s['done'] else 'to do'}" for s in stage["steps"]
-            ]
-    return "\n".join([*lines, *facts["tensors"]])
+    return html.render("dry_run.txt", facts=facts).rstrip("\n")

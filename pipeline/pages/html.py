@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.system.progress import format_count, format_seconds
+from pipeline.system.progress import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -61,6 +61,7 @@ def _environment() -> "Environment":
     )
     # `{{ bytes | fmt(",.1f") }}` is Python's format(); what was not measured is left empty.
     environment.filters["fmt"] = lambda value, spec=",": "" if value is None else format(value, spec)
+    environment.filters["bytes"] = format_bytes
     environment.filters["short"] = format_count
     environment.filters["span"] = span
     environment.filters["duration"] = format_seconds
