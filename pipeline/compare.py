@@ -18,7 +18,7 @@ from pipeline.pages.charts import Line, line_chart
 from pipeline.storage.files import read_metrics, root, write_text
 from pipeline.storage.steps import read_manifest
 from pipeline.system.errors import UserError
-from pipeline.system.progress import format_bytes, format_count
+from pipeline.system.progress import aligned, format_bytes, format_count
 
 LOSS = "val/bits_per_byte"
 AXIS_NAMES = {"hours": "device-hours"}
@@ -80,9 +80,9 @@ def show(facts: Mapping[str, Any], page: Path) -> str:
     """For a person: figures side by side, the keys that differ, where the page is."""
     a, b = facts["names"]
     rows = [["", a, b], *([name, *(_figure(name, v) for v in pair)] for name, pair in facts["figures"].items())]
-    lines = [*_aligned(rows), _sentence(facts), "config:"]
+    lines = [*aligned(rows, left=1), _sentence(facts), "config:"]
     rows = [[key, *map(_plain, pair)] for key, pair in facts["differences"].items()]
-    lines += [f"  {line}" for line in _aligned(rows)] if rows else ["  no difference but the name"]
+    lines += [f"  {line}" for line in aligned(rows, left=1)] if rows else ["  no difference but the name"]
     return "\n".join([*lines, f"curves: {page}"])
 
 
@@ -158,8 +158,3 @@ def _figure(name: str, value: Any) -> str:
 
 def _plain(value: Any) -> str:
     return "null" if value is None else str(value)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return [f"{r[0].ljust(widths[0])}  {r[1].rjust(widths[1])}  {r[2].rjust(widths[2])}" for r in rows]

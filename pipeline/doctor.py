@@ -59,12 +59,8 @@ def as_json(findings: list[Finding]) -> dict[str, Any]:
 def show(findings: list[Finding]) -> str:
     """For a person: one line a finding, and below it how to fix what is missing."""
     width = max(len(f.name) for f in findings)
-    lines = []
-    for f in findings:
-        lines.append(f"{f.state:<8} {f.name.ljust(width)}  {f.found}")
-        if f.fix:
-            lines.append(f"{'':<8} {'':<{width}}  -> {f.fix}")
-    return "\n".join(lines)
+    fix = f"\n{'':<{8 + width}}   -> "
+    return "\n".join(f"{f.state:<8} {f.name:<{width}}  {f.found}{fix + f.fix if f.fix else ''}" for f in findings)
 
 
 def _python() -> Finding:
@@ -104,29 +100,21 @@ def _card(index: int) -> Finding:
     busy = free < 0.9 * total
     known = "" if devices.find_card(name) else "; not in configs/gpus.yaml, so no MFU and no price"
     fix = "another process holds memory of it: nvidia-smi names it; CUDA_VISIBLE_DEVICES chooses a card" if busy else ""
-    found = f"{index}: {name}, {format_bytes(free)} of {format_bytes(total)} free, {bf16}{_driver()}{known}"
+    version = _output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+    driver = f", driver {version.splitlines()[0]}" if version else ""
+    found = f"{index}: {name}, {format_bytes(free)} of {format_bytes(total)} free, {bf16}{driver}{known}"
     return Finding("card", NOTE if busy else OK, found, fix)
-
-
-def _driver() -> str:
-    words = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    found = _output(words)
-    return f", driver {found.splitlines()[0]}" if found else ""
 
 
 def _memory() -> Finding:
     pages, size = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     total = os.sysconf("SC_PHYS_PAGES") * size
-    limit = _cgroup_limit()
+    path = Path("/sys/fs/cgroup/memory.max")
+    text = path.read_text().strip() if path.is_file() else ""
+    limit = int(text) if text.isdigit() else None
     within = f"; this process may use {format_bytes(limit)} (cgroup)" if limit and limit < total else ""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Finding("memory", OK, f"{format_bytes(pages * size)} of {format_bytes(total)} free, {cores} cores{within}")
-
-
-def _cgroup_limit() -> int | None:
-    path = Path("/sys/fs/cgroup/memory.max")
-    text = path.read_text().strip() if path.is_file() else ""
-    return int(text) if text.isdigit() else None
 
 
 def _disk() -> Finding:

@@ -18,7 +18,7 @@ from pipeline.storage.locks import lock_owner
 from pipeline.storage.steps import MANIFEST, read_manifest
 from pipeline.system.errors import UserError
 from pipeline.system.processes import process_lives
-from pipeline.system.progress import format_bytes, format_count
+from pipeline.system.progress import aligned, format_bytes, format_count
 
 CONFIG = "config.yaml"
 DONE, RUNNING, STOPPED, DAMAGED = "done", "running", "stopped", "damaged"
@@ -110,14 +110,7 @@ def show(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return f"no experiments under {root() / 'runs'} yet; make one: hornbook data configs/tiny.yaml"
     head = ["experiment", "stages", "parameters", "tokens", "bits/byte", "device-hours", "on disk"]
-    table = [head, *(_cells(row) for row in rows)]
-    widths = [max(len(line[i]) for line in table) for i in range(len(head))]
-    lines = []
-    for line in table:
-        words = [cell.ljust(width) for cell, width in zip(line[:2], widths[:2], strict=True)]
-        words += [cell.rjust(width) for cell, width in zip(line[2:], widths[2:], strict=True)]
-        lines.append("  ".join(words))
-    return "\n".join(lines)
+    return "\n".join(aligned([head, *map(_cells, rows)], left=2))
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
