@@ -17,12 +17,12 @@ from typing import Any
 import orjson
 from datatrove.data import Document
 
-from data_filters.repair import mend_surrogates, repair
-from data_filters.rule import EXERCISE
+from data_filters.repair import mend_surrogates
 from pipeline.config import Config
 from pipeline.corpus.execute import map_processes, worker_count
 from pipeline.corpus.scorers.document_scorers import DocumentScorer, stored_scorer
 from pipeline.corpus.scorers.features import BATCH_DOCUMENTS
+from pipeline.corpus.scorers.labels import repaired
 from pipeline.corpus.sources.document_files import WARC_ENDINGS, TextFolder, Warc
 from pipeline.corpus.sources.records import JSON_ENDINGS, TABLE_ENDINGS, Jsonl, Parquet
 from pipeline.corpus.text.documents import SetAside
@@ -101,7 +101,7 @@ def _score(items: Iterator[Document | SetAside], folder: Path, part: Path) -> di
                 record = {"path": mend_surrogates(item.path), "unreadable": item.cause}
                 file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
                 continue
-            batch.append(_prepare(item))
+            batch.append(repaired(item))
             if len(batch) >= BATCH_DOCUMENTS:
                 _flush(batch, scorer, limit, facts, file)
         _flush(batch, scorer, limit, facts, file)
@@ -111,12 +111,6 @@ def _score(items: Iterator[Document | SetAside], folder: Path, part: Path) -> di
 def _limit(threshold: Any) -> float:
     """The stage's threshold, or 0.5 if its sources have different ones or none."""
     return threshold if isinstance(threshold, float | int) else 0.5
-
-
-def _prepare(doc: Document) -> Document:
-    path, kind = mend_surrogates(doc.metadata["path"]), doc.metadata["kind"]
-    text = repair(mend_surrogates(doc.text), kind, mask=kind != EXERCISE)
-    return Document(text=text, id=path, metadata={**doc.metadata, "path": path})
 
 
 def _flush(batch: list[Document], scorer: DocumentScorer, limit: float, facts: dict[str, float], file: Any) -> None:

@@ -6,9 +6,7 @@ Distinct n-grams are the different runs of n words and signs over all of them, i
 same figure for as much Python library text stands beside it. `--quick`: 200 exercises.
 """
 
-import hashlib
 import os
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -27,7 +25,6 @@ from pipeline.corpus.exercises.styles import STYLES, program_of
 from pipeline.corpus.exercises.templates import TEMPLATES
 from pipeline.corpus.sources.python_library import PythonLibrary
 from pipeline.corpus.text.documents import SetAside
-from pipeline.corpus.text.source import Item
 from scripts.bench_data import SIMILARITY, clustered
 from scripts.bench_rows import Part, Rows, at_least, at_most, main, row
 
@@ -51,7 +48,6 @@ def exercises(quick: bool) -> Rows:
         at_least("written exercises that are kept", len(texts) / count, "share", 0.99),
         at_least("stubbed solutions that fail their tests, of all written", 1 - stubs_passed / count, "share", 0.99),
         at_least("kept exercises that pass again in a clean process", again / len(texts), "share", 1.0),
-        at_least("the same bytes with another PYTHONHASHSEED", float(hash_elsewhere(count) == hashed(items)), "", 1.0),
         row("processor time of an exercise", 1000 * seconds / count, "ms"),
         row("length", float(np.median([len(t) for t in texts])), "characters (median)"),
         row("  by style", dict(sorted(Counter(d.metadata["style"] for d in documents).items())), ""),
@@ -100,25 +96,6 @@ def distinct(texts: list[str], n: int) -> tuple[int, int]:
         total += max(0, len(found) - n + 1)
         seen.update(tuple(found[i : i + n]) for i in range(len(found) - n + 1))
     return len(seen), max(1, total)
-
-
-def hashed(items: list[Item]) -> str:
-    digest = hashlib.sha256()
-    for item in items:
-        digest.update(repr((item.id, item.text, item.metadata) if isinstance(item, Document) else item).encode())
-    return digest.hexdigest()
-
-
-def hash_elsewhere(count: int) -> str:
-    """`hashed` of the same exercises, written in another process with another hash seed."""
-    code = (
-        "import sys; from scripts.bench_synthetic import Exercises, hashed; "
-        f"print(hashed(list(Exercises(count={count}).items(0, 1))))"
-    )
-    root = str(Path(__file__).resolve().parents[1])
-    environment = {**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": root}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    return done.stdout.strip().splitlines()[-1]
 
 
 def children_seconds() -> float:

@@ -13,6 +13,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from pipeline.system.progress import format_count
+
 STYLESHEET = Path(__file__).with_name("templates") / "style.css"
 MAX_POINTS = 400  # of a curve: a long run stays a small file
 COLOURS = ("--a", "--b", "--c", "--d")
@@ -278,7 +280,7 @@ def _bars(stacks: Sequence[Sequence[int]], marks: Sequence[str], x_name: str, cu
     if not top:
         return Markup("")
     plot = Plot(400, 250, left=52, right=12, top=26, bottom=40)
-    y_ticks = [(share, _short(top * share)) for share in (0, 0.5, 1)]
+    y_ticks = [(share, format_count(top * share)) for share in (0, 0.5, 1)]
     plot.axes([(i / len(columns), mark) for i, mark in enumerate(marks) if mark], y_ticks, x_name)
     for i, column in enumerate(columns):
         base = 0.0
@@ -365,11 +367,6 @@ def _round_top(count: int) -> float:
         return 0
     size = 10 ** (len(str(count)) - 1)
     return next(m * size for m in (1, 1.2, 1.6, 2, 3, 4, 6, 8, 10) if m * size >= count) if size > 1 else count
-
-
-def _short(count: float) -> str:
-    shorten: Sequence[tuple[float, str]] = ((1e6, "M"), (1e3, "k"))
-    return next((f"{count / size:.3g}{letter}" for size, letter in shorten if count >= size), f"{count:g}")
 
 
 def _binary(count: int) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from datatrove.data import Document
 
 from data_filters.repair import mend_surrogates, repair
-from data_filters.rule import KINDS, PROSE
+from data_filters.rule import EXERCISE, KINDS, PROSE
 from pipeline.corpus.scorers.features import BATCH_DOCUMENTS, Sparse, docstring_share, features
 from pipeline.corpus.scorers.linear import FOLDS, GOOD, MOST, Scorer, auc, auc_interval, fit, roc_curve
 from pipeline.corpus.sources.python_library import STANDARD_LIBRARY, PythonLibrary
@@ -160,8 +160,9 @@ def rows_of(documents: Sequence[Document]) -> Sparse:
 
 def repaired(document: Document) -> Document:
     """As the data stage would have it."""
-    text = repair(mend_surrogates(document.text), document.metadata["kind"])
-    return Document(text=text, id=document.id, metadata=document.metadata)
+    path, kind = mend_surrogates(document.metadata["path"]), document.metadata["kind"]
+    text = repair(mend_surrogates(document.text), kind, mask=kind != EXERCISE)
+    return Document(text=text, id=path, metadata={**document.metadata, "path": path})
 
 
 class StopRating(Exception):

@@ -22,7 +22,7 @@ from typing import Any
 from data_filters.repair import mend_surrogates
 from pipeline.corpus.text.documents import SetAside
 from pipeline.corpus.text.source import Item, Source, missing, set_aside
-from pipeline.corpus.text.user_files import LostFile, Unreadable, split_ending
+from pipeline.corpus.text.user_files import LostFile, Unreadable, size_bytes, split_ending
 from pipeline.pages.data_card import skipped_words
 from pipeline.storage.files import hash_files, hash_json
 
@@ -45,7 +45,7 @@ class InputFile:
     @property
     def size_bytes(self) -> int:
         """On disk; 0 of what is no file that may be opened."""
-        return _size_bytes(self.path) if self.problem is None or self.problem.cause == "cannot_open" else 0
+        return size_bytes(self.path) if self.problem is None or self.problem.cause == "cannot_open" else 0
 
 
 @dataclass(frozen=True)
@@ -220,15 +220,7 @@ def _matches(parts: Sequence[str], wanted: Sequence[str]) -> bool:
 def _count(skipped: dict[str, tuple[int, int]], path: Path, key: str = "") -> None:
     ending = key or mend_surrogates("".join(split_ending(path.name))) or NO_ENDING
     files, n_bytes = skipped.get(ending, (0, 0))
-    skipped[ending] = files + 1, n_bytes + _size_bytes(path)
-
-
-def _size_bytes(path: Path) -> int:
-    try:
-        about = path.stat()
-    except OSError:
-        return 0
-    return about.st_size if stat.S_ISREG(about.st_mode) else 0
+    skipped[ending] = files + 1, n_bytes + size_bytes(path)
 
 
 def _problem(path: Path, folder: Path | None = None) -> Unreadable | None:

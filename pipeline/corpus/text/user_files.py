@@ -323,9 +323,9 @@ def plain_ending(path: Path) -> str:
     return split_ending(path.name)[0]
 
 
-def read_bytes(path: Path, max_bytes: int = 64 * MAX_TEXT_BYTES) -> bytes:
+def read_bytes(path: Path) -> bytes:
     """A whole file, decompressed, without a byte-order mark. Raises `Unreadable`."""
-    return read_whole(path, max_bytes).removeprefix(b"\xef\xbb\xbf")
+    return read_whole(path, 64 * MAX_TEXT_BYTES).removeprefix(_BOM)
 
 
 def records(path: Path) -> Iterator[tuple[str, Any]]:
@@ -372,7 +372,7 @@ class Found(Generic[T]):
             self.made.append(make(value, place))
         except Unreadable as problem:
             self.causes[problem.cause] += 1
-            self.lost_bytes += _size(path) if problem.cause in OF_A_FILE else 0
+            self.lost_bytes += size_bytes(path) if problem.cause in OF_A_FILE else 0
             what = _IN_WORDS.get(problem.cause)
             where = f"{mend_surrogates(str(path))}, {place}" if place else mend_surrogates(str(path))
             said = f"{what}: {problem.sample[:200]}" if what else problem.sample or problem.cause
@@ -399,14 +399,16 @@ def read_files(paths: Sequence[Path], make: Callable[[Any, str], T], key: str) -
     """`make` of every record of some files, of which it may refuse any by raising `Unreadable`."""
     found: Found[T] = Found(key)
     for path in paths:
-        found.total_bytes += _size(path)
+        found.total_bytes += size_bytes(path)
         for place, value in records(path):
             found.add(path, place, value, make)
     return found
 
 
-def _size(path: Path) -> int:
+def size_bytes(path: Path) -> int:
+    """Of a regular file on disk; 0 of anything else."""
     try:
-        return path.stat().st_size
+        about = path.stat()
     except OSError:
         return 0
+    return about.st_size if stat.S_ISREG(about.st_mode) else 0
