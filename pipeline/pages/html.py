@@ -52,7 +52,7 @@ def _environment() -> "Environment":
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         bytecode_cache=None if sys.dont_write_bytecode else compiled,
-        autoescape=lambda name: not str(name).endswith((".md", ".txt")),
+        autoescape=lambda name: str(name).endswith(".html"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.pages import html
 from pipeline.storage.files import root
 from pipeline.system.errors import UserError
 
@@ -97,52 +98,22 @@ class Queued:
 
 def script(job: Job, options: Options, notes: Sequence[str] = ()) -> str:
     """The whole sbatch file. `notes`: lines of comment."""
-    log = str(job.folder / job.label).replace("%", "%%") + ("-%A_%a.log" if job.members else "-%j.log")
     partition = options.partition if job.gpu else options.cpu_partition or options.partition
-    at_once = f"%{job.at_once}" if job.at_once else ""
-    # Slurm sends USR1 some time before the limit, so that the job saves and asks to be queued again; its log is
-    # appended to then.
-    header = {
-        "job-name": job.name,
-        "array": f"0-{len(job.configs) - 1}{at_once}" if job.members else None,
-        "comment": _MEMBERS + ",".join(job.members) if job.members else None,
-        "dependency": ",".join(job.after) or None,
-        "kill-on-invalid-dep": "yes" if job.after else None,
-        "chdir": str(Path.cwd()),
-        "output": log,
-        "open-mode": "append",
-        "requeue": "",
-        "signal": f"B:USR1@{options.notice_seconds}",
-        "partition": partition,
-        "time": options.time,
-        "account": options.account,
-        "qos": options.qos,
-        "ntasks": "1",
-        "cpus-per-task": str(options.cpus_per_task),
-        "gpus-per-node": options.gpus_per_node if job.gpu else None,
-        "mem": options.mem,
-    }
-    lines = [f"--{key}" + (f"={_quoted(value)}" if value else "") for key, value in header.items() if value is not None]
-    step = ["srun", "--ntasks=1", f"--cpus-per-task={options.cpus_per_task}"] if options.srun else []
-    return "\n".join(
-        [
-            "#!/bin/bash",
-            *(f"#SBATCH {line}" for line in [*lines, *options.extra]),
-            *(f"# {note}" for note in notes),
-            "",
-            f"cd {shlex.quote(str(Path.cwd()))} || exit 2",
-            f"export HORNBOOK_ROOT={shlex.quote(str(root().resolve()))}",
-            f'export PYTHONPATH={shlex.quote(str(REPOSITORY))}"${{PYTHONPATH:+:$PYTHONPATH}}"',
-            *options.setup,
-            f"python={shlex.quote(sys.executable)}",
-            f"launch=({shlex.join(step)})",
-            f"notice_seconds={options.notice_seconds}",
-            f"verbs=({' '.join(job.verbs)})",
-            "configs=(" + "".join(f"\n  {shlex.quote(str(path))}" for path in job.configs) + "\n)",
-            "",
-            BODY.read_text(encoding="utf-8"),
-        ]
-    )
+    return html.render(
+        "job.sbatch",
+        job=job,
+        options=options,
+        site={"partition": partition, "time": options.time, "account": options.account, "qos": options.qos},
+        comment=_MEMBERS + ",".join(job.members),
+        log=str(job.folder / job.label).replace("%", "%%") + ("-%A_%a.log" if job.members else "-%j.log"),
+        notes=notes,
+        folder=str(Path.cwd()),
+        root=str(root().resolve()),
+        repository=str(REPOSITORY),
+        python=sys.executable,
+        quote=shlex.quote,
+        quoted=_quoted,
+    ) + BODY.read_text(encoding="utf-8")
 
 
 def _quoted(value: str) -> str:
