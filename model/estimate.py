@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 from model import updates
 from model.config import ModelConfig
 from model.loss import GPU_CHUNK_TOKENS
-from model.optim import OPTIMIZERS, MasterWeights, needs_slices
+from model.optim import OPTIMIZERS, MasterWeights, are_finite, held_dtype, needs_slices
 from model.transformer import Transformer
 
 KINDS = ("weights", "gradients", "optimizer", "activations", "loss", "workspace")
@@ -120,10 +120,11 @@ class Plan:
 def trace_steps(
     config: ModelConfig, settings: TrainSettings, windows: Sequence[int]
 ) -> list[dict[str, dict[str, int]]]:
-    """For each number of windows a micro-batch: phase of the step -> bytes by kind at that phase's peak, once the
-    optimizer has its states. All on one network."""
+    """For each number of windows a micro-batch: phase -> bytes by kind at that phase's peak. Phases are those of a
+    step, once the optimizer has its states, and the loading and saving of the model. All on one network."""
     with FakeTensorMode(), _Storages() as storages:
-        network = Transformer(config)
+        storages.begin("loading", "weights")
+        network = _loaded(config, settings.precision)
         network.activation_checkpointing = settings.activation_checkpointing
         network.attention_kernel = "auto" if settings.device_type == "cpu" else "sdpa"
         sliced = needs_slices(settings.precision, settings.optimizer_in_backward)
@@ -132,6 +133,7 @@ def trace_steps(
         for kind, tensors in (("weights", weights.weights), ("optimizer", weights.masters)):
             if kind == "weights" or weights.has_masters:
                 storages.name(tensors, kind)
+        loading = dict(storages.peaks["loading"])
         for parameter in {id(p): p for p in (*weights.weights, *weights.masters)}.values():
             parameter.register_post_accumulate_grad_hook(lambda p: storages.name([weights.gradient(p)], "gradients"))
         _mark_backward(network, storages)
@@ -159,7 +161,20 @@ def trace_steps(
             if traces and "optimizer" in trace:  # the windows are gone by then: the same for any number of them
                 trace["optimizer"] = traces[0]["optimizer"]
             traces.append(trace)
-        return traces
+        storages.begin("saving", "workspace")  # an export takes the same tensors, and no more of them
+        are_finite(tensor for tensor in weights.state_dict().values() if tensor.is_floating_point())
+        rest = {"loading": loading, "saving": dict(storages.peaks["saving"])}
+        return [trace | rest for trace in traces]
+
+
+def _loaded(config: ModelConfig, precision: str) -> Transformer:
+    """As `load_network` makes it: every tensor in the numbers that it is kept in."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(held_dtype(precision))
+    try:
+        return Transformer(config)
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _some_gradients(weights: MasterWeights) -> None:

@@ -1,6 +1,7 @@
 """The memory trace: against arithmetic, against deeper traces, and the figures promised for Phi-2."""
 
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,17 @@ def test_two_and_three_blocks_tell_the_peak_of_six(checkpointing: str, windows: 
     found = Plan(DEEP, settings).estimate(windows)
     exact = max(sum(kinds.values()) for kinds in trace_steps(DEEP, settings, (windows,))[0].values())
     assert found.traced_bytes == pytest.approx(exact, rel=0.02)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-sr"])
+def test_loading_and_saving_take_no_second_copy_of_the_model(precision: str) -> None:
+    trace = trace_steps(SMALL, TrainSettings(64, precision, "adamw", accumulate=True), (1,))[0]
+    values = {"32-true": 4, "bf16-mixed": 6, "bf16-sr": 2}[precision] * SMALL.parameters
+    assert sum(trace["loading"].values()) == pytest.approx(values, rel=0.01)
+    held = trace["optimizer"]["weights"] + trace["optimizer"]["optimizer"]
+    largest = 4 * max(prod(shape) for shape in SMALL.tensor_shapes().values())
+    assert held < sum(trace["saving"].values()) <= held + 2 * largest
+    assert trace["saving"]["workspace"] < 10_000
 
 
 def test_each_policy_keeps_the_bytes_it_says() -> None:

@@ -81,6 +81,27 @@ def test_tensors_are_stored_and_read_in_their_dtype(dtype: str, tmp_path: Path, 
     assert load_network(tmp_path / "m", torch.bfloat16).lm_head.weight.dtype == torch.bfloat16
 
 
+def test_a_device_gets_each_tensor_in_its_final_numbers(folder) -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class OnDevice(TorchDispatchMode):
+        found: list[torch.Tensor]
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            if function.name().startswith("aten::_to_copy"):
+                self.found += [t for t in tree_leaves(out) if isinstance(t, torch.Tensor) and t.device.type == "meta"]
+            return out
+
+    with OnDevice() as mode:
+        mode.found = []
+        network = load_network(folder, torch.bfloat16, device="meta")
+    assert len(mode.found) == len(CONFIG.tensor_shapes())
+    assert {tensor.dtype for tensor in mode.found} == {torch.bfloat16}
+    assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
+
+
 def test_a_tied_model_is_stored_once_and_ties_again_wherever_it_is_loaded(tmp_path: Path, network_of) -> None:
     config = dataclasses.replace(CONFIG, tie_word_embeddings=True)
     network = network_of(config, dtype=torch.float32)
