@@ -1,8 +1,9 @@
 """`hornbook plan --measure`: a few real steps of a config on this machine, compared with what the trace forecasts.
 
 In: a config. Out: measured tokens per second and peak memory, with the forecast for the same micro-batch. The steps
-are the trainer's own (`PretrainModule`), on random tokens and fresh weights, two micro-batches each, in their own
-process. On a CPU the peak is what that process holds above what it held before the network was built.
+are the trainer's own (`PretrainModule`), on random tokens and fresh weights, of one and of two micro-batches, in their
+own process: what the second one adds tells the seconds of a step with the config's number of them. On a CPU the peak is
+what that process holds above what it held before the network was built.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from pipeline.config import Config
 from pipeline.system.errors import UserError
 
 PASSES = 2  # micro-batches of a measured step
-MOST_SECONDS, LEAST_STEPS = 10.0, 2
+MOST_SECONDS, LEAST_STEPS = 10.0, 2  # of each kind
 
 
 def measure(config: Config) -> dict[str, Any]:
@@ -50,25 +51,28 @@ def _measure(config: Config) -> dict[str, Any]:
     ids_BT = torch.randint(config.model.vocab_size, shape).to(machine.device)
     batch = Batch(ids_BT, ids_BT.roll(-1, 1), ids_BT.numel())
     first = _seconds_of_step(module, batch)
-    steps: list[float] = []
-    while len(steps) < LEAST_STEPS or sum(steps) < MOST_SECONDS / 2:
-        steps.append(_seconds_of_step(module, batch))
-    per_second = train.global_batch_tokens / sorted(steps)[len(steps) // 2]
+    one_pass = Batch(batch.input_ids_BT[:windows], batch.labels_BT[:windows], ids_BT[:windows].numel())
+    steps: list[tuple[float, float]] = []
+    while len(steps) < LEAST_STEPS or sum(map(sum, steps)) < MOST_SECONDS / 2:
+        steps.append((_seconds_of_step(module, one_pass), _seconds_of_step(module, batch)))
+    one, two = (sorted(column)[len(steps) // 2] for column in zip(*steps, strict=True))
+    step_seconds = one + (most - 1) * max(0.0, two - one)
+    per_second = most * windows * train.sequence_length / step_seconds
     flops = config.model.flops_per_token(train.sequence_length)
     peak, mfu = machine.memory.peak_bytes() - before, machine.mfu(per_second * flops)
     return {
         "device": machine.name,
         "precision": machine.precision,
         "micro_batch": windows,
-        "steps": len(steps),
+        "steps": 2 * len(steps),
         "tokens_per_second": round(per_second, 1),
         "mfu": mfu and round(mfu, 4),
         "first_step_seconds": round(first, 2),
         "peak_memory_bytes": peak,
         "forecast_bytes": forecast.traced_bytes,
         "forecast_over_measured": round(forecast.traced_bytes / peak, 3) if peak > 0 else None,
-        "basis": f"{len(steps)} steps of {PASSES} micro-batches on random tokens; the forecast is a trace as for a "
-        "card, and on a CPU attention and loss keep other buffers",
+        "basis": f"{2 * len(steps)} steps of 1 and {PASSES} micro-batches on random tokens, for a step of {most}; the "
+        "forecast is a trace as for a card, and on a CPU attention and loss keep other buffers",
     }
 
 

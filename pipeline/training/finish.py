@@ -178,6 +178,7 @@ def make_facts(
         "mfu_peak": {"flops": machine.peak_flops, "source": machine.peak_source},
         "precision": machine.precision,
         "peak_memory_bytes": machine.memory.peak_bytes(),
+        **machine.memory.of_allocator(),
         "lives": control.ledger.life,
         "start_seconds": round(budget.start_seconds, 2),
         "replay": what_was_lost(config, control.first.bits_per_byte, control.last.bits_per_byte),

@@ -147,6 +147,17 @@ class DeviceMemory:
             return torch.cuda.max_memory_allocated(self.device)
         return _process_peak_bytes()
 
+    def of_allocator(self) -> dict[str, int]:
+        """What a card's tools show beside the peak: what torch has reserved of it at most, what is free now, and how
+        often an allocation had to wait for unused blocks to be given back. Empty on a CPU."""
+        if self.device.type != "cuda":
+            return {}
+        return {
+            "peak_reserved_bytes": torch.cuda.max_memory_reserved(self.device),
+            "free_bytes": torch.cuda.mem_get_info(self.device)[0],
+            "allocation_retries": torch.cuda.memory_stats(self.device)["num_alloc_retries"],
+        }
+
     def restart_peak(self) -> bool:
         """From here on `newest_peak_bytes` counts from what is held now; False where the system cannot."""
         self._earlier_peaks.append(self.newest_peak_bytes())
