@@ -74,15 +74,13 @@ class Documents:
     @cached_property
     def flex_mask(self) -> Any:
         """flex_attention's BlockMask."""
-        from torch.nn.attention.flex_attention import create_block_mask
-
         number_BT = self.number_BT
 
         def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
             return (q >= k) & (number_BT[b, q] == number_BT[b, k])
 
         B, T = number_BT.shape
-        return create_block_mask(sees, B, None, T, T, device=number_BT.device)
+        return _block_mask_function(number_BT.device.type == "cuda")(sees, B, None, T, T, device=number_BT.device)
 
 
 def causal_attention(
@@ -161,6 +159,14 @@ def flex_works(dtype: torch.dtype, head_size: int) -> bool:
         warnings.warn(f"flex_attention does not run here, SDPA with a mask is used instead: {reason}", stacklevel=2)
         return False
     return True
+
+
+@cache
+def _block_mask_function(compiled: bool) -> Callable[..., Any]:
+    """torch's create_block_mask; as it comes it makes B x T x T integers before it looks at blocks."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    return torch.compile(create_block_mask) if compiled else create_block_mask
 
 
 @cache

@@ -108,11 +108,13 @@ class LanguageModel:
         inputs = torch.zeros(len(rows), max(len(ids) for _, ids, _ in rows) - 1, dtype=torch.int64)
         for row, (_, ids, _) in enumerate(rows):
             inputs[row, : len(ids) - 1] = torch.tensor(ids[:-1])
+        labels = torch.tensor([id for _, ids, counted in rows for id in ids[len(ids) - counted :]], dtype=torch.int64)
         hidden_BTD = self.network.hidden(inputs.to(self.device))
-        for row, (number, ids, counted) in enumerate(rows):
-            labels = torch.tensor(ids[len(ids) - counted :], device=self.device)
-            end = len(ids) - 1
-            found[number] += float(self.network.head_loss(hidden_BTD[row, end - counted : end], labels)[0])
+        places = [slice(len(ids) - 1 - counted, len(ids) - 1) for _, ids, counted in rows]
+        parts = zip(places, labels.to(self.device).split([counted for _, _, counted in rows]), strict=True)
+        sums = [self.network.head_loss(hidden_BTD[row, place], part)[0] for row, (place, part) in enumerate(parts)]
+        for (number, _, _), nats in zip(rows, torch.stack(sums).tolist(), strict=True):  # the batch's one host read
+            found[number] += nats
 
 
 def load_model(config: Config, model: ModelInput) -> LanguageModel:

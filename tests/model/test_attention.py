@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from model import attention
 from model.attention import ATTENTION, Documents, causal_attention, choose, flex_works
 
 # Tolerances are relative to the largest entry: about 4 roundings of the dtype (fp64 also has summation order).
@@ -74,6 +75,24 @@ def test_the_mask_for_flex_attention_hides_the_same_tokens() -> None:
     documents = Documents.ended_by(0, torch.randint(0, 12, (2, 150), generator=torch.Generator().manual_seed(1)))
     expected = plain_attention(q, k, v, documents.number_BT)
     assert (causal_attention(q, k, v, "flex", documents) - expected).abs().max() <= 2e-6 * expected.abs().max()
+
+
+@pytest.mark.filterwarnings("default")  # of torch's compiler, about itself
+def test_block_masks_of_all_batches_are_one_compiled_graph(monkeypatch) -> None:
+    from torch._dynamo.testing import CompileCounterWithBackend
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(create_block_mask, backend=counter)
+    for seed in range(3):
+        ids = torch.randint(0, 60, (2, 256), generator=torch.Generator().manual_seed(seed))
+        monkeypatch.setattr(attention, "_block_mask_function", lambda on_card: create_block_mask)
+        expected = Documents.ended_by(0, ids).flex_mask
+        monkeypatch.setattr(attention, "_block_mask_function", lambda on_card: compiled)
+        assert torch.equal(Documents.ended_by(0, ids).flex_mask.to_dense(), expected.to_dense())
+    assert counter.frame_count == 1
+    torch._dynamo.reset()
 
 
 @pytest.mark.gpu
