@@ -1,12 +1,23 @@
 """`hornbook list <table>`: the names a config may use, each with its options and the first lines of its docstring."""
 
+import importlib
 import inspect
 import textwrap
-from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config import key_kinds
 
+# Each is imported when it is asked for: some load torch.
+TABLES = {
+    "filters": "data_filters.table:FILTERS",
+    "sources": "pipeline.corpus.steps:SOURCES",
+    "scorers": "pipeline.corpus.scorers.document_scorers:SCORERS",
+    "growth": "model.growth:GROWTH",
+    "optimizers": "model.optim:OPTIMIZERS",
+    "decays": "model.schedules:DECAYS",
+    "tasks": "pipeline.evaluation.tasks:TASKS",
+    "kinds": "pipeline.release.formats:FORMATS",
+}
 _OF_EVERY_SOURCE = """
 every source also takes
     weight=1.0: how much of it is read at pretraining, times its tokens
@@ -17,29 +28,10 @@ every source also takes
 def show(table: str) -> str:
     if table == "keys":
         return _show_keys()
-    text = "\n".join(_entry(name, thing) for name, thing in sorted(_table(table).items()))
+    module, _, name = TABLES[table].partition(":")
+    found: dict[str, Any] = getattr(importlib.import_module(module), name)
+    text = "\n".join(_entry(name, thing) for name, thing in sorted(found.items()))
     return text + (_OF_EVERY_SOURCE if table == "sources" else "")
-
-
-def _table(name: str) -> Mapping[str, Any]:
-    """Each table is imported alone: some load torch."""
-    if name == "filters":
-        from data_filters.table import FILTERS as table
-    elif name == "sources":
-        from pipeline.corpus.steps import SOURCES as table
-    elif name == "scorers":
-        from pipeline.corpus.scorers.document_scorers import SCORERS as table
-    elif name == "growth":
-        from model.growth import GROWTH as table
-    elif name == "optimizers":
-        from model.optim import OPTIMIZERS as table
-    elif name == "tasks":
-        from pipeline.evaluation.tasks import TASKS as table
-    elif name == "kinds":
-        from pipeline.release.formats import FORMATS as table
-    else:
-        from model.schedules import DECAYS as table
-    return table
 
 
 def _entry(name: str, thing: Any) -> str:

@@ -6,6 +6,7 @@ process with its own folder, lock and ledger. Folders at HORNBOOK_REMOTE are tak
 """
 
 import contextlib
+import importlib
 import sys
 import time
 from collections.abc import Callable
@@ -61,22 +62,7 @@ def run_stage(stage: str, config: Config, words: str, *, replay: str | None = No
 def module_of(stage: str) -> ModuleType:
     """The recipe of a stage, loaded when it is needed: some load torch. Each has `run(config, step, command)`; those
     after pretraining also `check_options(config)` and `<stage>_step(config, words)`."""
-    match stage:
-        case "data":
-            from pipeline import data as module
-        case "init":
-            from pipeline import init as module
-        case "pretrain":
-            from pipeline import pretrain as module
-        case "evaluate":
-            from pipeline import evaluate as module
-        case "export":
-            from pipeline import export as module
-        case "quantize":
-            from pipeline import quantize as module
-        case _:
-            from pipeline import finetune as module
-    return module
+    return importlib.import_module(f"pipeline.{stage}")
 
 
 def step_of(config: Config, stage: str, words: str = "<config>") -> Step:

@@ -143,7 +143,12 @@ class Gallery:
         self.candidates, self.survey, self.marked, self.keep = candidates, survey, marked, keep
         self.examples, self._private = Examples(), frozenset(private)
         self._files = _Files(path)
-        self._kept = sample_kept(candidates.table, kept, candidates.seed) if keep != "none" else set()
+        self._kept: set[int] = set()
+        if keep != "none":  # the first few of each source, in drawn order
+            drawn = in_drawn_order(candidates.table, kept, candidates.seed, "kept")
+            sources = candidates.table.rows["source"][drawn]
+            for number in range(len(candidates.table.sources)):
+                self._kept |= set(drawn[sources == number][:PER_REASON].tolist())
         self._here: dict[int, list[Candidate]] = {}
         self._start, self._shard = 0, 0
 
@@ -221,13 +226,6 @@ def inner_part(text: str) -> str:
         return text
     start = text.find("\n", len(text) // 3) + 1
     return f"[...]\n{text[start:].strip(chr(10))}" if 0 < start <= len(text) // 2 else text
-
-
-def sample_kept(table: Table, kept: np.ndarray, seed: int) -> set[int]:
-    """The first few of each source, in drawn order."""
-    drawn = in_drawn_order(table, kept, seed, "kept")
-    sources = table.rows["source"][drawn]
-    return {int(i) for number in range(len(table.sources)) for i in drawn[sources == number][:PER_REASON]}
 
 
 class _Files:

@@ -117,12 +117,8 @@ def fetch_records(place: Place, folder: Path) -> None:
 
 def fetch_outputs(place: Place, step: Step, manifest: Mapping[str, Any]) -> bool:
     """Brings the files that a manifest names; whether the folder is finished now."""
-    there, part, outputs, started = (
-        path_of(step.path),
-        step.path / ".remote.part",
-        manifest["outputs"],
-        time.monotonic(),
-    )
+    there, part, started = path_of(step.path), step.path / ".remote.part", time.monotonic()
+    outputs = manifest["outputs"]
     is_this = manifest.get("fingerprint") == step.fingerprint
     if not is_this or not _fetch_files(place, there, part, outputs, reports=step.reports):
         say(f"WARNING: {place.name}/{there} is damaged and is not used")

@@ -6,6 +6,7 @@ solutions in `algorithms.yaml`, `data_structures.yaml` and `python.yaml` do.
 
 import ast
 from collections import OrderedDict
+from dataclasses import replace
 from functools import cache
 from itertools import accumulate, combinations, islice, pairwise, permutations, product
 from random import Random
@@ -19,7 +20,6 @@ from pipeline.corpus.exercises.exercise import (
     THINGS,
     WORDS,
     Exercise,
-    Idea,
     choose,
     numbers,
     sentence,
@@ -229,26 +229,6 @@ def machine(draw: Random, difficulty: str) -> Exercise:
     up, down, twice = draw.choice([("up", "down", "double"), ("add", "take", "twice"), ("left", "right", "jump")])
     limit = draw.randint(25, 80) if difficulty != EASY else None
     undo = difficulty == HARD
-    clamp = f"    value = min(value, {limit})\n" if limit else ""
-    task = (
-        f"A counter starts at {start}. Each command changes it: '{up}' adds {step}, '{down}' subtracts {step - 1}, "
-        f"'{twice}' multiplies it by 2; anything else is ignored."
-        + (f" It never exceeds {limit}." if limit else "")
-        + (" 'undo' takes the last of these changes back, as long as there is one." if undo else "")
-        + " Return the value at the end."
-    )
-    first = (
-        "    if command == 'undo':\n        value = earlier.pop() if earlier else value\n        continue\n"
-        if undo
-        else ""
-    )
-    keep = f"    if command in ({up!r}, {down!r}, {twice!r}):\n        earlier.append(value)\n" if undo else ""
-    body = (
-        f"value = {start}\n{'earlier = []' + chr(10) if undo else ''}for command in commands:\n{first}{keep}"
-        f"    if command == '{up}':\n        value += {step}\n"
-        f"    elif command == '{down}':\n        value -= {step - 1}\n    elif command == '{twice}':\n"
-        f"        value *= 2\n{clamp}return value"
-    )
 
     # The answers come from another algorithm than the body: it first drops what is undone, then runs the rest.
     def expected(commands: list[str]) -> int:
@@ -266,11 +246,12 @@ def machine(draw: Random, difficulty: str) -> Exercise:
 
     known = [up, down, twice, "wait", *(["undo"] if undo else [])]
     inputs = [(draw.choices(known, k=draw.randint(3, 7)),) for _ in range(4)]
-    variant = f"{up}-{'undo' if undo else 'limit' if limit else 'free'}"
-    idea = "The loop carries one number along, and each command says how it changes."
-    idea += " Earlier values lie on a stack, so that the last one is taken back first." if undo else ""
-    made = Idea("machine", variant, difficulty, f"counter_{up}_{abs(start)}_{step}(commands)", [task], body, idea)
-    return made.exercise(draw, expected, inputs)
+    way = "undo" if undo else "limit" if limit else "free"
+    idea = replace(choose(draw, "machine", difficulty, way), variant=f"{up}-{way}")
+    return idea.exercise(
+        draw, expected, inputs, start=start, size=abs(start), step=step, less=step - 1, up=up, down=down, twice=twice,
+        limit=limit,
+    )  # fmt: skip
 
 
 def stack_programs(draw: Random, difficulty: str) -> Exercise:
