@@ -2,8 +2,7 @@
 
 In: free text from package metadata or a dataset card. Out: an SPDX expression (`MIT`, `Apache-2.0 OR BSD-2-Clause`,
 SPDX 2.3 annex D), or None where we cannot tell. What is unknown is dropped: a licence that nobody stated is not a
-permission. Other spellings of a name
-are in licence_spellings.yaml.
+permission. The identifiers are in licences.yaml, other spellings of a name in licence_spellings.yaml.
 """
 
 import re
@@ -12,33 +11,22 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from datatrove.data import Document
 
 from data_filters.rule import Decision, Drop, Rule
 
 OWN = "own"  # private text of the user: allowed, and kept out of cards
 
-# No condition beyond naming the authors; what The Stack (arXiv 2211.15533) calls permissive, read more strictly.
-PERMISSIVE = (
-    "0BSD", "AFL-3.0", "Apache-1.1", "Apache-2.0", "Artistic-2.0", "BSD-1-Clause", "BSD-2-Clause", "BSD-3-Clause",
-    "BSD-3-Clause-Clear", "BSL-1.0", "BlueOak-1.0.0", "CC-BY-3.0", "CC-BY-4.0", "CC0-1.0", "CDLA-Permissive-1.0",
-    "CDLA-Permissive-2.0", "CNRI-Python", "ECL-2.0", "FSFAP", "HPND", "ISC", "MIT", "MIT-0", "MIT-CMU", "MS-PL",
-    "MulanPSL-2.0", "NCSA", "ODC-By-1.0", "PDDL-1.0", "PSF-2.0", "PostgreSQL", "Python-2.0", "TCL", "UPL-1.0",
-    "Unicode-3.0", "Unicode-DFS-2016", "Unlicense", "W3C", "WTFPL", "X11", "ZPL-2.0", "ZPL-2.1", "Zlib",
-    "bzip2-1.0.6", "curl", "libpng-2.0",
-)  # fmt: skip
 
-# Known, so that a text is refused as `not_allowed` and not as `unknown`; name one in `allow` to accept it.
-OTHERS = (
-    "GPL-1.0-only", "GPL-1.0-or-later", "GPL-2.0-only", "GPL-2.0-or-later", "GPL-3.0-only", "GPL-3.0-or-later",
-    "LGPL-2.0-only", "LGPL-2.0-or-later", "LGPL-2.1-only", "LGPL-2.1-or-later", "LGPL-3.0-only",
-    "LGPL-3.0-or-later", "AGPL-1.0-only", "AGPL-1.0-or-later", "AGPL-3.0-only", "AGPL-3.0-or-later",
-    "GFDL-1.1-only", "GFDL-1.1-or-later", "GFDL-1.2-only", "GFDL-1.2-or-later", "GFDL-1.3-only",
-    "GFDL-1.3-or-later", "MPL-1.0", "MPL-1.1", "MPL-2.0", "EPL-1.0", "EPL-2.0", "EUPL-1.0", "EUPL-1.1",
-    "EUPL-1.2", "CDDL-1.0", "CDDL-1.1", "CPL-1.0", "OSL-3.0", "QPL-1.0", "Artistic-1.0", "BSD-4-Clause",
-    "CECILL-2.1", "CDLA-Sharing-1.0", "C-UDA-1.0", "ODbL-1.0", "OFL-1.1", "etalab-2.0", "SSPL-1.0", "BUSL-1.1",
-    "Elastic-2.0", "Sleepycat", "NASA-1.3",
-)  # fmt: skip
+def packaged(name: str) -> Any:
+    """The content of a YAML file in this folder."""
+    text = Path(__file__).with_name(name).read_text("utf-8")
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+_LISTS = packaged("licences.yaml")
+PERMISSIVE, OTHERS = tuple(_LISTS["permissive"]), tuple(_LISTS["others"])
 CREATIVE_COMMONS = tuple(
     f"CC-{terms}-{version}"
     for terms in ("BY", "BY-SA", "BY-NC", "BY-ND", "BY-NC-SA", "BY-NC-ND")
@@ -230,11 +218,3 @@ def _page(url: str) -> str | None:
 def spellings() -> dict[str, str]:
     """SPDX identifier by spelling in lower case."""
     return {spelling: name for name, found in packaged("licence_spellings.yaml").items() for spelling in found}
-
-
-def packaged(name: str) -> Any:
-    """The content of a YAML file in this folder."""
-    import yaml
-
-    text = Path(__file__).with_name(name).read_text("utf-8")
-    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))

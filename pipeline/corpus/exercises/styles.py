@@ -217,14 +217,12 @@ def plant_bug(exercise: Exercise, draw: Random, runner: ConfinedRunner) -> Bug |
         lines = exercise.body.split("\n")
         lines[line - 1] = lines[line - 1][:start] + wrong + lines[line - 1][start + len(right) :]
         body = "\n".join(lines)
-        ended = runner.run(*(_guarded(replace(exercise, body=body), test) for test in exercise.tests))
+        code = replace(exercise, body=body).code(docstring=False)
+        tests = (textwrap.indent(test, "    ") for test in exercise.tests)
+        ended = runner.run(*(_GUARDED.format(lines=MOST_LINES, code=code, test=test) for test in tests))
         if FAILED in ended and set(ended) <= {PASSED, FAILED}:
             return Bug(body, line, wrong, right, exercise.tests[ended.index(FAILED)])
     return None
-
-
-def _guarded(exercise: Exercise, test: str) -> str:
-    return _GUARDED.format(lines=MOST_LINES, code=exercise.code(docstring=False), test=textwrap.indent(test, "    "))
 
 
 def _places(body: str) -> list[tuple[int, int, str, str]]:
