@@ -12,8 +12,9 @@ Letters: B batch, H query heads, G key-value heads (H is a multiple of G), T tok
 half of the rotary size, N = B x H, Q a block of queries, P the tokens up to the end of that block.
 """
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -232,10 +233,24 @@ def rotary_tables(config: ModelConfig, start: int, end: int, like: Tensor) -> tu
     """Tables cos_TR, sin_TR for the positions start..end-1, computed in fp32, in the device and dtype of `like`."""
     device, dtype = like.device, like.dtype
     exponent_R = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32, device=device) / config.rotary_dim
-    frequencies_R = 1.0 / (config.rope_theta**exponent_R)
+    frequencies_R = _scaled(1.0 / (config.rope_theta**exponent_R), config.rope_scaling)
     positions_T = torch.arange(start, end, dtype=torch.float32, device=device)
     angles_TR = positions_T[:, None] * frequencies_R
     return angles_TR.cos().to(dtype), angles_TR.sin().to(dtype)
+
+
+def _scaled(frequencies_R: Tensor, scaling: Mapping[str, Any] | None) -> Tensor:
+    """Frequencies for contexts longer than those first trained on. `linear` divides all of them (arXiv 2306.15595);
+    `llama3` those whose wave is long against the old context, with a ramp between (Llama 3.1, arXiv 2407.21783)."""
+    if scaling is None:
+        return frequencies_R
+    slow_R = frequencies_R / scaling["factor"]
+    if scaling["rope_type"] == "linear":
+        return slow_R
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    waves_R = scaling["original_max_position_embeddings"] * frequencies_R / (2 * math.pi)  # in the old context
+    share_R = ((waves_R - low) / (high - low)).clamp(0, 1)
+    return (1 - share_R) * slow_R + share_R * frequencies_R
 
 
 def rotate(x_BHTK: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:

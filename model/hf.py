@@ -43,7 +43,8 @@ def save_folder(
     """Writes the folder, except for its README. `dtype` is one of `DTYPES`.
 
     An iterator must yield the tensors of `config.tensor_shapes()` in that order, whole or in pieces of rows (see
-    `write_safetensors`; `growth.rules.stream` makes such). `special`: what the model's files are to say
+    `write_safetensors`; `growth.rules.stream` makes such). Tensors come under our names and are stored under those of
+    the family. `special`: what the model's files are to say
     (`read_special_tokens` of its source), or the one token for every purpose, which must be in the tokenizer. Raises
     ValueError for tensors that do not fit the config, and for an end of text that the model has no row for.
     """
@@ -62,7 +63,13 @@ def save_folder(
         shutil.copyfile(tokenizer_json, path / "tokenizer.json")
     special.write(path, config.max_position_embeddings)
     tensors = _in_order(state_dict, config) if isinstance(state_dict, Mapping) else state_dict
-    write_safetensors(path / WEIGHTS, tensors, config.tensor_shapes(), dtype)
+    shapes, stored = config.tensor_shapes(), config.kin.stored_name
+    write_safetensors(
+        path / WEIGHTS,
+        ((stored(name) if name in shapes else name, tensor) for name, tensor in tensors),
+        {stored(name): shape for name, shape in shapes.items()},
+        dtype,
+    )
 
 
 def write_safetensors(
@@ -198,6 +205,17 @@ class SafetensorsState(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._files)
 
+    def renamed(self, config: ModelConfig) -> "SafetensorsState":
+        """The same under our names; tensors that the shape does not know keep theirs. A training's checkpoint, which
+        is not for other programs, has our names already."""
+        names = config.stored_names()
+        if set(names.values()) - {HEAD} <= set(self._files):
+            return self
+        files = {names.get(name, name): file for name, file in self._files.items()}
+        return SafetensorsState(
+            files, {names.get(name, name): self._stored_names.get(name, name) for name in self._files}
+        )
+
     def tied(self) -> "SafetensorsState":
         """The same with the one matrix of embedding and head under the embedding's name, whichever name the file has:
         some writers store it twice, others (safetensors' `save_model`) as the head alone."""
@@ -269,15 +287,18 @@ def open_model(folder: Path, weights: Path | None = None) -> tuple[ModelConfig, 
     config, state = load_config(folder), open_state(weights or folder)
     if config.tie_word_embeddings:
         state = state.tied()
-    shapes = config.tensor_shapes()
-    _check_names(set(state), shapes, str(folder))
+    state, shapes = state.renamed(config), config.tensor_shapes()
+    stored = {ours: name for name, ours in config.stored_names().items()}
+    _check_names({stored.get(name, name) for name in state}, stored.values(), str(folder))
     for name, shape in shapes.items():
         found, dtype = state.header(name)
         if found != shape:
-            raise UnreadableModel(f"{folder}: {name} has shape {found}, but its config says {shape}.")
+            raise UnreadableModel(f"{folder}: {stored[name]} has shape {found}, but its config says {shape}.")
         if dtype not in DTYPES.values():
             kinds = ", ".join(DTYPES)
-            raise UnreadableModel(f"{folder}: {name} is stored as {dtype}; expected weights in full, one of {kinds}.")
+            raise UnreadableModel(
+                f"{folder}: {stored[name]} is stored as {dtype}; expected weights in full, one of {kinds}."
+            )
     return config, state
 
 
@@ -298,7 +319,7 @@ def load_network(
     return network
 
 
-def _check_names(found: set[str], shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+def _check_names(found: set[str], shapes: Iterable[str], where: str) -> None:
     missing, extra = sorted(set(shapes) - found), sorted(found - set(shapes))
     if missing or extra:
         parts = [f"lacks {len(missing)} tensors, first {missing[0]!r}"] if missing else []

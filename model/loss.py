@@ -23,8 +23,8 @@ IGNORE_INDEX = -100  # labels with this value count neither in the loss nor in n
 
 
 def chunked_cross_entropy(
-    h_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, labels_N: Tensor, chunk_tokens: int | None = None, z_loss: float =
-    0.0,
+    h_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor, chunk_tokens: int | None = None,
+    z_loss: float = 0.0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Sum of -log softmax(h W' + b)[label] over the labels that are not -100.
 
@@ -35,6 +35,8 @@ def chunked_cross_entropy(
     The gradient is that of the sum plus `z_loss` * log(Z)^2 per label, Z the softmax's denominator, which keeps the
     logits small (PaLM, arXiv 2204.02311); the returned sum is the cross entropy alone, comparable between runs.
     """
+    if bias_V is None:
+        bias_V = h_ND.new_zeros(weight_VD.shape[0])
     if chunk_tokens is None:
         chunk_tokens = _cpu_chunk(h_ND.dtype, weight_VD.shape[0]) if h_ND.device.type == "cpu" else GPU_CHUNK_TOKENS
     loss_sum = _ChunkedCrossEntropy.apply(
@@ -44,9 +46,11 @@ def chunked_cross_entropy(
 
 
 @torch.no_grad()
-def token_cross_entropy(h_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, labels_N: Tensor) -> Tensor:
+def token_cross_entropy(h_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor) -> Tensor:
     """The loss of each label in nats, fp32 (fp64 for fp64 inputs), 0 where the label is -100: without gradients, in
     chunks like the sum."""
+    if bias_V is None:
+        bias_V = h_ND.new_zeros(weight_VD.shape[0])
     on_cpu, fused = h_ND.device.type == "cpu", cpu_kernels.usable(h_ND)
     chunk = _cpu_chunk(h_ND.dtype, weight_VD.shape[0]) if on_cpu else GPU_CHUNK_TOKENS
     losses = []

@@ -1,8 +1,7 @@
-"""The Phi decoder in plain PyTorch; its state dict has exactly the names of transformers' PhiForCausalLM.
+"""The decoder of every family in plain PyTorch; what a family's network computes follows from its shape's properties.
 
-In: token ids. Out: logits, hidden states, a summed loss, or generated ids. A block adds attention and MLP of the same
-normalized input to the stream in parallel (Phi-1.5, arXiv 2309.05463); every Linear has a bias, the head included,
-also where its matrix is the embedding's (`tie_word_embeddings`).
+In: token ids. Out: logits, hidden states, a summed loss, or generated ids. The state dict has one name per role in all
+families, those of transformers' PhiForCausalLM where Phi has the role; `model.hf` translates at the files' edge.
 A fresh tensor is a function of (seed, its name, shape) alone: weights N(0, initializer_range), the two projections that
 write into the residual stream divided by sqrt(2 L) so that its variance does not grow with depth (GPT-2, Radford et al.
 2019), norms 1, biases 0. So growth can stream the same values to disk, one tensor at a time.
@@ -23,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from model import cpu_kernels
 from model.attention import Documents, causal_attention, decode_attention, rotary_tables, rotate
-from model.config import ModelConfig
+from model.config import BLOCK_NORMS, ModelConfig
 from model.loss import chunked_cross_entropy, token_cross_entropy
 
 ACTIVATION_CHECKPOINTING = ("none", "selective", "full")
@@ -32,12 +31,12 @@ Rotary = tuple[Tensor, Tensor]  # cos_TR, sin_TR
 
 
 class Transformer(nn.Module):
-    """A Phi causal language model. Works in fp64, fp32 and bf16, and on the meta device.
+    """A causal language model. Works in fp64, fp32 and bf16, and on the meta device.
 
-    `activation_checkpointing`: "none" keeps all activations, 15 D a token and block. "selective" does not keep the
-    GELU's result, 4 D, and computes it again: of all that is kept it costs the least time for the most bytes (one pass
-    over memory; what remains are the inputs of matrix products and of the attention). "full" keeps each block's input,
-    D, and recomputes the rest: a third more FLOPs.
+    `activation_checkpointing`: "none" keeps all activations, in Phi 15 D a token and block. "selective" does not keep
+    the activation's result (GELU: 4 D; SwiGLU: the product of its two halves) and computes it again: of all that is
+    kept it costs the least time for the most bytes (one pass over memory; what remains are the inputs of matrix
+    products and of the attention). "full" keeps each block's input, D, and recomputes the rest: a third more FLOPs.
     `attention_kernel`: "auto" (by device and length) or a name in `model.attention.ATTENTION`.
     `document_end_id`: a token that ends a document; attention then does not look across it. None: it looks at all
     tokens before. Positions continue from document to document: rotary attention knows differences only. Generation
@@ -51,9 +50,9 @@ class Transformer(nn.Module):
         self.config = config.validate()
         self.model = Decoder(config)
         if config.tie_word_embeddings:
-            self.lm_head = TiedHead(self.model.embed_tokens)
+            self.lm_head = TiedHead(self.model.embed_tokens, config.head_bias)
         else:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
         self.activation_checkpointing = "none"
         self.attention_kernel = "auto"
         self.document_end_id = None
@@ -64,7 +63,7 @@ class Transformer(nn.Module):
         return self.lm_head(self.hidden(input_ids_BT))
 
     def hidden(self, input_ids_BT: Tensor, cache: "KeyValueCache | None" = None) -> Tensor:
-        """h_BTD after the final LayerNorm. With a cache the ids continue what it holds, and are added to it."""
+        """h_BTD after the final norm. With a cache the ids continue what it holds, and are added to it."""
         x_BTD = self.model.embed_tokens(input_ids_BT)
         start = cache.length if cache else 0
         rotary = rotary_tables(self.config, start, start + input_ids_BT.shape[1], like=x_BTD)
@@ -79,9 +78,8 @@ class Transformer(nn.Module):
                 x_BTD = recomputed(block, x_BTD, rotary, self.attention_kernel, documents=documents)
             else:
                 run = block if training else block.forward
-                x_BTD = run(
-                    x_BTD, rotary, self.attention_kernel, documents=documents, recompute_gelu=recompute == "selective"
-                )
+                selective = recompute == "selective"
+                x_BTD = run(x_BTD, rotary, self.attention_kernel, documents=documents, recompute_activation=selective)
         return self.model.final_layernorm(x_BTD)
 
     def loss(self, input_ids_BT: Tensor, labels_BT: Tensor, chunk_tokens: int | None = None) -> tuple[Tensor, Tensor]:
@@ -175,10 +173,11 @@ def recomputed(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Te
 class TiedHead(nn.Module):
     """The head whose matrix is the embedding's: parameters and state dict hold that matrix once, as `embed_tokens`."""
 
-    def __init__(self, embedding: nn.Embedding) -> None:
+    def __init__(self, embedding: nn.Embedding, bias: bool) -> None:
         super().__init__()
         self._embedding = (embedding,)  # in a tuple, which torch does not search: a second name would be a second copy
-        self.bias = nn.Parameter(embedding.weight.new_zeros(embedding.num_embeddings))
+        zeros = embedding.weight.new_zeros(embedding.num_embeddings) if bias else None
+        self.bias = None if zeros is None else nn.Parameter(zeros)
 
     @property
     def weight(self) -> Tensor:
@@ -194,54 +193,83 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
-        self.final_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layers = nn.ModuleList(Block(config, rotates) for rotates in config.rotating)
+        self.final_layernorm = norm_of(config, config.hidden_size)
+
+
+def norm_of(config: ModelConfig, size: int) -> nn.Module:
+    """The family's norm. torch's RMSNorm multiplies by the gain before it rounds, as OLMo 2 does; Llama's rounds
+    first."""
+    return (nn.RMSNorm if config.norm == "rmsnorm" else nn.LayerNorm)(size, eps=config.eps)
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)) + mlp(norm(x))."""
+    """Attention and MLP, each added to the stream.
 
-    def __init__(self, config: ModelConfig) -> None:
+    parallel (Phi): x + attention(norm(x)) + mlp(norm(x)); pre (Llama): a norm before each of the two, the MLP after the
+    attention; post (OLMo 2): they read the stream as it is, and what each of them adds is normalized.
+    """
+
+    input_layernorm: nn.Module
+    mlp_layernorm: nn.Module
+    attention_output_layernorm: nn.Module
+    mlp_output_layernorm: nn.Module
+
+    def __init__(self, config: ModelConfig, rotates: bool = True) -> None:
         super().__init__()
-        self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.self_attn = Attention(config)
-        self.mlp = MLP(config)
+        self.layout = config.block
+        for name in BLOCK_NORMS[config.block]:
+            setattr(self, name, norm_of(config, config.hidden_size))
+        self.self_attn = Attention(config, rotates)
+        self.mlp = (SwiGLU if config.mlp == "swiglu" else MLP)(config)
 
     def forward(
         self, x_BTD: Tensor, rotary: Rotary, kernel: str, cache: "KeyValueCache | None" = None, index: int = 0,
-        documents: Documents | None = None, recompute_gelu: bool = False,
+        documents: Documents | None = None, recompute_activation: bool = False,
     ) -> Tensor:  # fmt: skip
+        if self.layout == "post":
+            attended_BTD = self.self_attn(x_BTD, rotary, kernel, cache, index, documents)
+            x_BTD = x_BTD + self.attention_output_layernorm(attended_BTD)
+            return x_BTD + self.mlp_output_layernorm(self.mlp(x_BTD, recompute_activation))
         n_BTD = self.input_layernorm(x_BTD)
-        attended_BTD = self.self_attn(n_BTD, rotary, kernel, cache, index, documents)
-        return x_BTD + attended_BTD + self.mlp(n_BTD, recompute_gelu)
+        x_BTD = x_BTD + self.self_attn(n_BTD, rotary, kernel, cache, index, documents)
+        if self.layout == "pre":
+            n_BTD = self.mlp_layernorm(x_BTD)
+        return x_BTD + self.mlp(n_BTD, recompute_activation)
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with partial rotary embedding and, if asked for, normalized queries and keys."""
+    """Grouped-query attention with rotary embedding and, in some families, normalized queries and keys."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, rotates: bool) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_size = config.num_attention_heads, config.kv_heads, config.head_size
-        self.q_proj = nn.Linear(config.hidden_size, self.heads * self.head_size)
-        self.k_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_size)
-        self.v_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_size)
-        self.dense = nn.Linear(self.heads * self.head_size, config.hidden_size)
-        self.qk_layernorm = config.qk_layernorm
-        if config.qk_layernorm:
-            self.q_layernorm = nn.LayerNorm(self.head_size, eps=config.layer_norm_eps)
-            self.k_layernorm = nn.LayerNorm(self.head_size, eps=config.layer_norm_eps)
+        queries, keys = self.heads * self.head_size, self.kv_heads * self.head_size
+        self.q_proj = nn.Linear(config.hidden_size, queries, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, keys, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, keys, bias=config.qkv_bias)
+        self.dense = nn.Linear(queries, config.hidden_size, bias=config.out_bias)
+        self.rotates, self.qk_norm = rotates, config.qk_norm
+        if self.qk_norm != "none":
+            per_head = self.qk_norm == "head"
+            self.q_layernorm = norm_of(config, self.head_size if per_head else queries)
+            self.k_layernorm = norm_of(config, self.head_size if per_head else keys)
 
     def forward(
         self, n_BTD: Tensor, rotary: Rotary, kernel: str, cache: "KeyValueCache | None", index: int, documents:
         Documents | None = None,
     ) -> Tensor:  # fmt: skip
-        q_BTHK = self.q_proj(n_BTD).unflatten(-1, (self.heads, self.head_size))
-        k_BTGK = self.k_proj(n_BTD).unflatten(-1, (self.kv_heads, self.head_size))
+        q_BTX, k_BTY = self.q_proj(n_BTD), self.k_proj(n_BTD)
+        if self.qk_norm == "full":
+            q_BTX, k_BTY = self.q_layernorm(q_BTX), self.k_layernorm(k_BTY)
+        q_BTHK = q_BTX.unflatten(-1, (self.heads, self.head_size))
+        k_BTGK = k_BTY.unflatten(-1, (self.kv_heads, self.head_size))
         v_BGTK = self.v_proj(n_BTD).unflatten(-1, (self.kv_heads, self.head_size)).transpose(1, 2)
-        if self.qk_layernorm:
+        if self.qk_norm == "head":
             q_BTHK, k_BTGK = self.q_layernorm(q_BTHK), self.k_layernorm(k_BTGK)
-        q_BHTK = rotate(q_BTHK.transpose(1, 2), *rotary)
-        k_BGTK = rotate(k_BTGK.transpose(1, 2), *rotary)
+        q_BHTK, k_BGTK = q_BTHK.transpose(1, 2), k_BTGK.transpose(1, 2)
+        if self.rotates:
+            q_BHTK, k_BGTK = rotate(q_BHTK, *rotary), rotate(k_BGTK, *rotary)
         if cache is not None:
             k_BGTK, v_BGTK = cache.append(index, k_BGTK, v_BGTK)
         if q_BHTK.shape[2] == 1:
@@ -256,15 +284,30 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.ff_bias)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.ff_bias)
 
-    def forward(self, n_BTD: Tensor, recompute_gelu: bool = False) -> Tensor:
+    def forward(self, n_BTD: Tensor, recompute_activation: bool = False) -> Tensor:
         u_BTF = self.fc1(n_BTD)
-        return recomputed(self._second_half, u_BTF) if recompute_gelu else self._second_half(u_BTF)
+        return recomputed(self._second_half, u_BTF) if recompute_activation else self._second_half(u_BTF)
 
     def _second_half(self, u_BTF: Tensor) -> Tensor:
         return self.fc2(cpu_kernels.gelu(u_BTF) if cpu_kernels.usable(u_BTF) else F.gelu(u_BTF, approximate="tanh"))
+
+
+class SwiGLU(MLP):
+    """fc2(silu(gate x) * fc1 x), arXiv 2002.05202."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.ff_bias)
+
+    def forward(self, n_BTD: Tensor, recompute_activation: bool = False) -> Tensor:
+        g_BTF, u_BTF = self.gate_proj(n_BTD), self.fc1(n_BTD)
+        return recomputed(self._gated, g_BTF, u_BTF) if recompute_activation else self._gated(g_BTF, u_BTF)
+
+    def _gated(self, g_BTF: Tensor, u_BTF: Tensor) -> Tensor:
+        return self.fc2(F.silu(g_BTF) * u_BTF)
 
 
 class KeyValueCache:

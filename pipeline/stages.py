@@ -57,7 +57,7 @@ def init_step(config: Config) -> Step:
 def init_identity(config: Config) -> dict[str, Any]:
     """What of the config decides the init stage's output, its inputs aside."""
     return {
-        "model": dataclasses.asdict(config.model),
+        "model": config.model.identity(),
         "init": {k: v for k, v in configs.identity(config.init).items() if k != "source"},
         "seed": config.seed,
         "sequence_length": config.train.sequence_length,

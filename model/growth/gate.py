@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from model.attention import rotary_tables
 from model.config import ModelConfig
 from model.hf import EMBEDDING, HEAD
-from model.transformer import Block, Rotary, Transformer
+from model.transformer import Block, Rotary, Transformer, norm_of
 
 HEAD_ELEMENTS = 1 << 25  # of the head in the dtype of the arithmetic at once, 128 MiB in fp32
 
@@ -63,13 +63,13 @@ class StoredNetwork:
     def block(self, index: int, dtype: torch.dtype) -> Block:
         """A block with its weights in `dtype`; what is stored in it stays in the mapped file."""
         with torch.device("meta"):
-            block = Block(self.config)
+            block = Block(self.config, self.config.rotating[index])
         self._load(block, f"model.layers.{index}.", dtype)
         return block
 
-    def final_norm(self, dtype: torch.dtype) -> nn.LayerNorm:
+    def final_norm(self, dtype: torch.dtype) -> nn.Module:
         with torch.device("meta"):
-            norm = nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_eps)
+            norm = norm_of(self.config, self.config.hidden_size)
         self._load(norm, "model.final_layernorm.", dtype)
         return norm
 
@@ -78,7 +78,7 @@ class StoredNetwork:
 
     @torch.no_grad()
     def hidden(self, ids_BT: Tensor, dtype: torch.dtype, advance: Advance = lambda flops: None) -> Tensor:
-        """x_BTD after the final LayerNorm. All windows go through a block before the next one is read."""
+        """x_BTD after the final norm. All windows go through a block before the next one is read."""
         x_BTD = self.embedded(ids_BT, dtype)
         rotary = rotary_tables(self.config, 0, ids_BT.shape[1], like=x_BTD)
         for index in range(self.config.num_hidden_layers):
@@ -89,11 +89,14 @@ class StoredNetwork:
     @torch.no_grad()
     def logits(self, h_ND: Tensor) -> Tensor:
         """logits_NV in the dtype of `h_ND`, a piece of the vocabulary at a time."""
-        bias_V, logits_NV = self.state["lm_head.bias"].to(h_ND.dtype), h_ND.new_empty(len(h_ND), len(self.head))
+        bias_V = self.state["lm_head.bias"].to(h_ND.dtype) if self.config.head_bias else None
+        logits_NV = h_ND.new_empty(len(h_ND), len(self.head))
         rows = max(1, HEAD_ELEMENTS // h_ND.shape[1])
         for start in range(0, len(self.head), rows):
             piece = slice(start, start + rows)
-            logits_NV[:, piece] = F.linear(h_ND, self.head[piece].to(h_ND.dtype), bias_V[piece])
+            logits_NV[:, piece] = F.linear(
+                h_ND, self.head[piece].to(h_ND.dtype), None if bias_V is None else bias_V[piece]
+            )
         return logits_NV
 
 

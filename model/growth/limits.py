@@ -3,9 +3,12 @@
 In: two shapes. Out: sentences; none means that `Expansion` keeps the function.
 """
 
+from collections import Counter
+from collections.abc import Sequence
+
 from model.config import ModelConfig
 from model.growth.expansion import grouping
-from model.growth.operations import matching_theta, spread
+from model.growth.operations import head_origins, matching_theta, spread
 from model.growth.rules import GrowthRefused
 
 
@@ -20,7 +23,9 @@ def refuse(method: str, reasons: list[str], way_out: str = "") -> None:
 
 def impossible(source: ModelConfig, target: ModelConfig) -> list[str]:
     """What `Expansion` has no place for, exact or not."""
-    return shrinking(source, target) + foreign(source, target) + _groups(source, target) + _rotary_space(source, target)
+    if other := foreign(source, target):
+        return shrinking(source, target) + other
+    return shrinking(source, target) + _groups(source, target) + _rotary_space(source, target)
 
 
 def shrinking(source: ModelConfig, target: ModelConfig) -> list[str]:
@@ -32,11 +37,49 @@ def shrinking(source: ModelConfig, target: ModelConfig) -> list[str]:
 
 
 def foreign(source: ModelConfig, target: ModelConfig) -> list[str]:
-    """What no method maps: another vocabulary, norms that one of the two does not have."""
+    """What no method maps: another family, another vocabulary, tensors that one of the two does not have."""
+    if source.family != target.family:
+        return [
+            f"model.family differs: the source is of the family {source.family} and the target of {target.family}, "
+            f"whose networks compute other functions; write model.family={source.family}"
+        ]
     return [
         f"model.{name} differs (source {getattr(source, name)}, target {getattr(target, name)})"
-        for name in ("vocab_size", "qk_layernorm")
+        for name in ("vocab_size", "qk_layernorm", "attention_bias", "mlp_bias")
         if getattr(source, name) != getattr(target, name)
+    ]
+
+
+def unnormalizable(source: ModelConfig, target: ModelConfig, new_units: str) -> list[str]:
+    """Changes of heads that queries and keys normalized without a bias do not survive."""
+    if source.qk_norm == "none" or source.norm == "layernorm" or source.family != target.family:
+        return []
+    if source.head_size != target.head_size:
+        return [
+            f"model.head_dim would grow from {source.head_size} to {target.head_size}, and queries and keys that are "
+            "normalized without a bias leave new coordinates at 0 for good; keep model.head_dim (more heads are fine)"
+        ]
+    before, after = grouping(source), grouping(target)
+    if source.qk_norm == "head" or before == after:
+        return []
+    copies = [set(Counter(head for head, _ in head_origins(before, after, keys)).values()) for keys in (False, True)]
+    if new_units == "copies" and all(len(counts) == 1 for counts in copies):
+        return []
+    return [
+        "queries and keys are normalized over all heads together, so heads can only be copied, each as often as the "
+        "others; take init.options.new_units=copies with whole multiples of model.num_attention_heads "
+        f"({source.num_attention_heads}) and model.num_key_value_heads ({source.kv_heads}), or keep both"
+    ]
+
+
+def moved_blocks(source: ModelConfig, target: ModelConfig, blocks: Sequence[int]) -> list[str]:
+    """Blocks without rotary embedding must come from such blocks."""
+    flags = [source.rotating[block] for block in blocks]
+    if source.family != target.family or flags == target.rotating:
+        return []
+    return [
+        "blocks with and without rotary embedding would change places; write model.no_rope_layers="
+        f"[{','.join(str(int(flag)) for flag in flags)}]"
     ]
 
 
@@ -80,6 +123,8 @@ def newly_tied(source: ModelConfig, target: ModelConfig) -> list[str]:
 
 def changed_angles(source: ModelConfig, target: ModelConfig) -> list[str]:
     """Rotary settings under which the source's pairs cannot keep their angles."""
+    if source.rope_scaling != target.rope_scaling:
+        return [f"model.rope_scaling differs (source {source.rope_scaling}, target {target.rope_scaling})"]
     old, new = source.rotary_dim, target.rotary_dim
     theta = matching_theta(source, new)
     # 1e-7: at 2048 positions that moves an angle by less than 1e-5, as much as fp32 frequencies do

@@ -1,7 +1,7 @@
 """The growth methods that are short: `exact`, `stack`, `random` and `continue`. `rescale` has a file of its own.
 
-In: two Phi shapes. Out: rules. `exact`: the larger network computes the same function, to the last bits of the
-arithmetic; widths by `Expansion`, depth by inserted blocks that write zeros. `stack`: the list of blocks again and
+In: two shapes of one family. Out: rules. `exact`: the larger network computes the same function, to the last bits of
+the arithmetic; widths by `Expansion`, depth by inserted blocks that write zeros. `stack`: the list of blocks again and
 again, as in G_stack (arXiv 2405.15319), all copies live; the paper keeps the width, here widths may grow too, by the
 algebra of `exact`, so that depth alone changes the function. `random`: the same weights as `Transformer.initialize`
 with this seed, for a model that grows from nothing and as the control of every experiment. `continue`: plain copies;
@@ -19,6 +19,7 @@ from model.growth.rules import GrowthRefused, Operation, Rule, growth_method, in
 from model.transformer import initial_std
 
 SILENCED = ("self_attn.dense.weight", "self_attn.dense.bias", "mlp.fc2.weight", "mlp.fc2.bias")
+SILENCED_BY_NORM = ("attention_output_layernorm.weight", "mlp_output_layernorm.weight")
 
 
 @growth_method(claims_exact=lambda exact, **_: exact)
@@ -41,8 +42,9 @@ def exact(
     embedding (tied from untied) are then done and measured, not refused. Sizes that shrink, another vocabulary and
     heads that do not fit are refused in either case.
     """
-    reasons = limits.impossible(source, target)
+    reasons = limits.impossible(source, target) + limits.unnormalizable(source, target, new_units)
     inexact = limits.changed_angles(source, target) + limits.newly_tied(source, target)
+    inexact += limits.moved_blocks(source, target, interleaved_sources(source, target))
     if new_blocks == "copy" and target.num_hidden_layers > source.num_hidden_layers:
         inexact.append("init.options.new_blocks=copy adds live blocks, which change the function")
     way_out = ", or take init.options.exact=false, which does it and measures the change" if inexact else ""
@@ -55,16 +57,23 @@ def exact(
 def _rules(source: ModelConfig, target: ModelConfig, live: bool, expansion: Expansion) -> list[Rule]:
     blocks = interleaved(source.num_hidden_layers, target.num_hidden_layers)
     inserted = {f"model.layers.{index}." for index, (_, is_inserted) in enumerate(blocks) if is_inserted}
-    in_silence = dataclasses.replace(expansion, new_units="random")
-    rules = []
+    in_silence = dataclasses.replace(expansion, new_units="random", silent=target.block == "post")
+    rules, origins = [], interleaved_sources(source, target)
     for name, shape in target.tensor_shapes().items():
         silent = not live and name.startswith(tuple(inserted))
-        if silent and name.endswith(SILENCED):
+        # With a norm on what a block adds, its gains are what is zero: at an input of 0 an RMSNorm has a slope of
+        # gain / sqrt(eps), and one step of the optimizer on zero projections would move the logits by a third.
+        if silent and name.endswith(SILENCED_BY_NORM if target.block == "post" else SILENCED):
             rules.append(Rule(name, shape, (), Constant(shape, 0.0, "inserted block starts as the identity")))
             continue
         operation = (in_silence if silent else expansion).operation(name)
-        rules.append(Rule(name, shape, (origin(name, [block for block, _ in blocks], source),), operation))
+        rules.append(Rule(name, shape, (origin(name, origins, source),), operation))
     return rules
+
+
+def interleaved_sources(source: ModelConfig, target: ModelConfig) -> list[int]:
+    """The source block of each target block."""
+    return [block for block, _ in interleaved(source.num_hidden_layers, target.num_hidden_layers)]
 
 
 @growth_method(claims_exact=False)
@@ -75,11 +84,10 @@ def stack(
 
     `new_units` and `copy_noise` as in `exact`.
     """
-    reasons = (
-        limits.impossible(source, target) + limits.changed_angles(source, target) + limits.newly_tied(source, target)
-    )
-    limits.refuse("stack", reasons)
     blocks = stacked(source.num_hidden_layers, target.num_hidden_layers)
+    reasons = limits.impossible(source, target) + limits.unnormalizable(source, target, new_units)
+    reasons += limits.changed_angles(source, target) + limits.newly_tied(source, target)
+    limits.refuse("stack", reasons + limits.moved_blocks(source, target, blocks))
     expansion = Expansion(source, target, new_units, copy_noise)
     return [
         Rule(name, shape, (origin(name, blocks, source),), expansion.operation(name))
@@ -101,6 +109,7 @@ def continue_(source: ModelConfig, target: ModelConfig) -> list[Rule]:
 def _differences(source: ModelConfig, target: ModelConfig) -> list[str]:
     names = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "kv_heads"]
     names += ["head_size", "rotary_dim", "rope_theta", "layer_norm_eps", "qk_layernorm", "tie_word_embeddings"]
+    names += ["family", "attention_bias", "mlp_bias", "rope_scaling", "rotating"]
     pairs = [(name, getattr(source, name), getattr(target, name)) for name in names]
     return [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]
 

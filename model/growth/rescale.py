@@ -1,9 +1,9 @@
 """Rescaling the way Phi-2 is publicly read to have started from Phi-1.5; it does not keep the function.
 
-In: two Phi shapes. Out: rules. Microsoft gave no formula. The best public reading is ModernBERT's (arXiv 2412.13663,
-appendix A.2), which says it follows Phi: depth by Gopher's scaling, each matrix in the centre of the larger one and the
-rim wrapped around. Changed here: heads are tiled one by one with their rotary pairs in place (tiled as flat rows they
-straddle heads when the head size changes), and the map of blocks cannot run past the last block.
+In: two shapes of one family. Out: rules. Microsoft gave no formula. The best public reading is ModernBERT's (arXiv
+2412.13663, appendix A.2), which says it follows Phi: depth by Gopher's scaling, each matrix in the centre of the larger
+one and the rim wrapped around. Changed here: heads are tiled one by one with their rotary pairs in place (tiled as flat
+rows they straddle heads when the head size changes), and the map of blocks cannot run past the last block.
 """
 
 from model.config import ModelConfig
@@ -20,8 +20,8 @@ def rescale(source: ModelConfig, target: ModelConfig, divide_by_fan_in: bool = F
     `divide_by_fan_in`: weights are multiplied by old / new number of inputs, so that sums over repeated inputs keep
     their size. Smaller sizes keep the middle. Expect a loss that jumps and comes back quickly.
     """
-    limits.refuse("rescale", limits.foreign(source, target))
     blocks = nearest(source.num_hidden_layers, target.num_hidden_layers)
+    limits.refuse("rescale", limits.foreign(source, target) or limits.moved_blocks(source, target, blocks))
     return [
         Rule(name, shape, (origin(name, blocks, source),), _operation(name, source, target, divide_by_fan_in))
         for name, shape in target.tensor_shapes().items()
@@ -48,10 +48,12 @@ def _rows(module: str, source: ModelConfig, target: ModelConfig) -> tuple[Step, 
         return ()
     if module in ("q_proj", "k_proj", "v_proj"):
         return _heads(0, module == "q_proj", source, target)
+    if module in ("q_layernorm", "k_layernorm") and source.qk_norm == "full":
+        return _heads(0, module == "q_layernorm", source, target)
     if module in ("q_layernorm", "k_layernorm"):
         before, after = ((1, 1, c.head_size, c.rotary_dim) for c in (source, target))
         return () if before == after else (WrapHeads(0, before, after),)
-    if module == "fc1":
+    if module in ("fc1", "gate_proj"):
         return _wrap(0, source.intermediate_size, target.intermediate_size)
     return _wrap(0, source.hidden_size, target.hidden_size)
 

@@ -245,7 +245,8 @@ def block_origins(rules: Sequence[Rule]) -> list[tuple[int, bool]]:
     """For each target block that comes from a source block: which, and whether it adds nothing yet (is silent)."""
     sources = {rule.target: rule.sources for rule in rules}
     origins = []
-    while norm := sources.get(f"model.layers.{len(origins)}.input_layernorm.weight"):
-        silent = not sources[f"model.layers.{len(origins)}.mlp.fc2.weight"]
-        origins.append((int(norm[0].split(".")[2]), silent))
+    while queries := sources.get(f"model.layers.{len(origins)}.self_attn.q_proj.weight"):
+        last = (f"model.layers.{len(origins)}.{name}.weight" for name in ("mlp_output_layernorm", "mlp.fc2"))
+        silent = any(name in sources and not sources[name] for name in last)
+        origins.append((int(queries[0].split(".")[2]), silent))
     return origins

@@ -51,6 +51,14 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _stored(folder: Path, weights: Path) -> Any:
+    from model.growth.gate import StoredNetwork
+    from model.hf import load_config, open_state
+
+    shape = load_config(folder)
+    return StoredNetwork(shape, open_state(weights).renamed(shape))
+
+
 @one_thread()
 def measure(config: Config, files: SourceFiles | None, grown_folder: Path, windows: HeldOut) -> dict[str, Any]:
     """The gate: logits and loss of source and grown model on held-out windows, in fp32 (fp64 and bf16 beside it).
@@ -59,11 +67,10 @@ def measure(config: Config, files: SourceFiles | None, grown_folder: Path, windo
     `UserError` where a method that claims exactness moves a logit by more than `init.tolerance` of the largest one.
     """
     from model.growth import GROWTH
-    from model.growth.gate import MAX_FLOPS, StoredNetwork, affordable, cost, examine, mean_loss
-    from model.hf import load_config, open_state
+    from model.growth.gate import MAX_FLOPS, affordable, cost, examine, mean_loss
 
-    grown = StoredNetwork(load_config(grown_folder), open_state(grown_folder))
-    source = StoredNetwork(load_config(files.folder), open_state(files.weights)) if files else None
+    grown = _stored(grown_folder, grown_folder)
+    source = _stored(files.folder, files.weights) if files else None
     ids = affordable(source, grown, windows.input_ids)
     flops = cost(source, grown, *ids.shape)
     of = "" if ids.shape == windows.input_ids.shape else " (of {} of {})".format(*windows.input_ids.shape)

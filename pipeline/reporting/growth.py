@@ -36,7 +36,7 @@ def growth_facts(config: Config, init: Mapping[str, Any]) -> dict[str, Any] | No
         "source": thin(_source_rows(config)),
         "scratch": thin(_rows(dataclasses.replace(config, init=InitConfig()))),
         "cost": ModelConfig(**init["source_model"]).flops_per_token(window) / config.model.flops_per_token(window),
-        "model": dataclasses.asdict(config.model),
+        "model": config.model.identity(),
     }
 
 

@@ -14,12 +14,12 @@ is cleared again.
 """
 
 import ctypes
+import json
 import os
 import platform
 import resource
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,7 @@ def memory_plan(model: ModelConfig, settings: "TrainSettings") -> "Plan":
     """The traces of a model under its settings, made once a process: they take seconds."""
     from model.estimate import Plan
 
-    key = (tuple(sorted(asdict(model).items())), settings)
+    key = (json.dumps(model.identity(), sort_keys=True), settings)
     if key not in _PLANS:
         _PLANS[key] = Plan(model, settings)
     return _PLANS[key]

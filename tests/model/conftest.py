@@ -1,12 +1,15 @@
-"""Shared by the tests of `model`: networks with every tensor off its start value, and transformers' Phi beside them."""
+"""Shared by the tests of `model`: networks with every tensor off its start value, and transformers' beside them."""
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import PhiConfig, PhiForCausalLM
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from model.config import ModelConfig
 from model.growth import GROWTH
@@ -42,21 +45,30 @@ def network_of() -> Callable[..., Transformer]:
 
 
 @pytest.fixture
-def phi_of() -> Callable[[Transformer], PhiForCausalLM]:
-    """The same weights in transformers' Phi."""
+def reference_of() -> Callable[..., Any]:
+    """The same weights in the class of transformers that the family's exports name."""
 
-    def convert(network: Transformer, attention: str = "sdpa") -> PhiForCausalLM:
-        reference = PhiForCausalLM._from_config(
-            PhiConfig.from_dict(network.config.to_hf()), attn_implementation=attention, dtype=torch.float32
-        )
+    def convert(network: Transformer, attention: str = "sdpa") -> Any:
+        config = AutoConfig.for_model(**network.config.to_hf())
+        reference = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
+        assert type(reference).__name__ == network.config.kin.architecture
         reference = reference.to(network.lm_head.weight.dtype).eval()
         state = network.state_dict()
+        state = {stored: state[ours] for stored, ours in network.config.stored_names().items()}
         if network.config.tie_word_embeddings:  # which transformers lists under both names
             state["lm_head.weight"] = state["model.embed_tokens.weight"]
         reference.load_state_dict(state)
+        if network.lm_head.weight.dtype == torch.float64:  # their RMSNorms compute in fp32 whatever they are given
+            for module in reference.modules():
+                if type(module).__name__.endswith("RMSNorm"):
+                    module.forward = partial(_rms_norm_in_fp64, module)
         return reference
 
     return convert
+
+
+def _rms_norm_in_fp64(norm: Any, x: Tensor) -> Tensor:
+    return norm.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + norm.variance_epsilon)
 
 
 @pytest.fixture

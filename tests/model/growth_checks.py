@@ -142,7 +142,7 @@ def _scores(attention: Attention, n_TD: Tensor, rotary: Rotary) -> Tensor:
     """Attention scores of every head, [H, T x T], before the softmax."""
     q_THK = attention.q_proj(n_TD).unflatten(-1, (attention.heads, -1))
     k_TGK = attention.k_proj(n_TD).unflatten(-1, (attention.kv_heads, -1))
-    if attention.qk_layernorm:
+    if attention.qk_norm == "head":
         q_THK, k_TGK = attention.q_layernorm(q_THK), attention.k_layernorm(k_TGK)
     q_HTK, k_GTK = (rotate(x.transpose(0, 1)[None], *rotary)[0] for x in (q_THK, k_TGK))
     k_HTK = k_GTK.repeat_interleave(attention.heads // attention.kv_heads, 0)

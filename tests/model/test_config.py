@@ -96,7 +96,7 @@ def test_the_older_of_two_forms_of_rotary_settings_decides_as_in_transformers() 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model_type": "llama"}, ["'llama'", "microsoft/phi-1_5"]),
+        ({"model_type": "gemma3"}, ["'gemma3'", "microsoft/phi-1_5"]),
         ({"hidden_act": "silu"}, ["'silu'"]),
         ({"rope_parameters": {"rope_type": "linear"}}, ["'linear'"]),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, ["'linear'"]),  # beside to_hf's rope_parameters

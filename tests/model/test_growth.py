@@ -81,24 +81,24 @@ PAIRS = {
 SMALL_ANGLES = "by the base"  # transformers keeps rotary frequencies in fp32, and another base rounds them differently
 
 
-def assert_same_function(source, grown, phi_of, limit: float = 1e-11) -> None:
+def assert_same_function(source, grown, reference_of, limit: float = 1e-11) -> None:
     result = compare(source, grown, windows(), torch.float64)
     assert result.max_rel_logit_diff <= limit
     assert result.grown_loss == pytest.approx(result.source_loss, abs=limit)
     with torch.no_grad():
-        before, after = phi_of(source)(windows()).logits, phi_of(grown)(windows()).logits
+        before, after = reference_of(source)(windows()).logits, reference_of(grown)(windows()).logits
     assert (after - before).abs().max() <= limit * before.abs().max()
 
 
 @pytest.mark.parametrize("new_units", ["random", "copies"])
 @pytest.mark.parametrize("name", PAIRS)
 def test_exact_growth_keeps_the_function_in_fp64_also_by_transformers_own_phi(
-    name: str, new_units: str, network_of, phi_of, grow
+    name: str, new_units: str, network_of, reference_of, grow
 ) -> None:
     source_config, target = PAIRS[name]
     source = network_of(source_config)
     grown = grow(source, target, new_units=new_units)
-    assert_same_function(source, grown, phi_of, 1e-5 if SMALL_ANGLES in name else 1e-11)
+    assert_same_function(source, grown, reference_of, 1e-5 if SMALL_ANGLES in name else 1e-11)
     assert sum(p.numel() for p in grown.parameters()) == target.parameters
 
 
@@ -118,7 +118,7 @@ def random_pair(generator: torch.Generator) -> tuple[ModelConfig, ModelConfig]:
 
 
 def test_twelve_random_shape_pairs_half_of_them_trained_keep_the_function_by_transformers_own_phi(
-    network_of, phi_of, grow, train
+    network_of, reference_of, grow, train
 ) -> None:
     generator = torch.Generator().manual_seed(11)
     for seed in range(12):
@@ -127,7 +127,7 @@ def test_twelve_random_shape_pairs_half_of_them_trained_keep_the_function_by_tra
         if seed % 2:
             source = train(source.initialize(seed), 30)
         units = "copies" if seed % 3 == 0 else "random"
-        assert_same_function(source, grow(source, target, seed=seed, new_units=units), phi_of)
+        assert_same_function(source, grow(source, target, seed=seed, new_units=units), reference_of)
 
 
 @pytest.mark.parametrize("trained", [False, True])

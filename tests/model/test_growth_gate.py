@@ -134,8 +134,8 @@ def test_memory_holds_one_block_at_a_time(network_of, monkeypatch) -> None:
     alive, seen = weakref.WeakSet(), []
 
     class Counted(Block):
-        def __init__(self, config: ModelConfig) -> None:
-            super().__init__(config)
+        def __init__(self, config: ModelConfig, rotates: bool) -> None:
+            super().__init__(config, rotates)
             alive.add(self)
             seen.append(len(alive))
 

@@ -28,19 +28,19 @@ def token_ids(config: ModelConfig, rows: int = 2, tokens: int = 37, seed: int = 
 
 @pytest.mark.parametrize("kernel", ["explicit", "sdpa"])
 @pytest.mark.parametrize("name", SHAPES)
-def test_logits_are_those_of_transformers_phi(name: str, kernel: str, network_of, phi_of) -> None:
+def test_logits_are_those_of_transformers_phi(name: str, kernel: str, network_of, reference_of) -> None:
     network = network_of(SHAPES[name])
     network.attention_kernel = kernel
     ids = token_ids(network.config)
     with torch.no_grad():
-        ours, theirs = network(ids), phi_of(network)(ids).logits
+        ours, theirs = network(ids), reference_of(network)(ids).logits
     assert (ours - theirs).abs().max() <= 1e-10 * theirs.abs().max()
 
 
 @pytest.mark.parametrize("name", ["plain", "one group, normalized"])
-def test_state_dict_loads_both_ways(name: str, network_of, phi_of) -> None:
+def test_state_dict_loads_both_ways(name: str, network_of, reference_of) -> None:
     network = network_of(SHAPES[name])
-    reference = phi_of(network)
+    reference = reference_of(network)
     Transformer(network.config).double().load_state_dict(reference.state_dict())
     assert list(reference.state_dict())
     assert set(reference.state_dict()) == set(network.config.tensor_shapes())

@@ -63,7 +63,7 @@ def test_a_branch_in_time_ends_annealed_inside_its_cap_which_counts_the_trunks_s
     cap_seconds: float,  # noqa: F811
 ):
     # A process' start is counted: beside other tests it takes seconds.
-    branch_seconds = round(1.5 * cap_seconds + 2)
+    branch_seconds = round(2 * cap_seconds + 3)
     budget, trunk = f"{branch_seconds}s", hours(1.5 * branch_seconds)
     code, output, _ = small.command(trunk, f"budget.branches=[{budget}]", "train.checkpoint_every_seconds=1000")
     assert code == 0, output
