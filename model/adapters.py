@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from model.families.family import Family
 from model.transformer import Transformer
 
 A, B = ".lora_A.default.weight", ".lora_B.default.weight"
@@ -97,9 +98,12 @@ class Merged(Mapping[str, Tensor]):
         return len(self._parameters)
 
 
-def peft_state(trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def peft_state(trained: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
     """The adapter under the names that `PeftModel.from_pretrained` reads."""
     return {
-        "base_model.model." + name.replace(".default.", "."): tensor.detach().float().cpu().contiguous()
+        "base_model.model." + family.stored_name(name).replace(".default.", "."): tensor.detach()
+        .float()
+        .cpu()
+        .contiguous()
         for name, tensor in trained.items()
     }

@@ -10,7 +10,7 @@ A `config.json` may come from a stranger: its fields are read by type, or refuse
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import Field, asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -188,6 +188,13 @@ class ModelConfig:
 
     def _norm_shapes(self, name: str, size: int) -> dict[str, tuple[int, ...]]:
         return _linear(name, (size,), self.norm == "layernorm")
+
+    def with_blocks(self, blocks: int) -> "ModelConfig":
+        """The same with another number of blocks; which of them rotate is repeated."""
+        flags = self.no_rope_layers
+        if flags is not None:
+            flags = [flags[block % len(flags)] for block in range(blocks)]
+        return replace(self, num_hidden_layers=blocks, no_rope_layers=flags)
 
     def stored_names(self) -> dict[str, str]:
         """The name of every tensor in the files of the family -> our name, in the order of the files."""

@@ -84,7 +84,7 @@ class Plan:
         self.blocks = (self.layers,) if self.layers <= BLOCKS[-1] else BLOCKS
         self._traces: dict[tuple[int, int], dict[str, dict[str, int]]] = {}
         for blocks in self.blocks:
-            found = trace_steps(replace(config, num_hidden_layers=blocks), settings, WINDOWS)
+            found = trace_steps(config.with_blocks(blocks), settings, WINDOWS)
             self._traces |= {(blocks, windows): trace for windows, trace in zip(WINDOWS, found, strict=True)}
 
     def estimate(self, windows: int, device_memory_bytes: int | None = None) -> MemoryEstimate:

@@ -131,6 +131,7 @@ def lineage_of(config: Config, model: ModelInput) -> Lineage:
         price=config.budget.gpu_hour_price,
         license=config.export.license,
         base_model=_base_model(config, init),
+        family=shape.family,
     )
 
 

@@ -67,12 +67,17 @@ class Family:
         if name.startswith("model.layers."):
             _, _, index, rest = name.split(".", 3)
             prefix = f"model.layers.{index}."
-        module, _, kind = rest.rpartition(".")
-        return f"{prefix}{self.tensors.get(module, module)}.{kind}"
+        for ours, stored in self.tensors.items():
+            if rest.startswith(f"{ours}."):  # what follows may be more than `weight`: an adapter's parts
+                return f"{prefix}{stored}{rest.removeprefix(ours)}"
+        return name
 
-    def module_name(self, ours: str) -> str:
-        """The files' last part of a module's name, as adapters list their targets: `dense` -> `o_proj`."""
-        return next((b for a, b in self.tensors.items() if a.rpartition(".")[2] == ours), ours).rpartition(".")[2]
+    def matrices(self) -> dict[str, str]:
+        """A block's matrices: our name of each, without its module's -> the files' name."""
+        roles = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.dense", "mlp.fc1", "mlp.fc2")
+        if self.mlp == "swiglu":
+            roles = (*roles, "mlp.gate_proj")
+        return {role.partition(".")[2]: self.tensors.get(role, role).partition(".")[2] for role in roles}
 
     def defaults(self) -> dict[str, Any]:
         """Values of the keys that a config leaves out."""

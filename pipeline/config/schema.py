@@ -19,7 +19,8 @@ IDENTITY, EXTENDABLE, RUNTIME = "identity", "extendable", "runtime"
 PRETRAINING = ("data", "init", "pretrain")
 AFTER = ("evaluate", "export", "quantize", "finetune")
 STAGES = (*PRETRAINING, *AFTER)  # the order in which they run
-MATRICES = ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2")  # of a block, by transformers' names for Phi
+MATRICES = ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2")  # of a block; all of these: all that it has
+SWIGLU_MATRICES = ("o_proj", "gate_proj", "up_proj", "down_proj")  # more names, in families other than Phi
 BELOW_ONE = (0, 0.999999)
 OTHER_MODEL = "experiment config or model folder; null: this experiment's model"
 
@@ -255,7 +256,9 @@ class FinetuneConfig:
     rank: int = _key(8, "of the two matrices that an adapter adds to each target", range=(1, 4096))
     alpha: float = _key(16.0, "an adapter's output is multiplied by alpha / rank", range=(1e-6, 1e6))
     dropout: float = _key(0.0, "of an adapter's input", range=(0, 0.99))
-    targets: list[str] = _key(list(MATRICES), "matrices that get an adapter", choices=MATRICES)
+    targets: list[str] = _key(
+        list(MATRICES), "matrices that get an adapter; the default: all of a block", choices=MATRICES + SWIGLU_MATRICES
+    )
     sources: dict[str, Any] = _key({}, "name -> {type: text | completion | chat, path: file or glob of .jsonl, .txt}")
     task: str | None = _key(
         "auto",

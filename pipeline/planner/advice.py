@@ -289,10 +289,9 @@ def _shrunk(model: ModelConfig, share: float) -> ModelConfig:
     width = heads * (model.hidden_size // model.num_attention_heads)
     key_heads = None if model.num_key_value_heads is None else heads
     return dataclasses.replace(
-        model,
+        model.with_blocks(max(1, round(model.num_hidden_layers * scale))),
         hidden_size=width,
         num_attention_heads=heads,
         num_key_value_heads=key_heads,
         intermediate_size=max(1, round(model.intermediate_size * width / model.hidden_size)),
-        num_hidden_layers=max(1, round(model.num_hidden_layers * scale)),
     )

@@ -258,7 +258,8 @@ def save(network: "Transformer", folder: Path, form: type[Format], group_size: i
     `config.json` as transformers writes it. Returns the size of the weights' file in bytes."""
     from safetensors.torch import save_file
 
-    state = {name: tensor.detach() for name, tensor in network.state_dict().items()}
+    stored = network.config.kin.stored_name
+    state = {stored(name): tensor.detach() for name, tensor in network.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
     tensors, metadata = _flatten(state)
     save_file({name: t.contiguous().cpu() for name, t in tensors.items()}, folder / "model.safetensors", metadata)

@@ -47,6 +47,7 @@ class Lineage:
     license: str | None = None
     account: Mapping[str, Any] | None = None
     base_model: str | None = None
+    family: str = "phi"
 
 
 def model_card(lineage: Lineage, files: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -61,11 +62,11 @@ def model_card(lineage: Lineage, files: Sequence[Mapping[str, Any]] = ()) -> str
                 "pipeline_tag": "text-generation",
                 "license": lineage.license,
                 "base_model": lineage.base_model,
-                "tags": ["hornbook", "phi"],
+                "tags": ["hornbook", lineage.family],
                 "model-index": _model_index(lineage),
             }
         ),
-        f"# {lineage.name}\n\nA Phi-architecture language model of {lineage.parameters:,} parameters and "
+        f"# {lineage.name}\n\nA language model of the family {lineage.family}, with {lineage.parameters:,} parameters and "
         f"{lineage.context_tokens:,} tokens of trained context{origin}{tuned}.",
         USE,
         "## How it was made\n\n" + "\n".join(_steps(lineage)),

@@ -9,6 +9,7 @@ the process's resident set.
 
 import json
 import multiprocessing
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,18 @@ from typing import Any
 import torch
 
 from model.adapters import add_adapters, cast_frozen, is_adapted, peft_state, quantize_base, trainable_share
-from model.hf import load_network
+from model.families.family import Family
+from model.hf import load_config, load_network
 from model.optim import PRECISIONS, held_dtype, trained_parameters
 from pipeline.config import Config, FinetuneConfig
+from pipeline.config.schema import MATRICES
 from pipeline.corpus.text.shards import TokenShards
 from pipeline.evaluation.language_model import LanguageModel, Score, share
 from pipeline.evaluation.model_input import ModelInput
 from pipeline.evaluation.tasks import answer
 from pipeline.release.formats import torchao
 from pipeline.storage.files import write_json
+from pipeline.system.errors import UserError
 from pipeline.training.batches import Batch, TokenBatches
 from pipeline.training.control import Control
 from pipeline.training.finish import finish
@@ -156,14 +160,34 @@ class Tuning:
 
         options, folder = self.config.finetune, self.folder / "adapter"
         folder.mkdir(exist_ok=True)
-        save_file(peft_state(trained), folder / "adapter_model.safetensors", {"format": "pt"})
+        family = load_config(self.model.folder).kin
+        save_file(peft_state(trained, family), folder / "adapter_model.safetensors", {"format": "pt"})
         settings = {
             "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": options.rank, "lora_alpha": options.alpha,
-            "lora_dropout": options.dropout, "target_modules": list(options.targets), "bias": "none",
+            "lora_dropout": options.dropout, "target_modules": [family.matrices()[target] for target in adapted(family, options.targets)],
+            "bias": "none",
             "fan_in_fan_out": False, "base_model_name_or_path": str(self.model.folder),
             "inference_mode": True,
         }  # fmt: skip
         write_json(folder / "adapter_config.json", settings)
+
+
+def adapted(family: Family, targets: Sequence[str]) -> list[str]:
+    """Our names of the matrices that `finetune.targets` means, by our names or the family's; the default: all.
+
+    Raises `UserError` for one that the family does not have.
+    """
+    known = family.matrices()
+    if tuple(targets) == MATRICES:
+        return list(known)
+    ours = known | {stored: name for name, stored in known.items()} | {name: name for name in known}
+    for target in targets:
+        if target not in ours:
+            raise UserError(
+                f"finetune.targets has '{target}', and a model of the family {family.name} has: "
+                f"{', '.join(known.values())}"
+            )
+    return [name for name in known if name in {ours[target] for target in targets}]
 
 
 def _prepare(folder: Path, options: FinetuneConfig, device: Any, precision: str, seed: int) -> Any:
@@ -174,7 +198,9 @@ def _prepare(folder: Path, options: FinetuneConfig, device: Any, precision: str,
     torchao()  # peft imports it too: imported here first, without the lines that it prints
     if options.method == "qlora":
         quantize_base(network)
-    add_adapters(network, options.targets, options.rank, options.alpha, options.dropout, seed)
+    add_adapters(
+        network, adapted(network.config.kin, options.targets), options.rank, options.alpha, options.dropout, seed
+    )
     cast_frozen(network, PRECISIONS[precision])
     return network.to(device)
 

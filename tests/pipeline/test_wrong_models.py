@@ -90,10 +90,12 @@ def _adapter(folder: Path) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
-    "Llama": (
-        lambda f: _rename(f, "llama", "LlamaForCausalLM", lambda n: n.replace("dense", "o_proj")), "family 'llama'"
+    "Gemma": (
+        lambda f: _rename(f, "gemma3", "Gemma3ForCausalLM", lambda n: n.replace("dense", "o_proj")), "family 'gemma3'"
     ),
-    "Qwen2": (lambda f: _rename(f, "qwen2", "Qwen2ForCausalLM", lambda n: n.replace("fc1", "up_proj")), "'qwen2'"),
+    "Qwen3 MoE": (
+        lambda f: _rename(f, "qwen3_moe", "Qwen3MoeForCausalLM", lambda n: n.replace("fc1", "up_proj")), "'qwen3_moe'"
+    ),
     "GPT-2": (lambda f: _rename(f, "gpt2", "GPT2LMHeadModel", lambda n: n.replace("model", "transformer")), "'gpt2'"),
     "another family with Phi's names": (lambda f: _set(f, model_type="phi3"), "family 'phi3'"),
     "no family": (lambda f: _set(f, model_type=None), "family None"),
