@@ -176,7 +176,7 @@ def stored_name(config: ModelConfig, name: str) -> str:
     """llama.cpp's name of a tensor of the family's files."""
     import gguf
 
-    architecture = {text: arch for arch, text in gguf.MODEL_ARCH_NAMES.items()}[config.kin.gguf]
+    architecture = {text: arch for arch, text in gguf.MODEL_ARCH_NAMES.items()}[config.kin.gguf or ""]
     found = gguf.get_tensor_name_map(architecture, config.num_hidden_layers).get_name(name, (".weight", ".bias"))
     assert found is not None, name
     return found
@@ -218,12 +218,12 @@ def _write_tokenizer(facts: Mapping[str, Any], folder: Path, file: Path) -> Spec
         if kind in (CONTROL, USER_DEFINED)
     ]  # fmt: skip
     parts = SPLITTERS[splitting]
-    bos_id = fact("bos_token_id")
+    bos_id = fact("bos_token_id") if fact("add_bos_token") else None
     content = {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
         "normalizer": {"type": "NFC"} if splitting == "qwen2" else None,
         "pre_tokenizer": parts[0] if len(parts) == 1 else {"type": "Sequence", "pretokenizers": parts},
-        "post_processor": _begins_with(tokens[bos_id], bos_id) if fact("add_bos_token") and bos_id is not None else None,
+        "post_processor": None if bos_id is None else _begins_with(tokens[bos_id], bos_id),
         "decoder": BYTES,
         "model": {
             "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,

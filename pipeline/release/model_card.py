@@ -66,8 +66,8 @@ def model_card(lineage: Lineage, files: Sequence[Mapping[str, Any]] = ()) -> str
                 "model-index": _model_index(lineage),
             }
         ),
-        f"# {lineage.name}\n\nA language model of the family {lineage.family}, with {lineage.parameters:,} parameters and "
-        f"{lineage.context_tokens:,} tokens of trained context{origin}{tuned}.",
+        f"# {lineage.name}\n\nA language model of the family {lineage.family}, with {lineage.parameters:,} parameters "
+        f"and {lineage.context_tokens:,} tokens of trained context{origin}{tuned}.",
         USE,
         "## How it was made\n\n" + "\n".join(_steps(lineage)),
         _losses(lineage),

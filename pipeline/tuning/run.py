@@ -162,12 +162,11 @@ class Tuning:
         folder.mkdir(exist_ok=True)
         family = load_config(self.model.folder).kin
         save_file(peft_state(trained, family), folder / "adapter_model.safetensors", {"format": "pt"})
+        targets = [family.matrices()[name] for name in adapted(family, options.targets)]
         settings = {
             "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": options.rank, "lora_alpha": options.alpha,
-            "lora_dropout": options.dropout, "target_modules": [family.matrices()[target] for target in adapted(family, options.targets)],
-            "bias": "none",
-            "fan_in_fan_out": False, "base_model_name_or_path": str(self.model.folder),
-            "inference_mode": True,
+            "lora_dropout": options.dropout, "target_modules": targets, "bias": "none", "fan_in_fan_out": False,
+            "base_model_name_or_path": str(self.model.folder), "inference_mode": True,
         }  # fmt: skip
         write_json(folder / "adapter_config.json", settings)
 
