@@ -6,8 +6,9 @@ computes shapes only; every storage is counted from its birth to its end. Each p
 windows, so 2 and 3 blocks of 1 and 2 windows tell the rest. The backward pass is three phases (last block, first block,
 between): activations are all there in its first, gradients in its last, and which is larger changes with depth.
 Tensors are fake CPU tensors: attention goes through SDPA and the loss takes the chunks of a GPU, which keep what a GPU
-keeps. Not seen: the CUDA context, workspaces of its libraries, blocks that the allocator rounds up or cannot join, what
-torch.compile fuses; `OVERHEAD_BYTES` and `FRAGMENTATION` stand for them and are unmeasured so far.
+keeps; what is made and freed inside a function of model/fused.py is no tensor there, and is not counted. Not seen: the
+CUDA context, workspaces of its libraries, blocks that the allocator rounds up or cannot join, what torch.compile fuses
+in the blocks; `OVERHEAD_BYTES` and `FRAGMENTATION` stand for them and are unmeasured so far.
 """
 
 import weakref
@@ -23,7 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from model import updates
+from model import fused, updates
 from model.config import ModelConfig
 from model.loss import GPU_CHUNK_TOKENS
 from model.optim import OPTIMIZERS, MasterWeights, are_finite, held_dtype, needs_slices
@@ -122,7 +123,7 @@ def trace_steps(
 ) -> list[dict[str, dict[str, int]]]:
     """For each number of windows a micro-batch: phase -> bytes by kind at that phase's peak. Phases are those of a
     step, once the optimizer has its states, and the loading and saving of the model. All on one network."""
-    with FakeTensorMode(), _Storages() as storages:
+    with FakeTensorMode(), _Storages(settings.device_type) as storages, fused.watched(storages.fused):
         storages.begin("loading", "weights")
         network = _loaded(config, settings.precision)
         network.activation_checkpointing = settings.activation_checkpointing
@@ -226,12 +227,14 @@ def _mark_backward(network: Transformer, storages: "_Storages") -> None:
 class _Storages(TorchDispatchMode):
     """Counts the storages that operations make: living bytes by kind, and the kinds at each phase's peak."""
 
-    def __init__(self) -> None:
+    def __init__(self, device_type: str = "cuda") -> None:
         super().__init__()
+        self.device_type = device_type
         self.peaks: dict[str, Counter[str]] = {}
         self._living: Counter[str] = Counter()
         self._kinds: dict[int, list[Any]] = {}
         self._kind, self.phase, self._total, self._most = "weights", "", 0, 0
+        self._inside = False  # a fused function
 
     def begin(self, phase: str, kind: str) -> None:
         """From here on new storages are of this kind and the peak is this phase's."""
@@ -250,10 +253,22 @@ class _Storages(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = function(*args, **(kwargs or {}))
+        if not self._inside:
+            self._count_all(out)
+        return out
+
+    def fused(self, function: fused.Fused, args: tuple[Any, ...]) -> Any:
+        """A call of a function whose temporaries a card does not have: what it returns is counted alone."""
+        self._inside = self.device_type == "cuda"
+        out = function.function(*args)
+        self._inside = False
+        self._count_all(out)
+        return out
+
+    def _count_all(self, out: Any) -> None:
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor):
                 self._count(tensor.untyped_storage())
-        return out
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata

@@ -7,6 +7,8 @@ Torch 2.13's own linear_cross_entropy rounds the loss to bf16 for bf16 inputs; h
 Letters: N tokens, C tokens of a chunk, D hidden, V vocabulary.
 """
 
+import warnings
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,8 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from model import cpu_kernels
+from model.fused import fused
 
-GPU_CHUNK_TOKENS = 512  # 0.2 GiB at a vocabulary of 51k, and products large enough for the card
+GPU_CHUNK_TOKENS = 2048  # 0.2 GiB at a vocabulary of 51k; the head's gradient, 8 bytes a value, is summed once a chunk
 CPU_CHUNK_TOKENS = 256  # in bf16 the chunk stays in the caches
 CPU_CHUNK_VALUES = 2**23  # in fp32 larger products gain more than the caches: 32 MiB, 13% of the loss (Zen 3, V = 8192)
 SUMMED_VALUES = 2**25  # of the head's gradient added at a time: 64 MiB in bf16
@@ -29,14 +32,13 @@ def chunked_cross_entropy(
     """Sum of -log softmax(h W' + b)[label] over the labels that are not -100.
 
     Returns (loss_sum, n), both 0-dimensional: loss_sum in fp32 (fp64 for fp64 inputs) and differentiable, n in int64,
-    left on the device so that nothing waits for it. Peak extra memory is about chunk_tokens x V x 8 bytes, and V x D
-    in fp32 for the weight's gradient. `chunk_tokens=None` takes what suits the device. Differentiable once.
+    left on the device so that nothing waits for it. Peak extra memory is the logits of a chunk (a few fp32 copies of
+    them where their passes are not fused), and V x D in fp32 for the weight's gradient. `chunk_tokens=None` takes what
+    suits the device. Differentiable once.
 
     The gradient is that of the sum plus `z_loss` * log(Z)^2 per label, Z the softmax's denominator, which keeps the
     logits small (PaLM, arXiv 2204.02311); the returned sum is the cross entropy alone, comparable between runs.
     """
-    if bias_V is None:
-        bias_V = h_ND.new_zeros(weight_VD.shape[0])
     if chunk_tokens is None:
         chunk_tokens = _cpu_chunk(h_ND.dtype, weight_VD.shape[0]) if h_ND.device.type == "cpu" else GPU_CHUNK_TOKENS
     loss_sum = _ChunkedCrossEntropy.apply(
@@ -49,20 +51,16 @@ def chunked_cross_entropy(
 def token_cross_entropy(h_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor) -> Tensor:
     """The loss of each label in nats, fp32 (fp64 for fp64 inputs), 0 where the label is -100: without gradients, in
     chunks like the sum."""
-    if bias_V is None:
-        bias_V = h_ND.new_zeros(weight_VD.shape[0])
-    on_cpu, fused = h_ND.device.type == "cpu", cpu_kernels.usable(h_ND)
+    on_cpu, kernels = h_ND.device.type == "cpu", cpu_kernels.usable(h_ND)
     chunk = _cpu_chunk(h_ND.dtype, weight_VD.shape[0]) if on_cpu else GPU_CHUNK_TOKENS
     losses = []
     for start in range(0, h_ND.shape[0], chunk):
         part = slice(start, start + chunk)
-        logits_CV = torch.addmm(bias_V, h_ND[part], weight_VD.t())
-        if fused:
+        logits_CV = functional.linear(h_ND[part], weight_VD, bias_V)
+        if kernels:
             losses.append(cpu_kernels.cross_entropy_(logits_CV, None, labels_N[part], False, 0.0))
         else:
-            wide_CV = logits_CV if logits_CV.dtype == torch.float64 else logits_CV.float()
-            loss_C = functional.cross_entropy(wide_CV, labels_N[part], reduction="none", ignore_index=IGNORE_INDEX)
-            losses.append(loss_C)
+            losses.append(nats_(logits_CV, labels_N[part], False, False, 0.0)[0])
     return torch.cat(losses) if losses else h_ND.new_zeros(0)
 
 
@@ -70,46 +68,59 @@ def _cpu_chunk(dtype: torch.dtype, vocab_size: int) -> int:
     return CPU_CHUNK_TOKENS if dtype == torch.bfloat16 else max(CPU_CHUNK_TOKENS, CPU_CHUNK_VALUES // vocab_size)
 
 
+@fused
+def nats_(
+    logits_CV: Tensor, labels_C: Tensor, grad: bool, bias: bool, z_loss: float
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """Nats of each label, 0 where it is -100. With `grad` the logits become the gradient, that of nats + `z_loss` *
+    log(Z)^2, and with `bias` its sum over the tokens is returned as well."""
+    wide_CV = logits_CV if logits_CV.dtype == torch.float64 else logits_CV.float()
+    labels_C1 = labels_C[:, None]
+    at_C1, counted_C1 = labels_C1.clamp_min(0), labels_C1 != IGNORE_INDEX
+    log_p_CV = wide_CV.log_softmax(1)
+    nats_C1 = -log_p_CV.gather(1, at_C1) * counted_C1
+    if not grad:
+        return nats_C1.squeeze(1), None
+    scale_C1 = counted_C1
+    if z_loss:
+        scale_C1 = counted_C1 * (1 + 2 * z_loss * (wide_CV.gather(1, at_C1) - log_p_CV.gather(1, at_C1)))
+    d_CV = log_p_CV.exp_().mul_(scale_C1)
+    # Compared rather than scattered, so that it joins the pass. A label that is not counted equals no token.
+    d_CV.add_(torch.arange(logits_CV.shape[1], device=logits_CV.device) == labels_C1, alpha=-1)
+    logits_CV.copy_(d_CV)
+    return nats_C1.squeeze(1), logits_CV.sum(0, dtype=d_CV.dtype) if bias else None
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, h_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, labels_N: Tensor, chunk: int, grad: bool, z_loss:
-        float,
+        ctx: Any, h_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor, chunk: int, grad: bool,
+        z_loss: float,
     ) -> Tensor:  # fmt: skip
-        fused, given_N = cpu_kernels.usable(h_ND), labels_N
-        valid_N, labels_N = labels_N != IGNORE_INDEX, labels_N.clamp_min(0)
+        kernels = cpu_kernels.usable(h_ND)
         wide = torch.float64 if h_ND.dtype == torch.float64 else torch.float32
         loss_sum = torch.zeros((), dtype=wide, device=h_ND.device)
         gradients = _Gradients(h_ND, weight_VD, bias_V, wide) if grad and any(ctx.needs_input_grad[:3]) else None
         for start in range(0, h_ND.shape[0], chunk):
             part = slice(start, start + chunk)
-            if fused and h_ND.dtype == torch.float32:
+            if kernels and h_ND.dtype == torch.float32:
                 # torch writes the bias into the whole chunk first; the pass over the logits adds it on its way
                 logits_CV, bias = torch.mm(h_ND[part], weight_VD.t()), bias_V
             else:  # in bf16 the sum is rounded once, with the bias in it
-                logits_CV, bias = torch.addmm(bias_V, h_ND[part], weight_VD.t()), None
-            if fused:
-                loss_C = cpu_kernels.cross_entropy_(logits_CV, bias, given_N[part], gradients is not None, z_loss)
-                loss_sum += loss_C.sum()
-                if gradients is not None:
-                    gradients.add(part, logits_CV)
-                continue
-            p_CV = torch.softmax(logits_CV, -1, dtype=wide)
-            labels_C1 = labels_N[part, None]
-            # log of the sum of exponentials from the largest term, which no underflow can reach (p_max >= 1/V)
-            log_z_C = logits_CV.amax(-1).to(wide) - p_CV.amax(-1).log()
-            loss_C = log_z_C - logits_CV.gather(1, labels_C1).squeeze(1).to(wide)
-            loss_sum += torch.where(valid_N[part], loss_C, 0).sum()
+                logits_CV, bias = functional.linear(h_ND[part], weight_VD, bias_V), None
+            if kernels:
+                nats_C = cpu_kernels.cross_entropy_(logits_CV, bias, labels_N[part], gradients is not None, z_loss)
+                d_sum_V = None
+            else:
+                with_bias = bias_V is not None
+                nats_C, d_sum_V = nats_(logits_CV, labels_N[part], gradients is not None, with_bias, z_loss)
+            loss_sum += nats_C.sum()
             if gradients is not None:
-                del logits_CV
-                if z_loss:
-                    p_CV.mul_(1 + 2 * z_loss * log_z_C[:, None])
-                p_CV.scatter_add_(1, labels_C1, p_CV.new_full(labels_C1.shape, -1.0))
-                p_CV.mul_(valid_N[part, None])
-                gradients.add(part, p_CV)
+                gradients.add(part, logits_CV, d_sum_V)
+            del logits_CV  # before the next chunk's are made
         # Not save_for_backward: the backward pass scales them in place, and a copy of them would be the peak.
         ctx.gradients = None if gradients is None else (gradients.h_ND, gradients.weight_VD, gradients.bias_V)
-        ctx.dtypes = (h_ND.dtype, weight_VD.dtype, bias_V.dtype)
+        ctx.dtypes = (h_ND.dtype, weight_VD.dtype, None if bias_V is None else bias_V.dtype)
         return loss_sum
 
     @staticmethod
@@ -118,7 +129,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             raise RuntimeError("the loss was differentiated twice; its gradients are scaled in place and used up.")
         scaled, ctx.gradients = ctx.gradients, None
         h_ND, weight_VD, bias_V = (
-            gradient.mul_(grads[0]).to(dtype) for gradient, dtype in zip(scaled, ctx.dtypes, strict=True)
+            None if gradient is None else gradient.mul_(grads[0]).to(dtype)
+            for gradient, dtype in zip(scaled, ctx.dtypes, strict=True)
         )
         return h_ND, weight_VD, bias_V, None, None, None, None
 
@@ -126,24 +138,45 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 class _Gradients:
     """Sums of the three gradients over chunks: in fp32 where chunks add up (weight, bias)."""
 
-    def __init__(self, h_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, wide: torch.dtype) -> None:
+    def __init__(self, h_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, wide: torch.dtype) -> None:
         self.inputs_ND, self.head_VD = h_ND, weight_VD
         self.h_ND = torch.empty_like(h_ND)
         self.weight_VD = torch.zeros(weight_VD.shape, dtype=wide, device=weight_VD.device)
-        self.bias_V = torch.zeros(bias_V.shape, dtype=wide, device=bias_V.device)
+        self.bias_V = None if bias_V is None else torch.zeros(bias_V.shape, dtype=wide, device=bias_V.device)
 
-    def add(self, part: slice, d_CV: Tensor) -> None:
-        if cpu_kernels.usable(d_CV):
+    def add(self, part: slice, d_CV: Tensor, d_sum_V: Tensor | None) -> None:
+        """`d_CV` in the network's dtype, in which the products run; `d_sum_V`: its sum where it is known."""
+        if self.bias_V is not None and d_sum_V is not None:
+            self.bias_V += d_sum_V
+        elif self.bias_V is not None:
             cpu_kernels.add_column_sums_(self.bias_V, d_CV)
-        else:
-            self.bias_V += d_CV.sum(0)
-        d_CV = d_CV.to(self.head_VD.dtype)  # the matrix products run in the network's dtype
         torch.mm(d_CV, self.head_VD, out=self.h_ND[part])
-        if d_CV.dtype == self.weight_VD.dtype:
-            self.weight_VD.addmm_(d_CV.t(), self.inputs_ND[part])
-        else:
-            for rows in _slices(self.weight_VD):
-                self.weight_VD[rows] += torch.mm(d_CV[:, rows].t(), self.inputs_ND[part])
+        add_product_(self.weight_VD, d_CV.t(), self.inputs_ND[part])
+
+
+def add_product_(sum_VD: Tensor, left_VC: Tensor, right_CD: Tensor) -> None:
+    """sum += left right, for a sum in fp32 of bf16 factors too: in one pass over it where the device can."""
+    if left_VC.dtype == sum_VD.dtype:
+        sum_VD.addmm_(left_VC, right_CD)
+    elif sum_VD.device.type == "cuda" and adds_wide_products():
+        torch.addmm(sum_VD, left_VC, right_CD, out_dtype=sum_VD.dtype, out=sum_VD)
+    else:
+        for rows in _slices(sum_VD):
+            sum_VD[rows].add_(torch.mm(left_VC[rows], right_CD))
+
+
+@cache
+def adds_wide_products() -> bool:
+    """Whether this torch adds a bf16 product to an fp32 sum on CUDA without rounding it between; tried, as some
+    versions take the keyword and refuse an fp32 sum. Says so once where it does not."""
+    ones = torch.ones(16, 16, device="cuda")
+    try:
+        torch.addmm(ones, ones.bfloat16(), ones.bfloat16(), out_dtype=torch.float32, out=ones)
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        warnings.warn(f"the head's gradient takes more passes here, and one more rounding: {reason}", stacklevel=3)
+        return False
+    return True
 
 
 def _slices(weight_VD: Tensor) -> list[slice]:

@@ -215,7 +215,7 @@ class MasterWeights:
             self._squares.append(torch.linalg.vector_norm(master.grad, dtype=torch.float32).square())
             optimizer.found_inf = (~torch.isfinite(self._squares[-1])).float()
             with torch.no_grad():
-                optimizer.update_one(group_of[id(master)], master)
+                optimizer.update(group_of[id(master)], [master])
                 master.grad = None
                 if self.has_masters:
                     weight.copy_(master)

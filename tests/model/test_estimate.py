@@ -98,10 +98,11 @@ def test_the_loss_of_16k_tokens_and_phi2s_vocabulary_stays_under_1_gib() -> None
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    from model import fused
     from model.estimate import _Storages
     from model.loss import GPU_CHUNK_TOKENS
 
-    with FakeTensorMode(), _Storages() as storages:
+    with FakeTensorMode(), _Storages() as storages, fused.watched(storages.fused):
         h_ND = torch.empty(16384, 2560, dtype=torch.bfloat16, requires_grad=True)
         weight_VD = torch.empty(51200, 2560, dtype=torch.bfloat16, requires_grad=True)
         bias_V = torch.empty(51200, dtype=torch.bfloat16, requires_grad=True)
