@@ -110,8 +110,8 @@ class SlicedAdamW(Updates):
         wide = weights[0].dtype != torch.float32
         wide_M = torch.cat(weights).float() if wide else None
         torch_adamw(
-            _pieces(wide_M, weights), _pieces(torch.cat(grads).float() if wide else None, grads), *moments, [],
-            [self._steps(parameter) for parameter in parameters],
+            _pieces(wide_M, weights), _pieces(torch.cat(grads).float() if wide else None, grads),
+            moments[0], moments[1], [], [self._steps(parameter) for parameter in parameters],
             fused=True, found_inf=self.found_inf, amsgrad=False, maximize=False, lr=group["lr"], eps=group["eps"],
             beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"],
         )  # fmt: skip
