@@ -115,3 +115,15 @@ def test_without_gradients_only_the_logits_are_computed() -> None:
     with torch.no_grad(), LargestAllocation() as seen:
         chunked_cross_entropy(h, weight, bias, labels, 35)
     assert seen.products == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_head_without_a_bias_is_one_whose_bias_is_zero(dtype: torch.dtype) -> None:
+    (h, weight, _), labels = inputs(dtype)
+    zeros = torch.zeros(V, dtype=dtype)
+    pairs = []
+    for bias in (None, zeros):
+        loss_sum, count = chunked_cross_entropy(h, weight, bias, labels, 16)
+        pairs.append((loss_sum, *torch.autograd.grad(loss_sum / count, (h, weight))))
+    for without, with_zeros in zip(*pairs, strict=True):
+        assert torch.equal(without, with_zeros)
