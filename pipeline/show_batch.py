@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.config import Config
 from pipeline.corpus.text.tokenizer import load_tokenizer
+from pipeline.pages import html
 from pipeline.storage.run_files import finished_manifest
 from pipeline.storage.steps import Step
 from pipeline.system.errors import UserError
@@ -89,14 +90,4 @@ def _check_step(config: Config, run: Step, step: int) -> None:
 
 def show(facts: dict[str, Any]) -> str:
     """For a terminal: one line of facts a piece, then its text, cut where it is long."""
-    where = "in the decay" if facts["decay"] else "before the decay"
-    lines = [f"step {facts['step']:,}, {where}: {facts['tokens']:,} tokens in {len(facts['pieces'])} pieces"]
-    for piece in facts["pieces"]:
-        text = piece["text"]
-        rest = f" ... ({len(text) - SHOWN_CHARACTERS:,} more characters)" if len(text) > SHOWN_CHARACTERS else ""
-        lines += [
-            f"-- sequence {piece['sequence']:,}, {piece['source']} document {piece['document']:,}, epoch "
-            f"{piece['epoch']}, score {piece['score']:.2f}, {piece['tokens']} tokens",
-            *(f"   | {line}" for line in (text[:SHOWN_CHARACTERS] + rest).splitlines()),
-        ]
-    return "\n".join(lines)
+    return html.render("batch.txt", facts=facts, shown=SHOWN_CHARACTERS).rstrip("\n")

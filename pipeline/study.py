@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pipeline.pages import html
 from pipeline.studies import pages
 from pipeline.studies import run as runner
 from pipeline.studies.file import Study, read
@@ -22,7 +23,7 @@ def run(path: str, *, dry_run: bool = False, only_report: bool = False, as_json:
     found = members(study)
     if dry_run:
         facts = _planned(study, found)
-        print(json.dumps(facts, indent=1) if as_json else _show(facts))
+        print(json.dumps(facts, indent=1) if as_json else html.render("study.txt", facts=facts).rstrip("\n"))
         return
     if not only_report:
 
@@ -76,14 +77,3 @@ def _planned(study: Study, found: list[Member]) -> dict[str, Any]:
             for one in trainings(found)
         ],
     }
-
-
-def _show(facts: dict[str, Any]) -> str:
-    (kind, amount), rows = next(iter(facts["equal"].items())), facts["experiments"]
-    lines = [f"study {facts['study']}: {facts['members']} members of {len(rows)} experiments, {amount:g} {kind} each"]
-    for row in rows:
-        limit = f"{row['max_tokens']:,} tokens" if row["max_tokens"] else f"{row['max_gpu_hours']:g} GPU-hours"
-        ends = ", ".join(filter(None, [row["tuned"], *row["forms"]]))
-        state = "done" if row["finished"] else "to do"
-        lines.append(f"  {state:<6} {row['name']}: {row['parameters'] / 1e6:.2f}M, {limit}{', ' if ends else ''}{ends}")
-    return "\n".join(lines)

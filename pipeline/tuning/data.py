@@ -24,7 +24,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from model.special_tokens import DEFAULT, write_chat_templates
-from pipeline.config import FinetuneConfig, nearest
+from pipeline.config import FinetuneConfig, nearest, yaml_values
 from pipeline.corpus.sources.records import shown
 from pipeline.corpus.text.shards import INDEX_DTYPE, TokenSet
 from pipeline.corpus.text.tokenizer import special_tokens
@@ -53,6 +53,7 @@ TEMPLATE = (
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '### assistant\\n' }}{% endif %}"
 )
+WORDS = yaml_values.load(Path(__file__).with_name("targets.yaml").read_text(encoding="utf-8"))  # of the ready tasks
 DEFAULT_TARGET = "sentiment"  # where the config names neither a task nor sources
 LIKELY_BELOW = 0.5  # tuning pays most where the base model is below 50% on the task
 TEST_SHARE = 0.3  # of the texts that a task can make
@@ -178,10 +179,7 @@ class Target:
 
 def sentiment() -> Texts:
     """What a sentence about a product thinks of it: good, bad or mixed."""
-    things = ("phone", "lamp", "jacket", "kettle", "bicycle", "novel", "hotel", "laptop", "camera", "sofa", "printer",
-              "film")  # fmt: skip
-    praise = ("works well", "feels solid", "is easy to use", "looks lovely", "was worth the money", "made us happy")
-    blame = ("broke at once", "feels cheap", "is hard to use", "looks dull", "was a waste of money", "made us angry")
+    things, praise, blame = (WORDS["sentiment"][name] for name in ("things", "praise", "blame"))
     texts = []
     for thing, first, second in itertools.product(things, praise + blame, praise + blame):
         if first != second:
@@ -193,14 +191,7 @@ def sentiment() -> Texts:
 
 def topic() -> Texts:
     """What a sentence is about: food, sport, weather or money."""
-    words = {
-        "food": ("soup", "bread", "cheese", "salad", "pasta", "cake"),
-        "sport": ("match", "race", "goal", "team", "coach", "medal"),
-        "weather": ("storm", "rain", "snow", "wind", "cloud", "frost"),
-        "money": ("loan", "bank", "price", "salary", "tax", "bond"),
-    }
-    forms = ("She talked about the {a} and the {b}.", "The {a} was followed by the {b}.", "After the {a} came the {b}.",
-             "We read of a {a} and a {b} today.")  # fmt: skip
+    words, forms = WORDS["topic"]["words"], WORDS["topic"]["forms"]
     texts = [
         (f"Text: {form.format(a=a, b=b)}\nTopic:", f" {label}")
         for label, own in words.items()
@@ -213,12 +204,11 @@ def topic() -> Texts:
 def bracket() -> Texts:
     """Which bracket closes what a line of code opened."""
     pairs = {"(": ")", "[": "]", "{": "}"}
-    names = ("values", "items", "result", "names", "rows", "data", "keys", "total")
-    inside = ("x", "1, 2", "a, b", "'name'", "index", "key", "0", "first, last")
+    names, calls, inside = (WORDS["bracket"][name] for name in ("names", "calls", "inside"))
     texts = [
         (f"{name} = {call}{opened}{content}", closed)
         for name in names
-        for call in ("", "table", "self.rows", "f")
+        for call in calls
         for content in inside
         for opened, closed in pairs.items()
         if not (opened == "{" and call)
