@@ -54,8 +54,9 @@ class Fused:
 
     @cached_property
     def _compiled(self) -> Callable[..., Any]:
-        # With fullgraph a graph break and too many compilations are errors, not a slow run that says nothing.
-        return torch.compile(self.function, fullgraph=True)
+        # With fullgraph a graph break and too many compilations are errors, not a slow run that says nothing. A whole
+        # row in registers, the compiler's choice for short rows, spills in the 8-bit step (docs/results/gpu).
+        return torch.compile(self.function, fullgraph=True, options={"triton.persistent_reductions": False})
 
 
 def fused(function: Callable[..., Any]) -> Fused:
