@@ -147,16 +147,11 @@ def _dequantized(tensor: Any) -> Tensor:
 
 def _weights(config: ModelConfig, tensors: Mapping[str, Any], file: Path) -> Iterator[tuple[str, Tensor]]:
     shapes = config.tensor_shapes()
-    for stored, name in config.stored_names().items():
-        weight = _stored(stored_name(config, stored), tensors, config, file)
+    for name, stored in file_names(config).items():
+        weight = _stored(stored, tensors, config, file)
         if weight.numel() != math.prod(shapes[name]):
             raise UnreadableModel(f"{file}: {stored} has {weight.numel():,} numbers, but its keys say {shapes[name]}.")
-        weight = weight.reshape(shapes[name])
-        if config.kin.gguf_interleaved and ".self_attn.q_proj." in name:
-            weight = interleaved(weight, config.num_attention_heads, back=True)
-        if config.kin.gguf_interleaved and ".self_attn.k_proj." in name:
-            weight = interleaved(weight, config.kv_heads, back=True)
-        yield name, weight
+        yield name, in_file_order(config, name, weight.reshape(shapes[name]), back=True)
 
 
 def _stored(name: str, tensors: Mapping[str, Any], config: ModelConfig, file: Path) -> Tensor:
@@ -172,19 +167,22 @@ def _stored(name: str, tensors: Mapping[str, Any], config: ModelConfig, file: Pa
     return _dequantized(joint).split([queries, keys, keys])["qkv".index(kind)]
 
 
-def stored_name(config: ModelConfig, name: str) -> str:
-    """llama.cpp's name of a tensor of the family's files."""
+def file_names(config: ModelConfig) -> dict[str, str]:
+    """Our name of every tensor -> llama.cpp's, in the order of the files."""
     import gguf
 
-    architecture = {text: arch for arch, text in gguf.MODEL_ARCH_NAMES.items()}[config.kin.gguf or ""]
-    found = gguf.get_tensor_name_map(architecture, config.num_hidden_layers).get_name(name, (".weight", ".bias"))
-    assert found is not None, name
-    return found
+    architecture = {text: known for known, text in gguf.MODEL_ARCH_NAMES.items()}[config.kin.gguf or ""]
+    theirs = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
+    names = {ours: theirs.get_name(stored, (".weight", ".bias")) for stored, ours in config.stored_names().items()}
+    return {ours: name for ours, name in names.items() if name is not None}
 
 
-def interleaved(rows: Tensor, heads: int, back: bool = False) -> Tensor:
-    """Rows of queries or keys as llama.cpp keeps them for the architecture llama: the two coordinates of a rotary pair
-    side by side, instead of half a head apart; `back`: the other way."""
+def in_file_order(config: ModelConfig, name: str, rows: Tensor, back: bool = False) -> Tensor:
+    """A tensor as llama.cpp keeps it; `back`: as we do. For the architecture llama, the two coordinates of a rotary
+    pair lie side by side in the rows of queries and keys, instead of half a head apart."""
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.kv_heads}.get(name.split(".")[-2])
+    if heads is None or not config.kin.gguf_interleaved:
+        return rows
     half = rows.shape[0] // heads // 2
     pairs = (half, 2) if back else (2, half)
     return rows.reshape(heads, *pairs, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)

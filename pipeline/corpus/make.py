@@ -14,7 +14,7 @@ from pipeline.corpus.steps import make_executor, make_source, named_sources, rul
 from pipeline.corpus.text.tokenizer import check_given_tokenizer
 from pipeline.corpus.tokenizing import copy_tokenizer, encode_documents, train_tokenizer
 from pipeline.storage.build import Maker
-from pipeline.storage.hub import TOKENIZER_FILES, is_hub_name, local_folder
+from pipeline.storage.hub import GGUF, TOKENIZER_FILES, is_hub_name, local_folder
 from pipeline.storage.steps import Folder, Step
 
 
@@ -60,7 +60,7 @@ def _make_tokenizer(folder: Folder, config: Config) -> dict[str, Any]:
     if given is None:
         size = config.tokenizer.vocab_size or vocab_size
         return train_tokenizer(folder, size, config.data.tokenizer_train_bytes, config.seed)
-    if is_hub_name(given):
+    if is_hub_name(given) or given.endswith(GGUF):
         fetched = local_folder(given, "tokenizer.path", TOKENIZER_FILES)
         check_given_tokenizer(fetched, vocab_size)
         return copy_tokenizer(folder, fetched)

@@ -33,7 +33,7 @@ from pipeline.corpus.text.tokenizer import check_given_tokenizer, tokenizer_file
 from pipeline.pages.data_card import ATTRIBUTION, CARD, REPORT
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.files import hash_files
-from pipeline.storage.hub import content_of_model, is_hub_name
+from pipeline.storage.hub import GGUF, TOKENIZER_FILES, content_of_model, is_hub_name, local_folder
 from pipeline.storage.steps import Step
 from pipeline.system.errors import UserError
 
@@ -151,8 +151,9 @@ def _tokenizer(config: Config, before: Inputs) -> Step:
     if is_hub_name(given):  # fetched and checked only when the stage runs, so that a dry run needs no network
         content = content_of_model(given, "tokenizer.path")
     else:
-        check_given_tokenizer(Path(given), config.model.vocab_size)
-        path = tokenizer_file(Path(given))
+        place = local_folder(given, "tokenizer.path", TOKENIZER_FILES) if given.endswith(GGUF) else Path(given)
+        check_given_tokenizer(place, config.model.vocab_size)
+        path = tokenizer_file(place)
         content = hash_files(tokenizer_files(path), path.parent)
     return _step(config, "tokenizer", {}, {"content": content}, "tokenizers")
 

@@ -62,7 +62,7 @@ def find_model(stage: str, config: Config, command: str) -> ModelInput:
     if wanted is None or wanted.endswith((".yaml", ".yml")):
         return _of_pretraining(configs.load(wanted) if wanted else config, wanted or command)
     fix = f"{key}: expected a folder with config.json, model.safetensors and tokenizer.json"
-    if not is_hub_name(wanted) and not Path(wanted).expanduser().is_dir():
+    if not is_hub_name(wanted) and not Path(wanted).expanduser().exists():
         raise UserError(f"there is no model at {wanted} yet; {fix}")
     folder = local_folder(wanted, key, MODEL_FILES + TOKENIZER_FILES)
     _check_files(folder, fix)

@@ -1,7 +1,7 @@
-"""A Phi model folder as one GGUF file for llama.cpp, architecture `phi2`; what the format cannot express is refused.
+"""A model folder as one GGUF file for llama.cpp; what the format or the architecture cannot express is refused.
 
-In: a folder of ours (or any Phi folder in safetensors). Out: `<name>-<type>.gguf` with weights in f16, q8_0 or q4_0,
-the vocabulary and, where the model has one, the chat template. llama.cpp's own converter identifies a tokenizer by the
+In: a folder in safetensors of one of our families. Out: `<name>-<type>.gguf` with weights in f16, q8_0 or q4_0, the
+vocabulary and, where the model has one, the chat template. llama.cpp's own converter identifies a tokenizer by the
 ids that it gives to a test text, so it refuses every tokenizer that was trained on other text; hence this writer.
 Tensors are written one after the other: memory holds one of them.
 
@@ -18,11 +18,12 @@ from typing import Any
 
 from tokenizers import pre_tokenizers
 
-from model.config import UnreadableModel, read_field, read_object
+from model.config import NO_ROPE_INTERVAL, UnreadableModel, read_field, read_object
 from model.special_tokens import DEFAULT, token_ids
 from pipeline.corpus.text.tokenizer import WORD_PATTERN, load_tokenizer, special_tokens
 from pipeline.system.errors import UserError
 
+ROPE_FACTORS = "rope_freqs.weight"  # what llama.cpp divides each rotary frequency by
 TYPES = ("f16", "q8_0", "q4_0")
 BLOCK = 32  # numbers that share a scale in q8_0 and q4_0; rows that it does not divide stay in f16
 LARGEST_F16 = 65504.0
@@ -45,6 +46,7 @@ def write_gguf(folder: Path, target: Path, kind: str, name: str) -> dict[str, An
     """Writes `target`, through a temporary name. Returns `{bytes, quantized_share}`: the share of the parameters that
     are in 8 or 4 bits. `kind`: one of `TYPES`. Raises `UserError` for what the format cannot express."""
     gguf = require_gguf()
+    from model.gguf import frequency_factors, in_file_order
     from model.hf import open_model
 
     shape, state = open_model(folder)
@@ -53,23 +55,28 @@ def write_gguf(folder: Path, target: Path, kind: str, name: str) -> dict[str, An
     special = check_special(folder / "tokenizer.json", "gguf")
     part = target.with_name(f".{target.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
-    writer = gguf.GGUFWriter(part, "phi2")
-    _add_shape(writer, shape, name, gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
+    writer = gguf.GGUFWriter(part, shape.kin.gguf)
+    _add_shape(gguf, writer, shape, name, gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
     _add_vocabulary(writer, folder, shape.vocab_size, splitting)
     _add_special(writer, folder, special)
     shapes, quantized = shape.tensor_shapes(), 0
-    planned = [(stored, own, _type_of(gguf, stored, shapes[own], kind)) for stored, own in _tensors(gguf, shape)]
+    planned = [(stored, own, _type_of(gguf, stored, shapes[own], kind)) for stored, own in _tensors(shape)]
     for stored, own, type_ in planned:
         quantized += _size(shapes[own]) if type_.name in ("Q8_0", "Q4_0") else 0
         _announce(gguf, writer, stored, shapes[own], type_)
+    factors = frequency_factors(shape) if (shape.rope_scaling or {}).get("rope_type") == "llama3" else None
+    if factors is not None:
+        _announce(gguf, writer, ROPE_FACTORS, tuple(factors.shape), gguf.GGMLQuantizationType.F32)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     try:
         for _, own, type_ in planned:
-            values = state[own].float().numpy()
+            values = in_file_order(shape, own, state[own].float()).numpy()
             check_values(values, type_.name, own)
             writer.write_tensor_data(gguf.quants.quantize(values, type_))
+        if factors is not None:
+            writer.write_tensor_data(factors.numpy())
         writer.close()
         part.replace(target)
     finally:
@@ -83,11 +90,14 @@ def dequantized(path: Path, shape: Any) -> Iterator[tuple[str, Any]]:
     """(our name, fp32 tensor) of a GGUF file that this module wrote, read without llama.cpp."""
     import torch
 
+    from model.gguf import in_file_order
+
     gguf = require_gguf()
     shapes, stored = shape.tensor_shapes(), {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
-    for written, name in list(_tensors(gguf, shape))[: len(shapes)]:
+    for written, name in list(_tensors(shape))[: len(shapes)]:
         values = gguf.quants.dequantize(stored[written].data, stored[written].tensor_type)
-        yield name, torch.from_numpy(values.astype("float32", copy=True)).reshape(shapes[name])
+        weight = torch.from_numpy(values.astype("float32", copy=True)).reshape(shapes[name])
+        yield name, in_file_order(shape, name, weight, back=True)
 
 
 def tensor_bytes(path: Path) -> int:
@@ -96,14 +106,22 @@ def tensor_bytes(path: Path) -> int:
 
 
 def check_shape(shape: Any, key: str) -> None:
-    """llama.cpp's phi2 has no normalized queries, and its attention is as wide as the residual stream.
-    Raises `UserError`."""
-    if shape.qk_layernorm or shape.num_attention_heads * shape.head_size != shape.hidden_size:
-        raise UserError(
-            f"{key}: llama.cpp's phi2 has no qk_layernorm and needs heads x head size = hidden_size; this model has "
-            f"qk_layernorm={shape.qk_layernorm}, {shape.num_attention_heads} x {shape.head_size}, hidden_size "
-            f"{shape.hidden_size}; leave GGUF out"
-        )
+    """What llama.cpp's network of this architecture computes differently. Raises `UserError`."""
+    narrow = shape.num_attention_heads * shape.head_size != shape.hidden_size
+    regular = [(block + 1) % NO_ROPE_INTERVAL != 0 for block in range(shape.num_hidden_layers)]
+    lacking = {
+        "no qk_layernorm (model.qk_layernorm=true)": shape.qk_layernorm,
+        "attention as wide as the stream alone (heads x head size = hidden_size): this model has "
+        f"{shape.num_attention_heads} x {shape.head_size}, hidden_size {shape.hidden_size}": narrow
+        and shape.family in ("phi", "olmo2"),
+        "no biases of attention (model.attention_bias=true)": shape.attention_bias and shape.family != "llama",
+        "no biases of the MLP (model.mlp_bias=true)": shape.mlp_bias and shape.family != "llama",
+        "every fourth block without rotary embedding, and this model's others (model.no_rope_layers)": (
+            shape.kin.rotary_blocks and shape.rotating != regular
+        ),
+    }
+    if found := next((words for words, wrong in lacking.items() if wrong), None):
+        raise UserError(f"{key}: llama.cpp's {shape.kin.gguf} has {found}; leave GGUF out")
 
 
 def check_tokenizer(tokenizer_json: Path, vocab_size: int, key: str) -> str:
@@ -159,12 +177,14 @@ def check_values(values: Any, type_name: str, tensor: str) -> None:
         )
 
 
-def _tensors(gguf: Any, shape: Any) -> Iterator[tuple[str, str]]:
-    """(GGUF's name, ours) in the order of the file. A tied head is written out: llama.cpp's phi2 knows none."""
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.PHI2, shape.num_hidden_layers)
+def _tensors(shape: Any) -> Iterator[tuple[str, str]]:
+    """(GGUF's name, ours) in the order of the file. A tied head is written out for phi2, which knows none."""
+    from model.gguf import file_names
+
+    names = file_names(shape)
     for name in shape.tensor_shapes():
-        yield names.get_name(name, (".weight", ".bias")), name
-    if shape.tie_word_embeddings:
+        yield names[name], name
+    if shape.tie_word_embeddings and shape.head_bias:
         yield "output.weight", "model.embed_tokens.weight"
 
 
@@ -193,7 +213,7 @@ def _size(dimensions: tuple[int, ...]) -> int:
     return math.prod(dimensions)
 
 
-def _add_shape(writer: Any, shape: Any, name: str, file_type: Any) -> None:
+def _add_shape(gguf: Any, writer: Any, shape: Any, name: str, file_type: Any) -> None:
     writer.add_name(name)
     writer.add_context_length(shape.max_position_embeddings)
     writer.add_embedding_length(shape.hidden_size)
@@ -201,7 +221,16 @@ def _add_shape(writer: Any, shape: Any, name: str, file_type: Any) -> None:
     writer.add_block_count(shape.num_hidden_layers)
     writer.add_head_count(shape.num_attention_heads)
     writer.add_head_count_kv(shape.kv_heads)
-    writer.add_layer_norm_eps(shape.layer_norm_eps)
+    if shape.norm == "layernorm":
+        writer.add_layer_norm_eps(shape.eps)
+    else:
+        writer.add_layer_norm_rms_eps(shape.eps)
+    if shape.head_size * shape.num_attention_heads != shape.hidden_size:
+        writer.add_key_length(shape.head_size)
+        writer.add_value_length(shape.head_size)
+    if (shape.rope_scaling or {}).get("rope_type") == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(shape.rope_scaling["factor"])
     writer.add_rope_dimension_count(shape.rotary_dim)
     writer.add_rope_freq_base(shape.rope_theta)
     writer.add_vocab_size(shape.vocab_size)

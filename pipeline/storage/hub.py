@@ -1,26 +1,32 @@
 """A model named by folder or hub name, as a local folder. Only safetensors, JSON and tokenizer files are fetched:
 nothing that could be executed. HF_HUB_OFFLINE and HF_HOME are obeyed by huggingface_hub itself."""
 
+import os
+import shutil
 from pathlib import Path
 
 from model import special_tokens
-from pipeline.storage.files import hash_files
+from pipeline.storage.files import hash_file, hash_files, root
 from pipeline.system.errors import UserError
 
 MODEL_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"]
+GGUF = ".gguf"
 TOKENIZER_FILES = ["tokenizer.json", *special_tokens.FILES]
 
 
 def is_hub_name(name: str) -> bool:
     """`organisation/model` or `organisation/model@revision` that is no path on this machine."""
-    is_path = name.startswith((".", "/", "~")) or name.endswith((".json", ".yaml", ".yml", ".safetensors"))
+    is_path = name.startswith((".", "/", "~")) or name.endswith((".json", ".yaml", ".yml", ".safetensors", GGUF))
     return name.count("/") == 1 and not is_path and not Path(name).exists()
 
 
 def local_folder(name: str, key: str, patterns: list[str]) -> Path:
-    """The folder itself, or a download of `patterns` from the hub. Raises `UserError` naming `key`."""
+    """The folder itself, a download of `patterns` from the hub, or what a GGUF file holds, as a folder of full weights
+    under artifacts/. Raises `UserError` naming `key`."""
     if not is_hub_name(name):
         folder = Path(name).expanduser()
+        if name.endswith(GGUF) and folder.is_file():
+            return _converted(folder, key)
         if not folder.is_dir():
             raise UserError(f"{key} is '{name}', which is neither a folder here nor a hub name like microsoft/phi-1_5")
         return folder
@@ -35,6 +41,28 @@ def local_folder(name: str, key: str, patterns: list[str]) -> Path:
             f"{key} is '{name}' and the hub did not give it ({type(error).__name__}). "
             "Put the model in a local folder (config.json, *.safetensors, tokenizer.json) and name that folder"
         ) from None
+
+
+def _converted(file: Path, key: str) -> Path:
+    """The model of a GGUF file as a folder, made once for each content."""
+    try:
+        import gguf  # noqa: F401
+    except ImportError:
+        raise UserError(f"{key} is a GGUF file, which needs the package gguf: pip install 'hornbook[gguf]'") from None
+    from model.gguf import convert
+
+    folder = root() / "artifacts" / "gguf" / hash_file(file)[:12]
+    if not folder.is_dir():
+        part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+        try:
+            convert(file, part)
+            part.rename(folder)
+        except (ValueError, OSError) as error:  # UnreadableModel and ImpossibleShape are ValueErrors
+            if not folder.is_dir():  # else another process was faster
+                raise UserError(f"{key}: {error}") from None
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return folder
 
 
 def check_model(name: str, key: str) -> None:
