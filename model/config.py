@@ -347,7 +347,7 @@ class ModelConfig:
         real = eos_token_id if isinstance(eos_token_id, list) else [eos_token_id]
         if pad_token_id not in (None, bos_token_id, *real):  # transformers would freeze the row of a real token
             content["pad_token_id"] = pad_token_id
-        content |= {"attention_dropout": 0.0, **kin.extra}
+        content |= {**kin.extra, "attention_dropout": 0.0}
         return content | {"dtype": dtype, "torch_dtype": dtype}  # new name, and the one that transformers 4 reads
 
     @classmethod
