@@ -17,6 +17,7 @@ from pipeline.config import Config
 from pipeline.pages import html
 from pipeline.planner.advice import TOKENS_PER_PARAMETER, advice, growth_advice, verdict
 from pipeline.planner.costs import MFU_BASIS, cards, disk, epochs_of, hours, overhead, text_of, unique_tokens
+from pipeline.planner.roofline import roofline
 from pipeline.stages import check_source
 from pipeline.system.errors import UserError
 from pipeline.training.memory import choices, train_settings
@@ -51,12 +52,14 @@ def make_plan(config: Config, card_name: str | None, measured: bool = False) -> 
     held_out = text["validation_tokens"]
     bought = hours(config, card, held_out)
     ranked = advice(config, bought, card, unique)
+    memory = _memory(config, own, int(card["memory_gb"] * 1e9))
     return {
         "name": config.name,
         "card": name,
         "parameters": config.model.parameters,
         "flops_per_token": config.model.flops_per_token(config.train.sequence_length),
-        "memory": _memory(config, own, int(card["memory_gb"] * 1e9)),
+        "memory": memory,
+        "expected": roofline(config, name, card, memory["micro_batch"]),
         "savers": {size: _first_that_fits(config, rungs, size) for size in CARD_GIB},
         "hours": {**bought, "basis": MFU_BASIS},
         "overhead": overhead(config, card, held_out),
