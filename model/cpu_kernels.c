@@ -117,6 +117,67 @@ void PASS(gelu_backward)(const element *dy, const element *x, element *dx, int64
     }
 }
 
+/* y = silu(g) u, silu(g) = g sigmoid(g). */
+void PASS(swiglu)(const element *g, const element *u, element *y, int64_t n, int threads) {
+#pragma omp parallel for simd num_threads(threads)
+    for (int64_t i = 0; i < n; i++) {
+        float v = wide(g[i]);
+        y[i] = narrow(v / (1.f + exponential(-v)) * wide(u[i]));
+    }
+}
+
+void PASS(swiglu_backward)(const element *dy, const element *g, const element *u, element *dg, element *du, int64_t n, int threads) {
+#pragma omp parallel for simd num_threads(threads)
+    for (int64_t i = 0; i < n; i++) {
+        float v = wide(g[i]), s = 1.f / (1.f + exponential(-v)), d = wide(dy[i]);
+        du[i] = narrow(d * v * s);
+        dg[i] = narrow(d * wide(u[i]) * (s + v * s * (1.f - s)));
+    }
+}
+
+/* y = x w r, r = 1 / sqrt(mean(x^2) + eps) of each row, which is kept. */
+void PASS(rms_norm)(const element *x, const element *w, element *y, float *inverse, int64_t rows, int64_t D, float eps, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (int64_t r = 0; r < rows; r++) {
+        const element *from = x + r * D;
+        element *to = y + r * D;
+        float sum = 0.f;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < D; j++) sum += wide(from[j]) * wide(from[j]);
+        float scale = inverse[r] = 1.f / sqrtf(sum / D + eps);
+#pragma omp simd
+        for (int64_t j = 0; j < D; j++) to[j] = narrow(wide(from[j]) * scale * wide(w[j]));
+    }
+}
+
+/* dx = r (dy w - x r^2 mean(dy w x)); dw[j] += the sum over rows of dy x r. */
+void PASS(rms_norm_backward)(const element *dy, const element *x, const element *w, const float *inverse, element *dx, float *dw,
+                             int64_t rows, int64_t D, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        float *own = calloc(D, sizeof(float));
+#pragma omp for
+        for (int64_t r = 0; r < rows; r++) {
+            const element *d = dy + r * D, *from = x + r * D;
+            float sum = 0.f, scale = inverse[r];
+#pragma omp simd reduction(+ : sum)
+            for (int64_t j = 0; j < D; j++) sum += wide(d[j]) * wide(w[j]) * wide(from[j]);
+            float back = sum * scale * scale / D;
+#pragma omp simd
+            for (int64_t j = 0; j < D; j++) {
+                float v = wide(from[j]), g = wide(d[j]);
+                dx[r * D + j] = narrow(scale * (g * wide(w[j]) - v * back));
+                own[j] += g * v * scale;
+            }
+        }
+#pragma omp for ordered schedule(static, 1)
+        for (int t = 0; t < threads; t++) /* in the threads' order: the same sums every time */
+#pragma omp ordered
+            for (int64_t j = 0; j < D; j++) dw[j] += own[j];
+        free(own);
+    }
+}
+
 /* Scores [N, Q, P] become probabilities: query q sees the first `start` + q + 1 keys, the others get 0. */
 void PASS(causal_softmax)(element *scores, int64_t N, int64_t Q, int64_t P, int64_t start, int threads) {
 #pragma omp parallel for num_threads(threads)

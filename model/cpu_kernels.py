@@ -1,4 +1,5 @@
-"""Fused passes for a CPU: cross entropy, GELU, causal softmax, rotation; cpu_kernels.c, compiled where it runs.
+"""Fused passes for a CPU: cross entropy, GELU, SwiGLU, RMSNorm, causal softmax, rotation; cpu_kernels.c, compiled
+where it runs.
 
 In: contiguous bf16 or fp32 tensors on the CPU. Out: the same values as torch's own operations up to one rounding in
 bf16, to a few roundings in fp32. torch makes
@@ -128,6 +129,52 @@ class _Gelu(torch.autograd.Function):
         dx = torch.empty_like(x)
         _call("gelu_backward", grads[0].contiguous(), x, dx, x.numel())
         return dx
+
+
+def swiglu(gate: Tensor, x: Tensor) -> Tensor:
+    """silu(gate) * x, differentiable."""
+    return _SwiGLU.apply(gate, x)  # type: ignore[no-any-return]
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, x: Tensor) -> Tensor:
+        gate, x = gate.contiguous(), x.contiguous()
+        ctx.save_for_backward(gate, x)
+        y = torch.empty_like(x)
+        _call("swiglu", gate, x, y, x.numel())
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        gate, x = ctx.saved_tensors
+        dgate, dx = torch.empty_like(gate), torch.empty_like(x)
+        _call("swiglu_backward", grads[0].contiguous(), gate, x, dgate, dx, x.numel())
+        return dgate, dx
+
+
+def rms_norm(x_D: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """RMSNorm over the last dimension, differentiable; the weight has the dtype of x."""
+    return _RMSNorm.apply(x_D, weight_D, eps)  # type: ignore[no-any-return]
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_D: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+        x_D, weight_D = x_D.contiguous(), weight_D.contiguous()
+        y_D, rows = torch.empty_like(x_D), x_D.numel() // x_D.shape[-1]
+        inverse = torch.empty(rows, dtype=torch.float32)
+        _call("rms_norm", x_D, weight_D, y_D, inverse, rows, x_D.shape[-1], ctypes.c_float(eps))
+        ctx.save_for_backward(x_D, weight_D, inverse)
+        return y_D
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        x_D, weight_D, inverse = ctx.saved_tensors
+        dx_D, dweight_D = torch.empty_like(x_D), torch.zeros(weight_D.shape, dtype=torch.float32)
+        sizes = (inverse.numel(), x_D.shape[-1])
+        _call("rms_norm_backward", grads[0].contiguous(), x_D, weight_D, inverse, dx_D, dweight_D, *sizes)
+        return dx_D, dweight_D.to(weight_D.dtype), None
 
 
 def _call(name: str, x: Tensor, *arguments: Any) -> None:

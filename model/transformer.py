@@ -198,9 +198,18 @@ class Decoder(nn.Module):
 
 
 def norm_of(config: ModelConfig, size: int) -> nn.Module:
-    """The family's norm. torch's RMSNorm multiplies by the gain before it rounds, as OLMo 2 does; Llama's rounds
-    first."""
-    return (nn.RMSNorm if config.norm == "rmsnorm" else nn.LayerNorm)(size, eps=config.eps)
+    """The family's norm."""
+    return (RMSNorm if config.norm == "rmsnorm" else nn.LayerNorm)(size, eps=config.eps)
+
+
+class RMSNorm(nn.RMSNorm):
+    """x w / sqrt(mean(x^2) + eps), arXiv 1910.07467. Multiplied by the gain before it is rounded, as in OLMo 2; Llama's
+    rounds first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if cpu_kernels.usable(x) and x.dtype == self.weight.dtype:
+            return cpu_kernels.rms_norm(x, self.weight, self.eps or 0.0)
+        return super().forward(x)
 
 
 class Block(nn.Module):
@@ -307,7 +316,7 @@ class SwiGLU(MLP):
         return recomputed(self._gated, g_BTF, u_BTF) if recompute_activation else self._gated(g_BTF, u_BTF)
 
     def _gated(self, g_BTF: Tensor, u_BTF: Tensor) -> Tensor:
-        return self.fc2(F.silu(g_BTF) * u_BTF)
+        return self.fc2(cpu_kernels.swiglu(g_BTF, u_BTF) if cpu_kernels.usable(u_BTF) else F.silu(g_BTF) * u_BTF)
 
 
 class KeyValueCache:

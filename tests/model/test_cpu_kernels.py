@@ -173,3 +173,35 @@ def test_without_a_compiler_torchs_own_operations_are_used_and_the_reason_is_kno
     assert cpu_kernels.why_not()
     for function in (cpu_kernels.available, cpu_kernels.why_not):
         function.cache_clear()
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", [1.0, 40.0])
+def test_swiglu_and_its_gradients(dtype: torch.dtype, scale: float) -> None:
+    gate, x, dy = values(5, 77, scale=scale, dtype=dtype), values(5, 77, dtype=dtype), values(5, 77, dtype=dtype)
+    wide = [gate.double().requires_grad_(), x.double().requires_grad_()]
+    expected = F.silu(wide[0]) * wide[1]
+    gradients = torch.autograd.grad(expected, wide, dy.double())
+    given = [gate.requires_grad_(), x.requires_grad_()]
+    got = cpu_kernels.swiglu(*given)
+    assert_rounded(got, expected.detach())
+    for mine, theirs in zip(torch.autograd.grad(got, given, dy), gradients, strict=True):
+        assert_rounded(mine, theirs, floor=1e-5)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [7, 64, 576])
+def test_rms_norm_and_its_gradients(dtype: torch.dtype, size: int) -> None:
+    x, weight, dy = (values(*shape, size, dtype=dtype) for shape in ((3, 31), (), (3, 31)))
+    wide = [x.double().requires_grad_(), weight.double().requires_grad_()]
+    expected = F.rms_norm(wide[0], (size,), wide[1], 1e-5)
+    gradients = torch.autograd.grad(expected, wide, dy.double())
+    given = [x.requires_grad_(), weight.requires_grad_()]
+    got = cpu_kernels.rms_norm(*given, 1e-5)
+    assert_rounded(got, expected.detach())
+    for mine, theirs in zip(torch.autograd.grad(got, given, dy), gradients, strict=True):
+        assert_rounded(mine, theirs, floor=1e-2 if dtype == torch.bfloat16 else 1e-5)
+    again = torch.autograd.grad(cpu_kernels.rms_norm(*given, 1e-5), given, dy)
+    assert torch.equal(again[1], torch.autograd.grad(cpu_kernels.rms_norm(*given, 1e-5), given, dy)[1])
