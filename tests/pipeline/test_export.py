@@ -9,7 +9,10 @@ from after_model import model_of
 from huggingface_hub import DatasetCard, ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from model.hf import load_config, load_network
+from model.config import ModelConfig
+from model.gguf import convert
+from model.hf import load_config, load_network, save_folder
+from model.transformer import Transformer
 from pipeline import export
 from pipeline.evaluation.model_input import copy_model
 from pipeline.release.gguf import TYPES, dequantized, write_gguf
@@ -151,6 +154,48 @@ def test_llama_cpp_computes_the_same_logits(exported, tmp_path, kind):
     assert (theirs - ours).abs().max() / ours.abs().max() < (0.01 if kind == "f16" else 0.06)
 
 
+SHAPES = {
+    "llama": {"attention_bias": True, "rope_scaling": {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }},
+    "qwen2": {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+    "qwen3": {"head_dim": 32, "tie_word_embeddings": True},
+    "olmo2": {},
+    "smollm3": {"tie_word_embeddings": True},
+}  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", SHAPES)
+def test_a_gguf_file_of_every_family_reads_back_and_llama_cpp_computes_its_logits(exported, tmp_path, family):
+    shape = ModelConfig(
+        load_config(exported / "model").vocab_size, 64, 96, 4, 4, 2, family=family, layer_norm_eps=1e-5,
+        max_position_embeddings=256, **SHAPES[family],
+    )  # fmt: skip
+    network = Transformer(shape).initialize(3)
+    for name, parameter in network.named_parameters():
+        if name.endswith(".bias"):
+            parameter.normal_(0, 0.1)
+    folder = tmp_path / "model"
+    tokenizer_json = exported / "model" / "tokenizer.json"
+    save_folder(folder, network.state_dict(), shape, tokenizer_json, "<|endoftext|>")
+    write_gguf(folder, tmp_path / "m.gguf", "f16", "m")
+    ids = torch.arange(1, 100)[None]
+    rounded = load_network(folder)
+    rounded.load_state_dict(dict(dequantized(tmp_path / "m.gguf", shape)))
+    again = convert(tmp_path / "m.gguf", tmp_path / "again")
+    assert (again.rope_scaling, again.tie_word_embeddings) == (shape.rope_scaling, shape.tie_word_embeddings)
+    assert torch.equal(load_network(tmp_path / "again")(ids), rounded(ids))
+    llama_cpp = pytest.importorskip("llama_cpp")
+    import numpy as np
+
+    llama = llama_cpp.Llama(str(tmp_path / "m.gguf"), n_ctx=128, logits_all=True, verbose=False)
+    llama.eval(ids[0].tolist())
+    theirs, ours = torch.from_numpy(np.array(llama.scores[: ids.shape[1]])), rounded(ids)[0]
+    assert (theirs - ours).abs().max() / ours.abs().max() < 0.01
+
+
 def test_the_chat_template_says_what_our_renderer_says(exported):
     add_template(exported / "model")
     tokenizer = AutoTokenizer.from_pretrained(exported / "model")
@@ -166,10 +211,6 @@ def test_the_chat_template_says_what_our_renderer_says(exported):
 
 
 def test_gguf_refuses_a_shape_that_llama_cpp_does_not_know(tmp_path):
-    from model.config import ModelConfig
-    from model.hf import save_folder
-    from model.transformer import Transformer
-
     shape = ModelConfig(64, 32, 64, 1, 2, head_dim=8)
     save_folder(tmp_path / "m", Transformer(shape).state_dict(), shape, None, "")
     with pytest.raises(UserError, match="heads x head size"):
