@@ -415,12 +415,11 @@ def _rope_scaling(rope: Mapping[str, Any], where: str) -> dict[str, Any] | None:
 def _refuse_windows(content: Mapping[str, Any]) -> None:
     """Attention here is always over all tokens before."""
     layers = content.get("layer_types") or []
-    sliding = content.get("use_sliding_window") or (
-        isinstance(layers, list) and any(layer != "full_attention" for layer in layers)
-    )
-    if sliding:
+    # Qwen's files hold a window that use_sliding_window=false switches off; files without that switch mean it.
+    sliding = content.get("use_sliding_window", content.get("sliding_window") is not None)
+    if sliding or (isinstance(layers, list) and any(layer != "full_attention" for layer in layers)):
         raise ImpossibleShape(
-            "this model's attention looks at a window of tokens (use_sliding_window or layer_types in config.json); "
+            "this model's attention looks at a window of tokens (sliding_window or layer_types in config.json); "
             "hornbook computes full attention only: choose another source."
         )
 

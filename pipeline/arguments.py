@@ -164,7 +164,7 @@ VERBS = [
     Verb("doctor", "what this machine has, what will be used of it, what is missing for what", [JSON]),
     Verb("where", "print the folder of a stage", [_argument("stage", choices=STAGES), *CONFIG]),
     Verb("grow", "grow a model folder with no experiment around it", [
-        _argument("source", help="Hugging Face folder of a Phi model, or a hub name"),
+        _argument("source", help="model folder (Hugging Face), GGUF file or hub name"),
         _argument("target", help="folder to write the grown model to"),
         _argument("overrides", nargs="*", metavar="key=value", help="model.hidden_size=2560 ... init.method=exact"),
         _argument("--text", help="file of text to measure the logits on"),

@@ -1,6 +1,6 @@
 """The evaluate stage: how good a model is, on held-out text and on tasks, each score with its standard error.
 
-In: a model (this experiment's, another's, any Phi folder) and this experiment's held-out text. Out: `scores.json`.
+In: a model (this experiment's, another's, any model folder) and this experiment's held-out text. Out: `scores.json`.
 Tasks are in pipeline/evaluation/tasks.py; `evaluate.lm_eval` names tasks of lm-eval, which reads the model's folder.
 """
 

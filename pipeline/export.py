@@ -1,6 +1,6 @@
 """The export stage: a model that others can use, with a card that says how it was made.
 
-In: a finished pretraining, a fine-tuned model or any Phi folder. Out: `model/` (a Hugging Face folder that
+In: a finished pretraining, a fine-tuned model or any model folder. Out: `model/` (a Hugging Face folder that
 `AutoModelForCausalLM` loads without our code, with its model card), `dataset/` (the data stage's card and attribution)
 and, where `export.gguf` asks for them, GGUF files for llama.cpp.
 """

@@ -1,6 +1,6 @@
 """The finetune stage: a base model tuned on examples, inside its own cap of GPU-hours.
 
-In: a model (this experiment's, an exported one, any Phi folder), `finetune.sources` or a ready target task. Out:
+In: a model (this experiment's, an exported one, any model folder), `finetune.sources` or a ready target task. Out:
 `model/` (the whole tuned model), `adapter/` (LoRA, in peft's format), and the gain on the target task. Batches, budget,
 ledger, checkpoints, resume and tracking are pretraining's. The base model is measured on the task first, and the result
 printed: whether tuning is likely to pay.

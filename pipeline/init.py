@@ -1,7 +1,7 @@
 """The init stage: the model that pretraining starts from, grown from a smaller one or fresh.
 
 In: the data stage (tokenizer, held-out text) and, for growth, a source model: a hornbook experiment or a Hugging Face
-Phi folder. Out: a Hugging Face folder in fp32. The gate measures source and grown model on the same held-out windows;
+model folder. Out: a Hugging Face folder in fp32. The gate measures source and grown model on the same held-out windows;
 a method that claims to preserve the function and does not, fails the stage.
 """
 

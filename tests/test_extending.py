@@ -2,17 +2,22 @@
 
 import re
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from datatrove.data import Document
+from transformers import AutoModelForCausalLM
 
 from data_filters.table import FILTERS
 from model.config import ModelConfig
+from model.families import FAMILIES
 from model.growth import GROWTH
 from model.growth.rules import GrowthRefused, apply
+from model.hf import load_config, save_folder
 from model.optim import OPTIMIZERS, MasterWeights
+from model.special_tokens import SpecialTokens
 from model.transformer import Transformer
 from pipeline.corpus.steps import SOURCES, make_rules, make_source
 from pipeline.list_names import show
@@ -21,7 +26,7 @@ from pipeline.system.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = {
     "data_filters/table.py": FILTERS, "model/growth/__init__.py": GROWTH, "model/optim.py": OPTIMIZERS,
-    "pipeline/corpus/steps.py": SOURCES,
+    "pipeline/corpus/steps.py": SOURCES, "model/families/__init__.py": FAMILIES,
 }  # fmt: skip
 SMALL = ModelConfig(64, 16, 32, 2, 2, max_position_embeddings=32)
 LARGE = ModelConfig(64, 24, 48, 4, 3, max_position_embeddings=32)
@@ -120,3 +125,18 @@ def test_the_source_gives_its_documents_whatever_the_shards_and_checks_its_optio
     assert [item.text for item in few.documents(0, 1)] == ["0 and 1", "1 and 2", "2 and 3"]
     with pytest.raises(UserError, match=r"data\.sources\.numbers.*counts"):
         make_source({"type": "counting", "counts": 3}, "data.sources.numbers")
+
+
+@torch.no_grad()
+def test_the_family_computes_and_names_its_files_as_transformers_class(registered, tmp_path):
+    shape = ModelConfig(64, 16, 32, 2, 2, 1, 12, family="mistral", max_position_embeddings=32)
+    network = Transformer(shape).initialize(0)
+    save_folder(tmp_path, network.state_dict(), shape, None, SpecialTokens())
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(theirs).__name__ == "MistralForCausalLM"
+    ids = torch.arange(30)[None]
+    assert (theirs(ids).logits - network(ids)).abs().max() < 1e-6
+    assert load_config(tmp_path).parameters == shape.parameters
+    assert [rule.target for rule in GROWTH["exact"](shape, replace(shape, hidden_size=24))] == list(
+        shape.tensor_shapes()
+    )

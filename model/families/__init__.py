@@ -12,5 +12,12 @@ from model.families.qwen2 import QWEN2
 from model.families.qwen3 import QWEN3
 from model.families.smollm3 import SMOLLM3
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (PHI, LLAMA, QWEN2, QWEN3, OLMO2, SMOLLM3)}
+FAMILIES: dict[str, Family] = {
+    "phi": PHI,
+    "llama": LLAMA,
+    "qwen2": QWEN2,
+    "qwen3": QWEN3,
+    "olmo2": OLMO2,
+    "smollm3": SMOLLM3,
+}
 """By the name that `model.family` and a `config.json`'s `model_type` give."""

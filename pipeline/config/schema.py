@@ -84,7 +84,7 @@ class TokenizerConfig:
 @dataclass
 class InitConfig:
     method: str = _key("random", "growth method; `hornbook list growth`")
-    source: str | None = _key(None, "config of a smaller experiment, a Hugging Face folder or a hub name")
+    source: str | None = _key(None, "config of a smaller experiment, a Hugging Face folder, a GGUF file or a hub name")
     train_source: bool = _key(False, "train the source experiment first if it is not trained yet", RUNTIME)
     source_overrides: dict[str, Any] = _key({}, "overrides for the source experiment's config", RUNTIME)
     source_checkpoint: str = _key(

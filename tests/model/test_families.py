@@ -285,7 +285,8 @@ def test_published_checkpoints_have_their_number_of_parameters(name: str) -> Non
     [
         ({"model_type": "qwen3_moe"}, "'qwen3_moe'"),
         ({"model_type": "qwen3_5"}, "'qwen3_5'"),
-        ({"use_sliding_window": True}, "use_sliding_window"),
+        ({"use_sliding_window": True}, "sliding_window"),
+        ({"sliding_window": 4096}, "sliding_window"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "'yarn'"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
