@@ -1,11 +1,13 @@
 """A model named by folder or hub name, as a local folder. Only safetensors, JSON and tokenizer files are fetched:
 nothing that could be executed. HF_HUB_OFFLINE and HF_HOME are obeyed by huggingface_hub itself."""
 
+import functools
 import os
 import shutil
 from pathlib import Path
 
 from model import special_tokens
+from model.config import ModelConfig, read_object
 from pipeline.storage.files import hash_file, hash_files, root
 from pipeline.system.errors import UserError
 
@@ -20,9 +22,9 @@ def is_hub_name(name: str) -> bool:
     return name.count("/") == 1 and not is_path and not Path(name).exists()
 
 
-def local_folder(name: str, key: str, patterns: list[str]) -> Path:
+def local_folder(name: str, key: str, patterns: list[str], classifier: bool = False) -> Path:
     """The folder itself, a download of `patterns` from the hub, or what a GGUF file holds, as a folder of full weights
-    under artifacts/. Raises `UserError` naming `key`."""
+    under artifacts/. A `classifier` may be of any family. Raises `UserError` naming `key`."""
     if not is_hub_name(name):
         folder = Path(name).expanduser()
         if name.endswith(GGUF) and folder.is_file():
@@ -35,12 +37,25 @@ def local_folder(name: str, key: str, patterns: list[str]) -> Path:
 
     repository, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
+        fetch = functools.partial(snapshot_download, repository, revision=revision or None)
+        if "*.safetensors" in patterns and not classifier:  # a few kilobytes say whether the gigabytes could be read
+            _check_shape(Path(fetch(allow_patterns=["config.json"])) / "config.json", name, key)
+        return Path(fetch(allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise UserError(
             f"{key} is '{name}' and the hub did not give it ({type(error).__name__}). "
             "Put the model in a local folder (config.json, *.safetensors, tokenizer.json) and name that folder"
         ) from None
+
+
+def _check_shape(config_json: Path, name: str, key: str) -> None:
+    """Raises `UserError` for a model that no network here computes."""
+    if not config_json.is_file():
+        raise UserError(f"{key} is '{name}', which has no config.json: it is no model of Hugging Face's form")
+    try:
+        ModelConfig.from_hf(read_object(config_json))
+    except ValueError as error:  # UnreadableModel and ImpossibleShape are ValueErrors
+        raise UserError(f"{key}: {name}: {error}") from None
 
 
 def _converted(file: Path, key: str) -> Path:

@@ -229,7 +229,7 @@ class Classifier(DocumentScorer):
         """Tokenizer and model."""
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        folder = local_folder(self.path, f"{KEY}.path", CLASSIFIER_FILES)
+        folder = local_folder(self.path, f"{KEY}.path", CLASSIFIER_FILES, classifier=True)
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
             model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
