@@ -27,7 +27,7 @@ def fake_card() -> dict[str, dict]:
 
 def test_fake_card_takes_every_config_of_a_gpu() -> None:
     shipped = {path.stem for path in (REPOSITORY / "configs").glob("*.yaml")}
-    cpu = {"tiny", "tiny-source"}
+    cpu = {"tiny", "tiny-source", "real-cpu"}
     assert shipped - cpu - {"gpus"} == {name.split()[0] for name in CASES}
 
 

@@ -48,7 +48,8 @@ def compiled(monkeypatch) -> Iterator[CompileCounterWithBackend]:
 def module_of(name: str, *overrides: str, windows: int = 2) -> PretrainModule:
     """The config's settings on a small network of its family: two passes a step, or one in the backward pass."""
     config = configs.load(CONFIGS / f"{name}.yaml", overrides)
-    own = dataclasses.replace(config.model, **SMALL, num_attention_heads=4)
+    groups = None if config.model.num_key_value_heads is None else 2
+    own = dataclasses.replace(config.model, **SMALL, num_attention_heads=4, num_key_value_heads=groups)
     in_backward = config.train.optimizer_in_backward
     train = dataclasses.replace(
         config.train, sequence_length=TOKENS, global_batch_tokens=TOKENS * windows * (1 if in_backward else 2),
