@@ -7,7 +7,7 @@ from pipeline.config import PRETRAINING, Config
 from pipeline.pages import html
 from pipeline.run_stage import module_of, step_of
 from pipeline.stages import check_source
-from pipeline.storage.hub import is_hub_name
+from pipeline.storage.hub import is_hub_name, known_shape
 from pipeline.storage.run_files import finished_manifest
 from pipeline.storage.steps import Step
 from pipeline.system.errors import UserError
@@ -21,11 +21,9 @@ def describe(config: Config, stage: str, command: str = "<config>") -> dict[str,
     if stage not in PRETRAINING:
         module_of(stage).check_options(config)
     if stage in ("init", "pretrain"):
-        from pipeline.growing.grow import check_method
         from pipeline.init import tensor_map
 
-        check_method(config)
-        tensors = tensor_map(config) if stage == "init" else []
+        tensors = tensor_map(config)  # raises for a growth that is impossible
     model, train, budget = config.model, config.train, config.budget
     if stage in PRETRAINING:
         needed: tuple[str, ...] = PRETRAINING[: PRETRAINING.index(stage) + 1]
@@ -47,7 +45,7 @@ def describe(config: Config, stage: str, command: str = "<config>") -> dict[str,
         "cost": hours * price if hours and price else None,
         "source": config.init.source,
         "stages": [_state(config, name, command) for name in needed],
-        "tensors": tensors,
+        "tensors": tensors if stage == "init" else [],
     }
 
 
@@ -62,6 +60,8 @@ def _check_model(config: Config, stage: str, command: str) -> None:
         from pipeline.evaluation.model_input import check_model, find_model
 
         check_model(find_model(stage, config, command), stage)
+    else:
+        known_shape(wanted, f"{stage}.model")
 
 
 def _state(config: Config, stage: str, command: str) -> dict[str, Any]:

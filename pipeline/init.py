@@ -15,7 +15,7 @@ from pipeline.growing.grow import check_method, grow_folder
 from pipeline.storage.build import build
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.files import hash_file
-from pipeline.storage.hub import MODEL_FILES, is_hub_name, local_folder
+from pipeline.storage.hub import MODEL_FILES, is_hub_name, known_shape, local_folder
 from pipeline.storage.run_files import WEIGHTS
 from pipeline.storage.steps import Folder, Step, content_hash, hash_outputs, read_manifest
 from pipeline.storage.store import Command
@@ -52,15 +52,18 @@ def _make(config: Config, folder: Folder) -> dict[str, Any]:
 def tensor_map(config: Config) -> list[str]:
     """Lines `name, from, to, rule` for every tensor of the grown model, from shapes alone.
 
-    Empty where the source is a hub name: its shape is not known before it is fetched. Raises `UserError`.
+    Empty where the source is a hub name whose shape is not known before it is fetched. Raises `UserError`.
     """
     from model.growth import GROWTH, rules
     from model.hf import load_config
 
+    check_method(config)
     name, source = config.init.source, None
     if name is not None and is_hub_name(name):
-        return []
-    if stages.source_is_experiment(config):
+        source = known_shape(name, "init.source")
+        if source is None:
+            return []
+    elif stages.source_is_experiment(config):
         source = stages.source_config(config).model
     elif name is not None:
         source = load_config(local_folder(name, "init.source", MODEL_FILES))

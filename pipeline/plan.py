@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
 from pipeline.pages import html
-from pipeline.planner.advice import TOKENS_PER_PARAMETER, advice, growth_advice, verdict
+from pipeline.planner.advice import TOKENS_PER_PARAMETER, advice, growth_advice, source_of, verdict
 from pipeline.planner.costs import MFU_BASIS, cards, disk, epochs_of, hours, overhead, text_of, unique_tokens
 from pipeline.planner.roofline import roofline
 from pipeline.stages import check_source
@@ -44,7 +44,7 @@ MEMORY_BASIS = (
 def make_plan(config: Config, card_name: str | None, measured: bool = False) -> dict[str, Any]:
     """The answers as plain JSON values. Raises `UserError` for a card that the table does not have, and where
     `measured` asks for steps that this machine cannot hold."""
-    check_source(config)
+    _check_growth(config)
     name, card, table = _card(card_name)
     own, rungs = _traces(config)
     text = text_of(config)
@@ -63,6 +63,7 @@ def make_plan(config: Config, card_name: str | None, measured: bool = False) -> 
         "savers": {size: _first_that_fits(config, rungs, size) for size in CARD_GIB},
         "hours": {**bought, "basis": MFU_BASIS},
         "overhead": overhead(config, card, held_out),
+        "source": _source(config),
         "text": {**text, "unique_tokens": unique, "epochs": _epochs(config, text, bought)},
         "disk_gb": disk(config, unique),
         "cards": cards(config, table, lambda n: own.largest(_asked(config), n), held_out),
@@ -71,6 +72,15 @@ def make_plan(config: Config, card_name: str | None, measured: bool = False) -> 
         "growth": growth_advice(),
         "measured": _measured(config, card, held_out) if measured else None,
     }
+
+
+def _check_growth(config: Config) -> None:
+    """A growth that init would refuse needs no forecast."""
+    check_source(config)
+    if config.init.source is not None:
+        from pipeline.init import tensor_map
+
+        tensor_map(config)
 
 
 def show(plan: Mapping[str, Any]) -> str:
@@ -138,6 +148,15 @@ def _first_that_fits(config: Config, plans: list["Plan"], gib: int) -> dict[str,
         if found is not None:
             return {**rung, "micro_batch": found.windows, "needed_gib": round(found.needed_bytes / GIB, 2)}
     return None
+
+
+def _source(config: Config) -> dict[str, Any] | None:
+    """What is known of the checkpoint that the config starts from, wherever it lies."""
+    known = source_of(config)
+    if known is None:
+        return None
+    parameters = known.shape.parameters
+    return {"name": known.name, "parameters": parameters, "tokens": known.tokens, "license": known.terms}
 
 
 def _epochs(config: Config, text: Mapping[str, Any], bought: Mapping[str, Any]) -> dict[str, list[float] | None]:

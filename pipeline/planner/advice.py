@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from model import checkpoints
+from model.checkpoints import Checkpoint
 from model.config import ModelConfig
 from pipeline.config import Config
 
@@ -40,29 +42,6 @@ FIT_SPAN = (
 REPEAT_BASIS = f"; repeated text counts less (arXiv 2305.16264, {REPEATS:g})"
 
 
-@dataclasses.dataclass(frozen=True)
-class Public:
-    """A released model: parameters, and the number of training tokens that its makers state."""
-
-    parameters: float
-    tokens: float
-    width: int
-    layers: int
-    family: str
-
-
-TUNABLE = ("phi",)  # families that `hornbook finetune` adapts
-# Tokens as stated in their cards and papers: mostly English text, for some models synthetic.
-PUBLIC = {
-    "HuggingFaceTB/SmolLM2-135M": Public(0.135e9, 2e12, 576, 30, "llama"),
-    "HuggingFaceTB/SmolLM2-360M": Public(0.362e9, 4e12, 960, 32, "llama"),
-    "microsoft/phi-1_5": Public(1.418e9, 150e9, 2048, 24, "phi"),
-    "HuggingFaceTB/SmolLM2-1.7B": Public(1.711e9, 11e12, 2048, 24, "llama"),
-    "microsoft/phi-2": Public(2.780e9, 1.4e12, 2560, 32, "phi"),
-    "meta-llama/Llama-2-7b-hf": Public(6.738e9, 2e12, 4096, 32, "llama"),
-}
-
-
 def expected_loss(parameters: float, tokens: float) -> float | None:
     """Nats per token by `FIT`; None below the range of the fit, a bound from above where there are more FLOPs."""
     flops = 6 * parameters * tokens
@@ -88,10 +67,10 @@ def worth_of(tokens: float, unique: float | None) -> float:
 def advice(
     config: Config, bought: Mapping[str, Any], card: Mapping[str, Any], unique: int | None = None
 ) -> list[dict[str, Any]]:
-    """Choices for the same hours, best first; choices outside the fit, and those that need another tool, come last.
-    Empty where the config sets no end. `bought`: `costs.hours` of the GPU. `unique`: tokens of the text; None: unknown.
+    """Choices for the same hours, best first; choices outside the fit come last. Empty where the config sets no end.
+    `bought`: `costs.hours` of the GPU. `unique`: tokens of the text; None: unknown.
     Fields: choice, kind (fresh, grown, continued, lora), parameters, tokens and expected_loss as ranges (None outside
-    the fit), starved, by_hornbook (whether hornbook can do it), basis.
+    the fit), starved, terms (the license of a public model that it takes, else None), basis.
     """
     if bought.get("tokens") is None:
         return []
@@ -100,20 +79,21 @@ def advice(
     if source is None:
         choices.append(_grown_from_own(config, bought, unique))
     else:
-        choices += [_grown_from(config, bought, *source, unique), _continued(config, bought, *source, unique)]
+        if source.shape.parameters < config.model.parameters:
+            choices.append(_grown_from(config, bought, source, unique))
+        choices.append(_continued(config, bought, source, unique))
     choices += _lora(config, card)
     return sorted(choices, key=_rank)
 
 
-def _rank(choice: Mapping[str, Any]) -> tuple[bool, bool, float]:
+def _rank(choice: Mapping[str, Any]) -> tuple[bool, float]:
     loss = choice["expected_loss"]
-    return not choice["by_hornbook"], loss is None, sum(loss or ())
+    return loss is None, sum(loss or ())
 
 
-def source_of(config: Config) -> tuple[str, Public] | None:
-    """The public model that the config grows from, if it is in the table."""
-    found = [name for name in PUBLIC if (config.init.source or "").rstrip("/").endswith(name)]
-    return (found[0], PUBLIC[found[0]]) if found else None
+def source_of(config: Config) -> Checkpoint | None:
+    """The public model that the config starts from, by its hub name or a folder that ends in it; None for another."""
+    return checkpoints.find("/".join((config.init.source or "").rstrip("/").split("/")[-2:]))
 
 
 def verdict(config: Config, choices: list[dict[str, Any]]) -> dict[str, Any]:
@@ -181,38 +161,35 @@ def _fresh(config: Config, bought: Mapping[str, Any], share: float, unique: int 
     )
 
 
-def _grown_from(
-    config: Config, bought: Mapping[str, Any], name: str, public: Public, unique: int | None
-) -> dict[str, Any]:
+def _grown_from(config: Config, bought: Mapping[str, Any], public: Checkpoint, unique: int | None) -> dict[str, Any]:
     """At best everything that the source knows carries over; at worst only its loss is kept."""
     size, tokens = config.model.parameters, _tokens(config, bought)
-    before = expected_loss(public.parameters, public.tokens)
+    before = expected_loss(public.shape.parameters, public.tokens)
     head_start = tokens_for(size, before) if before else 0.0
     return _choice(
-        f"this size, grown from {name}",
+        f"this size, grown from {public.name}",
         "grown",
         size,
         tokens,
         [expected_loss(size, head_start + worth_of(tokens[1], unique)), before],
         f"{FIT_BASIS}; best: the source's loss is a head start of {head_start:.2g} tokens, worst: it is only kept; on "
         "the source's own kind of text, which is not public",
+        terms=public.terms,
     )
 
 
-def _continued(
-    config: Config, bought: Mapping[str, Any], name: str, public: Public, unique: int | None
-) -> dict[str, Any]:
-    flops = 6 * public.parameters + 12 * public.layers * config.train.sequence_length * public.width
-    tokens = _tokens(config, bought, flops)
-    before = expected_loss(public.parameters, public.tokens)
-    after = expected_loss(public.parameters, public.tokens + worth_of(tokens[1], unique))
+def _continued(config: Config, bought: Mapping[str, Any], public: Checkpoint, unique: int | None) -> dict[str, Any]:
+    tokens = _tokens(config, bought, public.shape.flops_per_token(config.train.sequence_length))
+    before = expected_loss(public.shape.parameters, public.tokens)
+    after = expected_loss(public.shape.parameters, public.tokens + worth_of(tokens[1], unique))
     return _choice(
-        f"{name} trained on, as large as it is",
+        f"{public.name} trained on, as large as it is",
         "continued",
-        round(public.parameters),
+        public.shape.parameters,
         tokens,
         [after, before],
         f"{FIT_BASIS}; what it gains on text unlike its own is not in this number",
+        terms=public.terms,
     )
 
 
@@ -235,20 +212,20 @@ def _grown_from_own(config: Config, bought: Mapping[str, Any], unique: int | Non
 
 def _lora(config: Config, card: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Public models that a GPU can adapt in bf16, with 1 GB for the adapter and 2 GB for activations."""
-    fitting = {n: p for n, p in PUBLIC.items() if 2 * p.parameters + 3e9 <= card["memory_gb"] * 1e9}
-    chosen = {n: p for n, p in fitting.items() if p.parameters >= 0.5 * config.model.parameters}
+    fitting = [p for p in checkpoints.known().values() if 2 * p.shape.parameters + 3e9 <= card["memory_gb"] * 1e9]
     return [
         _choice(
-            f"LoRA on {name}" + ("" if public.family in TUNABLE else ", with another tool (hornbook tunes Phi models)"),
+            f"LoRA on {public.name}",
             "lora",
-            round(public.parameters),
+            public.shape.parameters,
             None,
-            [expected_loss(public.parameters, public.tokens)] * 2,
-            f"{FIT_BASIS}, from the {public.tokens:.2g} tokens its makers name; before any adapting, which costs "
-            "minutes to hours; its licence and tokenizer come with it",
-            by_hornbook=public.family in TUNABLE,
+            [expected_loss(public.shape.parameters, public.tokens)] * 2,
+            f"{FIT_BASIS}, from the tokens its makers name; before any adapting, which costs minutes to hours; its "
+            "license and tokenizer come with it",
+            terms=public.terms,
         )
-        for name, public in chosen.items()
+        for public in fitting
+        if public.shape.parameters >= 0.5 * config.model.parameters
     ]
 
 
@@ -266,7 +243,7 @@ def _choice(
     losses: list[float | None],
     basis: str,
     starved: bool = False,
-    by_hornbook: bool = True,
+    terms: str | None = None,
 ) -> dict[str, Any]:
     known = [loss for loss in losses if loss is not None]
     inside = len(known) == len(losses)
@@ -277,21 +254,26 @@ def _choice(
         "tokens": tokens,
         "expected_loss": [round(min(known), 3), round(max(known), 3)] if inside else None,
         "starved": starved,
-        "by_hornbook": by_hornbook,
+        "terms": terms,
         "basis": basis if inside else f"outside the published fit (arXiv 2404.10102), which spans {FIT_SPAN}",
     }
 
 
 def _shrunk(model: ModelConfig, share: float) -> ModelConfig:
-    """About `share` of the parameters: width and depth shrink by the same factor, heads keep their size."""
-    scale = share ** (1 / 3)
-    heads = max(1, round(model.num_attention_heads * scale))
+    """The shape whose parameters, embedding included, are nearest to `share` of this one's: width and depth shrink by
+    the same factor, heads keep their size and, as far as that divides, their number in each group."""
+    smaller = [_with_heads(model, heads) for heads in range(1, model.num_attention_heads)]
+    return min([model, *smaller], key=lambda shape: abs(shape.parameters - share * model.parameters))
+
+
+def _with_heads(model: ModelConfig, heads: int) -> ModelConfig:
+    scale = heads / model.num_attention_heads
     width = heads * (model.hidden_size // model.num_attention_heads)
-    key_heads = None if model.num_key_value_heads is None else heads
+    groups = next(n for n in range(max(1, round(model.kv_heads * scale)), 0, -1) if heads % n == 0)
     return dataclasses.replace(
         model.with_blocks(max(1, round(model.num_hidden_layers * scale))),
         hidden_size=width,
         num_attention_heads=heads,
-        num_key_value_heads=key_heads,
-        intermediate_size=max(1, round(model.intermediate_size * width / model.hidden_size)),
+        num_key_value_heads=groups,
+        intermediate_size=max(1, round(model.intermediate_size * scale)),
     )

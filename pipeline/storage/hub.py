@@ -6,8 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from model import special_tokens
-from model.config import ModelConfig, read_object
+from model import checkpoints, special_tokens
+from model.config import ImpossibleShape, ModelConfig, read_object
 from pipeline.storage.files import hash_file, hash_files, root
 from pipeline.system.errors import UserError
 
@@ -35,10 +35,13 @@ def local_folder(name: str, key: str, patterns: list[str], classifier: bool = Fa
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+    weights_of_ours = "*.safetensors" in patterns and not classifier
+    if weights_of_ours:
+        known_shape(name, key)  # raises for what is known to be of no use
     repository, _, revision = name.partition("@")
     try:
         fetch = functools.partial(snapshot_download, repository, revision=revision or None)
-        if "*.safetensors" in patterns and not classifier:  # a few kilobytes say whether the gigabytes could be read
+        if weights_of_ours:  # a few kilobytes say whether the gigabytes could be read
             _check_shape(Path(fetch(allow_patterns=["config.json"])) / "config.json", name, key)
         return Path(fetch(allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
@@ -80,10 +83,22 @@ def _converted(file: Path, key: str) -> Path:
     return folder
 
 
+def known_shape(name: str, key: str) -> ModelConfig | None:
+    """The shape of a checkpoint that is known by its hub name (`model.checkpoints`), before it is fetched; None for any
+    other. Raises `UserError` naming `key` for one whose family hornbook does not read."""
+    try:
+        checkpoints.refuse(name)
+    except ImpossibleShape as error:
+        raise UserError(f"{key} is '{name}': {error}") from None
+    found = checkpoints.find(name)
+    return found and found.shape
+
+
 def check_model(name: str, key: str) -> None:
-    """Family, shape, and the header of every tensor of a model folder; imports torch. What a hub name holds is not
-    known before it is fetched. Raises `UserError` naming `key`, with the reason."""
+    """Family, shape, and the header of every tensor of a model folder; imports torch. Of a hub name what is known
+    before it is fetched. Raises `UserError` naming `key`, with the reason."""
     if is_hub_name(name):
+        known_shape(name, key)
         return
     from model.hf import open_model
 

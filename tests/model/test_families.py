@@ -2,15 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from family_shapes import VOCABULARY, pairs, shapes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
+from model import checkpoints
 from model.config import ImpossibleShape, ModelConfig
 from model.families import FAMILIES
 from model.growth import GROWTH
@@ -206,69 +209,12 @@ def test_what_cannot_be_exact_is_refused_by_the_key_to_change(
     assert key in str(refusal.value)
 
 
-PUBLISHED: dict[str, tuple[int, dict[str, Any]]] = {
-    "SmolLM2-135M": (134_515_008, {
-        "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
-        "num_attention_heads": 9, "num_key_value_heads": 3, "rms_norm_eps": 1e-5, "rope_theta": 100000,
-        "vocab_size": 49152, "tie_word_embeddings": True, "initializer_range": 0.041666666666666664,
-        "is_llama_config": True, "rope_interleaved": False, "rope_scaling": None, "pretraining_tp": 1,
-    }),
-    "SmolLM2-360M": (361_821_120, {
-        "model_type": "llama", "hidden_size": 960, "intermediate_size": 2560, "num_hidden_layers": 32,
-        "num_attention_heads": 15, "num_key_value_heads": 5, "rms_norm_eps": 1e-5, "rope_theta": 100000,
-        "vocab_size": 49152, "tie_word_embeddings": True,
-    }),
-    "SmolLM2-1.7B": (1_711_376_384, {
-        "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24,
-        "num_attention_heads": 32, "num_key_value_heads": 32, "rope_theta": 130000, "vocab_size": 49152,
-        "tie_word_embeddings": True,
-    }),
-    "Qwen2.5-0.5B": (494_032_768, {
-        "model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
-        "num_attention_heads": 14, "num_key_value_heads": 2, "rope_theta": 1000000.0, "vocab_size": 151936,
-        "tie_word_embeddings": True, "use_sliding_window": False, "sliding_window": 32768, "max_window_layers": 24,
-    }),
-    "Qwen2.5-1.5B": (1_543_714_304, {
-        "model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
-        "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True,
-    }),
-    "Qwen3-0.6B": (596_049_920, {
-        "model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
-        "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
-        "tie_word_embeddings": True, "attention_bias": False,
-    }),
-    "Qwen3-1.7B": (1_720_574_976, {
-        "model_type": "qwen3", "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28,
-        "num_attention_heads": 16, "num_key_value_heads": 8, "vocab_size": 151936, "tie_word_embeddings": True,
-    }),
-    "Llama-3.2-1B": (1_235_814_400, {
-        "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
-        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128256,
-        "tie_word_embeddings": True, "rope_theta": 500000.0, "rope_scaling": {
-            "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
-            "original_max_position_embeddings": 8192, "rope_type": "llama3",
-        },
-    }),
-    "OLMo-2-0425-1B": (1_484_916_736, {
-        "model_type": "olmo2", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
-        "num_attention_heads": 16, "num_key_value_heads": 16, "rms_norm_eps": 1e-6, "vocab_size": 100352,
-    }),
-    "TinyLlama-1.1B": (1_100_048_384, {
-        "model_type": "llama", "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22,
-        "num_attention_heads": 32, "num_key_value_heads": 4, "vocab_size": 32000,
-    }),
-    "SmolLM3-3B": (3_075_098_624, {
-        "model_type": "smollm3", "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
-        "num_attention_heads": 16, "num_key_value_heads": 4, "vocab_size": 128256, "rope_theta": 5000000.0,
-        "no_rope_layers": [1, 1, 1, 0] * 9, "use_sliding_window": False, "sliding_window": None,
-    }),
-}  # fmt: skip
+TABLE = yaml.safe_load(checkpoints.TABLE.read_text())
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", TABLE["known"])
 def test_published_checkpoints_have_their_number_of_parameters(name: str) -> None:
-    parameters, content = PUBLISHED[name]
-    config = ModelConfig.from_hf(content)
+    parameters, config = TABLE["known"][name]["parameters"], checkpoints.known()[name].shape
     assert config.parameters == parameters
     assert (
         ModelConfig.from_hf(config.to_hf()).identity()
@@ -278,6 +224,17 @@ def test_published_checkpoints_have_their_number_of_parameters(name: str) -> Non
     )
     with torch.device("meta"):
         assert sum(p.numel() for p in Transformer(config).parameters()) == parameters
+
+
+def test_the_table_of_checkpoints_has_every_family_and_every_checkpoint_that_messages_name() -> None:
+    assert {checkpoint.shape.family for checkpoint in checkpoints.known().values()} == set(FAMILIES)
+    named = [name for kin in FAMILIES.values() for name in kin.known.split(", ")]
+    assert all(checkpoints.find(name) for name in named)
+    for pattern, family in TABLE["refused"].items():
+        assert family not in FAMILIES
+        assert not any(
+            fnmatchcase(name, pattern) for row in TABLE["known"].items() for name in (row[0], *row[1].get("also", []))
+        )
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,14 @@ def test_another_is_refused_by_its_config_alone(hub, content: dict | None, word:
     assert asked == [["config.json"]]
 
 
+def test_a_name_that_is_known_to_be_of_no_use_is_refused_before_anything_is_fetched(hub, tmp_path: Path) -> None:
+    asked = hub(LLAMA)
+    with pytest.raises(UserError, match=r"init\.source is 'google/gemma-2-2b@main': .*'gemma'"):
+        local_folder("google/gemma-2-2b@main", "init.source", MODEL_FILES)
+    assert asked == []
+    assert local_folder("google/gemma-2-2b", "tokenizer.path", TOKENIZER_FILES) == tmp_path  # words fit any network
+
+
 def test_a_classifier_may_be_of_any_family(hub, tmp_path: Path) -> None:
     asked = hub(LLAMA | {"model_type": "roberta"})
     assert local_folder("someone/rater", "data.scorer.path", CLASSIFIER_FILES, classifier=True) == tmp_path

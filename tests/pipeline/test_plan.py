@@ -1,13 +1,18 @@
 """The planner: arithmetic that anyone can check, memory from traces, and advice that ranks as it says."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
+from model import checkpoints
 from model.estimate import Plan
 from pipeline import config as configs
 from pipeline import plan
+from pipeline.config import Config
+from pipeline.dry_run import describe
+from pipeline.init import tensor_map
 from pipeline.planner import advice, costs
 from pipeline.planner.measure import measure
 from pipeline.system.errors import UserError
@@ -55,7 +60,15 @@ def test_a_plan_says_memory_by_kind_what_fits_where_and_what_it_costs(tiny):
 
 def test_a_range_whose_ends_print_alike_is_one_figure(tiny):
     rows = [
-        {"choice": name, "parameters": 10, "tokens": None, "starved": False, "basis": "", "expected_loss": ends}
+        {
+            "choice": name,
+            "parameters": 10,
+            "tokens": None,
+            "starved": False,
+            "basis": "",
+            "expected_loss": ends,
+            "terms": None,
+        }
         for name, ends in (("a", [2.231, 2.234]), ("b", [2.29, 2.3]), ("c", None))
     ]
     shown = plan.show({**tiny, "advice": rows})
@@ -150,10 +163,8 @@ def test_no_loss_is_expected_outside_the_range_of_the_fit():
 def test_advice_is_sorted_and_starved_sizes_are_named():
     config = configs.load(ROOT / "configs" / "phi2.yaml", ["budget.max_gpu_hours=24"])
     choices = advice.advice(config, costs.hours(config, H100), H100)
-    losses = [sum(c["expected_loss"]) for c in choices if c["by_hornbook"] and c["expected_loss"]]
+    losses = [sum(c["expected_loss"]) for c in choices if c["expected_loss"]]
     assert losses == sorted(losses)
-    assert choices[-1]["choice"].endswith("with another tool (hornbook tunes Phi models)")
-    assert choices[0]["by_hornbook"]
     by_name = {c["choice"]: c for c in choices}
     assert by_name["this size, fresh weights"]["starved"]
     assert not by_name["0.25 of the size, fresh weights"]["starved"]
@@ -167,7 +178,7 @@ def test_a_public_model_no_larger_and_better_is_named_and_so_is_the_best_to_trai
         advice.advice(config, costs.hours(config, H100), H100, 10**10),
     )
     assert found["pretrain"] is False
-    assert "SmolLM2-360M" in found["why"]
+    assert "LoRA on Qwen/Qwen3-0.6B-Base is no larger" in found["why"]
     assert found["best_trained"].startswith("this size, grown")
     assert "this size, fresh weights" in found["not_told_apart"]
     small = configs.load(ROOT / "configs" / "tiny.yaml", ["budget.max_gpu_hours=1"])
@@ -189,10 +200,62 @@ def test_too_few_hours_end_in_the_advice_not_to_pretrain(source):
 
 def test_a_card_too_small_for_a_public_model_is_not_told_to_adapt_it():
     config = configs.load(ROOT / "configs" / "phi2.yaml", ["budget.max_gpu_hours=24"])
-    for gigabytes, models in ((80, 4), (8, 2), (3, 0)):
+    for gigabytes, models in ((80, 9), (8, 6), (3, 0)):
         card = {**H100, "memory_gb": gigabytes}
         found = [c for c in advice.advice(config, costs.hours(config, card), card) if c["kind"] == "lora"]
         assert len(found) == models
+
+
+def test_smaller_sizes_count_the_embedding_and_keep_the_kind_of_shape():
+    shape = checkpoints.known()["Qwen/Qwen3-0.6B-Base"].shape  # a quarter of it is the embedding
+    assert advice._shrunk(shape, 1.0) == shape
+    for share in (0.5, 0.25, 0.1):
+        smaller = advice._shrunk(shape, share).validate()
+        assert smaller.parameters == pytest.approx(share * shape.parameters, rel=0.15)
+        assert (smaller.head_size, smaller.family) == (128, "qwen3")
+
+
+SMALL_SMOL = {"name": "plan", "init": {"method": "exact", "source": "HuggingFaceTB/SmolLM2-135M"},
+              "budget": {"max_gpu_hours": 12}}  # fmt: skip
+
+
+def smol(**change) -> Config:
+    shape = checkpoints.known()["HuggingFaceTB/SmolLM2-360M"].shape
+    return configs.from_values({**SMALL_SMOL, "model": {**dataclasses.asdict(shape), **change}}, where="test")
+
+
+def test_a_plan_knows_a_source_that_is_not_downloaded(root):
+    config = smol()
+    found = plan.make_plan(config, "l4")
+    assert found["source"] == {
+        "name": "HuggingFaceTB/SmolLM2-135M", "parameters": 134_515_008, "tokens": 2e12, "license": "Apache-2.0",
+    }  # fmt: skip
+    kinds = {choice["kind"]: choice["terms"] for choice in found["advice"]}
+    assert kinds["grown"] == kinds["continued"] == "Apache-2.0"
+    assert all(choice["terms"] for choice in found["advice"] if choice["kind"] == "lora")
+    shown = plan.show(found)
+    assert "SmolLM2-135M: 134,515,008 parameters, Apache-2.0, trained on 2T tokens" in shown
+    assert "meta-llama/Llama-3.2-1B (1.24B, Llama 3.2 Community License, gated)" in shown
+    assert "model.layers.31.mlp.gate_proj.weight" in "\n".join(tensor_map(config))
+
+
+@pytest.mark.parametrize(
+    ("change", "source", "words"),
+    [
+        ({"vocab_size": 49_153}, "HuggingFaceTB/SmolLM2-135M@main", "model.vocab_size differs"),
+        ({"num_hidden_layers": 28}, "HuggingFaceTB/SmolLM2-135M-Instruct", "model.num_hidden_layers would shrink"),
+        ({}, "Qwen/Qwen3-0.6B", "model.family=qwen3"),
+        ({}, "google/gemma-3-270m", r"init.source is 'google/gemma-3-270m'.*family 'gemma'"),
+        ({}, "Qwen/Qwen3.5-0.8B-Base", r"family 'qwen3_5'.*choose such a source"),
+        ({}, "Qwen/Qwen3-30B-A3B", "family 'qwen3_moe'"),
+    ],
+)
+def test_what_cannot_grow_is_refused_by_a_plan_and_a_dry_run_before_anything_is_fetched(root, change, source, words):
+    config = smol(**change)
+    config.init.source = source
+    for refuses in (lambda: plan.make_plan(config, "l4"), lambda: describe(config, "init")):
+        with pytest.raises(UserError, match=words):
+            refuses()
 
 
 def test_repeated_text_is_worth_less_than_fresh_and_never_more_than_it_can_be():
