@@ -147,8 +147,9 @@ def encode_documents(folder: Folder, executor: Executor) -> dict[str, Any]:
 def encode_shard(
     tokenizer: Path, folder: Path, dtype: np.dtype, eos_token_id: int, documents: Iterable[Document], shard: int
 ) -> None:
-    """Token ids of one shard's documents, the end-of-text id after each; memory of one document."""
-    encode = encoder(tokenizer, dtype.str).encode
+    """Token ids of one shard's documents: what the tokenizer puts before a text, the text, the end-of-text id. Memory
+    of one document."""
+    own = encoder(tokenizer, dtype.str)
     end = np.array([eos_token_id], dtype=dtype).tobytes()
     offset = 0
     with (
@@ -156,7 +157,7 @@ def encode_shard(
         open(folder / "ids" / f"{shard:05d}.bin", "wb", buffering=1 << 20) as file,
     ):
         for doc in documents:
-            ids = encode(doc.text) + end
+            ids = own.begin + own.encode(doc.text) + end
             file.write(ids)
             length = len(ids) // dtype.itemsize
             index.add((doc.metadata["at"], offset, length, len(doc.text.encode())))

@@ -22,7 +22,7 @@ from model.transformer import Transformer
 from pipeline.config import Config
 from pipeline.corpus.text.intervals import interval, ratio_of_sums
 from pipeline.corpus.text.shards import TokenShards
-from pipeline.corpus.text.tokenizer import load_tokenizer
+from pipeline.corpus.text.tokenizer import ids_around, load_tokenizer
 from pipeline.evaluation.model_input import ModelInput
 from pipeline.training import devices
 
@@ -34,7 +34,8 @@ Scores = dict[str, Score]
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """`eos_token_id` is put before a text that has no prompt, and ends a continuation, as each of `stop_ids` does.
+    """A text begins with what its tokenizer puts before every text, else with `eos_token_id` where there is no prompt.
+    That ends a continuation, as each of `stop_ids` does.
     `context_tokens`: the length of the windows that the network was trained on. It may have more positions, which
     were never trained."""
 
@@ -59,7 +60,7 @@ class LanguageModel:
         """-ln p(continuation | prompt) of each (prompt, continuation), summed over its tokens."""
         room, rows = self.context_tokens, []
         for i, (prompt, continuation) in enumerate(pairs):
-            before, after = self.encode(prompt) or [self.eos_token_id], self.encode(continuation)
+            before, after = self._begun(prompt), self.encode(continuation)
             rows.append((i, (before + after)[-(room + 1) :], min(len(after), room)))
         return self._sums(rows, len(pairs))
 
@@ -67,7 +68,7 @@ class LanguageModel:
         """Of each document, over all its tokens. A document longer than the context is cut into pieces."""
         length, rows = self.context_tokens, []
         for number, document in enumerate(documents):
-            ids = [self.eos_token_id, *self.encode(document)]
+            ids = [*self._begun(""), *self.encode(document)]
             # Pieces overlap by one token, which the next piece starts from: every token is predicted exactly once.
             pieces = [ids[start : start + length + 1] for start in range(0, len(ids) - 1, length)]
             rows += [(number, piece, len(piece) - 1) for piece in pieces]
@@ -76,7 +77,7 @@ class LanguageModel:
     def complete(self, prompt: str, max_new_tokens: int, stop: Sequence[str] = ()) -> str:
         """The likeliest continuation, up to the first of the `stop` texts (not included)."""
         room = self.context_tokens - 1
-        ids = (self.encode(prompt) or [self.eos_token_id])[-room:]
+        ids = self._begun(prompt)[-room:]
         new: list[int] = []
         stops = {self.eos_token_id, *self.stop_ids}
         for token in self.network.generate(torch.tensor(ids), max_new_tokens, temperature=0, eos_token_id=stops):
@@ -89,6 +90,13 @@ class LanguageModel:
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def _begun(self, prompt: str) -> list[int]:
+        return [*self._first_ids, *self.encode(prompt)] or [self.eos_token_id]
+
+    @cached_property
+    def _first_ids(self) -> list[int]:
+        return ids_around(self.tokenizer)[0]
 
     def _sums(self, rows: Sequence[tuple[int, list[int], int]], count: int) -> list[float]:
         """Nats by number. Rows are (number, ids, how many ids at the end are counted), run in batches of similar
@@ -133,13 +141,14 @@ class HeldOutText:
     @cached_property
     def documents(self) -> Mapping[str, Sequence[str]]:
         tokenizer = load_tokenizer(self.shards.tokenizer_path)
-        found = {}
+        begin, found = ids_around(tokenizer)[0], {}
         for name, tokens in self.shards.val.items():
             rows = [
                 np.asarray(tokens.tokens[start : start + length]).tolist()
                 for start, length in zip(tokens.index["offset"].tolist(), tokens.index["length"].tolist(), strict=True)
             ]
             texts = [row[:-1] if row[-1:] == [self.shards.eos_token_id] else row for row in rows]
+            texts = [row[len(begin) :] if row[: len(begin)] == begin else row for row in texts]
             found[name] = tokenizer.decode_batch(texts, skip_special_tokens=False)  # the text itself may hold some
         return found
 

@@ -20,7 +20,7 @@ from tokenizers import pre_tokenizers
 
 from model.config import NO_ROPE_INTERVAL, UnreadableModel, read_field, read_object
 from model.special_tokens import DEFAULT, token_ids
-from pipeline.corpus.text.tokenizer import WORD_PATTERN, load_tokenizer, special_tokens
+from pipeline.corpus.text.tokenizer import WORD_PATTERN, ids_around, load_tokenizer, special_tokens
 from pipeline.system.errors import UserError
 
 ROPE_FACTORS = "rope_freqs.weight"  # what llama.cpp divides each rotary frequency by
@@ -153,7 +153,7 @@ def check_special(tokenizer_json: Path, key: str) -> dict[str, int | bool]:
             f"{key}: {tokenizer_json.parent} stops at {len(special.stop_ids)} tokens, and GGUF has no place for "
             f"{', '.join(missing)}; take it out of eos_token_id in generation_config.json, or leave GGUF out"
         )
-    before, after = _added_around(tokenizer_json)
+    before, after = ids_around(load_tokenizer(tokenizer_json))
     if before not in ([], [special.bos_token_id]) or after not in ([], [special.eos_token_id]):
         raise UserError(
             f"{key}: {tokenizer_json} puts {[names[i] for i in before]} before and {[names[i] for i in after]} after "
@@ -266,14 +266,6 @@ def _add_special(writer: Any, folder: Path, special: Mapping[str, int | bool]) -
     if templates:
         several = [{"name": name, "template": text} for name, text in templates.items()]
         writer.add_chat_template(templates[DEFAULT] if set(templates) == {DEFAULT} else several)
-
-
-def _added_around(tokenizer_json: Path) -> tuple[list[int], list[int]]:
-    """Ids that the tokenizer puts before and after every text."""
-    tokenizer = load_tokenizer(tokenizer_json)
-    plain, whole = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
-    start = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
-    return whole[:start], whole[start + len(plain) :]
 
 
 def _inexpressible(content: dict[str, Any], path: Path, vocab_size: int) -> Iterator[str]:

@@ -22,7 +22,7 @@ from model.transformer import Transformer
 from pipeline import export, finetune, grow, quantize, sample, stages
 from pipeline.corpus.text.shards import TokenShards
 from pipeline.corpus.text.tokenizer import load_tokenizer, special_tokens
-from pipeline.evaluation.language_model import load_model
+from pipeline.evaluation.language_model import HeldOutText, load_model
 from pipeline.release.gguf import write_gguf
 from pipeline.run_stage import run_stage
 from pipeline.storage.hub import content_of_model
@@ -295,6 +295,9 @@ def test_documents_of_a_llama_3_like_tokenizer_end_as_the_init_folder_says(eos, 
     manifest = made(config)
     tokens = TokenShards.open(stages.data_step(config).path).train["web"]
     assert set(tokens.tokens[tokens.index["length"].cumsum() - 1].tolist()) == {manifest["eos_token_id"]}
+    assert set(tokens.tokens[tokens.index["offset"]].tolist()) == {0}  # its bos, as its post-processor says
+    text = HeldOutText(TokenShards.open(stages.data_step(config).path))
+    assert not any("<|begin_of_text|>" in document for documents in text.documents.values() for document in documents)
     build_init(config)
     init = stages.init_step(config).path
     tokenizer = AutoTokenizer.from_pretrained(init)

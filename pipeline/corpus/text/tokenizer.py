@@ -157,6 +157,14 @@ REMEMBERED_WORDS, REMEMBERED_BYTES = 400_000, 64_000_000  # about 130 MB togethe
 PIECE_CHARACTERS = 500_000  # a longer text is encoded piece by piece
 
 
+def ids_around(tokenizer: "Tokenizer") -> tuple[list[int], list[int]]:
+    """Ids that the tokenizer's post-processor puts before and after every text: Llama's and TinyLlama's bos, for one,
+    which every document began with that the model has read."""
+    plain, whole = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
+    start = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
+    return whole[:start], whole[start + len(plain) :]
+
+
 @lru_cache(maxsize=2)
 def encoder(path: Path, dtype: str) -> "Encoder":
     """The encoder of a `tokenizer.json`; one a process, so that the shards of a worker share what it remembers."""
@@ -164,7 +172,8 @@ def encoder(path: Path, dtype: str) -> "Encoder":
 
 
 class Encoder:
-    """`encode(text)` gives ids as bytes of `dtype`, without a special token at either end."""
+    """`encode(text)` gives ids as bytes of `dtype`, without a special token at either end; `begin`: those that every
+    document starts with."""
 
     def __init__(self, tokenizer: "Tokenizer", dtype: np.dtype):
         self._tokenizer, self.dtype = tokenizer, dtype
@@ -174,6 +183,7 @@ class Encoder:
         longest_first = sorted(self._added_ids, key=len, reverse=True)
         self._added = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if longest_first else None
         self._words = _Words(tokenizer, dtype)
+        self.begin = np.array(ids_around(tokenizer)[0], dtype=dtype).tobytes()
 
     @property
     def remembers(self) -> bool:
