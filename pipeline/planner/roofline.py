@@ -1,10 +1,10 @@
 """The speed to expect of a config on a card: milliseconds of a pass by kind, MFU with a range, and what would raise it.
 
 Each kind of work takes its FLOPs or bytes over what the card sustains of its peak. Bytes of loss, sums and optimizer
-are those of the traced kernels (docs/training); those of the blocks are counted from a trace of compiled and of eager
-ones. The range is from the lower shares of `SUSTAINED` with eager passes and `UNSEEN` of the time lost to the upper
-ones with none. The shares are assumptions, checked against published trainings only (tests/pipeline/test_roofline.py):
-nothing of it was measured on a card, and both ends are expected values.
+are those of the traced kernels (docs/training); those of the blocks are rounded from one trace (67 values a token). The
+range is from the lower shares of `SUSTAINED` with eager passes and `UNSEEN` of the time lost to the upper ones with
+none. The shares are assumptions that were set with the published trainings of tests/pipeline/test_roofline.py in view,
+so that holding most of these says little. Launches are not modelled. Nothing was measured on a card.
 """
 
 from collections.abc import Mapping
