@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from model.estimate import Plan
 
 GIB = 2**30
-CARD_GIB = (16, 24, 40, 80, 140)
+CARD_GIB = (8, 12, 16, 24, 40, 80, 140)
 # Fastest first: what a card too small for one rung can take next.
 LADDER: tuple[dict[str, Any], ...] = (
     {"precision": "bf16-mixed", "optimizer": "adamw", "activation_checkpointing": "none"},

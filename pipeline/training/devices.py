@@ -183,12 +183,15 @@ def gpu_table() -> dict[str, dict[str, Any]]:
     return yaml.safe_load(GPU_TABLE.read_text(encoding="utf-8"))
 
 
+VARIANTS = {"laptop", "max", "mobile", "ti", "super", "d"}
+
+
 def find_card(name: str) -> dict[str, Any] | None:
     """The table's entry for the name that the driver reports ("NVIDIA H100 80GB HBM3"), or None. By whole words: a
-    GH200 is no H200. A laptop's card has the desktop's name and half its speed, and is in no table."""
+    GH200 is no H200. A variant (`VARIANTS`) has another's name and own speed: it has an entry of its own or none."""
     words = set(re.findall(r"[a-z0-9]+", name.lower()))
-    found = (card for card in gpu_table().values() if {word.lower() for word in card["match"]} <= words)
-    return None if words & {"laptop", "max", "mobile"} else next(found, None)
+    named = ((card, {word.lower() for word in card["match"]}) for card in gpu_table().values())
+    return next((card for card, match in named if match <= words and words & VARIANTS <= match), None)
 
 
 def _peak_flops(kind: str, name: str, precision: str) -> tuple[float | None, str]:

@@ -59,6 +59,8 @@ CASES: dict[str, tuple[str, ...]] = {
     "phi2": (),
     "phi2-24gb": (),
     "domain-24gb": (),
+    "domain-smol": (),
+    "smol-360m": (),
     "phi2-24gb in backward": IN_BACKWARD,
     "phi2 4 bits": ("train.optimizer=adamw4bit",),
     "day muon": ("train.optimizer=muon", "train.micro_batch=2"),

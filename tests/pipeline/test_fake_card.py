@@ -10,8 +10,8 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("fake_card.py")
 CASES = (
-    "day", "day-source", "phi1", "phi2", "phi2-24gb", "domain-24gb", "phi2-24gb in backward", "phi2 4 bits", "day muon",
-    "day masked", "day fp32",
+    "day", "day-source", "phi1", "phi2", "phi2-24gb", "domain-24gb", "domain-smol", "smol-360m",
+    "phi2-24gb in backward", "phi2 4 bits", "day muon", "day masked", "day fp32",
 )  # fmt: skip
 
 

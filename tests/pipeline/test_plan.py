@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,26 @@ def test_smaller_sizes_count_the_embedding_and_keep_the_kind_of_shape():
         smaller = advice._shrunk(shape, share).validate()
         assert smaller.parameters == pytest.approx(share * shape.parameters, rel=0.15)
         assert (smaller.head_size, smaller.family) == (128, "qwen3")
+
+
+@pytest.mark.parametrize(
+    ("name", "checkpoint"),
+    [
+        ("domain-24gb", "Qwen/Qwen3-1.7B-Base"), ("domain-smol", "HuggingFaceTB/SmolLM2-135M"),
+        ("smol-360m", "HuggingFaceTB/SmolLM2-360M"),
+    ],
+)  # fmt: skip
+def test_recipes_have_the_shape_of_a_known_checkpoint_and_the_memory_that_their_header_says(name, checkpoint):
+    path = ROOT / "configs" / f"{name}.yaml"
+    config, known = configs.load(path), checkpoints.known()[checkpoint].shape
+    assert config.model.tensor_shapes() == known.tensor_shapes()
+    rotary = [(m.rope_theta, m.rope_scaling, m.eps, m.max_position_embeddings) for m in (config.model, known)]
+    assert rotary[0] == rotary[1]
+    card, gib, windows = re.search(r"#   (\S+) +([\d.]+) GiB at micro-batch (\d+)", path.read_text()).groups()
+    found = Plan(config.model, train_settings(config.train, config.train.precision)).estimate(int(windows))
+    assert int(windows) == config.train.micro_batch
+    assert found.needed_bytes / plan.GIB == pytest.approx(float(gib), abs=0.2)
+    assert found.needed_bytes < plan._card(card)[1]["memory_gb"] * 1e9
 
 
 SMALL_SMOL = {"name": "plan", "init": {"method": "exact", "source": "HuggingFaceTB/SmolLM2-135M"},

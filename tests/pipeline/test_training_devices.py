@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
         ("NVIDIA L40S", 362),
         ("NVIDIA L4", 121),
         ("NVIDIA GeForce RTX 4090", 165.2),
+        ("NVIDIA GeForce RTX 4070", 58.3),
+        ("NVIDIA GeForce RTX 3060", 25.5),
         ("NVIDIA GH200 480GB", 989),
         ("NVIDIA RTX 6000 Ada Generation", 364.2),
         ("NVIDIA RTX A6000", 154.8),
@@ -42,7 +44,15 @@ def test_cards_are_found_by_the_name_that_the_driver_reports(name: str, tflops: 
 
 
 @pytest.mark.parametrize(
-    "name", ["Some Accelerator 9", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GB200", "NVIDIA A1000"]
+    "name",
+    [
+        "Some Accelerator 9",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA GB200",
+        "NVIDIA A1000",
+        "NVIDIA GeForce RTX 4070 Ti SUPER",
+        "NVIDIA GeForce RTX 4090 D",
+    ],
 )
 def test_an_unknown_card_has_no_peak(name: str) -> None:
     assert devices.find_card(name) is None
