@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from model import float8
+from model import checkpoints, float8
 from model.config import ModelConfig
 from model.estimate import Plan, TrainSettings
 from model.float8 import use_float8
@@ -44,9 +44,8 @@ SHAPES = {
     "day": ModelConfig(32768, 1280, 5120, 24, 20),
     "1.3b": ModelConfig(51200, 2048, 8192, 24, 32),
     "2.7b": ModelConfig(51200, 2560, 10240, 32, 32, partial_rotary_factor=0.4),
-    # Qwen2.5's sizes in Phi's form: a feed-forward part of two matrices that holds what its three do.
-    "0.5b": ModelConfig(151936, 896, 7296, 24, 14, 2, tie_word_embeddings=True),
-    "3b": ModelConfig(151936, 2048, 16512, 36, 16, 2, tie_word_embeddings=True),
+    "0.5b": checkpoints.known()["Qwen/Qwen2.5-0.5B"].shape,
+    "3b": ModelConfig(151936, 2048, 11008, 36, 16, 2, family="qwen2", tie_word_embeddings=True),  # Qwen2.5-3B
 }
 PHI2_PASSES, DAY_PASSES = 32, 32  # of 16,384 tokens in a step of the config: 524,288 tokens
 LLMQ = {"0.5b": {"H100": 149_000, "RTX 4090": 40_000}, "3b": {"H100": 31_000, "RTX 4090": 7_000}}  # tokens/s published
