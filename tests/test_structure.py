@@ -183,9 +183,8 @@ def test_every_package_folder_is_listed_for_installation():
 
 def test_every_data_file_is_listed_for_installation():
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    shipped = {
-        path for package, patterns in listed.items() for name in patterns for path in (ROOT / package).glob(name)
-    }
+    found = (path for package, patterns in listed.items() for name in patterns for path in (ROOT / package).glob(name))
+    shipped = {path for path in found if path.is_file()}  # not the folder of compiled templates
     files = {path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()}
     assert {path for path in files if path.suffix != ".py" and "__pycache__" not in path.parts} == shipped
 
