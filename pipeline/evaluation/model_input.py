@@ -1,4 +1,4 @@
-"""The model that a stage after pretraining starts from: this experiment's, another experiment's, or any Phi folder.
+"""The model that a stage after pretraining starts from: this experiment's, another experiment's, or any model folder.
 
 In: the stage's `model` key. Out: a folder that was checked (family, the header of every tensor, tokenizer), and what is
 known of how it was made. Files are read, never run: weights from safetensors only, no code and no template of a folder.

@@ -235,7 +235,8 @@ pipeline_tag: text-generation
 ---
 # {config.name}
 
-A Phi-architecture language model of {shape.parameters:,} parameters, pretrained with hornbook on one device.
+A language model of the family {shape.family}, with {shape.parameters:,} parameters, pretrained with hornbook on one
+device.
 {annealed}
 - {facts["tokens_seen"]:,} tokens in {facts["steps"]:,} steps, windows of {config.train.sequence_length} tokens
 - {hours:.3f} device-hours on {control.machine.name}, {facts["precision"]}
