@@ -65,6 +65,10 @@ def _check_model(config: Config, stage: str, command: str) -> None:
 
 
 def _state(config: Config, stage: str, command: str) -> dict[str, Any]:
+    wanted = None if stage in PRETRAINING else getattr(config, stage).model
+    if wanted and is_hub_name(wanted):
+        why = f"{stage}.model is '{wanted}', which is fetched when the stage runs"
+        return {"stage": stage, "folder": None, "done": False, "steps": [], "why": why}
     try:
         step = step_of(config, stage, command)
     except UserError as reason:

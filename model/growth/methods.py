@@ -109,7 +109,8 @@ def continue_(source: ModelConfig, target: ModelConfig) -> list[Rule]:
 def _differences(source: ModelConfig, target: ModelConfig) -> list[str]:
     names = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "kv_heads"]
     names += ["head_size", "rotary_dim", "rope_theta", "layer_norm_eps", "qk_layernorm", "tie_word_embeddings"]
-    names += ["family", "attention_bias", "mlp_bias", "rope_scaling", "rotating"]
+    names += ["family", "attention_bias", "mlp_bias", "rope_scaling"]
+    names += ["rotating"] if source.num_hidden_layers == target.num_hidden_layers else []
     pairs = [(name, getattr(source, name), getattr(target, name)) for name in names]
     return [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]
 

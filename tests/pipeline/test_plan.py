@@ -279,6 +279,17 @@ def test_what_cannot_grow_is_refused_by_a_plan_and_a_dry_run_before_anything_is_
             refuses()
 
 
+def test_a_dry_run_fetches_no_model_of_a_later_stage(root, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("fetched"))
+    config = smol()
+    config.evaluate.model = "HuggingFaceTB/SmolLM2-360M"
+    (stage,) = describe(config, "evaluate")["stages"]
+    assert stage["why"].endswith("which is fetched when the stage runs")
+    config.evaluate.model = "google/gemma-3-270m"
+    with pytest.raises(UserError, match=r"evaluate\.model is 'google/gemma-3-270m'.*'gemma'"):
+        describe(config, "evaluate")
+
+
 def test_repeated_text_is_worth_less_than_fresh_and_never_more_than_it_can_be():
     assert advice.worth_of(1e9, None) == advice.worth_of(1e9, 1e9) == 1e9
     assert 3.5e9 < advice.worth_of(4e9, 1e9) < 4e9  # four epochs are nearly free
