@@ -135,8 +135,9 @@ def fingerprints(code: Path) -> dict[str, Any]:
     configs = sorted(path for path in (code / "configs").glob("*.yaml") if path.name != "gpus.yaml")
     wanted: dict[str, tuple[str, ...]] = {}
     for path in configs:
-        name, has_text = str(path.relative_to(code)), "data" in yaml.safe_load(path.read_text())
-        if has_text:  # a source takes its text from the experiment that grows it
+        name, values = str(path.relative_to(code)), yaml.safe_load(path.read_text())
+        has_text = "data" in values  # a source takes its text from the experiment that grows it
+        if has_text and not str(values.get("init", {}).get("source")).startswith("downloads/"):  # which is not here
             wanted[name] = (name,)
         wanted[f"{name} ungrown"] = (name, *UNGROWN, *(() if has_text else SOME_TEXT))
     for path in sorted((code / "configs" / "studies").glob("*.yaml")):
@@ -145,8 +146,9 @@ def fingerprints(code: Path) -> dict[str, Any]:
         wanted[f"base of {path.relative_to(code)}"] = (str(base), *changes)
     facts: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as root, ThreadPoolExecutor(2) as pool:
-        Path(root, "documents").mkdir()
-        Path(root, "documents", "a.txt").write_text("Text for configs/domain-24gb.yaml, which reads a folder.\n")
+        for folder in ("documents", "docs"):  # which shipped configs read
+            Path(root, folder).mkdir()
+            Path(root, folder, "a.txt").write_text("Text for configs that read a folder.\n")
         for name, words in wanted.items():
             words = (str(code / words[0]), *words[1:])
             facts[name] = pool.submit(hornbook, code, Path(root), "pretrain", *words, "--dry-run", "--json")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import gpu_check
+from tests.gpu_check import check
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -21,9 +21,9 @@ def run(out: Path, *arguments: str) -> tuple[int, str, dict]:
 
 
 def test_the_parts_that_tell_most_come_first_and_fit_together_before_the_last_ones() -> None:
-    parts = list(gpu_check.LIMIT_SECONDS)
+    parts = list(check.LIMIT_SECONDS)
     assert parts == ["ceilings", "phi2", "shapes", "waits", "pretrain", "24 GB", "kernels", "rest"]
-    assert sum(gpu_check.LIMIT_SECONDS[part] for part in parts[:5]) < 540 - gpu_check.END_SECONDS
+    assert sum(check.LIMIT_SECONDS[part] for part in parts[:5]) < 540 - check.END_SECONDS
 
 
 def test_a_part_that_is_cut_off_keeps_what_it_reported_and_leaves_no_process(tmp_path, monkeypatch) -> None:
@@ -34,16 +34,16 @@ def test_a_part_that_is_cut_off_keeps_what_it_reported_and_leaves_no_process(tmp
         'pathlib.Path(sys.argv[4]).write_text(\'{"first": {"ok": true, "child": %d}}\' % child.pid)\n'
         "time.sleep(60)\n"
     )
-    monkeypatch.setattr(gpu_check.sys, "executable", "python-of-the-test")
+    monkeypatch.setattr(check.sys, "executable", "python-of-the-test")
     plain = subprocess.Popen
 
     def started(command, **settings):
-        assert command[:4] == ["python-of-the-test", "-m", "scripts.gpu_check_parts", "24 GB"]
+        assert command[:4] == ["python-of-the-test", "-m", "tests.gpu_check.parts", "24 GB"]
         return plain([sys.base_prefix + "/bin/python3", str(script), *command[1:]], **settings)
 
-    monkeypatch.setattr(gpu_check.subprocess, "Popen", started)
+    monkeypatch.setattr(check.subprocess, "Popen", started)
     began = time.monotonic()
-    part = gpu_check.run_part("24 GB", tmp_path, True, 3)
+    part = check.run_part("24 GB", tmp_path, True, 3)
     assert time.monotonic() - began < 20
     assert part["ended"] == "cut off after 3 s"
     assert part["results"]["first"]["ok"]
@@ -54,15 +54,15 @@ def test_a_part_that_is_cut_off_keeps_what_it_reported_and_leaves_no_process(tmp
         time.sleep(0.05)
     else:
         pytest.fail("the part's own process is still there")
-    assert gpu_check.is_good(part)
+    assert check.is_good(part)
 
 
 def test_a_part_that_fails_is_reported_and_fails_the_check() -> None:
     failed = {"ended": "exit code 1: ZeroDivisionError", "seconds": 1.0, "results": {"before": {"ok": True}}}
     wrong = {"ended": "done", "seconds": 1.0, "results": {"waits": {"ok": False, "error": "it waits"}}}
-    assert not gpu_check.is_good(failed)
-    assert not gpu_check.is_good(wrong)
-    table = gpu_check.table({"cpu": True, "parts": {"phi2": failed, "waits": wrong, "rest": {"skipped": "over"}}})
+    assert not check.is_good(failed)
+    assert not check.is_good(wrong)
+    table = check.table({"cpu": True, "parts": {"phi2": failed, "waits": wrong, "rest": {"skipped": "over"}}})
     assert table.split("\n")[1:] == [
         "phi2: exit code 1: ZeroDivisionError, 1 s", "  before: ok True", "waits: done, 1 s",
         "  waits: ok False, error it waits", "rest: left out, over",

@@ -134,7 +134,7 @@ def test_what_pretraining_loads_stays_small():
 
 
 def test_functions_are_short_enough_to_be_read_at_once():
-    for package in (*PACKAGES, "scripts", "tests/fuzz", "tests/soak"):
+    for package in (*PACKAGES, "scripts", "tests/fuzz", "tests/gpu_check", "tests/soak"):
         for path in _files(package):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

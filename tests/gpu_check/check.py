@@ -2,10 +2,10 @@
 
 In: a folder. Out: `gpu_check.json` and `table.txt` there, both written after every part, the parts that tell most
 first, so that a check cut off at any minute is still useful. Each part is a process of its own with a time limit
-(`gpu_check_parts.py`): one that hangs or poisons its CUDA context takes nothing with it, and what it had reported
-counts. Needs torch (2.11 or newer), lightning, tokenizers, safetensors, numpy and pyyaml; the part `pretrain` also
-omegaconf, datatrove, orjson, loguru, dill, jinja2 and tqdm (small wheels). `--cpu` runs every part at
-tiny sizes, where there is no peak to compare speed with.
+(`parts.py`): one that hangs or poisons its CUDA context takes nothing with it, and what it had reported counts. Needs
+torch (2.11 or newer), lightning, tokenizers, safetensors, numpy and pyyaml; the part `pretrain` also omegaconf,
+datatrove, orjson, loguru, dill, jinja2 and tqdm (small wheels). `--cpu` runs every part at tiny sizes, where there is
+no peak to compare speed with.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LIMIT_SECONDS = {  # by part, in the order in which they run
     "ceilings": 45, "phi2": 120, "shapes": 120, "waits": 50, "pretrain": 150, "24 GB": 80, "kernels": 120, "rest": 300,
 }  # fmt: skip
@@ -52,7 +52,7 @@ def run_part(part: str, out: Path, cpu: bool, limit_seconds: float) -> dict[str,
     stem = part.replace(" ", "-")
     file, log = (out / f"{stem}.json").absolute(), out / f"{stem}.log"
     file.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "scripts.gpu_check_parts", part, str(file), *(["--cpu"] if cpu else [])]
+    command = [sys.executable, "-m", "tests.gpu_check.parts", part, str(file), *(["--cpu"] if cpu else [])]
     environment = {"PYTORCH_ALLOC_CONF": "expandable_segments:True", **os.environ}
     started, ended = time.monotonic(), "done"
     with open(log, "wb") as output:

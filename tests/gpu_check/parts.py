@@ -1,4 +1,4 @@
-"""The parts of gpu_check.py, each in a process of its own: `python -m scripts.gpu_check_parts PART FILE [--cpu]`.
+"""The parts of check.py, each in a process of its own: `python -m tests.gpu_check.parts PART FILE [--cpu]`.
 
 Out: FILE, a JSON object that is written again after every result, so that a part that is cut off leaves what it has.
 Times on a card are taken by its own events, and a step's is put together at the config's ratio of passes to steps: one
@@ -36,7 +36,7 @@ from pipeline.training.batches import Copies
 from pipeline.training.devices import find_card
 from pipeline.training.memory import on_host
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "lightning", "tokenizers", "safetensors", "numpy", "datatrove", "wandb", "triton", "torchao")
 LIMIT_BYTES = int(24e9)  # what a 24 GB card has, its driver's part included
 SHAPES = {
@@ -563,10 +563,10 @@ def determinism(device: torch.device) -> dict[str, Any]:
 
 
 def pretrain(device: torch.device, report: Report) -> None:
-    from scripts import gpu_check_run
+    from tests.gpu_check import killed_run
 
     with tempfile.TemporaryDirectory() as folder:
-        report("pretrain", gpu_check_run.run(Path(folder), device.type))
+        report("pretrain", killed_run.run(Path(folder), device.type))
 
 
 def all_kernels(device: torch.device, report: Report) -> None:

@@ -1,4 +1,4 @@
-"""Part `pretrain` of gpu_check: `hornbook pretrain` under a cap, killed after a checkpoint, resumed and run to its end.
+"""Part `pretrain` of the check: `hornbook pretrain` under a cap, killed after a checkpoint, resumed and run to its end.
 
 In: a folder. Out: what its ledger, decisions, metrics and manifest say, and on which device each validation ran. Data
 and init are made here in a second by the stages' own writers; the rest is the command, in processes of its own. The
@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 VALIDATIONS, MORE_ROWS = "validations.jsonl", 3
 CAP_SECONDS = {"cpu": 45.0, "cuda": 75.0}  # two starts of torch, and some seconds to train
 LIMIT_SECONDS = 120.0  # of either process
@@ -43,7 +43,7 @@ def run(folder: Path, device_type: str) -> dict[str, Any]:
     config = folder / "check.yaml"
     config.write_text(CONFIG.format(**sizes, device=device_type, hours=cap_seconds / 3600), encoding="utf-8")
     environment = {**os.environ, "HORNBOOK_ROOT": str(folder)}
-    command = [sys.executable, "-m", "scripts.gpu_check_run", str(config)]
+    command = [sys.executable, "-m", "tests.gpu_check.killed_run", str(config)]
     first = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=sys.stderr)
     before = _kill_after_checkpoint(first, folder)
     second = subprocess.run(command, cwd=ROOT, env=environment, stdout=sys.stderr, timeout=LIMIT_SECONDS, check=False)
