@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -44,6 +44,7 @@ from pipeline.system.progress import Progress, progress
 SHARDS_NAMED, LOG_LINE_CHARACTERS = 10, 300
 
 POLL_SECONDS = 3.0
+SIGNAL_SECONDS = 0.5  # between two looks for a signal that a callback of Python lost
 ALIVE_SECONDS = 5.0  # between two signs of life of a shard
 SILENT_SECONDS = 300.0  # without any sign of life: a parser in C may keep a shard's other threads waiting for a minute
 QUEUE_SILENCES = 12  # so many of them are spent waiting for a busy node
@@ -134,9 +135,13 @@ def map_processes(
     )
     try:
         futures = {pool.submit(_call, item): i for i, item in enumerate(items)}
-        for future in as_completed(futures):
-            results[futures[future]] = future.result()
-            done(results[futures[future]])
+        pending = set(futures)
+        while pending:
+            ended, pending = wait(pending, timeout=SIGNAL_SECONDS, return_when=FIRST_COMPLETED)
+            signals.check()
+            for future in ended:
+                results[futures[future]] = future.result()
+                done(results[futures[future]])
     except BrokenProcessPool:
         raise Failure(
             "a worker process of the data stage was killed, most likely for want of memory; the same command resumes "
@@ -303,6 +308,7 @@ def _run_ray(job: Any, logs: Path, executor: Executor, description: str) -> None
         try:
             while thread.is_alive():
                 thread.join(min(POLL_SECONDS, SILENT_SECONDS / 4))
+                signals.check()
                 bar.to(executor.tasks - len(unfinished_shards(logs, executor.tasks)))
                 signs = _signs_of_life(logs)
                 if signs != seen:
@@ -408,3 +414,4 @@ def _wait_for_slurm(job: Any, folder: Folder, tasks: int, bar: Progress) -> None
                 "data.executor_options.time=08:00:00"
             )
         time.sleep(POLL_SECONDS)
+        signals.check()

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.storage.locks import FolderLock
 from pipeline.storage.steps import Folder, Step, read_manifest, write_manifest
 from pipeline.storage.store import HERE, Store
+from pipeline.system import signals
 from pipeline.system.disk import writing
 
 # `maker(folder) -> facts` writes a step's outputs under `folder.path`; the facts go to its manifest.
@@ -40,6 +41,7 @@ def build(
         with FolderLock(step.path, wait=True):
             if step.finished:  # the process we waited for made it
                 return read_manifest(step.path)
+            signals.check()
             announce(step)
             started, began = time.time(), time.monotonic()
             facts = makers[step.fingerprint](Folder(step.path, inputs))

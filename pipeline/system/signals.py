@@ -57,6 +57,14 @@ def stop_requested() -> str | None:
     return signal.Signals(asked[0]).name if asked else None
 
 
+def check() -> None:
+    """Raises `Stopped` where a signal asked for it and nothing defers it. For places where work begins or is waited
+    for: Python drops what a handler raises inside a callback (of a fork, of an object that ends), and work would run on.
+    """
+    if not (_deferred or _end_is_near) and (name := stop_requested()):
+        raise Stopped(name)
+
+
 def release_in_worker() -> None:
     """For worker processes, whose parent decides when they end."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -180,6 +180,28 @@ def test_a_stage_stopped_by_a_signal_exits_with_75(tmp_path):
     assert "the same command resumes" in out
 
 
+def test_a_signal_that_python_drops_in_a_callback_still_stops_the_work():
+    code = (
+        "import os, signal, sys\n"
+        "from pipeline.system import signals\n"
+        "from pipeline.system.errors import Stopped\n"
+        "class Ends:\n"
+        "    def __del__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        sum(range(10_000))\n"
+        "signals.install()\n"
+        "signals.check()\n"
+        "Ends()\n"  # what the handler raises there is printed and dropped
+        "try:\n"
+        "    signals.check()\n"
+        "except Stopped:\n"
+        "    sys.exit(75)\n"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert "Exception ignored in" in done.stderr
+    assert done.returncode == 75
+
+
 def test_signals_are_the_three_that_schedulers_and_people_send():
     assert set(signals.SIGNALS) == {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
     assert issubclass(Stopped, BaseException)
