@@ -59,7 +59,7 @@ def stop_requested() -> str | None:
 
 def check() -> None:
     """Raises `Stopped` where a signal asked for it and nothing defers it. For places where work begins or is waited
-    for: Python drops what a handler raises inside a callback (of a fork, of an object that ends), and work would run on.
+    for: Python drops what a handler raises inside a callback, as of a fork, and the work would run on.
     """
     if not (_deferred or _end_is_near) and (name := stop_requested()):
         raise Stopped(name)
