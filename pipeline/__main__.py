@@ -170,9 +170,9 @@ def _submit(arguments: argparse.Namespace) -> None:
 
 
 def _slurm_options(arguments: argparse.Namespace) -> Any:
-    from pipeline.slurm import jobs
+    from pipeline.slurm import Options
 
-    return jobs.Options(**{f.name: getattr(arguments, f.name) for f in fields(jobs.Options)})
+    return Options(**{f.name: getattr(arguments, f.name) for f in fields(Options)})
 
 
 def _sample(arguments: argparse.Namespace) -> None:

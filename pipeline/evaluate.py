@@ -14,8 +14,7 @@ from pipeline.corpus.text.intervals import over_documents
 from pipeline.corpus.text.shards import TokenShards
 from pipeline.evaluation.benchmarks import check_harness, check_sets, run_harness, score_sets, set_file
 from pipeline.evaluation.language_model import HeldOutText, load_model
-from pipeline.evaluation.model_input import ModelInput, check_model, find_model
-from pipeline.evaluation.stage import run_step
+from pipeline.evaluation.model_input import ModelInput, check_model, find_model, run_step
 from pipeline.evaluation.tasks import check_tasks, run_tasks
 from pipeline.storage.files import hash_files, write_json
 from pipeline.storage.steps import Folder, Step

@@ -12,8 +12,7 @@ from typing import Any
 
 from pipeline import config as configs
 from pipeline.config import Config
-from pipeline.evaluation.model_input import ModelInput, check_model, copy_model, find_model
-from pipeline.evaluation.stage import run_step
+from pipeline.evaluation.model_input import ModelInput, check_model, copy_model, find_model, run_step
 from pipeline.pages.data_card import ATTRIBUTION, CARD, REPORT
 from pipeline.release.model_card import Lineage, model_card
 from pipeline.storage.experiment import Experiment

@@ -14,8 +14,7 @@ from pathlib import Path
 from pipeline import config as configs
 from pipeline.config import Config
 from pipeline.corpus.text.tokenizer import load_tokenizer
-from pipeline.growing.gate import GATE_WINDOWS, HeldOut, SourceFiles, measure
-from pipeline.growing.grow import check_method, grow_folder
+from pipeline.growing.grow import GATE_WINDOWS, HeldOut, SourceFiles, check_method, grow_folder, measure
 from pipeline.storage.hub import MODEL_FILES, TOKENIZER_FILES, local_folder
 from pipeline.system.errors import UserError
 

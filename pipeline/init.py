@@ -10,15 +10,13 @@ from typing import Any
 
 from pipeline import stages
 from pipeline.config import Config
-from pipeline.growing.gate import GATE_WINDOWS, HeldOut, SourceFiles, measure
-from pipeline.growing.grow import check_method, grow_folder
-from pipeline.storage.build import build
+from pipeline.growing.grow import GATE_WINDOWS, HeldOut, SourceFiles, check_method, grow_folder, measure
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.files import hash_file
 from pipeline.storage.hub import MODEL_FILES, is_hub_name, known_shape, local_folder
 from pipeline.storage.run_files import WEIGHTS
 from pipeline.storage.steps import Folder, Step, content_hash, hash_outputs, read_manifest
-from pipeline.storage.store import Command
+from pipeline.storage.store import Command, build
 from pipeline.system.errors import UserError
 from pipeline.system.progress import format_seconds
 

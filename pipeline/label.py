@@ -20,7 +20,6 @@ from datatrove.data import Document
 
 from data_filters.rule import EXERCISE
 from pipeline.config import Config
-from pipeline.corpus.make import data_makers
 from pipeline.corpus.scorers.document_scorers import SHIPPED
 from pipeline.corpus.scorers.labels import Model, Person, Rating, StopRating, content_hash, learn
 from pipeline.corpus.scorers.linear import MOST
@@ -29,9 +28,10 @@ from pipeline.corpus.steps import data_step
 from pipeline.corpus.synthetic.endpoint import ChatEndpoint, CostCapReached, EndpointError, Price, ask_all
 from pipeline.corpus.text.documents import DocumentReader, Table, draw, read_all_alive, read_validation, write_masks
 from pipeline.corpus.text.user_files import Unreadable, read_files
-from pipeline.storage.build import build
+from pipeline.data import data_makers
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.steps import Step
+from pipeline.storage.store import build
 from pipeline.system.errors import UserError
 
 LABELS, REQUESTS = "labels.jsonl", "label_requests.jsonl"

@@ -17,8 +17,7 @@ from pipeline import stages
 from pipeline.config import Config
 from pipeline.corpus.text.shards import TokenShards
 from pipeline.evaluation.language_model import HeldOutText, LanguageModel, load_model
-from pipeline.evaluation.model_input import ModelInput, check_model, copy_model, find_model
-from pipeline.evaluation.stage import run_step
+from pipeline.evaluation.model_input import ModelInput, check_model, copy_model, find_model, run_step
 from pipeline.evaluation.tasks import check_tasks, run_tasks
 from pipeline.pages.data_card import table
 from pipeline.release import formats

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline import config as configs
+from pipeline import slurm
 from pipeline.config import Config
 from pipeline.evaluate import evaluate_step
 from pipeline.growing.grow import check_method
-from pipeline.slurm import jobs as slurm
-from pipeline.slurm.jobs import Job, Options, Queued
+from pipeline.slurm import Job, Options, Queued
 from pipeline.stages import (
     check_source,
     data_step,

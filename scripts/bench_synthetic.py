@@ -20,9 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pipeline.corpus.duplicates import symbols
 from pipeline.corpus.exercises.confined import PASSED, ConfinedRunner
 from pipeline.corpus.exercises.exercise import DIFFICULTIES
-from pipeline.corpus.exercises.source import Exercises
+from pipeline.corpus.exercises.source import TEMPLATES, Exercises
 from pipeline.corpus.exercises.styles import STYLES, program_of
-from pipeline.corpus.exercises.templates import TEMPLATES
 from pipeline.corpus.sources.python_library import PythonLibrary
 from pipeline.corpus.text.documents import SetAside
 from scripts.bench_data import SIMILARITY, clustered

@@ -1,4 +1,4 @@
-"""The data stage as a chain of cached steps: what each one is, and which steps it reads. make.py says how it is made.
+"""The data stage as a chain of cached steps: what each one is, and which steps it reads. `pipeline/data.py` makes them.
 
 `data_step` strings the chain. Below it stands what a config names (sources, rules, scorer, executor), as objects. All
 of it raises `UserError` for what is unknown or does not fit. Each step names exactly the config keys that it reads, so

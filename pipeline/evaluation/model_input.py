@@ -2,8 +2,11 @@
 
 In: the stage's `model` key. Out: a folder that was checked (family, the header of every tensor, tokenizer), and what is
 known of how it was made. Files are read, never run: weights from safetensors only, no code and no template of a folder.
+`run_step` is how evaluate, export and quantize run: once, with the ledger, the link and the report around the step.
 """
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,10 @@ from pipeline import config as configs
 from pipeline.config import Config
 from pipeline.corpus.text.tokenizer import special_tokens
 from pipeline.stages import pretrain_step
+from pipeline.storage.experiment import Experiment
 from pipeline.storage.hub import MODEL_FILES, TOKENIZER_FILES, content_of_model, is_hub_name, local_folder
-from pipeline.storage.steps import MANIFEST, read_manifest
+from pipeline.storage.steps import MANIFEST, Step, read_manifest
+from pipeline.storage.store import Command, Maker, build
 from pipeline.system.errors import UserError
 
 QUANTIZED = "quantization_config"  # of config.json: written by transformers, torchao and us
@@ -119,3 +124,26 @@ def check_model(model: ModelInput, stage: str) -> None:
         f"{key}: {model.folder} holds a quantized model, and hornbook {stage} needs the weights that it was made from: "
         "name that folder"
     )
+
+
+def run_step(
+    config: Config,
+    step: Step,
+    make: Maker,
+    show: Callable[[dict[str, Any]], str],
+    command: Command,
+    device: str = "cpu",
+) -> None:
+    """Builds `step` unless it is there and prints what came out: `show(manifest)` for a person, or the manifest."""
+    experiment, stage = Experiment(config), step.name
+    experiment.record()
+    with experiment.ledger(stage, step.fingerprint, device):
+        fresh = not step.finished
+        manifest = build(step, {step.fingerprint: make}, experiment=config.name, store=command.store)
+    experiment.link(stage, step.path)
+    if stage != "export":  # the page shows nothing of an export
+        command.write_page(config)
+    if command.as_json:
+        print(json.dumps(manifest, indent=1), flush=True)
+    else:
+        print(f"{stage}: {'done' if fresh else 'up to date'}\n{show(manifest)}", flush=True)

@@ -115,8 +115,8 @@ def main(config_path: Path) -> int:
 
 def _inputs(config: Any) -> dict[str, Any]:
     from pipeline import init
-    from pipeline.storage.build import build
     from pipeline.storage.steps import Step
+    from pipeline.storage.store import build
 
     data = Step("data", 1, {"seed": config.seed}, {})
     network = Step("init", 1, {"seed": config.seed}, {"data": data})

@@ -47,7 +47,7 @@ def texts() -> dict[str, list[str]]:
     import inspect
 
     from pipeline.corpus.exercises.exercise import DIFFICULTIES
-    from pipeline.corpus.exercises.templates import TEMPLATES
+    from pipeline.corpus.exercises.source import TEMPLATES
 
     exercises = [
         TEMPLATES[name](random.Random(f"{name}{i}"), DIFFICULTIES[i % 3]).text

@@ -3,8 +3,8 @@
 from functools import partial
 
 from pipeline import init, stages
-from pipeline.corpus.make import data_makers
-from pipeline.storage import build as building
+from pipeline.data import data_makers
+from pipeline.storage import store as building
 from pipeline.storage.steps import Step
 from pipeline.storage.store import HERE, Store
 

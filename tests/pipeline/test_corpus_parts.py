@@ -11,9 +11,8 @@ from pipeline.corpus.duplicates import Sketcher, band_keys, band_rows, clusters
 from pipeline.corpus.execute import map_processes
 from pipeline.corpus.exercises.confined import BLOCKED, FAILED, KILLED, PASSED, ConfinedRunner
 from pipeline.corpus.exercises.exercise import Exercise
-from pipeline.corpus.exercises.source import Exercises, verify
+from pipeline.corpus.exercises.source import TEMPLATES, Exercises, verify
 from pipeline.corpus.exercises.styles import program_of
-from pipeline.corpus.exercises.templates import TEMPLATES
 from pipeline.corpus.sources.python_library import PythonLibrary, long_docstrings
 from pipeline.corpus.text.documents import hash_key
 from pipeline.corpus.text.tokenizer import Encoder, load_tokenizer

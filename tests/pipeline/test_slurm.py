@@ -27,7 +27,7 @@ from pipeline.__main__ import run_guarded
 from pipeline.arguments import parse
 from pipeline.corpus import execute
 from pipeline.run_stage import step_of
-from pipeline.slurm.jobs import Options
+from pipeline.slurm import Options
 from pipeline.storage.files import read_json_lines
 from pipeline.storage.steps import read_manifest
 

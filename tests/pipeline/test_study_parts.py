@@ -11,7 +11,7 @@ from pipeline import study, submit
 from pipeline.__main__ import main
 from pipeline.corpus.text.intervals import t_quantile
 from pipeline.pages.charts import Dot, scatter
-from pipeline.slurm.jobs import Options
+from pipeline.slurm import Options
 from pipeline.stages import init_identity, pretrain_identity
 from pipeline.storage.files import hash_json
 from pipeline.studies import design

@@ -10,9 +10,9 @@ import pytest
 from data_corpus import make_config, write_corpus
 
 from pipeline import config as configs
+from pipeline import slurm as jobs
 from pipeline import submit
-from pipeline.slurm import jobs
-from pipeline.slurm.jobs import Job, Options
+from pipeline.slurm import Job, Options
 from pipeline.storage import locks
 from pipeline.storage.locks import FolderLock
 from pipeline.system.errors import Busy, UserError

@@ -24,18 +24,17 @@ from pipeline.corpus.exercises.confined import FAILED, PASSED, ConfinedRunner
 from pipeline.corpus.exercises.exercise import DIFFICULTIES, Exercise
 from pipeline.corpus.exercises.isolated import IsolatedRunner, NotIsolated
 from pipeline.corpus.exercises.model_exercise import problem_of, verify
-from pipeline.corpus.exercises.source import Exercises
+from pipeline.corpus.exercises.source import TEMPLATES, Exercises
 from pipeline.corpus.exercises.styles import STYLES, plant_bug, program_of, trace
-from pipeline.corpus.exercises.templates import TEMPLATES
-from pipeline.corpus.make import data_makers
 from pipeline.corpus.steps import make_source, named_sources
 from pipeline.corpus.synthetic.endpoint import ChatEndpoint, CostCapReached, EndpointError, Price
 from pipeline.corpus.synthetic.forms import FORMS, clean_answer, cut, make_seeds, problem
 from pipeline.corpus.synthetic.source import Synthetic
 from pipeline.corpus.text.documents import Table, read_all_alive, read_records, read_validation
+from pipeline.data import data_makers
 from pipeline.evaluation.tasks import find_exercises
-from pipeline.storage.build import build
 from pipeline.storage.files import read_json_lines, root
+from pipeline.storage.store import build
 from pipeline.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,14 +6,15 @@ fail on a stubbed solution: assertions that pass on a stub test nothing, and wou
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from data_filters.rule import EXERCISE
+from pipeline.corpus.exercises import program_templates as programs
+from pipeline.corpus.exercises import value_templates as values
 from pipeline.corpus.exercises.confined import FAILED, PASSED, ConfinedRunner
 from pipeline.corpus.exercises.exercise import DIFFICULTIES, Exercise
 from pipeline.corpus.exercises.styles import PLAIN, RUN_HERE, STYLES, program_of
-from pipeline.corpus.exercises.templates import TEMPLATES
 from pipeline.corpus.text.documents import SetAside
 from pipeline.corpus.text.source import Item, Limits, Source, check_limits, chosen, document
 
@@ -21,6 +22,20 @@ LICENSE = "CC0-1.0"  # written by this program
 # Stands for the texts in the data step's fingerprint: put another value here when tests/pipeline/test_golden.py finds
 # that the templates write other texts, and you meant it.
 TEXTS = "a8c90d7c4c9a9a93313931a42ff535dc04cc74ffe27fda3833ce7dc3e5dbf905"
+
+# A template draws values for a difficulty and makes an exercise of one of its ideas. Ideas, not items, are held out
+# together.
+Template = Callable[[random.Random, str], Exercise]
+
+_ALL: tuple[Template, ...] = (
+    values.filter_and_fold, values.rearrange, values.grid, values.intervals, values.two_pointers,
+    values.text_steps, values.count_words, values.cipher, values.run_lengths, values.records, values.layout,
+    values.brackets, values.story, values.recurrence, values.digits, values.number_theory, values.equations,
+    values.clock, programs.search, programs.ordering, programs.dynamic, programs.graphs, programs.recursion,
+    programs.machine, programs.stack_programs, programs.containers, programs.trees, programs.heaps_and_sets,
+    programs.comprehensions, programs.generators, programs.functions, programs.errors, programs.small_classes,
+)  # fmt: skip
+TEMPLATES: dict[str, Template] = {function.__name__: function for function in _ALL}
 
 
 class Exercises(Source):
