@@ -64,15 +64,9 @@ class Letters(Rule):
         self.min_share = min_share
 
     def filter(self, doc: Document) -> Decision:
-        share = letter_share(doc.text)
+        letters, visible = sum(map(len, _LETTERS.findall(doc.text))), sum(map(len, doc.text.split()))
+        share = letters / visible if visible else 0.0
         return True if share >= self.min_share else (False, Drop("few_letters", round(share, 4), self.min_share))
-
-
-def letter_share(text: str) -> float:
-    """Letters over characters that are not white space, 0 to 1."""
-    letters = sum(map(len, _LETTERS.findall(text)))
-    visible = sum(map(len, text.split()))
-    return letters / visible if visible else 0.0
 
 
 # Distributions and repositories that ship evaluation items or their solutions (normalised: lower case, dashes).
@@ -111,10 +105,8 @@ class Quality(Rule):
     kinds = (CODE, PROSE)
 
     def __init__(self, min_score: float = 0.5, keep_tokens: int | None = None):
-        if not 0 <= min_score <= 1:
-            raise ValueError(f"min_score is {min_score}; expected 0 to 1")
-        if keep_tokens is not None and (isinstance(keep_tokens, bool) or keep_tokens < 1):
-            raise ValueError(f"keep_tokens is {keep_tokens}; expected at least 1, or null for no limit")
+        check_range("min_score", min_score, 0, 1, optional=False)
+        check_range("keep_tokens", keep_tokens, 1)
         self.min_score, self.keep_tokens = min_score, keep_tokens
 
     def filter(self, doc: Document) -> Decision:

@@ -4,7 +4,6 @@ In: a model (this experiment's, another's, any model folder) and this experiment
 Tasks are in pipeline/evaluation/tasks.py; `evaluate.lm_eval` names tasks of lm-eval, which reads the model's folder.
 """
 
-from functools import partial
 from typing import Any
 
 from pipeline import config as configs
@@ -14,7 +13,7 @@ from pipeline.corpus.text.intervals import over_documents
 from pipeline.corpus.text.shards import TokenShards
 from pipeline.evaluation.benchmarks import check_harness, check_sets, run_harness, score_sets, set_file
 from pipeline.evaluation.language_model import HeldOutText, load_model
-from pipeline.evaluation.model_input import ModelInput, check_model, find_model, run_step
+from pipeline.evaluation.model_input import ModelInput, find_model, run_step
 from pipeline.evaluation.tasks import check_tasks, run_tasks
 from pipeline.storage.files import hash_files, write_json
 from pipeline.storage.steps import Folder, Step
@@ -25,9 +24,7 @@ VERSION = 3
 
 def run(config: Config, step: Step, command: Command) -> None:
     """Scores the model and prints a table. Raises `UserError` for an unknown task or a model that cannot be read."""
-    model = find_model("evaluate", config, command.words)
-    check_model(model, "evaluate")
-    run_step(config, step, partial(_make, config, model), _score_lines, command, device=config.train.device)
+    run_step(config, step, _make, _score_lines, command, device=config.train.device)
 
 
 def check_options(config: Config) -> None:

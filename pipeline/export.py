@@ -6,13 +6,12 @@ and, where `export.gguf` asks for them, GGUF files for llama.cpp.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
 from pipeline.config import Config
-from pipeline.evaluation.model_input import ModelInput, check_model, copy_model, find_model, run_step
+from pipeline.evaluation.model_input import ModelInput, copy_model, find_model, run_step
 from pipeline.pages.data_card import ATTRIBUTION, CARD, REPORT
 from pipeline.release.model_card import Lineage, model_card
 from pipeline.storage.experiment import Experiment
@@ -27,10 +26,7 @@ VERSION = 4
 
 def run(config: Config, step: Step, command: Command) -> None:
     """Writes the folder and prints what is in it. Raises `UserError` where there is no model that can be read."""
-    model = find_model("export", config, command.words)
-    check_model(model, "export")
-    _check_gguf(config, model)
-    run_step(config, step, partial(_make, config, model), _last_lines, command)
+    run_step(config, step, _make, _last_lines, command, check=_check_gguf)
 
 
 def export_step(config: Config, command: str) -> Step:

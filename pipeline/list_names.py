@@ -27,7 +27,9 @@ every source also takes
 
 def show(table: str) -> str:
     if table == "keys":
-        return _show_keys()
+        rows = key_kinds()
+        width = max(map(len, rows))
+        return "\n".join(f"{key:<{width}}  {kind:<10}  {about}" for key, (kind, about) in rows.items())
     module, _, name = TABLES[table].partition(":")
     found: dict[str, Any] = getattr(importlib.import_module(module), name)
     text = "\n".join(_entry(name, thing) for name, thing in sorted(found.items()))
@@ -53,9 +55,3 @@ def _options(thing: Any) -> list[str]:
         elif inspect.isclass(thing):
             options.append(parameter.name)
     return options
-
-
-def _show_keys() -> str:
-    rows = key_kinds()
-    width = max(map(len, rows))
-    return "\n".join(f"{key:<{width}}  {kind:<10}  {about}" for key, (kind, about) in rows.items())

@@ -53,7 +53,9 @@ def run(config: Config, step: Step, command: Command) -> None:
         experiment.record()
         for name in step.inputs:
             experiment.link(name, step.input(name).path)
-        page_seconds = _write_first_page(config, command)
+        began = time.monotonic()
+        command.write_page(config)  # of what there is so far
+        page_seconds = time.monotonic() - began  # which the end of the run sets aside
         started, began = time.time(), time.monotonic()
         signals.defer(is_last_process(cap, step, ledger))
         from pipeline.training.loop import Training  # loads lightning: a stop that comes here need not wait for it
@@ -97,13 +99,6 @@ def _train(config: Config, step: Step, command: Command, training: "Training", p
         network, batches, validation, lambda control: finish(control, config, step.path, tokens), tasks=tasks,
         report_seconds=page_seconds, copy_seconds=command.store.limit_seconds(training.cap.seconds),
     )  # fmt: skip
-
-
-def _write_first_page(config: Config, command: Command) -> float:
-    """The page of what there is so far; returns the seconds it takes here, which the end of the run sets aside."""
-    started = time.monotonic()
-    command.write_page(config)
-    return time.monotonic() - started
 
 
 def _seconds_for_copies(command: Command, cap: Cap, ledger: Ledger) -> float:

@@ -7,7 +7,6 @@ and after. A format that this machine cannot run is in the report with the reaso
 
 import platform
 import time
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from pipeline import stages
 from pipeline.config import Config
 from pipeline.corpus.text.shards import TokenShards
 from pipeline.evaluation.language_model import HeldOutText, LanguageModel, load_model
-from pipeline.evaluation.model_input import ModelInput, check_model, copy_model, find_model, run_step
+from pipeline.evaluation.model_input import ModelInput, copy_model, find_model, run_step
 from pipeline.evaluation.tasks import check_tasks, run_tasks
 from pipeline.pages.data_card import table
 from pipeline.release import formats
@@ -35,9 +34,7 @@ SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS, SPEED_TRIALS = 32, 48, 3
 
 def run(config: Config, step: Step, command: Command) -> None:
     """Makes and measures every format. Raises `UserError` for an unknown format or a model that cannot be read."""
-    model = find_model("quantize", config, command.words)
-    check_model(model, "quantize")
-    run_step(config, step, partial(_make, config, model), _last_lines, command, device=config.train.device)
+    run_step(config, step, _make, _last_lines, command, device=config.train.device)
 
 
 def quantize_step(config: Config, command: str) -> Step:

@@ -8,6 +8,7 @@ known of how it was made. Files are read, never run: weights from safetensors on
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from pipeline.corpus.text.tokenizer import special_tokens
 from pipeline.stages import pretrain_step
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.hub import MODEL_FILES, TOKENIZER_FILES, content_of_model, is_hub_name, local_folder
-from pipeline.storage.steps import MANIFEST, Step, read_manifest
-from pipeline.storage.store import Command, Maker, build
+from pipeline.storage.steps import MANIFEST, Folder, Step, read_manifest
+from pipeline.storage.store import Command, build
 from pipeline.system.errors import UserError
 
 QUANTIZED = "quantization_config"  # of config.json: written by transformers, torchao and us
@@ -129,17 +130,24 @@ def check_model(model: ModelInput, stage: str) -> None:
 def run_step(
     config: Config,
     step: Step,
-    make: Maker,
+    make: Callable[[Config, ModelInput, Folder], dict[str, Any]],
     show: Callable[[dict[str, Any]], str],
     command: Command,
     device: str = "cpu",
+    check: Callable[[Config, ModelInput], None] = lambda config, model: None,
 ) -> None:
-    """Builds `step` unless it is there and prints what came out: `show(manifest)` for a person, or the manifest."""
+    """Builds `step` unless it is there and prints what came out: `show(manifest)` for a person, or the manifest. Raises
+    `UserError` for a model that cannot be read, or that `check` refuses."""
     experiment, stage = Experiment(config), step.name
+    model = find_model(stage, config, command.words)
+    check_model(model, stage)
+    check(config, model)
     experiment.record()
     with experiment.ledger(stage, step.fingerprint, device):
         fresh = not step.finished
-        manifest = build(step, {step.fingerprint: make}, experiment=config.name, store=command.store)
+        manifest = build(
+            step, {step.fingerprint: partial(make, config, model)}, experiment=config.name, store=command.store
+        )
     experiment.link(stage, step.path)
     if stage != "export":  # the page shows nothing of an export
         command.write_page(config)

@@ -18,7 +18,7 @@ from pipeline.remote.upload import RECORDS
 from pipeline.storage.files import hash_file, write_json
 from pipeline.storage.run_files import CHECKPOINTS, DECISIONS, INDEX, checkpoint_name, index_in
 from pipeline.storage.steps import MANIFEST, Step
-from pipeline.system.disk import check_free, sync_folder
+from pipeline.system.disk import check_free, sync_entry
 from pipeline.training.decisions import Decisions
 
 
@@ -104,7 +104,7 @@ def put_in_place(folder: Path) -> None:
         shutil.rmtree(final, ignore_errors=True)
         part.rename(final)
     if (folder / CHECKPOINTS).is_dir():
-        sync_folder(folder / CHECKPOINTS)
+        sync_entry(folder / CHECKPOINTS)
 
 
 def fetch_records(place: Place, folder: Path) -> None:

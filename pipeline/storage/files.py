@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.system.disk import sync_folder, writing
+from pipeline.system.disk import sync_entry, writing
 
 SEAL = "sha256"  # the key of a JSON object that holds the hash over its other keys
 
@@ -38,7 +38,7 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    sync_entry(path.parent)
 
 
 def _read_json_or(path: Path, default: Any) -> Any:

@@ -100,8 +100,9 @@ def _halve(study: Study, share: float, keep: float, trainings: Sequence[Training
     losses: dict[str, list[float]] = {}
     for name, group in groups.items():
         for one in group:
-            if _loss_at(one, share) is None:
-                _train_to(study, one, share)
+            # Until a validation at this share is on record; the stage is then stopped as a signal would.
+            if _loss_at(one, share) is None and _run_stages(study, one, ["data", "init"]):
+                _run_stage(study, one, "pretrain", until=lambda one=one: _loss_at(one, share) is not None)
             if (loss := _loss_at(one, share)) is not None:
                 losses.setdefault(name, []).append(loss)
     if not losses:
@@ -133,12 +134,6 @@ def _is_done(one: Training, stage: str) -> bool:
         return False
 
 
-def _train_to(study: Study, one: Training, share: float) -> None:
-    """Trains until a validation at `share` of the budget is on record, then stops the stage as a signal would."""
-    if _run_stages(study, one, ["data", "init"]):
-        _run_stage(study, one, "pretrain", until=lambda: _loss_at(one, share) is not None)
-
-
 def _loss_at(one: Training, share: float) -> float | None:
     """Held-out bits per byte where `share` of the budget was used, or None."""
     folder = Experiment(one.config).stage_folder("pretrain")
@@ -164,10 +159,11 @@ def _run_stage(study: Study, one: Training, stage: str, until: Callable[[], bool
         child = start_child(words, stdout=output, stderr=subprocess.STDOUT)
         asked = False
         try:
-            while (code := _exit_code(child)) is None:
+            while (code := child.poll()) is None:
                 if not asked and until():
                     child.terminate()
                     asked = True
+                time.sleep(POLL_SECONDS)
         except BaseException:
             child.terminate()
             child.wait()
@@ -181,13 +177,6 @@ def _run_stage(study: Study, one: Training, stage: str, until: Callable[[], bool
         append_synced(_folder(study) / FAILURES, json.dumps(record).encode() + b"\n")
         return False
     return True
-
-
-def _exit_code(child: subprocess.Popen) -> int | None:
-    try:
-        return child.wait(POLL_SECONDS)
-    except subprocess.TimeoutExpired:
-        return None
 
 
 def _last_line(log: Path) -> str:

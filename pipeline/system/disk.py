@@ -99,8 +99,8 @@ def append_synced(path: Path, line: bytes) -> None:
             os.close(descriptor)
 
 
-def sync_folder(path: Path) -> None:
-    """Syncs the folder's entries, so that names survive a crash."""
+def sync_entry(path: Path) -> None:
+    """Syncs a file's content, or a folder's entries, so that names survive a crash."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

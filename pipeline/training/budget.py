@@ -81,11 +81,6 @@ class Limits:
     max_steps_reason: str = "max_tokens"
     branches: Mapping[str, tuple[float | None, int | None]] = field(default_factory=dict)
 
-    @property
-    def cap_seconds(self) -> float | None:
-        """All of the cap, of which the shares are taken."""
-        return self.cap.seconds
-
 
 def save_interval_seconds(every_seconds: float | None, save_seconds: float) -> float:
     """As set, else so that saves, each of `save_seconds`, take `SAVE_SHARE` of the time."""
@@ -132,7 +127,7 @@ class Budget:
         last, decays = self.limits.max_steps, self.decisions.decays()
         if last is None or (decays and decays[-1]["end_step"] <= last):
             return
-        if self._segment(step) is None:
+        if self.segment(step) is None:
             start = max(step, planned_decay_start(last, self.limits.decay_share))
             end = min(max(last, start), self._text_ends(start))
             self._record(start, end_step=end, progress=0.0, reason=self.limits.max_steps_reason)
@@ -149,7 +144,7 @@ class Budget:
     def reserve_seconds(self) -> float:
         """What must be left when the last step ends, plus a usual and a slow step against surprises."""
         ends = sum(self._expected(kind) for kind in EVENTS)
-        slack = EXIT_SLACK_SECONDS + EXIT_SLACK_SHARE * (self.limits.cap_seconds or 0.0)
+        slack = EXIT_SLACK_SECONDS + EXIT_SLACK_SHARE * (self.limits.cap.seconds or 0.0)
         return ends + self._surprise_seconds() + slack + self._warm_up_seconds()
 
     def _surprise_seconds(self) -> float:
@@ -168,10 +163,10 @@ class Budget:
 
     def validation_limit_seconds(self, last: bool = False) -> float:
         """How long a validation may take: its share of the cap; the last one whatever the rest of the end leaves."""
-        if self.limits.cap_seconds is None:
+        if self.limits.cap.seconds is None:
             return math.inf
         if not last:
-            return VALIDATION_MAX_SHARE * self.limits.cap_seconds
+            return VALIDATION_MAX_SHARE * self.limits.cap.seconds
         rest = self.reserve_seconds() - self._expected("validation") - self._surprise_seconds()
         left = max(0.0, self.remaining_seconds() - rest)
         return min(left, STOP_SECONDS) if self._ends_soon else left
@@ -179,7 +174,7 @@ class Budget:
     def may_save_last(self) -> bool:
         """Whether the last checkpoint fits beside the export, which alone must be. Where a disk was suddenly slow it
         does not: without it a kill inside the export costs the steps since the save before."""
-        if self.limits.cap_seconds is None:
+        if self.limits.cap.seconds is None:
             return True
         return self.remaining_seconds() >= self._expected("checkpoint") + self._expected("export") + EXIT_SLACK_SECONDS
 
@@ -190,15 +185,15 @@ class Budget:
 
     def _expected(self, kind: str) -> float:
         seconds = self.measured.expected(kind)
-        if kind == "validation" and self.limits.cap_seconds is not None:
-            return min(seconds, VALIDATION_MAX_SHARE * self.limits.cap_seconds)
+        if kind == "validation" and self.limits.cap.seconds is not None:
+            return min(seconds, VALIDATION_MAX_SHARE * self.limits.cap.seconds)
         return seconds
 
     def check_start(self, first_step_seconds: float) -> None:
         """Raises `UserError` where not even one step and one export fit; for a run that has no checkpoint yet."""
         needed = self.reserve_seconds() + first_step_seconds
         if self.remaining_seconds() < needed:
-            spent, cap = self.spent(), self.limits.cap_seconds or 0.0
+            spent, cap = self.spent(), self.limits.cap.seconds or 0.0
             parts = ", ".join(f"{kind} {self._expected(kind):.1f}" for kind in EVENTS)
             raise UserError(
                 f"budget.max_gpu_hours={self.limits.max_gpu_hours:g} is {cap:.1f} s; {spent:.1f} s are spent on "
@@ -209,10 +204,10 @@ class Budget:
 
     def decide(self, step: int) -> Verdict:
         """The verdict when `step` steps are done. All that the clock decides is on disk when this returns."""
-        segment = self._segment(step)
+        segment = self.segment(step)
         if segment is None:
             self._start_decay_if_due(step)
-            segment = self._segment(step)
+            segment = self.segment(step)
         else:
             self._adjust_end(step)
         if step >= self.end_step(step):
@@ -221,7 +216,7 @@ class Budget:
 
     def worse(self, step: int) -> Verdict:
         """Held-out text got worse: the decay starts here, whatever is left of the budget; one that runs ends here."""
-        if self._segment(step) is not None:
+        if self.segment(step) is not None:
             self._record(step, step, self.decisions.progress(step), VALIDATION)
             return Verdict.FINISH
         length = max(1, min(self._planned_length(step), self._steps_that_fit(self._decay_seconds())))
@@ -242,7 +237,7 @@ class Budget:
 
     def branches_due(self, step: int) -> list[str]:
         """Those of `limits.branches` whose decay would have to start now: the state after `step` is to be kept."""
-        if not self.limits.branches or self._segment(step) is not None:
+        if not self.limits.branches or self.segment(step) is not None:
             return []
         kept = {record["branch"] for record in self.decisions.of_kind("branch_point")}
         return [name for name in self.limits.branches if name not in kept and self._branch_is_due(name, step)]
@@ -261,7 +256,7 @@ class Budget:
         """The first step that is not taken, as far as it is known when `step` steps are done."""
         if self.replayed_end is not None:
             return self.replayed_end
-        segment = self._segment(step)
+        segment = self.segment(step)
         return math.inf if segment is None else segment["end_step"]
 
     def too_late(self, step: int) -> bool:
@@ -272,7 +267,7 @@ class Budget:
 
     def another_attempt_fits(self, step: int) -> bool:
         """Whether a process that starts as this one did could still export, and take a step where one is missing."""
-        if self.limits.cap_seconds is None:
+        if self.limits.cap.seconds is None:
             return True
         needed = FIRST_MARGIN * self.start_seconds + self._expected("checkpoint") + self._expected("export")
         if step < self.end_step(step):
@@ -301,7 +296,7 @@ class Budget:
         """Whether a periodic event fits without shortening the decay below its share."""
         if self._ends_soon:
             return False
-        segment = self._segment(step)
+        segment = self.segment(step)
         steps = self._planned_length(step) if segment is None else max(0, segment["end_step"] - step)
         return (
             steps * self.measured.step_seconds() + self._expected(kind) + self.reserve_seconds()
@@ -311,8 +306,8 @@ class Budget:
     def fraction(self, step: int) -> float:
         """Share of the budget used, by whichever limit is nearer its end."""
         shares = [0.0]
-        if self.limits.cap_seconds is not None:
-            shares.append(self.spent() / self.limits.cap_seconds)
+        if self.limits.cap.seconds is not None:
+            shares.append(self.spent() / self.limits.cap.seconds)
         if self.limits.max_steps is not None:
             shares.append(step / self.limits.max_steps)
         return min(1.0, max(shares))
@@ -341,7 +336,7 @@ class Budget:
             total = min(total, self.limits.max_steps)
         steps = max(step, int(total))
         training = (steps - step) * measured.step_seconds()
-        if self.limits.cap_seconds is None:
+        if self.limits.cap.seconds is None:
             every = self.limits.validate_every_share
             validations = math.floor((1 - 1e-9) / every) - math.floor(self.fraction(step) / every)
             training += validations * measured.events.get("validation", 0.0)
@@ -358,16 +353,12 @@ class Budget:
         share = self.limits.decay_share
         return max(1, round(step * share / (1 - share)))
 
-    def in_decay(self, step: int) -> bool:
-        """Whether the decay has started when `step` steps are done."""
-        return self._segment(step) is not None
-
     def _decay_start(self) -> int | None:
         record = self.first_decay()
         return None if record is None else record["step"]
 
-    def _segment(self, step: int) -> dict[str, Any] | None:
-        """The decay record that rules after `step` steps."""
+    def segment(self, step: int) -> dict[str, Any] | None:
+        """The decay record that rules after `step` steps; None before the decay."""
         return next((r for r in reversed(self.decisions.decays()) if r["step"] <= step), None)
 
     def _text_ends(self, decay_start: int) -> int:
@@ -404,9 +395,9 @@ class Budget:
 
     def _adjust_end(self, step: int) -> None:
         """Nearer where it would overrun, farther where time would be left over."""
-        segment = self._segment(step)
+        segment = self.segment(step)
         left = 0 if segment is None else segment["end_step"] - step
-        if left <= 0 or self.limits.cap_seconds is None:
+        if left <= 0 or self.limits.cap.seconds is None:
             return
         progress, low = self.decisions.progress(step), self._low_steps(step)
         # The limit in tokens and the end of the text bind before the clock: no speed moves the end past them.
@@ -457,10 +448,10 @@ class Budget:
             return 0.0
         save = self.measured.expected("checkpoint")
         saves = duration // (self.checkpoint_interval_seconds() + save)
-        if self.limits.cap_seconds is None:
+        if self.limits.cap.seconds is None:
             return saves * save
-        used = self.spent() / self.limits.cap_seconds
-        last = min(used + duration / self.limits.cap_seconds, 1 - 1e-9)
+        used = self.spent() / self.limits.cap.seconds
+        last = min(used + duration / self.limits.cap.seconds, 1 - 1e-9)
         every = self.limits.validate_every_share
         validations = max(0, math.floor(last / every) - math.floor(used / every))
         return saves * save + validations * self._expected("validation")

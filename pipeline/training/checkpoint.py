@@ -25,7 +25,7 @@ from model.hf import write_safetensors
 from model.optim import are_finite
 from pipeline.storage.files import hash_file, hash_json, write_json
 from pipeline.storage.run_files import INDEX, TRAINER, WEIGHTS, checkpoint_name, checkpoint_step
-from pipeline.system.disk import check_free, sync_folder, writing
+from pipeline.system.disk import check_free, sync_entry, writing
 from pipeline.system.errors import Failure, UserError
 from pipeline.system.processes import refuse_unsafe_loading
 from pipeline.training.decisions import Decisions
@@ -94,7 +94,7 @@ class Checkpoints:
         if final.exists():  # a damaged or abandoned one of the same step
             final.rename(part.with_suffix(".old"))
         part.rename(final)
-        sync_folder(self.folder)
+        sync_entry(self.folder)
         shutil.rmtree(part.with_suffix(".old"), ignore_errors=True)
         self.prune()
         return final
@@ -204,7 +204,7 @@ class Checkpoints:
         _write_index(part, index)
         shutil.rmtree(final, ignore_errors=True)
         part.rename(final)
-        sync_folder(self.folder)
+        sync_entry(self.folder)
 
     def _counts(self, step: int) -> bool:
         """Whether no later extension of the run left the checkpoint behind."""

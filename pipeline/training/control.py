@@ -265,10 +265,12 @@ class Control(Callback):
             limit = self.budget.validation_limit_seconds()
             row = {**(row or self._train_row(step)), **self.validate(limit_seconds=limit)}
             verdict = self._stop_after_worse(step, verdict)
-        if self.tasks is not None and self._tasks_are_due(self.tasks, step):
+        sizes, tasks = self.batches.sizes, self.tasks
+        due = tasks is not None and tasks.due(sizes.tokens(step - 1), sizes.tokens(step))
+        if tasks is not None and due and self.budget.may_spend("tasks", step):
             row = row or self._train_row(step)
             started = time.monotonic()
-            row |= self.tasks.run(self.module.network, step)
+            row |= tasks.run(self.module.network, step)
             self._spent_on("tasks", time.monotonic() - started)
         if row:
             self.metrics.log(row, step)
@@ -306,10 +308,6 @@ class Control(Callback):
         if self.budget.may_spend("checkpoint", step):
             self.save()
         return verdict
-
-    def _tasks_are_due(self, tasks: "ProgressTasks", step: int) -> bool:
-        sizes = self.batches.sizes
-        return tasks.due(sizes.tokens(step - 1), sizes.tokens(step)) and self.budget.may_spend("tasks", step)
 
     def _after_decision(self, verdict: Verdict, trainer: Trainer) -> None:
         if verdict == Verdict.DECAY:
@@ -351,9 +349,15 @@ class Control(Callback):
 
     def _show(self, step: int, row: Mapping[str, Any]) -> None:
         if "val/bits_per_byte" in row:
-            self._print(validation_line(step, row, self.last.intervals.get("overall")))
+            per_set = ", ".join(f"{k.split('/')[1]} {v:.4f}" for k, v in row.items() if k.count("/") == 2)
+            interval = self.last.intervals.get("overall")
+            error = f" ± {(interval[1] - interval[0]) / 2:.4f}" if interval else ""
+            self._print(f"  step {step:,}: {row['val/bits_per_byte']:.4f}{error} bits per byte ({per_set})")
         if self._progress is not None and "train/loss" in row:
-            self._progress.to(row["budget/fraction"], progress_note(step, row, self.budget.remaining_seconds()))
+            seconds = self.budget.remaining_seconds()
+            left = f", {format_seconds(max(0.0, seconds))} of the cap left" if seconds < math.inf else ""
+            speed = f"{row['perf/tokens_per_second']:,.0f} tokens/s{left}"
+            self._progress.to(row["budget/fraction"], f"step {step:,}, loss {row['train/loss']:.3f}, {speed}")
 
     def _print(self, line: str) -> None:
         if self._progress is not None:
@@ -363,19 +367,6 @@ class Control(Callback):
         if self._progress is not None:
             self._progress.close()
             self._progress = None
-
-
-def validation_line(step: int, row: Mapping[str, Any], interval: list[float] | None) -> str:
-    """A validation for the console."""
-    per_set = ", ".join(f"{k.split('/')[1]} {v:.4f}" for k, v in row.items() if k.count("/") == 2)
-    error = f" ± {(interval[1] - interval[0]) / 2:.4f}" if interval else ""
-    return f"  step {step:,}: {row['val/bits_per_byte']:.4f}{error} bits per byte ({per_set})"
-
-
-def progress_note(step: int, row: Mapping[str, Any], remaining_seconds: float) -> str:
-    """What stands beside the progress bar."""
-    left = f", {format_seconds(max(0.0, remaining_seconds))} of the cap left" if remaining_seconds < math.inf else ""
-    return f"step {step:,}, loss {row['train/loss']:.3f}, {row['perf/tokens_per_second']:,.0f} tokens/s{left}"
 
 
 def state_of(control: Control) -> State:

@@ -4,7 +4,6 @@ In: a network after its last step. Out: `model/` (a Hugging Face folder that loa
 the manifest. The folder is swapped in whole: whoever reads the model of an earlier cap has one at any moment.
 """
 
-import os
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -24,7 +23,7 @@ from pipeline.corpus.text.shards import TokenShards
 from pipeline.corpus.text.tokenizer import load_tokenizer, special_tokens
 from pipeline.storage.files import write_text
 from pipeline.system import signals
-from pipeline.system.disk import writing
+from pipeline.system.disk import sync_entry, writing
 from pipeline.system.errors import Stopped, UserError
 from pipeline.training.budget import FLOAT32_MAX_BYTES
 from pipeline.training.forecast import time_facts
@@ -96,9 +95,7 @@ def export(control: "Control", config: Config, folder: Path, tokens: TokenShards
             part.mkdir(parents=True)
             save_folder(part, on_host(whole_weights(control)), shape, tokens.tokenizer_path, special, dtype=dtype)
             for path in [*part.iterdir(), part]:
-                descriptor = os.open(path, os.O_RDONLY)
-                os.fsync(descriptor)
-                os.close(descriptor)
+                sync_entry(path)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -204,7 +201,7 @@ def _forecast(control: "Control", left_at_end: float) -> dict[str, Any]:
     facts = {"memory": control.memory.facts(control.module.windows), "time": time_facts(budget, step)}
     if record is None:
         return facts
-    finite = budget.limits.cap_seconds is not None
+    finite = budget.limits.cap.seconds is not None
     return {
         **facts,
         "decided_at_step": record["step"],

@@ -86,7 +86,7 @@ def predict_time(budget: Budget, step: int) -> str | None:
     made = len(_time_records(budget))
     if budget.measured.steps_this_life < LEAST_STEPS or made == len(TIME_AT_FRACTIONS):
         return None
-    if budget.in_decay(step) or budget.fraction(step) < TIME_AT_FRACTIONS[made]:
+    if budget.segment(step) is not None or budget.fraction(step) < TIME_AT_FRACTIONS[made]:
         return None
     steps, seconds = budget.predict(step)
     # Where the clock sets the end, the steps are uncertain and the seconds known; where the tokens do, the reverse.

@@ -84,7 +84,7 @@ class Training:
         budget = Budget(limits, lambda: self.ledger.spent_seconds, decisions)
         budget.replayed_end = self.recorded and self.recorded.end_step
         start = None if limits.max_steps is None else planned_decay_start(limits.max_steps, settings.decay_share)
-        print(batches.describe(limits.max_steps, start, at_most=limits.cap_seconds is not None), flush=True)
+        print(batches.describe(limits.max_steps, start, at_most=limits.cap.seconds is not None), flush=True)
         checkpoints = Checkpoints(self.folder / CHECKPOINTS, settings.keep_checkpoints, decisions)
         module = PretrainModule(network, settings, self.machine.precision)
         seed_random_state(self.config.seed)  # before the checkpoint, which brings its own

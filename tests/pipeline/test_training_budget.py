@@ -169,7 +169,7 @@ def test_hundreds_of_undisturbed_runs_end_annealed_inside_the_cap_and_waste_litt
         machine = machine_of(seed, stalls)
         run = Run(machine, limits_of(machine, seed))
         assert run.life()
-        cap = run.limits.cap_seconds or 0.0
+        cap = run.limits.cap.seconds or 0.0
         # A stall in the last two steps is nobody's to foresee; every earlier one shortens the decay.
         assert run.now <= cap + sum(machine.stalls[-2:]), f"seed {seed}: {run.now - cap:.2f} s over {cap:.1f}"
         if not stalls:
@@ -194,7 +194,7 @@ def test_runs_killed_at_random_end_inside_the_cap_and_repeat_no_learning_rate_di
     for seed in range(300):
         machine = machine_of(seed)
         run = Run(machine, limits_of(machine, seed, least_steps=600))
-        cap, kills, lives = run.limits.cap_seconds or 0.0, random.Random(seed).randint(1, 6), 0
+        cap, kills, lives = run.limits.cap.seconds or 0.0, random.Random(seed).randint(1, 6), 0
         while not run.life(machine.random.uniform(0.1, 0.9) * cap if lives < kills else math.inf):
             lives += 1
             if run.saved is None:
@@ -240,7 +240,7 @@ def test_the_limit_that_comes_first_ends_the_run() -> None:
     assert many.life()
     assert few.step == 100
     assert many.budget.stopped_by(many.step) == "gpu_hours"
-    assert many.now <= (limits.cap_seconds or 0.0)
+    assert many.now <= (limits.cap.seconds or 0.0)
     assert many.annealed
 
 

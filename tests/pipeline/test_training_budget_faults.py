@@ -76,7 +76,7 @@ def test_under_all_faults_a_run_ends_inside_its_cap_low_and_wastes_little(kills:
         run, anew = faulty_run(seed, kills, cards)
         if anew:
             continue
-        cap, machine = run.limits.cap_seconds or 0.0, run.machine
+        cap, machine = run.limits.cap.seconds or 0.0, run.machine
         allowed = sum(machine.stalls[-2:])  # a stop in the last two steps is nobody's to foresee
         if run.emergency:  # it still exports what there is: a start and an export
             allowed += 1.1 * (machine.start + machine.save + machine.end)
