@@ -23,7 +23,7 @@ from model.optim import OPTIMIZERS, MasterWeights
 from pipeline import config as configs
 from pipeline.corpus.text.shards import TokenShards
 from pipeline.stages import data_step, init_step
-from scripts.bench_rows import processor
+from pipeline.training.devices import cpu_name
 
 TURN_SECONDS, RATE, WARMUP = 10.0, 5e-5, 10
 Step = Callable[[torch.Tensor], float]
@@ -115,7 +115,7 @@ def main() -> None:
     result = {
         "ratio": round(ratio, 3),
         **facts,
-        "machine": f"{processor()}, {torch.get_num_threads()} threads",
+        "machine": f"{cpu_name()}, {torch.get_num_threads()} threads",
         "learning_rate": RATE,
         "window_tokens": length,
     }

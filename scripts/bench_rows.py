@@ -87,15 +87,6 @@ def one_core() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-def processor() -> str:
-    """The CPU's name as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def _run_apart(script: str, name: str, quick: bool) -> Rows:
     """One part in a process of its own; its rows are printed when they come."""
     command = [sys.executable, script, "--part", name, *(["--quick"] if quick else [])]
@@ -126,6 +117,8 @@ def _kept(path: Path, others: set[str]) -> Rows:
 
 
 def record(bench: str, rows: Rows, libraries: Iterable[str]) -> dict[str, Any]:
+    from pipeline.training.devices import cpu_name  # loads torch
+
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
     versions = {"python": platform.python_version()}
     for library in libraries:
@@ -136,7 +129,7 @@ def record(bench: str, rows: Rows, libraries: Iterable[str]) -> dict[str, Any]:
     return {
         "bench": bench,
         "commit": commit,
-        "machine": f"{processor()}, {os.cpu_count()} CPUs, one core used where the part does not say otherwise",
+        "machine": f"{cpu_name()}, {os.cpu_count()} CPUs, one core used where the part does not say otherwise",
         "versions": versions,
         "rows": rows,
     }
