@@ -4,8 +4,10 @@ Rules are plain objects, quick to import (a config is checked in milliseconds) a
 `as_datatrove_filter` wraps one for any datatrove pipeline; `check_range` checks its options.
 """
 
+import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -51,6 +53,39 @@ class Rule(ABC):
             return None
         decision = self.filter(doc)
         return None if decision is True else decision[1]
+
+
+NO_SPACE, BEYOND = 1e-9, 1e12  # limits that any measured value above 0 crosses, one way or the other
+
+
+def measured(rule: Rule, doc: Document, reason: str, limit: float | str | None) -> float | None:
+    """What `rule` compares with `limit` under `reason`, of a document that it keeps; None where that is not known: the
+    limit is no number among the rule's options, or the value is 0.
+
+    The rule tells a value only of what it drops, so the limit is moved until it drops the document for this reason."""
+    for tightened in _tightened(rule, limit):
+        drop = tightened.decide(doc)
+        if drop is not None and drop.reason == reason and isinstance(drop.value, int | float):
+            return drop.value
+    return None
+
+
+def _tightened(rule: Rule, limit: float | str | None) -> Iterator[Rule]:
+    """Copies of the rule with one option that has the value `limit`, alone or in a pair, moved beyond any value."""
+    for name, value in vars(rule).items():
+        for moved in (NO_SPACE, BEYOND):
+            if isinstance(value, tuple):
+                changed: list[object] = [
+                    (*value[:i], (pair[0], moved), *value[i + 1 :])
+                    for i, pair in enumerate(value)
+                    if isinstance(pair, tuple) and pair[-1] == limit
+                ]
+            else:
+                changed = [moved] if isinstance(value, int | float) and value == limit else []
+            for option in changed:
+                tightened = copy.copy(rule)
+                setattr(tightened, name, option)
+                yield tightened
 
 
 def as_datatrove_filter(rule: Rule, exclusion_writer: "DiskWriter | None" = None) -> "BaseFilter":

@@ -112,7 +112,7 @@ def _verb(arguments: argparse.Namespace) -> None:
     run = {
         "plan": _plan, "submit": _submit, "sample": _sample, "report": _report, "score": _score, "label": _label,
         "study": _study, "runs": _runs, "clean": _clean, "compare": _compare, "batch": _batch, "sync": _sync,
-        "doctor": _doctor, "where": _where, "grow": _grow, "list": _list,
+        "drops": _drops, "doctor": _doctor, "where": _where, "grow": _grow, "list": _list,
     }[arguments.verb]  # fmt: skip
     return run(arguments)
 
@@ -185,6 +185,13 @@ def _sample(arguments: argparse.Namespace) -> None:
             setattr(config.sample, key, getattr(arguments, key))
     configs.validate(config, "sample")
     sample.run(config, _typed(arguments), prompt=arguments.prompt, chat=arguments.chat)
+
+
+def _drops(arguments: argparse.Namespace) -> None:
+    from pipeline import drops
+
+    options = arguments.reason, arguments.source, arguments.n
+    _print(drops.collect(_config(arguments), _typed(arguments), *options), arguments.json, drops.show)
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -110,6 +110,13 @@ VERBS = [
         _flag("--chat", "talk with a tuned model; without --prompt line by line"),
         _argument("--temperature", type=float, help="default: sample.temperature; 0 = always the likeliest"),
     ]),
+    Verb("drops", "texts that the data stage dropped, each with its reason and limit, beside similar ones it kept", [
+        *CONFIG,
+        _argument("--reason", metavar="NAME", help="a filter (gopher_quality) or one of its reasons; default: all"),
+        _argument("--source", metavar="NAME", help="one of data.sources; default: all"),
+        _argument("-n", type=int, default=20, metavar="N", help="how many are shown; default: 20"),
+        JSON,
+    ]),
     Verb("report", "write the experiment's report.html again and print its path", CONFIG),
     Verb("score", "quality scores of your own texts, by the scorer of a data stage", [
         _argument("config", help=f"experiment whose data stage is finished: {RUN}"),
