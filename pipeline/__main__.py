@@ -197,7 +197,7 @@ def _drops(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from pipeline.reporting import page
 
-    print(page.write(_config(arguments)))
+    print(page.write_shared(_config(arguments)) if arguments.share else page.write(_config(arguments)))
 
 
 def _score(arguments: argparse.Namespace) -> None:

@@ -117,7 +117,10 @@ VERBS = [
         _argument("-n", type=int, default=20, metavar="N", help="how many are shown; default: 20"),
         JSON,
     ]),
-    Verb("report", "write the experiment's report.html again and print its path", CONFIG),
+    Verb("report", "write the experiment's report.html again and print its path", [
+        *CONFIG,
+        _flag("--share", "write one to pass on, into runs/<name>/shared: without private text, file names and sources"),
+    ]),
     Verb("score", "quality scores of your own texts, by the scorer of a data stage", [
         _argument("config", help=f"experiment whose data stage is finished: {RUN}"),
         _argument("words", nargs="+", metavar="file", help="files or folders of text; key=value overrides"),

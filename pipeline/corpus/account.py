@@ -27,7 +27,7 @@ from pipeline.corpus.text.shards import HEAD_TOKENS, TEXTBOOK, head_bytes
 from pipeline.corpus.text.tokenizer import encoder, load_tokenizer
 from pipeline.corpus.tokenizing import open_ids, token_dtype
 from pipeline.pages.data_card import ATTRIBUTION, CARD, REPORT, attribution, dataset_card
-from pipeline.pages.private import OWN, PRIVATE_NAME, is_private_source
+from pipeline.pages.private import OWN, is_private_source, shared_account
 from pipeline.storage.files import write_json
 from pipeline.storage.steps import Folder
 
@@ -89,7 +89,7 @@ def write_account(
         "fingerprint": folder.path.name,
         **{key: facts[key] for key in ("documents", "tokens", "bytes", "vocab_size", "bytes_per_token", "masked")},
         "held_out": facts["held_out"],
-        "files": all_files([_shown_files(s["files"], name in private) for name, s in facts["sources"].items()]),
+        "files": facts["files"],
         "private": bool(private),
         "funnel": _funnel(folder, table, outcome, found, examples, deciding),
         "gallery": _shown(found, examples),
@@ -97,8 +97,8 @@ def write_account(
         "sources": _sources(folder, table, outcome, facts, private, seed),
         "lengths": statistics.length_histogram(outcome.lengths[outcome.kept]),
         "kinds": statistics.kinds(table, outcome.lengths, outcome.kept),
-        "groups": statistics.groups(table, outcome.lengths, outcome.kept, private),
-        "duplicates": _duplicates(facts, found, bool(private)),
+        "groups": statistics.groups(table, outcome.lengths, outcome.kept),
+        "duplicates": _duplicates(facts, found),
         "contamination": _contamination(facts["contamination"], found),
         "provenance": rows,
         "notices": notices(rows),
@@ -107,8 +107,9 @@ def write_account(
     # Before anything is written: an account that does not close must not be published.
     check_sums(account)
     write_json(folder.path / REPORT, account)
-    (folder.path / CARD).write_text(dataset_card(account), encoding="utf-8")
-    (folder.path / ATTRIBUTION).write_text(attribution(account), encoding="utf-8")
+    shared = shared_account(account)
+    (folder.path / CARD).write_text(dataset_card(shared), encoding="utf-8")
+    (folder.path / ATTRIBUTION).write_text(attribution(shared), encoding="utf-8")
 
 
 def all_files(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -119,12 +120,6 @@ def all_files(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "skipped": sum_mappings([files["skipped"] for files in sources]),
         "bytes": {name: sum(files["bytes"][name] for files in sources) for name in (*classes, "skipped")},
     }
-
-
-def _shown_files(files: Mapping[str, Any], hidden: bool) -> dict[str, Any]:
-    """The endings of private files are names too: only how many they are is shown."""
-    n = sum(files["skipped"].values())
-    return {**files, "skipped": {PRIVATE_NAME: n} if n else {}} if hidden else dict(files)
 
 
 def check_sums(account: Mapping[str, Any]) -> None:
@@ -261,8 +256,8 @@ def _sources(
         found[name] = {
             **{key: source[key] for key in ("read", "documents", "tokens", "bytes", "unreadable", "licenses")},
             "unreadable_causes": source["unreadable_causes"],
-            "files": _shown_files(source["files"], name in private),
-            "lost_files": [{**f, "file": "" if name in private else f["file"]} for f in source["lost_files"]],
+            "files": source["files"],
+            "lost_files": source["lost_files"],
             "private": name in private,
             "train": train,
             "validation": val,
@@ -290,7 +285,7 @@ def _diversity(
     return statistics.diversity(ids, vocab_size, text)
 
 
-def _duplicates(facts: Mapping[str, Any], found: Survey, hidden: bool) -> dict[str, Any]:
+def _duplicates(facts: Mapping[str, Any], found: Survey) -> dict[str, Any]:
     near = facts["near_duplicates"]
     counts = {reason: count[0] for (_, _, reason), count in found.counts.items()}
     return {
@@ -299,7 +294,7 @@ def _duplicates(facts: Mapping[str, Any], found: Survey, hidden: bool) -> dict[s
         "near_validation": counts.get("near_validation", 0),
         "clusters": near["clusters"],
         "cluster_sizes": near["cluster_sizes"],
-        "largest_clusters": [{**c, "path": "" if hidden else c["path"]} for c in near["largest_clusters"]],
+        "largest_clusters": near["largest_clusters"],
     }
 
 

@@ -120,8 +120,8 @@ def _push(heap: list, entry: Any, most: int) -> None:
 
 @dataclass
 class Examples:
-    """For the report, private text left out: by reason those drawn and those that missed by least, and by mark (see
-    `Gallery`) those that were asked for. `sampled`: bytes and texts of the drawn ones, to count tokens on."""
+    """For the report: by reason those drawn and those that missed by least, and by mark (see `Gallery`) those that were
+    asked for. `sampled`: texts of the drawn ones, to count tokens on."""
 
     drawn: dict[Reason, list[dict[str, Any]]] = field(default_factory=dict)
     near: dict[Reason, list[dict[str, Any]]] = field(default_factory=dict)
@@ -205,18 +205,16 @@ class Gallery:
     def _show(self, place: dict, key: Any, record: Mapping[str, Any], text: str) -> None:
         shown = place.setdefault(key, [])
         if self.keep != "none" and len(shown) < EXAMPLES:
-            shown.append(public_record(record, text, self._private))
+            shown.append(example_of(record, text, self._private))
 
 
-def public_record(record: Mapping[str, Any], text: str, private: Collection[str]) -> dict[str, Any]:
-    """An example as a page may show it. `private`: names of sources that hold private text. Of such text nothing but
-    what was measured; and, where there is any, no name of a text that another is a copy of."""
-    measured = {key: record[key] for key in ("value", "threshold") if record.get(key) is not None}
-    if record.get("license") == OWN or record["source"] in private:
-        return {"private": True, **measured}
-    detail = {} if private or not record.get("detail") else {"detail": str(record["detail"])}
-    shown = {"source": record["source"], "path": record["path"], **measured, **detail}
-    return {**shown, "text": text.rstrip()[:EXAMPLE_CHARACTERS]}
+def example_of(record: Mapping[str, Any], text: str, private: Collection[str]) -> dict[str, Any]:
+    """An example for the report of its owner. `private`: names of sources that hold private text; the mark tells what
+    no page to pass on may show (pipeline/pages/private.py)."""
+    mark = {"private": True} if record.get("license") == OWN or record["source"] in private else {}
+    kept = {key: record[key] for key in ("source", "path", "value", "threshold") if record.get(key) is not None}
+    detail = {"detail": str(record["detail"])} if record.get("detail") else {}
+    return {**mark, **kept, **detail, "text": text.rstrip()[:EXAMPLE_CHARACTERS]}
 
 
 def inner_part(text: str) -> str:

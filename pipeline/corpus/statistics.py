@@ -110,9 +110,9 @@ def diversity(ids: Sequence[np.ndarray], vocab_size: int, text: str) -> dict[str
     }
 
 
-def groups(table: Table, lengths: np.ndarray, kept: np.ndarray, private: Sequence[str]) -> dict[str, Any]:
+def groups(table: Table, lengths: np.ndarray, kept: np.ndarray) -> dict[str, Any]:
     """Packages, domains or what else is held out together: how many, how many of equal size would be as varied (the
-    exponential of the entropy over tokens), and the largest. A private group has no name here."""
+    exponential of the entropy over tokens), and the largest."""
     hashes, first, inverse = np.unique(table.rows["group"][kept], return_index=True, return_inverse=True)
     tokens = np.bincount(inverse, weights=lengths[kept])
     documents = np.bincount(inverse)
@@ -123,10 +123,9 @@ def groups(table: Table, lengths: np.ndarray, kept: np.ndarray, private: Sequenc
     for i in largest:
         index = int(kept[first[i]])
         source = table.sources[table.rows["source"][index]]
-        name = "" if source in private else named[index].group
         share = round(float(tokens[i] / max(1.0, tokens.sum())), 4)
-        rows.append({"source": source, "group": name, "documents": int(documents[i]), "tokens": int(tokens[i]),
-                     "share": share})  # fmt: skip
+        counts = {"documents": int(documents[i]), "tokens": int(tokens[i]), "share": share}
+        rows.append({"source": source, "group": named[index].group, **counts})
     effective = round(float(np.exp(-(shares * np.log(shares)).sum())), 1)
     return {"groups": len(hashes), "effective_groups": effective, "largest": rows}
 

@@ -16,6 +16,7 @@ from pipeline.corpus.text.intervals import beside, over_documents, replay_in_wor
 from pipeline.pages import html
 from pipeline.pages.charts import COLOURS, Line, line_chart
 from pipeline.pages.data_card import REPORT as DATA_REPORT
+from pipeline.pages.private import shared_report
 from pipeline.release.formats import no_memory_saved, no_saving_lines
 from pipeline.reporting.data import data_view
 from pipeline.reporting.growth import growth_facts, growth_view, smooth, thin
@@ -26,6 +27,7 @@ from pipeline.storage.steps import MANIFEST, read_manifest, read_output
 from pipeline.system.errors import UserError
 from pipeline.system.progress import format_count
 
+SHARED = "shared"  # the folder under runs/<name>/ of the page to pass on
 FORMAT = 1  # of report.json; raised when a key changes its meaning or goes away
 SMOOTH_ROWS = 9
 SECTIONS = tuple(stage for stage in STAGES if stage != "export")  # in the page's order; an export has its own card
@@ -56,15 +58,30 @@ KEYS = {
 def write(config: Config) -> Path:
     """Writes the page and its figures as they stand and returns the page's path. Raises `UserError`."""
     experiment = Experiment(config)
+    folders, report = _report_of(config, experiment)
+    for folder in (experiment.folder, *list(folders.values())[-1:]):
+        _write_into(folder, report)
+    return experiment.folder / "report.html"
+
+
+def write_shared(config: Config) -> Path:
+    """The same under `shared/`, without private text and names (pipeline/pages/private.py). Raises `UserError`."""
+    experiment = Experiment(config)
+    _, report = _report_of(config, experiment)
+    return _write_into(experiment.folder / SHARED, shared_report(report))
+
+
+def _report_of(config: Config, experiment: Experiment) -> tuple[dict[str, Path], dict[str, Any]]:
     folders = _consistent_folders(experiment)
     if not folders:
         raise UserError(f"nothing is finished under {experiment.folder} yet; run: hornbook data <config>")
-    report = collect(config, folders, experiment.ledger_path)
-    page = render(report)
-    for folder in (experiment.folder, *list(folders.values())[-1:]):
-        write_json(folder / "report.json", report)
-        write_text(folder / "report.html", page)
-    return experiment.folder / "report.html"
+    return folders, collect(config, folders, experiment.ledger_path)
+
+
+def _write_into(folder: Path, report: Mapping[str, Any]) -> Path:
+    write_json(folder / "report.json", report)
+    write_text(folder / "report.html", render(report))
+    return folder / "report.html"
 
 
 def _consistent_folders(experiment: Experiment) -> dict[str, Path]:
@@ -131,6 +148,7 @@ def render(report: Mapping[str, Any]) -> str:
     return html.render(
         "report.html",
         heading=report["name"],
+        shared=report.get("shared", False),
         identity=report["identity"],
         hours=report["hours"],
         total_hours=sum(row["gpu_hours"] for row in report["hours"]["stages"]),

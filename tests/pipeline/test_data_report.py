@@ -26,7 +26,7 @@ from pipeline.pages import html
 from pipeline.pages.charts import roc_chart, score_chart
 from pipeline.pages.data_card import ATTRIBUTION, CARD, REPORT
 from pipeline.reporting.data import data_view
-from pipeline.reporting.page import collect, render
+from pipeline.reporting.page import collect, render, write_shared
 from pipeline.run_stage import run_stage
 from pipeline.storage.steps import read_manifest
 
@@ -132,7 +132,7 @@ def test_near_misses_are_those_nearest_to_the_limit(root):
     assert read_manifest(folder)["content_hash"] == before
 
 
-def test_private_text_is_counted_and_nothing_of_it_is_named(root, capsys):
+def test_private_text_is_shown_to_its_owner_and_named_nowhere_in_what_is_passed_on(root, capsys):
     folder = root / f"{SECRET}-files"
     folder.mkdir()
     for i in range(12):
@@ -163,16 +163,24 @@ def test_private_text_is_counted_and_nothing_of_it_is_named(root, capsys):
         assert SECRET not in text
         assert "private text" in text
     assert "GPL-3.0-only" in attribution
+    source = f"{SECRET}_notes"
     found, page = report_of("test")
-    source = f"{SECRET}_notes"  # the key of the user's own config: on the page, in no card
+    for word in (f"{SECRET}-short-", f"{SECRET}-bad.md", f".{SECRET}", f"<td>{source}</td>", "report test --share"):
+        assert word in page
+    assert write_shared(config) == root / "runs" / "test" / "shared" / "report.html"
+    found, page = report_of("test/shared")
+    assert "report test --share" not in page
     for text in (json.dumps(found), page):
-        assert SECRET not in text.replace(source, "")
+        assert SECRET not in text
+        assert str(root) not in text
+        assert "private text" in text
     account = found["data"]
     assert account["licence"]["kind"] == "private"
     assert [terms["kind"] for terms in account["licence"]["terms"]] == ["private", "copyleft"]
     assert account["contamination"]["items_matched"] == 1
     reasons = {(entry["filter"], entry["reason"]) for entry in account["gallery"]}
     assert {("unreadable", "not_utf8"), ("length", "too_short"), ("contamination", "shared_words")} <= reasons
+    assert any(e.get("private") for entry in account["gallery"] for e in entry["examples"])
     assert all(e.get("private") for entry in account["gallery"] for e in entry["examples"] if "text" not in e)
     manifest = read_manifest(made)
     assert {name: s["private"] for name, s in manifest["sources"].items()} == {source: True, "web": False}

@@ -141,7 +141,13 @@ def test_own_documents_go_from_files_to_a_model_and_their_names_stay_here(tmp_pa
 
     page = (run / "report.html").read_text()
     assert "Kept and lost" in page
-    outgoing = [run / "report.html", *(run / "pretrain" / "model").rglob("*"), *(run / "wandb").rglob("*")]
+    _hornbook(tmp_path, "report", config, "--share")
+    outgoing = [
+        run / "shared" / "report.html",
+        run / "shared" / "report.json",
+        *(run / "pretrain" / "model").rglob("*"),
+        *(run / "wandb").rglob("*"),
+    ]
     files = [path for path in outgoing if path.is_file()]
     assert any(path.suffix == ".wandb" for path in files)
     leaks = [path.name for path in files if SECRET.encode() in path.read_bytes() or SECRET in path.name]
