@@ -159,7 +159,9 @@ def _stage(arguments: argparse.Namespace) -> None:
 def _plan(arguments: argparse.Namespace) -> None:
     from pipeline.plan import make_plan, show
 
-    _print(make_plan(_config(arguments), arguments.card, arguments.measure), arguments.json, show)
+    full = arguments.full or arguments.json
+    found = make_plan(_config(arguments), arguments.card, arguments.measure, full)
+    _print(found, arguments.json, lambda plan: show(plan, full))
 
 
 def _submit(arguments: argparse.Namespace) -> None:

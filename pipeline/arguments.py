@@ -47,6 +47,7 @@ CONFIG = [
     _argument("overrides", nargs="*", metavar="key=value", help="laid over the file"),
 ]
 JSON = _flag("--json", "as JSON")
+CARD = "a card of configs/gpus.yaml, near it (4090), a size (24gb), cpu, or auto"
 SLURM = [
     _argument("--partition", help="default: the site's"),
     _argument("--cpu-partition", metavar="NAME", help="for jobs without a GPU; default: as --partition"),
@@ -93,7 +94,8 @@ VERBS = [
     _stage("finetune", "tune a model on examples inside a GPU-hour cap: LoRA, QLoRA or every weight"),
     Verb("plan", "what the config needs and buys on a card: memory, tokens, hours, cost", [
         *CONFIG,
-        _argument("--card", help="a name of configs/gpus.yaml; default: h100-80"),
+        _argument("--card", help=f"{CARD}; default: this machine's, else h100-80"),
+        _flag("--full", "all figures with what they rest on, beside the five lines"),
         _flag("--measure", "run a few real steps here, beside the forecast"),
         JSON,
     ]),

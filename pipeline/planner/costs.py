@@ -11,7 +11,10 @@ from typing import Any
 
 from model.config import ModelConfig
 from pipeline.config import Config
+from pipeline.corpus.sources.document_files import PLAIN_ENDINGS
+from pipeline.corpus.steps import make_source
 from pipeline.corpus.text.source import BYTES_PER_TOKEN
+from pipeline.corpus.text.user_files import split_ending
 from pipeline.stages import data_step
 from pipeline.storage.steps import read_manifest
 from pipeline.system.errors import UserError
@@ -19,20 +22,31 @@ from pipeline.training.budget import FLOAT32_MAX_BYTES, SAVE_BYTES_PER_SECOND, s
 from pipeline.training.mixing import effective_weights
 
 MFU = {"none": (0.35, 0.50), "selective": (0.34, 0.49), "full": (0.27, 0.39)}  # recomputing all costs 4/3 of the FLOPs
+CPU_MFU = (0.20, 0.45)  # of a matrix product measured now; 0.43 and 0.46 in real-cpu.yaml and tiny.yaml
 MFU_BASIS = "MFU of published trainings of 1 to 7B (35 to 50%, less what is recomputed): unmeasured here"
 MOMENT_BYTES = {"adamw8bit": 2.03, "adamw4bit": 1.06, "muon": 6.0}  # a parameter; 8 for the others
+CPU_BASIS = "20 to 45% of a matrix product that was measured now on this machine, as two runs on one CPU reached"
 ASSUMED_SECONDS = {"start": 60.0, "compile": 90.0}  # of each process on a card: imports and loading; torch.compile
+CPU_START_SECONDS = 20.0
 MUCH_VALIDATION = 0.25  # of the work of all training steps
 TOKEN_COPIES = 2  # encoded shards, and the token sets that training reads
 TEXT_COPIES = 2  # JSON lines as read, and as repaired
 MANIFEST, LIMIT = "the data manifest", "the source's limit, an upper bound"  # where a size comes from
+FILES = f"its files, at {BYTES_PER_TOKEN:g} bytes a token"
+PLAIN_FILES = {(ending, "") for ending in (*PLAIN_ENDINGS, ".jsonl", ".ndjson", ".json")}
 
 
 def tokens_per_second(config: Config, model: ModelConfig, card: Mapping[str, Any]) -> tuple[float, float]:
-    """[least, most] by `MFU`."""
-    peak, (low, high) = card["bf16_dense_tflops"] * 1e12, MFU[config.train.activation_checkpointing]
+    """[least, most] by `MFU`; of a CPU by `CPU_MFU`."""
+    peak = card["bf16_dense_tflops"] * 1e12
+    low, high = CPU_MFU if card.get("cpu") else MFU[config.train.activation_checkpointing]
     flops = model.flops_per_token(config.train.sequence_length)
     return peak * low / flops, peak * high / flops
+
+
+def basis_of(card: Mapping[str, Any]) -> str:
+    """Where the speeds come from."""
+    return CPU_BASIS if card.get("cpu") else MFU_BASIS
 
 
 def hours(
@@ -50,7 +64,7 @@ def hours(
         return {"tokens_per_second": [round(slow), round(fast)]}
     spent, bought = [], []
     for speed in (fast, slow):
-        lost = sum(_lost_seconds(config, speed, validation_tokens)[0].values())
+        lost = sum(_lost_seconds(config, card, speed, validation_tokens)[0].values())
         spent.append(min(cap or math.inf, ((tokens or math.inf) / speed + lost) / 3600))
         bought.append(min(tokens or math.inf, speed * max(0.0, (cap or math.inf) * 3600 - lost)))
     bought.reverse()
@@ -91,7 +105,7 @@ def overhead(config: Config, card: Mapping[str, Any], validation_tokens: int) ->
     stepping, capped = _stepping_seconds(config, slow), _capped_seconds(config)
     if min(stepping, capped) == math.inf:
         return {}
-    by_kind, (validations, saves, one_save) = _lost_seconds(config, slow, validation_tokens)
+    by_kind, (validations, saves, one_save) = _lost_seconds(config, card, slow, validation_tokens)
     lost = sum(by_kind.values())
     run = min(capped, stepping + lost)
     return {
@@ -118,7 +132,7 @@ def _capped_seconds(config: Config) -> float:
 
 
 def _lost_seconds(
-    config: Config, speed: float, validation_tokens: int
+    config: Config, card: Mapping[str, Any], speed: float, validation_tokens: int
 ) -> tuple[dict[str, float], tuple[int, int, float]]:
     """Seconds outside training steps by kind; and (validations, saves, seconds of a save)."""
     train = config.train
@@ -128,12 +142,16 @@ def _lost_seconds(
     interval = save_interval_seconds(train.checkpoint_every_seconds, one_save)
     saves = 2 + math.floor(seconds / interval)  # before the decay, and the last one
     by_kind = {
-        "start": ASSUMED_SECONDS["start"],
-        "compile": ASSUMED_SECONDS["compile"] if train.compile != "false" else 0.0,
+        "start": CPU_START_SECONDS if card.get("cpu") else ASSUMED_SECONDS["start"],
+        "compile": ASSUMED_SECONDS["compile"] if _compiles(train.compile, card) else 0.0,
         "evaluation": validations * validation_tokens / (3 * speed),  # forward only
         "saving": saves * one_save + model_bytes(config) / SAVE_BYTES_PER_SECOND,
     }
     return by_kind, (validations, saves, one_save)
+
+
+def _compiles(setting: str, card: Mapping[str, Any]) -> bool:
+    return setting == "true" or (setting == "auto" and not card.get("cpu"))
 
 
 def checkpoint_bytes(config: Config) -> float:
@@ -188,7 +206,7 @@ def text_of(config: Config) -> dict[str, Any]:
     except UserError as error:  # its input is not on this machine, and a plan does not need it
         why = str(error)
     named = {name: options for name, options in config.data.sources.items() if isinstance(options, Mapping)}
-    sources = {name: _limit(options) for name, options in named.items()}
+    sources = {name: _size(name, options) for name, options in named.items()}
     most = (len(named) + 1) * config.data.validation.max_bytes / BYTES_PER_TOKEN
     return {"sources": sources, "validation_tokens": round(most), "why": why}
 
@@ -220,6 +238,20 @@ def unique_tokens(text: Mapping[str, Any]) -> int | None:
     """Of all sources together; None where one of them is unknown."""
     counts = [source["tokens"] for source in text["sources"].values()]
     return None if None in counts or not counts else sum(counts)
+
+
+def _size(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """By the source's limit, else by the bytes of its files where these are plain text."""
+    limit = _limit(options)
+    if limit["tokens"] is not None or options.get("type") not in ("text", "jsonl"):
+        return limit
+    try:
+        files = make_source(options, f"data.sources.{name}").files()  # type: ignore[attr-defined]
+    except UserError:
+        return limit
+    if not all(split_ending(file.name) in PLAIN_FILES for file in files):
+        return limit
+    return {"tokens": round(sum(file.size_bytes for file in files) / BYTES_PER_TOKEN), "from": FILES}
 
 
 def _limit(options: Mapping[str, Any]) -> dict[str, Any]:

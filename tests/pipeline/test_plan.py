@@ -14,9 +14,13 @@ from pipeline import plan
 from pipeline.config import Config
 from pipeline.dry_run import describe
 from pipeline.init import tensor_map
-from pipeline.planner import advice, costs
+from pipeline.planner import advice, costs, savers
+from pipeline.planner.answer import advise
+from pipeline.planner.cards import card_of
 from pipeline.planner.measure import measure
+from pipeline.planner.roofline import roofline
 from pipeline.system.errors import UserError
+from pipeline.training.devices import gpu_table
 from pipeline.training.memory import train_settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +57,7 @@ def test_a_plan_says_memory_by_kind_what_fits_where_and_what_it_costs(tiny):
     slow, fast = hours["tokens_per_second"]
     lost = sum(tiny["overhead"]["seconds"].values())
     assert hours["gpu_hours"] == pytest.approx([(1e6 / fast + lost) / 3600, (1e6 / slow + lost) / 3600], abs=2e-3)
-    shown = plan.show(tiny)
+    shown = plan.show(tiny, full=True)
     assert "1M tokens" in shown
     assert "DOES NOT FIT" not in shown
     assert f"{memory['needed_gib']:g} GiB of the card's 22.35" in shown  # 24 GB
@@ -72,7 +76,7 @@ def test_a_range_whose_ends_print_alike_is_one_figure(tiny):
         }
         for name, ends in (("a", [2.231, 2.234]), ("b", [2.29, 2.3]), ("c", None))
     ]
-    shown = plan.show({**tiny, "advice": rows})
+    shown = plan.show({**tiny, "advice": rows}, full=True)
     assert [line.strip() for line in shown.splitlines() if line.endswith(" (10) [1]")] == [
         "2.23          a (10) [1]", "2.29 to 2.30  b (10) [1]", "unknown       c (10) [1]",
     ]  # fmt: skip
@@ -82,7 +86,7 @@ def test_what_does_not_fit_is_named_at_the_micro_batch_that_was_asked_for():
     config = configs.load(ROOT / "configs" / "tiny-source.yaml", [*LIMITS, "train.micro_batch=8"])
     own = Plan(config.model, train_settings(config.train, "bf16-mixed"))
     at_eight, at_one = own.estimate(8).needed_bytes, own.estimate(1).needed_bytes
-    found = plan._memory(config, own, (at_eight + at_one) // 2)
+    found = plan._memory(config, own, {"memory_gb": (at_eight + at_one) / 2e9})
     assert not found["fits"]
     assert (found["micro_batch"], found["needed_gib"]) == (8, round(at_eight / plan.GIB, 2))
     assert found["needed_gib"] > found["card_gib"]
@@ -233,7 +237,7 @@ def test_recipes_have_the_shape_of_a_known_checkpoint_and_the_memory_that_their_
     found = Plan(config.model, train_settings(config.train, config.train.precision)).estimate(int(windows))
     assert int(windows) == config.train.micro_batch
     assert found.needed_bytes / plan.GIB == pytest.approx(float(gib), abs=0.2)
-    assert found.needed_bytes < plan._card(card)[1]["memory_gb"] * 1e9
+    assert found.needed_bytes < card_of(card)[1]["memory_gb"] * 1e9
 
 
 SMALL_SMOL = {"name": "plan", "init": {"method": "exact", "source": "HuggingFaceTB/SmolLM2-135M"},
@@ -254,7 +258,7 @@ def test_a_plan_knows_a_source_that_is_not_downloaded(root):
     kinds = {choice["kind"]: choice["terms"] for choice in found["advice"]}
     assert kinds["grown"] == kinds["continued"] == "Apache-2.0"
     assert all(choice["terms"] for choice in found["advice"] if choice["kind"] == "lora")
-    shown = plan.show(found)
+    shown = plan.show(found, full=True)
     assert "SmolLM2-135M: 134,515,008 parameters, Apache-2.0, trained on 2T tokens" in shown
     assert "meta-llama/Llama-3.2-1B (1.24B, Llama 3.2 Community License, gated)" in shown
     assert "model.layers.31.mlp.gate_proj.weight" in "\n".join(tensor_map(config))
@@ -316,6 +320,73 @@ def test_growth_is_advised_by_the_measured_table_with_its_spread(tmp_path):
     assert advice.growth_advice() is not None
 
 
-def test_a_card_that_is_not_in_the_table_is_one_clear_error():
-    with pytest.raises(UserError, match=r"--card is 'h101'.*h100-80"):
-        plan._card("h101")
+@pytest.mark.parametrize(
+    ("word", "name", "gigabytes"),
+    [
+        ("rtx-4090", "rtx-4090", 24), ("4090", "rtx-4090", 24), ("rtx4090", "rtx-4090", 24),
+        ("NVIDIA GeForce RTX 4060 Ti", "rtx-4060-ti", 16), ("4060", "rtx-4060", 8), ("a100", "a100-40", 40),
+        ("h100", "h100-80", 80), ("A10", "a10", 24), ("A6000", "rtx-a6000", 48), ("v100", "v100-16", 16),
+        ("mi300x", "mi300x", 192), ("pro 6000", "rtx-pro-6000", 96), ("24gb", "24gb (a10g)", 24),
+        ("10 GB", "10gb (rtx-3060)", 10), ("16gb", "16gb (rtx-4060-ti)", 16),
+    ],
+)  # fmt: skip
+def test_a_card_is_found_by_near_names_and_by_size(word, name, gigabytes):
+    found, card = card_of(word)
+    assert (found, card["memory_gb"]) == (name, gigabytes)
+
+
+@pytest.mark.parametrize("word", ["h101", "", "gb", "0gb", "5000gb", "rtx"])
+def test_a_card_that_is_not_in_the_table_is_one_clear_error(word):
+    with pytest.raises(UserError, match=r"--card is .*expected .*24gb"):
+        card_of(word)
+
+
+def test_every_card_has_a_forecast_and_those_without_bf16_train_in_fp32():
+    config = configs.load(ROOT / "configs" / "tiny-source.yaml", LIMITS)
+    for name, card in gpu_table().items():
+        assert roofline(config, name, card, 8)["tokens_per_second"][0] > 0
+        precision = savers.own_settings(config, card).precision
+        assert precision == ("32-true" if name.startswith(("t4", "v100")) else "bf16-mixed")
+
+
+def test_a_plan_is_five_lines(tiny):
+    lines = plan.show(tiny).splitlines()
+    assert [line.split()[0] for line in lines] == ["memory", "buys", "costs", "advice", "better"]
+    assert lines[0].endswith(f"fits: {tiny['memory']['needed_gib']:g} GiB needed of 22.35 on l4, at micro-batch 8 "
+                             "(tiny-source, 2.91M parameters)")  # fmt: skip
+    assert "1M tokens" in lines[1]
+    assert "USD" in lines[2]
+    assert len(plan.show(tiny, full=True).splitlines()) > 40
+
+
+def test_what_does_not_fit_names_settings_that_do():
+    small = [*LIMITS, "train.global_batch_tokens=131072"]
+    config = configs.load(ROOT / "configs" / "tiny-source.yaml", [*small, "train.micro_batch=512"])
+    lines = plan.show(plan.make_plan(config, "2gb", full=False)).splitlines()
+    assert len(lines) == 5
+    assert "DOES NOT FIT" in lines[0]
+    words = lines[4].partition(":")[0].split()[1:]  # the overrides of the last line, typed as they stand
+    again = configs.load(ROOT / "configs" / "tiny-source.yaml", [*small, *words])
+    assert plan.make_plan(again, "2gb", full=False)["memory"]["fits"], words
+
+
+def test_a_plan_for_this_machines_processor_counts_its_memory_and_no_money():
+    config = configs.load(ROOT / "configs" / "tiny-source.yaml", LIMITS)
+    found = plan.make_plan(config, "cpu", full=False)
+    assert found["card"] == "cpu"
+    assert found["overhead"]["seconds"]["compile"] == 0
+    lines = plan.show(found).splitlines()
+    assert "USD" not in lines[2]
+    assert "a GPU: --card" in lines[4]
+
+
+def test_own_text_is_counted_from_its_files(root):
+    (root / "notes").mkdir()
+    (root / "notes" / "a.md").write_text("x" * 4000)
+    source = {"type": "text", "path": str(root / "notes"), "license": "own"}
+    config = smol()
+    config.data.sources = {"notes": source}
+    assert costs.text_of(config)["sources"]["notes"] == {"tokens": 1000, "from": costs.FILES}
+    config.init.method = "continue"
+    values = {"overhead": {}, "text": {**costs.text_of(config), "epochs": {}}}
+    assert advise(config, values).startswith("1k tokens of your own text are little")
