@@ -2,9 +2,12 @@
 
 In: plain numbers. Out: SVG as `Markup`, whose text is escaped; empty where there is nothing to draw. Colours are CSS
 variables of templates/style.css, so a chart is readable in light and dark. There is no chart library here, because
-importing one takes a second of the GPU-hour cap, and none follows the reader's colour scheme.
+importing one takes a second of the GPU-hour cap, and none follows the reader's colour scheme. Charts of curves are as
+wide as a phone, so that their text has the size it was drawn in there and in the columns of a wide page; names and last
+values stand in rows above the plot, where no curve is. templates/hover.js shows values under the pointer.
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +21,7 @@ from pipeline.system.progress import format_count
 STYLESHEET = Path(__file__).with_name("templates") / "style.css"
 MAX_POINTS = 400  # of a curve: a long run stays a small file
 COLOURS = ("--a", "--b", "--c", "--d")
+KEY_ROW, CHARACTER = 17, 7.3  # pixels: height of a row of names above a plot, width of a character of theirs
 STACK_COLOURS = ("--a", "--b", "--rest")
 LABEL_GAP = 13.0  # pixels between two labels of a scatter
 BOX, GAP, FULL, SOURCE_X, GROWN_X = 15, 5, 210, 20, 330  # pixels of the map of blocks
@@ -59,6 +63,8 @@ class Plot:
     top: int = 14
     bottom: int = 42
     parts: list[Markup] = field(default_factory=list)
+    hover: dict[str, Any] = field(default_factory=dict)
+    """What hover.js shows of the curves: their points in data units, and the ends of both axes."""
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """The pixels of a place."""
@@ -86,7 +92,25 @@ class Plot:
         self.text((left + right) / 2, self.height - 5, x_name, "axis", text_anchor="middle")
         if y_name:
             middle = (top + bottom) / 2
-            self.text(14, middle, y_name, "axis", text_anchor="middle", transform=f"rotate(-90 14 {middle:.1f})")
+            self.text(13, middle, y_name, "axis", text_anchor="middle", transform=f"rotate(-90 13 {middle:.1f})")
+
+    def keys(self, entries: Sequence[tuple[str, str, bool | None]]) -> None:
+        """Rows of (words, colour, whether its line is dashed; None: a ring) above the plot, which moves down."""
+        x, y = 10.0, 14.0
+        for words, colour, dashed in entries:
+            width = 26 + CHARACTER * len(words)
+            if x > 10 and x + width > self.width:
+                x, y = 10.0, y + KEY_ROW
+            if dashed is None:
+                self.add("circle", cx=x + 8, cy=y - 4, r=5, fill="none", stroke=f"var({colour})")
+            else:
+                dashes = {"stroke_dasharray": "5 4"} if dashed else {}
+                ends = {"x1": x, "x2": x + 16, "y1": y - 4, "y2": y - 4}
+                self.add("line", stroke=f"var({colour})", stroke_width=3, **ends, **dashes)
+            self.text(x + 21, y, words, "name", fill=f"var({colour})")
+            x += width
+        self.top += round(y)
+        self.height += round(y)
 
     def path(self, places: Points, colour: str, width: float = 2, dashed: bool = False) -> None:
         points = " ".join("{:.1f},{:.1f}".format(*self.at(x, y)) for x, y in places)
@@ -95,10 +119,11 @@ class Plot:
 
     def svg(self, label: str) -> Markup:
         """`label`: what a screen reader says of the chart."""
-        return _element(
-            "svg", Markup("").join(self.parts), viewBox=f"0 0 {self.width} {self.height:g}", role="img",
-            aria_label=label,
-        )  # fmt: skip
+        (left, bottom), (right, top) = self.at(0, 0), self.at(1, 1)
+        inside = {"left": left, "right": right, "top": top, "bottom": bottom}
+        hover = {"data_hover": json.dumps({**inside, **self.hover}), "tabindex": 0} if self.hover else {}
+        size = f"0 0 {self.width} {self.height:g}"
+        return _element("svg", Markup("").join(self.parts), viewBox=size, role="img", aria_label=label, **hover)
 
 
 def line_chart(
@@ -107,9 +132,11 @@ def line_chart(
     x_name: str,
     y_name: str,
     format_x: Callable[[float], str],
+    format_y: Callable[[float], str] = "{:.3f}".format,
     notes: Sequence[tuple[float, float, str]] = (),
 ) -> Markup:
-    """Curves with their names and last values at their ends. `notes`: (x, y, words) at places worth a look."""
+    """Curves, with their names and last values above the plot. `notes`: (x, y, words) at places worth a look, which get
+    a ring; the words stand above, too."""
     lines = [replace(line, points=_thin(line.points)) for line in lines if line.points]
     if not lines:
         return Markup("")
@@ -122,26 +149,22 @@ def line_chart(
     def place(x: float, y: float) -> tuple[float, float]:
         return x / x_end, (min(y, high) - low) / (high - low)
 
-    plot = Plot()
-    x_ticks = [(x / x_end, format_x(x)) for x in _ticks(0.0, max(xs)) if x <= x_end]
-    plot.axes(x_ticks, [(place(0, y)[1], f"{y:g}") for y in y_ticks], x_name, y_name)
+    keys = [(f"{line.name} {format_y(line.points[-1][1])}", line.colour, line.dashed) for line in lines]
+    keys += [(words, "--ink", None) for _, _, words in notes]
+    plot = Plot(370, 190, left=68, right=14)
+    plot.keys(keys)
+    x_ticks = [(x / x_end, format_x(x)) for x in _ticks(0.0, max(xs), parts=4) if x <= x_end]
+    plot.axes(x_ticks, [(place(0, y)[1], format_count(y)) for y in y_ticks], x_name, y_name)
     for line in lines:
         places = [place(x, y) for x, y in line.points]
         plot.path(places, line.colour, dashed=line.dashed)
         for x, y in (plot.at(*at) for at in places if line.marks):
             plot.add("circle", cx=x, cy=y, r=3.5, fill=f"var({line.colour})")
-    taken: list[float] = []
-    for line in lines:  # names after the curves, on a rim of paper: no curve crosses one
-        x, y = plot.at(*place(*line.points[-1]))
-        y += 4
-        while any(abs(y - other) < 15 for other in taken):
-            y -= 15
-        taken.append(y)
-        plot.text(x + 8, y, f"{line.name} {line.points[-1][1]:.3f}", "name halo", fill=f"var({line.colour})")
-    for at_x, at_y, words in notes:
+    for at_x, at_y, _ in notes:
         x, y = plot.at(*place(at_x, at_y))
         plot.add("circle", cx=x, cy=y, r=5, fill="none", stroke="var(--ink)")
-        plot.text(x + 9, y - 7, words, "tick halo")
+    series = [{"name": line.name, "colour": line.colour, "points": _short(line.points)} for line in lines]
+    plot.hover = {"x": x_name, "end": x_end, "low": low, "high": high, "lines": series}
     return plot.svg(f"{y_name} against {x_name}")
 
 
@@ -183,7 +206,8 @@ def scatter(
         low_y, high_y = (plot.at(*place(dot.x, y))[1] for y in (dot.low, dot.high))
         plot.add("line", x1=x, x2=x, y1=low_y, y2=high_y, stroke=colour, stroke_width=1.5, opacity=0.6)
         fill = colour if dot.on_front else "var(--paper)"
-        plot.add("circle", cx=x, cy=y, r=4.5, fill=fill, stroke=colour, stroke_width=2)
+        words = _title(f"{dot.label}: {dot.y:.4g} {y_name}, {format_x(dot.x)} {x_name}")
+        plot.add("circle", words, cx=x, cy=y, r=4.5, fill=fill, stroke=colour, stroke_width=2)
     for i, group in enumerate(groups if len(groups) > 1 else []):
         x, y = plot.width - plot.right + 70, plot.top + 12 + 18 * i
         plot.add("circle", cx=x, cy=y - 4, r=4.5, fill=colours[group])
@@ -208,18 +232,17 @@ def length_chart(lengths: Sequence[Mapping[str, int]]) -> Markup:
 
 def roc_chart(roc: Sequence[Sequence[float]], cut: float | None) -> Markup:
     """True against false positive rate on rated documents; a dot at the cut. `roc`: (false, true, score), by score."""
-    plot = Plot(400, 258, left=60, right=150, top=26, bottom=42)
+    plot = Plot(370, 230, left=60, right=14)
+    marked = [] if cut is None else [min(roc, key=lambda point: abs(point[2] - cut))]
+    for x, y, _ in marked:
+        plot.keys([(f"cut at {cut:g}: {100 * y:.0f}% of the good stay, {100 * x:.0f}% of others", "--a", None)])
     shares = [(share, f"{100 * share:.0f}%") for share in (0.0, 0.5, 1.0)]
     plot.axes(shares, shares, "rated 0 to 2 and kept", "rated 3 to 5 and kept")
     plot.path([(0, 0), (1, 1)], "--dim", 1, dashed=True)
     plot.path([(x, y) for x, y, _ in roc], "--a")
-    if cut is not None:
-        x, y, _ = min(roc, key=lambda point: abs(point[2] - cut))
+    for x, y, _ in marked:
         at_x, at_y = plot.at(x, y)
-        plot.add("circle", cx=at_x, cy=at_y, r=4.5, fill="var(--a)")
-        words = (f"cut at {cut:g}:", f"{100 * y:.0f}% of the good stay,", f"{100 * x:.0f}% of the others")
-        for i, line in enumerate(words):
-            plot.text(at_x + 10, at_y + 12 + 15 * i, line, "tick halo")
+        plot.add("circle", cx=at_x, cy=at_y, r=5, fill="none", stroke="var(--a)")
     return plot.svg("ROC curve of the scorer")
 
 
@@ -273,20 +296,26 @@ def _element(name: str, text: str = "", **attributes: Any) -> Markup:
     return Markup(f"<{name}{words}>{escape(text)}</{name}>" if text else f"<{name}{words}/>")
 
 
+def _title(words: str) -> Markup:
+    """What a browser shows of the element around it under the pointer."""
+    return _element("title", words)
+
+
 def _bars(stacks: Sequence[Sequence[int]], marks: Sequence[str], x_name: str, cut: float | None = None) -> Markup:
     """Stacked bars. `marks`: words at the bars' left edges. `cut`: a share of the x axis."""
     columns = list(zip(*stacks, strict=True))
     top = _round_top(max(map(sum, columns), default=0))
     if not top:
         return Markup("")
-    plot = Plot(400, 250, left=52, right=12, top=26, bottom=40)
+    plot = Plot(370, 230, left=52, right=12, top=26, bottom=40)
     y_ticks = [(share, format_count(top * share)) for share in (0, 0.5, 1)]
     plot.axes([(i / len(columns), mark) for i, mark in enumerate(marks) if mark], y_ticks, x_name)
     for i, column in enumerate(columns):
         base = 0.0
         for count, colour in zip(column, STACK_COLOURS, strict=False):
             (x, y), (end, bottom) = plot.at(i / len(columns), base + count / top), plot.at((i + 1) / len(columns), base)
-            plot.add("rect", x=x + 1, y=y, width=end - x - 2, height=bottom - y, fill=f"var({colour})")
+            size = {"width": end - x - 2, "height": bottom - y}
+            plot.add("rect", _title(f"{count:,} documents"), x=x + 1, y=y, fill=f"var({colour})", **size)
             base += count / top
     if cut is not None:
         (x, top_y), (_, bottom_y) = plot.at(cut, 1), plot.at(cut, 0)
@@ -346,15 +375,20 @@ def _thin(points: Points) -> Points:
     return [*means, points[-1]]
 
 
+def _short(points: Points) -> list[list[float]]:
+    """Points of five digits, as text for a page."""
+    return [[float(f"{x:.5g}"), float(f"{y:.5g}")] for x, y in points]
+
+
 def _robust_top(values: Sequence[float]) -> float:
     ordered = sorted(values)
     return min(ordered[-1], ordered[0] + 2.5 * max(1e-9, ordered[len(ordered) * 3 // 4] - ordered[0]))
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """About five round numbers that cover low..high."""
+def _ticks(low: float, high: float, parts: int = 5) -> list[float]:
+    """About `parts` round numbers that cover low..high."""
     span = max(high - low, abs(high) * 1e-3, 1e-9)
-    raw = span / 5
+    raw = span / parts
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw)
     first, last = math.floor(low / step), math.ceil(high / step)

@@ -1,10 +1,12 @@
-"""Pages and cards from the Jinja templates in `templates/`. Pages are self-contained: no script, no network.
+"""Pages and cards from the Jinja templates in `templates/`. Pages are self-contained: one stylesheet, one script that
+shows the values of curves, no network.
 
 In: a template's name and its values. Out: HTML, Markdown or lines for a terminal. In HTML every value is escaped,
 because pages show the text of users' documents; only charts (`Markup`, see charts.py) are not. A template that lacks a
 value raises an error.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,12 +14,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from pipeline.system.progress import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = Path(__file__).with_name("templates")
+REASONS = TEMPLATES / "reasons.yaml"
 
 
 def render(template: str, **values: Any) -> str:
@@ -33,6 +38,36 @@ def markdown_cell(text: str) -> str:
 def span(ends: Sequence[float], form: str = "") -> str:
     """`1.2M to 3.4M`, and one number where both ends look the same; short ones without a `form`."""
     return " to ".join(dict.fromkeys(format(end, form) if form else format_count(end) for end in ends))
+
+
+def with_contents(page: Markup) -> Markup:
+    """A page's content, each heading with an address, after links to all of them; without links where few are there."""
+    links: list[Markup] = []
+
+    def addressed(match: re.Match[str]) -> str:
+        level, title = match[1], match[2]
+        words = re.sub(r"<[^>]*>|&[^;]*;", "", title).split(":")[0].split(",")[0]
+        address = "-".join(re.findall(r"\w+", words.lower())) or f"part-{len(links)}"
+        address += f"-{len(links)}" if any(f'"#{address}"' in link for link in links) else ""
+        links.append(Markup(f'<a class="to-{level}" href="#{address}">{title}</a>'))
+        return f'<{level} id="{address}">{title}</{level}>'
+
+    content = re.sub(r"<(h[23])>(.*?)</\1>", addressed, page, flags=re.DOTALL)
+    shown = Markup('<nav aria-label="Contents">{}</nav>').format(Markup("\n").join(links)) if len(links) > 2 else ""
+    return Markup(f"{shown}{content}")
+
+
+@cache
+def _reasons() -> dict[str, str]:
+    import yaml
+
+    return yaml.safe_load(REASONS.read_text(encoding="utf-8"))
+
+
+def reason_in_words(reason: str) -> str:
+    """What a rule's reason, or the cause of an unreadable document, means; its own words where that is not listed."""
+    words = _reasons().get(reason) or _reasons().get(re.sub(r"\d+", "N", reason))
+    return words.format(*re.findall(r"\d+", reason)) if words else reason.replace("_", " ")
 
 
 @cache
@@ -67,4 +102,6 @@ def _environment() -> "Environment":
     environment.filters["duration"] = format_seconds
     environment.filters["spaced"] = lambda name: name.replace("_", " ")
     environment.filters["cell"] = markdown_cell
+    environment.filters["reason"] = reason_in_words
+    environment.filters["with_contents"] = with_contents
     return environment

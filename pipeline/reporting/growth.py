@@ -20,7 +20,8 @@ from pipeline.system.progress import format_count
 
 SMOOTH_SHARE = 0.02  # of a run's rows, on either side
 MOST_ROWS = 2_000
-DRAWN = ("train/loss", "train/lr", "budget/tokens", "budget/gpu_hours")
+DRAWN = ("train/loss", "train/lr", "train/grad_norm", "perf/tokens_per_second", "perf/peak_memory_bytes",
+         "budget/tokens", "budget/gpu_hours")  # fmt: skip
 Rows = Sequence[Mapping[str, Any]]
 Points = list[tuple[float, float]]
 

@@ -5,8 +5,7 @@ schema is `report_schema.json`) and `report.html`, which shows nothing that is n
 copy in the folder of the newest stage. The page's text is in pipeline/pages/templates/report.html.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,20 @@ from typing import Any
 from pipeline.config import PRETRAINING, STAGES, Config
 from pipeline.corpus.text.intervals import beside, over_documents, replay_in_words, shown
 from pipeline.pages import html
-from pipeline.pages.charts import COLOURS, Line, line_chart
 from pipeline.pages.data_card import REPORT as DATA_REPORT
 from pipeline.pages.private import shared_report
 from pipeline.release.formats import no_memory_saved, no_saving_lines
+from pipeline.reporting.curves import curves
 from pipeline.reporting.data import data_view
-from pipeline.reporting.growth import growth_facts, growth_view, smooth, thin
+from pipeline.reporting.growth import growth_facts, growth_view, thin
 from pipeline.storage import ledger
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.files import read_metrics, write_json, write_text
 from pipeline.storage.steps import MANIFEST, read_manifest, read_output
 from pipeline.system.errors import UserError
-from pipeline.system.progress import format_count
 
 SHARED = "shared"  # the folder under runs/<name>/ of the page to pass on
 FORMAT = 1  # of report.json; raised when a key changes its meaning or goes away
-SMOOTH_ROWS = 9
 SECTIONS = tuple(stage for stage in STAGES if stage != "export")  # in the page's order; an export has its own card
 AFTER = SECTIONS[len(PRETRAINING) :]
 # What report.json takes from each manifest, as far as the manifest has it.
@@ -156,7 +153,7 @@ def render(report: Mapping[str, Any]) -> str:
         models=_models(init, pretrain) if init else [],
         growth=growth_view(report.get("growth"), init, metrics) if init else None,
         pretrain=pretrain,
-        curves=_curves(metrics, list(pretrain["bits_per_byte"])) if pretrain else {},
+        curves=curves({report["name"]: metrics}, list(pretrain["bits_per_byte"] if pretrain else ())),
         phases={f"#share, {name} phase": mix[name] for name in ("stable", "decay") if mix.get(name)},
         evaluate=report.get("evaluate"),
         quantize=_quantize_view(quantize) if quantize else None,
@@ -168,30 +165,6 @@ def render(report: Mapping[str, Any]) -> str:
         no_memory_saved=no_memory_saved,
         **(data_view(data) if data else {"data": None}),
     )
-
-
-def _curves(metrics: Sequence[Mapping[str, Any]], sets: Sequence[str]) -> dict[str, str]:
-    """Charts of a pretraining by caption. `sets`: names of the validation sets."""
-
-    def points(key: str, x: str) -> list[tuple[float, float]]:
-        found = [(row.get(x), row.get(key)) for row in metrics]
-        # A skipped step may have a loss that is not finite.
-        return [(at, value) for at, value in found if at is not None and value is not None and math.isfinite(value)]
-
-    validation = [Line("all", points("val/bits_per_byte", "budget/tokens"), "--ink", marks=True)]
-    validation += [
-        Line(name, points(f"val/{name}/bits_per_byte", "budget/tokens"), COLOURS[i % len(COLOURS)], marks=True)
-        for i, name in enumerate(sets)
-    ]
-    train = [Line("train", smooth(points("train/loss", "budget/tokens"), SMOOTH_ROWS // 2), "--a")]
-    rate = [Line("rate", points("train/lr", "budget/gpu_hours"), "--b")]
-    return {
-        f"Training loss, mean of {SMOOTH_ROWS} rows": line_chart(
-            train, x_name="tokens", y_name="nats per token", format_x=format_count
-        ),
-        "Held-out text": line_chart(validation, x_name="tokens", y_name="bits per byte", format_x=format_count),
-        "Learning rate": line_chart(rate, x_name="device-hours", y_name="learning rate", format_x="{:g}".format),
-    }
 
 
 def _models(init: Mapping[str, Any], pretrain: Mapping[str, Any] | None) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
-"""The report is one page without network or script, and its charts hold what they were given."""
+"""The report is one page that loads nothing, and its charts hold what they were given."""
 
+import ast
 import fnmatch
 import re
 import tomllib
@@ -7,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from jinja2 import UndefinedError
+from markupsafe import Markup
 from page_text import rows, words
 
 from pipeline.pages import html
@@ -117,13 +120,46 @@ def test_no_text_of_a_user_becomes_markup():
             quantize={"rows": rows_, "on_device": evil},
         )
     )
-    assert "<script" not in page
+    assert page.count("<script") == 1  # the page's own
     assert page.count('"//x"') == page.count('src="//x"') == 0
     assert words(page).count(evil) > 15
     records = [{"path": evil, "text": evil, "value": evil, "threshold": 1, "detail": evil}]
     shown = html.render("examples.html", records=records, measured=measured)
     assert "<script" not in shown
     assert words(shown).count(evil) == 4
+
+
+def test_every_reason_of_a_rule_or_a_reader_has_words():
+    reasons = {"top_4_gram", "duplicated_10_n_grams", "dup_line_frac", "dup_line_char_frac", "dup_para_char_frac"}
+    reasons |= {"email", "ip", "key", "below_min_score", "not_utf8", "stub_passed"}
+    for path in [*(ROOT / "data_filters").rglob("*.py"), *(ROOT / "pipeline").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Drop", "Unreadable") and node.args:
+                reasons |= {node.args[0].value} if isinstance(node.args[0], ast.Constant) else set()
+    assert len(reasons) > 60
+    known = yaml.safe_load(html.REASONS.read_text(encoding="utf-8"))
+    assert [reason for reason in reasons if not {reason, re.sub(r"\d+", "N", reason)} & known.keys()] == []
+    assert html.reason_in_words("top_4_gram") == "one phrase of 4 words makes up too much of it"
+    assert html.reason_in_words("a_rule_of_my_own") == "a rule of my own"
+
+
+def test_headings_get_addresses_and_links_and_few_of_them_no_links():
+    page = Markup("<h2>Data</h2><h3>A &amp; B: more</h3><h2>Data</h2>")
+    shown = html.with_contents(page)
+    assert shown.startswith(
+        '<nav aria-label="Contents"><a class="to-h2" href="#data">Data</a>\n<a class="to-h3" href="#a-b">'
+    )
+    assert shown.endswith('<h2 id="data">Data</h2><h3 id="a-b">A &amp; B: more</h3><h2 id="data-2">Data</h2>')
+    assert html.with_contents(Markup("<h2>Data</h2>")) == '<h2 id="data">Data</h2>'
+
+
+def test_a_run_has_its_figures_beside_the_loss():
+    rows = [{"budget/tokens": 1000 * i, "train/loss": 4.0, "train/lr": 2e-4, "train/grad_norm": 0.75,
+             "perf/tokens_per_second": 12_300, "perf/peak_memory_bytes": 1.5e9} for i in range(9)]  # fmt: skip
+    page = render(_report(pretrain=PRETRAIN, metrics=rows))
+    for value in ("train 4.000", "speed 12.3k", "norm 0.75", "rate 0.0002", "peak 1.5"):
+        assert f">{value}</text>" in page
+    assert page.count("data-hover=") == 5  # nothing was validated: no chart of held-out text
 
 
 def test_no_template_switches_escaping_off_and_each_names_what_it_lacks():
