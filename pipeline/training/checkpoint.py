@@ -5,14 +5,19 @@ folder of `model.safetensors` (fp32 masters where they exist), `trainer.pt` (ten
 `checkpoint.json` (their sizes and SHA-256). It is written under a temporary name in the same folder (a TMPDIR elsewhere
 would make the rename a copy), synced, renamed, and the folder is synced. `load` takes the newest whose hashes fit, else
 the one before, with a warning. Nothing is unpickled before its hash fits, and then only with weights_only.
+
+On a card the loop waits only for the copy to the host (`save_behind`); a thread writes, syncs and hashes it.
 """
 
+import copy
 import json
 import os
 import random
 import shutil
+import threading
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +34,7 @@ from pipeline.system.disk import check_free, sync_entry, writing
 from pipeline.system.errors import Failure, UserError
 from pipeline.system.processes import refuse_unsafe_loading
 from pipeline.training.decisions import Decisions
-from pipeline.training.memory import on_host
+from pipeline.training.memory import copy_to_host, on_host
 
 FREE_SPACE_FACTOR = 2  # of the bytes of one checkpoint, free before it is written
 
@@ -69,18 +74,63 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int, decisions: Decisions, say: Callable[[str], None] = print):
         refuse_unsafe_loading()
         self.folder, self.keep, self.decisions, self.say = folder, keep, decisions, say
+        self._writer: threading.Thread | None = None
+        self._written_seconds = 0.0
+        self._failure: BaseException | None = None
 
     def path(self, step: int) -> Path:
         return self.folder / checkpoint_name(step)
 
     def steps(self) -> list[int]:
-        """Steps of all checkpoints that count, newest first; not yet known to be whole."""
+        """Steps of all checkpoints that count, newest first; not yet known to be whole. Waits for one being written."""
+        self.settle()
         found = [checkpoint_step(path.name) for path in self.folder.glob("step-*")]
         return sorted((step for step in found if step is not None and self._counts(step)), reverse=True)
 
     def save(self, state: State) -> Path:
         """Writes, syncs, hashes, renames, prunes. Raises `NotFinite` or `DiskFull`; earlier checkpoints stay whole."""
+        self.settle()
         _check_finite(state)
+        return self._save(state)
+
+    def save_behind(self, state: State) -> None:
+        """Copies the state to the host, `state.bytes` or less, and returns while a thread saves the copy. Raises
+        `NotFinite`; what goes wrong in the thread is raised by the next `settle`."""
+        self.settle()
+        _check_finite(state)
+        check_free(self.folder.parent, FREE_SPACE_FACTOR * state.bytes)
+        still = replace(
+            state,
+            weights=copy_to_host(state.weights),
+            optimizer=copy_to_host(state.optimizer),
+            values=copy.deepcopy(dict(state.values)),  # the loop changes these while they are written
+            random=state.random or random_state(),
+        )
+        self._writer = threading.Thread(target=self._save_still, args=(still,), name="checkpoint", daemon=True)
+        self._writer.start()
+
+    def settle(self, wait: bool = True) -> float | None:
+        """Ends a `save_behind`: the seconds that its thread took, None where there is none or, without `wait`, where it
+        still writes. Raises what went wrong in it, `DiskFull` above all."""
+        writer = self._writer
+        if writer is None or writer is threading.current_thread() or (not wait and writer.is_alive()):
+            return None
+        writer.join()
+        self._writer = None
+        if (failure := self._failure) is not None:
+            self._failure = None
+            raise failure
+        return self._written_seconds
+
+    def _save_still(self, state: State) -> None:
+        started = time.monotonic()
+        try:
+            self._save(state)
+        except BaseException as error:  # the loop's thread raises it
+            self._failure = error
+        self._written_seconds = time.monotonic() - started
+
+    def _save(self, state: State) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         check_free(self.folder, FREE_SPACE_FACTOR * state.bytes)
         final = self.path(state.step)

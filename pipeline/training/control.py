@@ -30,6 +30,7 @@ from pipeline.training.checkpoint import Checkpoints, State
 from pipeline.training.decisions import RecordedRun
 from pipeline.training.devices import Machine
 from pipeline.training.forecast import MemoryForecast, predict_time
+from pipeline.training.memory import host_free_bytes
 from pipeline.training.module import PretrainModule
 from pipeline.training.spikes import SkippedSteps
 from pipeline.training.tracking import Metrics, RateMeter
@@ -46,6 +47,7 @@ EXPECTED_WARNINGS = (
     r".*does not have many workers.*",
     r".*GPU available but not used.*",
 )
+HOST_FACTOR = 1.5  # of a state's bytes, free in the host's memory before it is copied there
 TALKATIVE_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
 
 
@@ -126,6 +128,8 @@ class Control(Callback):
         signals.defer(True)  # from here on there is something to save
         self.memory.step()  # before anything else takes memory
         self.ledger.check()
+        if (seconds := self.checkpoints.settle(wait=False)) is not None:
+            self._saving_took(seconds)
         self.skips.put(step, self.module.last_verdict)
         self._read_verdicts()
         # The step is measured before the decision, so that the clock decides by the newest speed.
@@ -141,7 +145,7 @@ class Control(Callback):
         self._keep_for_branches(step)
         self._stop_if_asked(trainer)
         if not trainer.should_stop and self._checkpoint_is_due(step):
-            self.save()
+            self.save(behind=True)
         self.use_decisions()  # last: the next batch and its learning rate follow from all that was decided
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -172,19 +176,29 @@ class Control(Callback):
             return False
         return self.budget.decisions.record_validation(step, bits)
 
-    def save(self) -> None:
-        """A checkpoint of the state after the newest step, unless there is one already."""
+    def save(self, behind: bool = False) -> None:
+        """A checkpoint of the state after the newest step, unless there is one already. `behind`: the steps go on while
+        it is written, where the card's state fits into the host's free memory."""
         started = time.monotonic()
         self._read_verdicts(wait=True)
         self.metrics.sync()
         state = state_of(self)
         if state.step not in self.checkpoints.steps():
-            self.checkpoints.save(state)
-            seconds = time.monotonic() - started
-            self._spent_on("checkpoint", seconds)
-            # An export is a third of the bytes (weights without Adam's two moments), hashed once more.
-            self.budget.measured.estimate("export", seconds / 2 + 0.1)
+            if behind and self._may_save_behind(state):
+                self.checkpoints.save_behind(state)
+            else:
+                self.checkpoints.save(state)
+                self._saving_took(time.monotonic() - started)
+            self.rate.leave_out(time.monotonic() - started)
         self._saved_at_seconds = time.monotonic()
+
+    def _may_save_behind(self, state: State) -> bool:
+        return self.machine.device.type == "cuda" and HOST_FACTOR * state.bytes < host_free_bytes()
+
+    def _saving_took(self, seconds: float) -> None:
+        self.budget.measured.event("checkpoint", seconds)
+        # An export is a third of the bytes (weights without Adam's two moments), hashed once more.
+        self.budget.measured.estimate("export", seconds / 2 + 0.1)
 
     def budget_row(self) -> dict[str, float]:
         """What is used of the budget after the newest step."""
@@ -311,7 +325,7 @@ class Control(Callback):
 
     def _after_decision(self, verdict: Verdict, trainer: Trainer) -> None:
         if verdict == Verdict.DECAY:
-            self.save()
+            self.save(behind=True)
             record = self.budget.first_decay() or {}
             steps = record["end_step"] - record["step"]
             self._print(f"  decay starts at step {record['step']:,}: {steps:,} steps to the end ({record['reason']})")
@@ -323,7 +337,7 @@ class Control(Callback):
         for name in due:
             self.budget.decisions.add("branch_point", step, branch=name)  # first: `save` prunes by it
         if due:
-            self.save()
+            self.save(behind=True)
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
         name = signals.stop_requested()

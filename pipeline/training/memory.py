@@ -17,9 +17,10 @@ import ctypes
 import json
 import os
 import platform
+import re
 import resource
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,41 @@ def on_host(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor
                 size = max(PINNED_BYTES, piece.nbytes)
                 buffer = torch.empty(size, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
             yield name, buffer[: piece.nbytes].view(piece.dtype).view(piece.shape).copy_(piece)
+
+
+def copy_to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU, in the same dtype, that nothing changes; a card's come through one pinned buffer. The copies
+    themselves are pageable: pinning as many bytes as a model's state takes longer than copying them."""
+    copies = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors.items()}
+    filled = dict.fromkeys(copies, 0)  # elements
+    for name, piece in on_host(tensors.items()):
+        copies[name].view(-1)[filled[name] : filled[name] + piece.numel()].copy_(piece.reshape(-1))
+        filled[name] += piece.numel()
+    return copies
+
+
+def host_free_bytes() -> int:
+    """What this process can still take of the host's memory: what Linux calls available, at most what its control
+    groups (a Slurm job's, a container's) leave; 0 where nothing says."""
+    found = [1024 * int(kib) for kib in re.findall(r"MemAvailable:\s+(\d+)", _text(Path("/proc/meminfo")))]
+    for line in _text(Path("/proc/self/cgroup")).splitlines():
+        _, controllers, name = line.split(":", 2)
+        place, most, now = {
+            "": (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),  # version 2 has one tree for all controllers
+            "memory": (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
+        }.get(controllers, (None, "", ""))
+        for group in [place / name.lstrip("/"), *(place / name.lstrip("/")).parents] if place else []:
+            limit, used = _text(group / most).strip(), _text(group / now).strip()
+            if limit.isdigit() and used.isdigit():
+                found.append(int(limit) - int(used))
+    return max(0, min(found, default=0))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
 
 
 def _is_on_card(tensor: Tensor) -> bool:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,9 @@ from pipeline.storage.locks import FolderLock
 from pipeline.storage.steps import read_manifest
 from pipeline.system import signals
 from pipeline.system.errors import Busy, UserError
+from pipeline.training.checkpoint import Checkpoints
+from pipeline.training.control import Control
+from pipeline.training.decisions import Decisions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DRIVER = Path(__file__).with_name("pretrain_driver.py")
@@ -264,6 +268,28 @@ def test_an_extended_run_equals_the_one_that_had_the_larger_limit_from_the_start
     direct = other.run_here("budget.max_tokens=30_720", "train.precision=32-true")
     assert [r["train/loss"] for r in other.rows()[1:]] == [r["train/loss"] for r in rows[1:]]
     assert direct["content_hash"] == extended["content_hash"]
+
+
+def test_saving_behind_the_steps_changes_nothing_and_leaves_whole_checkpoints(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    often = ("budget.max_tokens=10_240", "train.checkpoint_every_seconds=0.001", "train.precision=32-true")
+    expected = small.run_here("budget.max_tokens=10_240", "train.precision=32-true")
+    losses = [row["train/loss"] for row in small.rows()[1:]]
+    shutil.rmtree(small.folder)
+    threads: list[str] = []
+    write = Checkpoints._write
+    monkeypatch.setattr(Control, "_may_save_behind", lambda *_: True)
+    monkeypatch.setattr(
+        Checkpoints, "_write", lambda *words: threads.append(threading.current_thread().name) or write(*words)
+    )
+    behind = small.run_here(*often)
+    assert threads.count("checkpoint") > 3
+    assert behind["content_hash"] == expected["content_hash"]
+    assert [row["train/loss"] for row in small.rows()[1:]] == losses
+    kept = Checkpoints(small.folder / "checkpoints", 2, Decisions(small.folder / "decisions.jsonl"))
+    assert kept.steps()
+    assert [kept.damage(kept.path(step)) for step in kept.steps()] == [None] * len(kept.steps())
 
 
 def test_a_second_mix_begins_with_the_decay_and_holds_after_a_resume_and_after_a_raised_cap(

@@ -3,6 +3,7 @@
 import random
 import resource
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,67 @@ def test_a_card_s_tensors_reach_the_file_in_pieces_through_one_buffer(tmp_path: 
     loaded = saved.load()
     assert loaded is not None
     assert all(torch.equal(loaded.weights[name], tensor.float()) for name, tensor in weights.items())
+
+
+def test_a_state_saved_behind_is_the_one_of_that_moment(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(memory, "_is_on_card", lambda tensor: True)
+    monkeypatch.setattr(memory, "PINNED_BYTES", 64)
+    may_write, write = threading.Event(), Checkpoints._write
+    monkeypatch.setattr(Checkpoints, "_write", lambda *words: may_write.wait() and write(*words))
+    saved, now = store(tmp_path / "c"), state(3)
+    saved.save_behind(now)
+    expected = (random.random(), torch.rand(1).item())
+    assert saved.settle(wait=False) is None  # still being written
+    for tensor in (*now.weights.values(), *now.optimizer.values()):  # the steps go on
+        tensor.zero_()
+    now.values["measured"]["x"] = 0.0
+    may_write.set()
+    assert saved.steps() == [3]  # waits
+    assert saved.settle() is None
+    loaded = saved.load()
+    assert loaded is not None
+    assert loaded.values == {"measured": {"x": 1.5}}
+    assert torch.equal(loaded.weights["a.weight"], torch.full((4, 3), 3.0))
+    assert torch.equal(loaded.optimizer["exp_avg/a.weight"], torch.ones(4, 3))
+    assert (random.random(), torch.rand(1).item()) == expected
+
+
+def test_what_goes_wrong_behind_reaches_the_loop_and_the_next_save_works(tmp_path: Path, monkeypatch) -> None:
+    saved = store(tmp_path / "c")
+    write = Checkpoints._write
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "x")
+
+    monkeypatch.setattr(Checkpoints, "_write", full)
+    saved.save_behind(state(3))
+    with pytest.raises(DiskFull):
+        saved.settle()
+    monkeypatch.setattr(Checkpoints, "_write", write)
+    with pytest.raises(NotFinite):
+        saved.save_behind(state(4, float("nan")))
+    saved.save_behind(state(5))
+    saved.save(state(6))  # waits for the one before it
+    assert saved.steps() == [6, 5]
+    assert not list((tmp_path / "c").glob(".*"))
+
+
+def test_free_memory_of_the_host_is_at_most_what_a_control_group_leaves(monkeypatch) -> None:
+    files = {
+        "/proc/meminfo": "MemTotal: 64 kB\nMemAvailable:    40 kB\n",
+        "/proc/self/cgroup": "0::/job/step\n",
+        "/sys/fs/cgroup/job/step/memory.max": "max\n", "/sys/fs/cgroup/job/step/memory.current": "9000\n",
+        "/sys/fs/cgroup/job/memory.max": "30000\n", "/sys/fs/cgroup/job/memory.current": "10000\n",
+    }  # fmt: skip
+    monkeypatch.setattr(memory, "_text", lambda path: files.get(str(path), ""))
+    assert memory.host_free_bytes() == 20000
+    files["/proc/self/cgroup"] = "5:cpu:/x\n4:memory:/job\n"
+    assert memory.host_free_bytes() == 40 * 1024
+    files["/sys/fs/cgroup/memory/job/memory.limit_in_bytes"] = "12000"
+    files["/sys/fs/cgroup/memory/job/memory.usage_in_bytes"] = "2000"
+    assert memory.host_free_bytes() == 10000
+    files.clear()
+    assert memory.host_free_bytes() == 0
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
