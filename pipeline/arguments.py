@@ -72,7 +72,7 @@ SLURM = [
 VERBS = [
     _stage(
         "data", "text in, filtered, deduplicated and tokenized shards out",
-        _argument("--limit", type=int, metavar="N", help="preview: at most N documents of each source"),
+        _argument("--limit", type=int, metavar="N", help="preview: N documents of each source, from all of its files"),
     ),
     _stage("init", "grow the model from a smaller one, and prove what it keeps"),
     _stage(

@@ -183,8 +183,25 @@ def warnings(manifest: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def share_words(source: Mapping[str, Any]) -> str:
+    """`60 of 2,000 documents (3.0%), from all 12 files`: the share that `--limit` took of a source; empty without."""
+    whole, files = source.get("sampled_of"), source["files"]
+    if whole is None:
+        return ""
+    taken = source["read"] - source["excluded"]
+    if not whole["files"]:
+        return f"the first {taken:,} documents; how many there are in all is not known"
+    opened = files["read"] + files["lost"]
+    if opened < whole["files"]:
+        share = opened / whole["files"]
+        return f"{taken:,} documents from {opened:,} of {whole['files']:,} files ({share:.1%} of the files)"
+    records = max(1, whole["records"])
+    return f"{taken:,} of {records:,} documents ({taken / records:.1%}), from all {whole['files']:,} files"
+
+
 def summary(step: Step, manifest: dict[str, Any]) -> list[str]:
     """The last lines: where every document went, tokens per source, and where it all lies."""
-    values = {"files": file_words(manifest["files"]), "classifier": scorer_line(manifest["classifier"])}
+    values: dict[str, Any] = {"files": file_words(manifest["files"]), "classifier": scorer_line(manifest["classifier"])}
+    values["samples"] = {name: words for name, s in manifest["sources"].items() if (words := share_words(s))}
     told = html.render("data.txt", manifest=manifest, warnings=warnings(manifest), folder=step.path, **values)
     return told.splitlines()

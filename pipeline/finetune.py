@@ -33,6 +33,7 @@ from pipeline.tuning.data import (
     Pieces,
     Target,
     TuningData,
+    are_texts,
     encode,
     make_target,
     read_sources,
@@ -40,7 +41,7 @@ from pipeline.tuning.data import (
     target_task,
 )
 
-VERSION = 3
+VERSION = 4
 
 
 def run(config: Config, step: Step, command: Command) -> None:
@@ -72,7 +73,7 @@ def check_options(config: Config) -> tuple[Config, dict[str, list[Pieces]]]:
     if _target(config) is None and not config.finetune.sources:
         raise UserError("finetune has nothing to learn from: set finetune.sources, or a finetune.task")
     _check_packages(config.finetune.method)
-    return tuned, read_sources(config.finetune.sources, config.data.max_unreadable)
+    return tuned, read_sources(config.finetune.sources)
 
 
 def _check_packages(method: str) -> None:
@@ -177,11 +178,13 @@ def _make_tuning(config: Config, tuned: Config, model: ModelInput, sources: Any,
 def _data(config: Config, sources: Any, target: Any, tokenizer: Any, end: int, shape: Any) -> TuningData:
     """The sources' examples, or the ready task's where there are no sources."""
     options = config.finetune
-    text_sources = [name for name, source in options.sources.items() if source.get("type") == "text"]
+    text_sources = [name for name, source in options.sources.items() if are_texts(name, source)]
     if not sources:
         sources = {target.name: [[(prompt, False), (label, True), ("", True)] for prompt, label in target.train]}
     most = min(options.train.sequence_length, shape.max_position_embeddings)
     data = encode(sources, text_sources, tokenizer, end, most, options.validation_share, config.seed)
+    for name, (learnt, held_out) in data.examples.items() if options.sources else ():
+        print(f"  {name}: {learnt:,} examples to learn from, {held_out:,} of your own held out to test on", flush=True)
     if data.cut:
         print(f"  {data.cut:,} examples are longer than {data.length} tokens and keep only their end", flush=True)
     return data

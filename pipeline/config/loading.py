@@ -222,14 +222,16 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def preview(config: Config, limit: int) -> Config:
-    """The same experiment on at most `limit` documents of each source, under a name of its own. Raises `UserError`."""
+    """The same experiment on at most `limit` documents of each source, from all of its files, under a name of its own.
+    Raises `UserError`."""
     if limit < 1:
         raise UserError(f"--limit is {limit}; expected at least 1 document of each source")
     sources = {}
     for name, options in config.data.sources.items():
         if isinstance(options, Mapping):
             given = options.get("limit_documents")
-            sources[name] = {**options, "limit_documents": min(limit, given) if isinstance(given, int) else limit}
+            most = min(limit, given) if isinstance(given, int) else limit
+            sources[name] = {**options, "limit_documents": most, "spread": True}
     data = dataclasses.replace(config.data, sources=sources)
     return dataclasses.replace(config, name=config.name + PREVIEW, data=data)
 

@@ -259,7 +259,11 @@ class FinetuneConfig:
     targets: list[str] = _key(
         list(MATRICES), "matrices that get an adapter; the default: all of a block", choices=MATRICES + SWIGLU_MATRICES
     )
-    sources: dict[str, Any] = _key({}, "name -> {type: text | completion | chat, path: file or glob of .jsonl, .txt}")
+    sources: dict[str, Any] = _key(
+        {},
+        "name -> {path: file or glob of .jsonl, .json, .txt}; the format (messages, ShareGPT, Alpaca, prompt and "
+        "completion, text) is told from each record",
+    )
     task: str | None = _key(
         "auto",
         "ready target task, measured before and after, trained on where no source is named; auto: sentiment without "

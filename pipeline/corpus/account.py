@@ -396,6 +396,7 @@ def _read_facts(manifest: Mapping[str, Any], read: int, declared: Counter[str]) 
         "unreadable_causes": manifest["unreadable"],
         "files": manifest["files"],
         "lost_files": manifest["lost_files"],
+        **({"sampled_of": manifest["sampled_of"]} if "sampled_of" in manifest else {}),
     }
 
 

@@ -7,7 +7,7 @@ sources shard by shard and writes the texts for the last time; rules only write 
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -80,7 +80,9 @@ def read_source(folder: Folder, name: str, source: Source, max_unreadable: float
     dropped = Counter({name: causes.total() for name, causes in reasons.items()})
     n_documents = sum(1 for shard in range(tasks) for _ in read_lines(documents / shard_name(shard)))
     text_bytes = sum((documents / shard_name(shard)).stat().st_size for shard in range(tasks))
-    files = _count_files(inputs, lost, _reached(folder.path, tasks))
+    reached = _reached(folder.path, tasks)
+    files = _count_files(inputs, lost, reached)
+    whole = {"records": sum(reached.values()), "files": len(inputs.files)}
     found = f"the first is {example}; all lie in {aside}"
     if lost:
         found += f"; lost files: {lost_words(lost)}"
@@ -103,17 +105,21 @@ def read_source(folder: Folder, name: str, source: Source, max_unreadable: float
         "reasons": {name: dict(sorted(causes.items())) for name, causes in sorted(reasons.items())},
         "files": files,
         "lost_files": lost,
+        **({"sampled_of": whole} if source.limits.spread else {}),
         **prepared,
     }
 
 
-def _reached(folder: Path, tasks: int) -> set[str]:
-    """The files that any shard opened; behind a limit there are some that none opened."""
-    found = (json.loads((folder / "reached" / f"{shard:05d}.json").read_text()) for shard in range(tasks))
-    return {name for names in found for name in names}
+def _reached(folder: Path, tasks: int) -> dict[str, int]:
+    """The files that any shard opened, with the records gone over; behind a limit there are some that none opened."""
+    found: dict[str, int] = {}
+    for shard in range(tasks):
+        for name, records in json.loads((folder / "reached" / f"{shard:05d}.json").read_text()).items():
+            found[name] = max(records, found.get(name, 0))
+    return found
 
 
-def _count_files(inputs: Inputs, lost: Sequence[Mapping[str, Any]], reached: set[str]) -> dict[str, Any]:
+def _count_files(inputs: Inputs, lost: Sequence[Mapping[str, Any]], reached: Collection[str]) -> dict[str, Any]:
     """Every file that was found, in one of the classes read, lost, beyond a limit, and skipped by ending; their bytes
     on disk too."""
     gone, counts, n_bytes = {record["file"] for record in lost}, Counter[str](), Counter[str]()
@@ -213,8 +219,8 @@ def _read_shard(
                 refused.add(_aside_record(name, item))
         for record in excluded:
             refused.add(record)
-    reached = source.reached if isinstance(source, FileSource) else ()
-    write_json(aside.parent / "reached" / f"{shard:05d}.json", sorted(reached))
+    reached = source.reached if isinstance(source, FileSource) else {}
+    write_json(aside.parent / "reached" / f"{shard:05d}.json", dict(sorted(reached.items())))
 
 
 def _aside_record(name: str, item: SetAside) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What a model is tuned on: text, prompts with completions, conversations in hornbook's chat form, or a ready task.
 
 In: `finetune.sources`, a tokenizer. Out: training and held-out sets for the batches that pretraining uses. Every line
-is read before a model is loaded. A line that is not an example is skipped, and the first one is named with its place.
+is read before a model is loaded. A line that is not an example is set aside, and the first one is named with its place.
+The format of each record is told from its fields (`FORMATS`): files of several formats, and mixed ones, can be read.
 
 A model is tuned on one chat form (`render`), and `hornbook sample --chat` uses the same. It is also written into the
 model folder as a Jinja template, for transformers and llama.cpp. hornbook never runs a template that comes with a model
@@ -29,7 +30,6 @@ from pipeline.corpus.sources.records import shown
 from pipeline.corpus.text.shards import INDEX_DTYPE, TokenSet
 from pipeline.corpus.text.tokenizer import special_tokens
 from pipeline.corpus.text.user_files import (
-    MAX_UNREADABLE,
     Found,
     Unreadable,
     decode_utf8,
@@ -43,11 +43,16 @@ from pipeline.training.packing import Examples
 if TYPE_CHECKING:
     from pipeline.evaluation.tasks import Question
 
-TYPES = ("text", "completion", "chat")
+TYPES = ("auto", "text", "completion", "chat")
+FORMATS = (
+    "{messages: [{role, content}]}, {conversations: [{from, value}]} (ShareGPT), "
+    "{instruction, input, output} (Alpaca), {prompt, completion}, {text}"
+)
 RECORD_ENDINGS = (".jsonl", ".ndjson", ".json")
 ROUND_TO = 8  # windows are as long as the longest example, rounded up to this
 Pieces = list[tuple[str, bool]]  # text, and whether it is learnt
 ROLES = ("system", "user", "assistant")
+OTHER_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"}
 TEMPLATE = (
     "{% for message in messages %}{{ '### ' + message['role'] + '\\n' + message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
@@ -62,22 +67,25 @@ Texts = tuple[tuple[str, ...], list[tuple[str, str]]]  # labels, and (prompt, la
 
 @dataclass(frozen=True)
 class TuningData:
-    """`length`: tokens of a window."""
+    """`length`: tokens of a window; `chat`: whether any example is a conversation; `examples`: by source, how many are
+    learnt and how many held out."""
 
     train: dict[str, Any]
     val: dict[str, Any]
     length: int
     cut: int  # examples that were longer than a window
+    chat: bool
+    examples: dict[str, tuple[int, int]]
 
 
-def read_sources(sources: Mapping[str, Any], max_unreadable: float = MAX_UNREADABLE) -> dict[str, list[Pieces]]:
-    """Examples by source; "\\0" or "" stands for the tokenizer's end of text. A line that is not an example is
-    skipped. Raises `UserError` for an unknown type, a missing file, too few examples, and where more than the share
-    `max_unreadable` of a source is skipped."""
+def read_sources(sources: Mapping[str, Any], max_unreadable: float = 1.0) -> dict[str, list[Pieces]]:
+    """Examples by source; "\\0" or "" stands for the tokenizer's end of text. A line that is not an example is set
+    aside and counted. Raises `UserError` for an unknown type, a missing file, too few examples, and where all of a
+    source, or more than the share `max_unreadable` of it, is set aside."""
     found = {}
     for name, options in sources.items():
         key, paths = f"finetune.sources.{name}", source_files(name, options)
-        found[name] = _read(paths, options.get("type", "completion"), key).check(max_unreadable).made
+        found[name] = _read(paths, options.get("type", "auto"), key).check(max_unreadable).made
         if len(found[name]) < 2:
             raise UserError(f"{key}: {len(found[name])} examples; expected at least 2 (one is held out)")
     return found
@@ -88,7 +96,7 @@ def source_files(name: str, options: Any) -> list[Path]:
     key = f"finetune.sources.{name}"
     if not isinstance(options, Mapping) or "path" not in options or set(options) - {"type", "path"}:
         raise UserError(f"{key} is {options!r}; expected {{type: {' | '.join(TYPES)}, path: file or glob}}")
-    kind, pattern = options.get("type", "completion"), options["path"]
+    kind, pattern = options.get("type", "auto"), options["path"]
     if kind not in TYPES:
         raise UserError(f"{key}.type is '{kind}'{nearest(str(kind), TYPES)}; expected of {', '.join(TYPES)}")
     if not isinstance(pattern, str):
@@ -99,6 +107,18 @@ def source_files(name: str, options: Any) -> list[Path]:
         hint = f"; it is a folder: write {pattern.rstrip('/')}/*.jsonl" if found else ""
         raise UserError(f"{key}.path: no file matches '{pattern}'{hint}")
     return paths
+
+
+def are_texts(name: str, options: Mapping[str, Any]) -> bool:
+    """Whether a source is running text, to be cut into windows: by its type, or because its files are no records."""
+    kind = options.get("type", "auto")
+    plain = kind == "auto" and all(plain_ending(p) not in RECORD_ENDINGS for p in source_files(name, options))
+    return kind == "text" or plain
+
+
+def is_chat(example: Pieces) -> bool:
+    """Whether it is in the chat form below."""
+    return example[0] in {(f"### {role}\n", False) for role in ROLES}
 
 
 def encode(
@@ -112,9 +132,10 @@ def encode(
     # Windows of text are filled whatever their length; windows of examples are no longer than the longest example.
     rounded = -(-(longest - 1) // ROUND_TO) * ROUND_TO
     length = most_tokens if set(rows) & set(text_sources) else min(most_tokens, rounded)
-    train, val, cut = {}, {}, 0
+    train, val, cut, counts = {}, {}, 0, {}
     for name, examples in sources.items():
         held_out = max(1, round(validation_share * len(examples)))
+        counts[name] = len(examples) - held_out, held_out
         order = random.Random(f"{seed}/{name}").sample(range(len(examples)), len(examples))
         for target, chosen in ((val, order[:held_out]), (train, order[held_out:])):
             part = [rows[name][i] for i in chosen]
@@ -124,7 +145,8 @@ def encode(
             else:
                 cut += sum(len(ids) > length + 1 for ids, _ in part)
                 target[name] = Examples.of(name, part, length, sum(sizes))
-    return TuningData(train, val, length, cut)
+    chat = any(is_chat(example) for examples in sources.values() for example in examples)
+    return TuningData(train, val, length, cut, chat, counts)
 
 
 def render(messages: Sequence[Mapping[str, str]], end_of_text: str, answer: bool = False) -> str:
@@ -243,7 +265,7 @@ def make_target(name: str, examples: int, items: int, seed: int) -> Target:
 
 
 def _read(paths: Sequence[Path], kind: str, key: str) -> Found[Pieces]:
-    whole = [path for path in paths if kind == "text" and plain_ending(path) not in RECORD_ENDINGS]
+    whole = [path for path in paths if kind in ("auto", "text") and plain_ending(path) not in RECORD_ENDINGS]
     found = read_files([path for path in paths if path not in whole], lambda record, _: _example(record, kind), key)
     for path in whole:
         found.total_bytes += path.stat().st_size
@@ -252,21 +274,39 @@ def _read(paths: Sequence[Path], kind: str, key: str) -> Found[Pieces]:
 
 
 def _example(record: Any, kind: str) -> Pieces:
-    """Raises `Unreadable` for a record that is not an example of this type."""
+    """Raises `Unreadable` for a record that is no example, or not one of this type. A conversation may stand for any
+    type of example: what is learnt of it is the same."""
     if not isinstance(record, dict):
         raise Unreadable("not_a_record", f"is {type(record).__name__}; expected an object with fields")
     if kind == "text":
         return [(_field(record, "text"), True)]
-    if kind == "completion":
+    talk = next((record[name] for name in ("messages", "conversations", "conversation") if name in record), None)
+    if talk is not None:
+        return _conversation(talk, record)
+    if "instruction" in record:
+        asked = [_field(record, "instruction"), *([_field(record, "input")] if record.get("input") else [])]
+        answer = _field(record, "output" if "output" in record else "response")
+        said = [{"role": "user", "content": "\n\n".join(asked)}, {"role": "assistant", "content": answer}]
+        return pieces(said, "\0")
+    if kind == "completion" or "prompt" in record or "completion" in record:
         return [(_field(record, "prompt"), False), (_field(record, "completion"), True), ("", True)]
-    messages = record.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise Unreadable("no_messages", f"has no 'messages' with entries; it has {_names(record)}")
-    for message in messages:
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
+    if kind == "auto" and "text" in record:
+        return [(_field(record, "text"), True), ("", True)]
+    raise Unreadable("unknown_format", f"has the fields {_names(record)}; expected one of {FORMATS}")
+
+
+def _conversation(talk: Any, record: Mapping[str, Any]) -> Pieces:
+    """Of `{role, content}` or `{from, value}`."""
+    if not isinstance(talk, list) or not talk:
+        raise Unreadable("no_messages", f"has no messages with entries; it has {_names(record)}")
+    said = []
+    for message in talk:
+        role = (message.get("role") or message.get("from")) if isinstance(message, dict) else None
+        role = OTHER_ROLES.get(role, role) if isinstance(role, str) else None
+        if role not in ROLES:
             raise Unreadable("no_role", f"has a message whose role must be of {', '.join(ROLES)}: {shown(message, 80)}")
-    said = [{**message, "content": _field(message, "content")} for message in messages]
-    if not any(message["role"] == "assistant" for message in messages):
+        said.append({"role": role, "content": _field(message, "content" if "content" in message else "value")})
+    if not any(message["role"] == "assistant" for message in said):
         raise Unreadable("no_answer", "has no message of the assistant: there is nothing to learn in it")
     return pieces(said, "\0")
 

@@ -113,7 +113,7 @@ class Tuning:
         network, options = control.module.network, self.config.finetune
         tokens = TokenShards(self.model.folder, {}, {}, network.config.vocab_size, self.end_id)
         facts = finish(control, self.tuned, self.folder, tokens)
-        if any(source.get("type") == "chat" for source in options.sources.values()):
+        if self.data.chat:
             add_template(self.folder / "model")
         adapter = is_adapted(network)
         if adapter:

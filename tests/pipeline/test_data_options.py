@@ -15,7 +15,8 @@ from data_corpus import fingerprints, made, make_config, prose, write_corpus
 
 from pipeline import config as configs
 from pipeline import score, stages
-from pipeline.corpus.text.documents import read_decisions
+from pipeline.corpus.steps import make_source
+from pipeline.corpus.text.documents import Table, read_decisions
 from pipeline.run_stage import run_stage
 from pipeline.storage.steps import read_manifest
 from pipeline.system.errors import UserError
@@ -139,6 +140,38 @@ def test_a_preview_is_an_experiment_of_its_own(root, capsys):
     assert facts["sources"]["exercises"]["read"] <= 20
     with pytest.raises(UserError, match="--limit is 0"):
         configs.preview(config, 0)
+
+
+def test_a_preview_takes_its_texts_from_all_files_and_folders_and_prints_the_share(root, capsys):
+    for part in ("a", "b", "c"):
+        (root / "docs" / part).mkdir(parents=True)
+        for i in range(20):
+            (root / "docs" / part / f"{i:02d}.md").write_text(prose(ord(part) * 100 + i))
+    dumps = root / "dumps"
+    dumps.mkdir()
+    for number, lines in enumerate((5, 300)):
+        records = [json.dumps({"text": prose(1000 * number + i), "n": i}) for i in range(lines)]
+        (dumps / f"{number}.jsonl").write_text("\n".join(records) + "\n")
+    sources = {
+        "docs": {"type": "text", "path": str(root / "docs"), "license": "MIT"},
+        "dumps": {"type": "jsonl", "path": str(dumps), "license": "MIT"},
+        "exercises": {"type": "exercises", "count": 24},
+    }
+    config = configs.preview(make_config(root, data__sources=sources, data__filters={}), 12)
+    run_stage("data", config, "test.yaml")
+    said = capsys.readouterr().out
+    assert "docs: 12 documents from 12 of 60 files (20.0% of the files)" in said
+    assert "dumps: 11 of 305 documents (3.6%), from all 2 files" in said  # one file holds five
+    step = stages.data_step(config)
+    paths = [n.path for _, n in Table.load(step.input("repair").path).each_names(np.ones(12 + 11 + 12, dtype=bool))]
+    assert {path[0] for path in paths if path[1:2] == "/"} == {"a", "b", "c"}
+    lines = sorted(int(path.partition(":")[2]) for path in paths if path.startswith("1.jsonl"))
+    assert len(lines) == 6
+    assert lines[-1] > 200  # not the first ones
+    assert np.diff(lines).max() < 100
+    source = make_source(config.data.sources["dumps"], "dumps")
+    drawn = [{item.id for task in range(n) for item in source.documents(task, n)} for n in (3, 7)]
+    assert drawn[0] == drawn[1]  # whatever the shards
 
 
 def test_scores_of_ones_own_texts_are_those_of_the_stage(tmp_path, monkeypatch, capfd):

@@ -23,7 +23,7 @@ from pipeline.run_stage import run_stage, step_of
 from pipeline.storage.steps import read_manifest
 from pipeline.storage.store import Command, Store
 from pipeline.system.errors import Stopped, UserError
-from pipeline.tuning.data import TARGETS, encode, make_target, read_sources
+from pipeline.tuning.data import TARGETS, are_texts, encode, make_target, read_sources
 
 pytest.importorskip("peft")
 SHORT = (
@@ -188,20 +188,58 @@ def test_examples_learn_the_completion_alone(tmp_path, pretrained):
         assert learnt[learnt != -100][-1] == 0  # the end of text is learnt too
 
 
+ANSWERED = [("### user\n", False), ("Add.\n\n1 2\n", False), ("### assistant\n", False), ("3\0", True), ("\n", False)]
+FORMATS = {
+    "messages": {"messages": [{"role": "user", "content": "Add.\n\n1 2"}, {"role": "assistant", "content": "3"}]},
+    "ShareGPT": {"conversations": [{"from": "human", "value": "Add.\n\n1 2"}, {"from": "gpt", "value": "3"}], "id": 1},
+    "Alpaca": {"instruction": "Add.", "input": "1 2", "output": "3"},
+    "Alpaca without input": {"instruction": "Add.\n\n1 2", "input": "", "output": "3"},
+}
+
+
+@pytest.mark.parametrize("kind", ["auto", "chat", "completion"])
+def test_the_format_of_each_record_is_told_from_its_fields(tmp_path, kind, capsys):
+    lines = [json.dumps(record) for record in FORMATS.values()]
+    (tmp_path / "mixed.jsonl").write_text("\n".join([*lines, "{broken", '{"prompt": "1 + 2 =", "completion": " 3"}']))
+    found = read_sources({"own": {"type": kind, "path": str(tmp_path / "mixed.jsonl")}})["own"]
+    assert found == [ANSWERED] * 4 + [[("1 + 2 =", False), (" 3", True), ("", True)]]
+    said = capsys.readouterr().err
+    assert "1 of 6 records cannot be read" in said
+    assert "mixed.jsonl, line 5 is not JSON" in said
+    (tmp_path / "array.json").write_text(json.dumps(list(FORMATS.values()), indent=1))
+    assert read_sources({"own": {"type": kind, "path": str(tmp_path / "array.json")}})["own"] == [ANSWERED] * 4
+
+
+def test_plain_text_files_are_running_text_without_a_type(tmp_path):
+    for name in ("a.txt", "b.md"):
+        (tmp_path / name).write_text(f"Text of {name}.")
+    options = {"path": str(tmp_path / "*")}
+    assert are_texts("own", options)
+    assert read_sources({"own": options})["own"] == [[("Text of a.txt.", True)], [("Text of b.md.", True)]]
+
+
+def test_records_that_are_all_bad_are_one_error(tmp_path, capsys):
+    (tmp_path / "x.jsonl").write_text('{"a": 1}\n{"b": 2}\n')
+    with pytest.raises(UserError, match=r"2 of 2 records.*x.jsonl, line 1 has the fields a.*None is left"):
+        read_sources({"own": {"path": str(tmp_path / "x.jsonl")}})
+    assert capsys.readouterr().err == ""
+
+
 def test_chat_examples_learn_what_the_assistant_says_and_the_model_gets_the_template(tmp_path, pretrained, capsys):
     from pipeline.tuning.data import TEMPLATE
 
     path = tmp_path / "chat.jsonl"
-    line = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+    line = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}
     path.write_text("\n".join([json.dumps(line)] * 12))
     config = pretrained(
-        *SHORT[1:], f"finetune.sources.talk={{type: chat, path: {path}}}",
+        *SHORT[1:], f"finetune.sources.talk={{path: {path}}}",
         "finetune.method=full", "sample.temperature=0",
     )  # fmt: skip
     run_stage("finetune", config, "small.yaml")
     said = capsys.readouterr().out
     assert "sentiment" not in said  # own text is measured on its own held-out examples
     assert "bits per byte learnt, talk:" in said
+    assert "talk: 11 examples to learn from, 1 of your own held out to test on" in said
     folder = finetune.finetune_step(config, "small.yaml").path / "model"
     assert json.loads((folder / "tokenizer_config.json").read_text())["chat_template"] == TEMPLATE
     from pipeline import sample
@@ -243,7 +281,10 @@ def test_a_ready_task_tests_on_other_texts_than_it_trains_on(name):
         ("[1]", "completion", "expected an object"),
         ('{"messages": [{"role": "bot", "content": "x"}]}', "chat", "role must be of"),
         ('{"messages": [{"role": "user", "content": "x"}]}', "chat", "no message of the assistant"),
-        ('{"text": "x"}', "chat", "no 'messages'"),
+        ('{"text": "x"}', "chat", "has the fields text; expected one of {messages"),
+        ('{"from": "human"}', "auto", "has the fields from; expected one of .*ShareGPT.*Alpaca"),
+        ('{"conversations": [{"from": "dog", "value": "x"}]}', "auto", "role must be of"),
+        ('{"instruction": "x"}', "auto", "no text in 'response'"),
         ('{"text": "x"}', "caht", "chat"),
     ],
 )

@@ -21,7 +21,7 @@ from typing import Any
 
 from data_filters.repair import mend_surrogates
 from pipeline.corpus.text.documents import SetAside
-from pipeline.corpus.text.source import Item, Source, missing, set_aside
+from pipeline.corpus.text.source import Item, Source, limited, missing, set_aside, spread_over
 from pipeline.corpus.text.user_files import LostFile, Unreadable, size_bytes, split_ending
 from pipeline.pages.data_card import skipped_words
 from pipeline.storage.files import hash_files, hash_json
@@ -58,7 +58,8 @@ class Inputs:
 
 class FileSource(Source):
     """A source whose input is files. Each is shared out over the shards by file where there are enough of them; else
-    every shard goes over the records of all and takes its share. `reached`: names of the files that were opened."""
+    every shard goes over the records of all and takes its share. `reached`: names of the files that were opened, each
+    with how many of its records were gone over."""
 
     @abstractmethod
     def find(self) -> Inputs:
@@ -74,8 +75,8 @@ class FileSource(Source):
         """A document of a raw record. Raises `Unreadable` where the whole file is lost with it."""
 
     @cached_property
-    def reached(self) -> set[str]:
-        return set()
+    def reached(self) -> dict[str, int]:
+        return {}
 
     def files(self) -> list[InputFile]:
         return self.find().files
@@ -93,26 +94,60 @@ class FileSource(Source):
         files = self.files()
         by_file = len(files) >= tasks
         for i, file in enumerate(files):
-            if by_file and i % tasks != task:
+            if not by_file or i % tasks == task:
+                wanted = (lambda number: True) if by_file else (lambda number, i=i: (number + i) % tasks == task)
+                # one shard reports a lost file
+                yield from (item for _, item in self._of_file(file, wanted, by_file or i % tasks == task))
+
+    def documents(self, task: int, tasks: int) -> Iterator[Item]:
+        most, files = self.limits.limit_documents, self.files() if self.limits.spread else []
+        if most is None or not files:
+            yield from super().documents(task, tasks)
+            return
+        chosen = spread_over(files, most)
+        mine = (
+            item for i, file in enumerate(chosen) if i % tasks == task
+            for item in self._sample(file, most * (i + 1) // len(chosen) - most * i // len(chosen))
+        )  # fmt: skip
+        yield from limited(mine, most, self.limits.share(task, tasks)[1])
+
+    def _sample(self, file: InputFile, most: int) -> Iterator[Item]:
+        """At most so many documents at even distances over the whole file, in one pass whatever its length: every
+        `step`-th record, and whenever twice too many are held, every other one of them and twice the step."""
+        held: list[tuple[int, Item]] = []
+        step = 1
+        for number, item in self._of_file(file, lambda number: number % step == 0, True):  # noqa: B023 - the step of then
+            if isinstance(item, SetAside) and (item.file or item.filter is not None):
+                yield item  # of what `where` excludes there may be a thousand for one that it wants
                 continue
-            self.reached.add(file.name)
-            number = 0
-            try:
-                if file.problem is not None:
-                    raise file.problem
-                for raw in self.raw_records(file):
-                    if isinstance(raw, LostFile):
-                        raise raw
-                    if by_file or (number + i) % tasks == task:
-                        place = f"{file.name}:{number + 1}"
-                        item = set_aside(place, raw) if isinstance(raw, Unreadable) else self.item(raw, file, place)
-                        if item is not None:
-                            yield item
-                    number += 1
-            except Unreadable as problem:
-                if by_file or i % tasks == task:  # one shard reports the file
-                    place = f"{file.name}:{number + 1}" if number else file.name
-                    yield SetAside(place, problem.cause, problem.sample, None, file.size_bytes, file.name, number)
+            held.append((number, item))
+            if len(held) >= 2 * most:
+                step *= 2
+                held = [(at, item) for at, item in held if at % step == 0]
+        yield from (item for _, item in spread_over(held, most))
+
+    def _of_file(self, file: InputFile, wanted: Callable[[int], bool], tells: bool) -> Iterator[tuple[int, Item]]:
+        """(number, item) of the records of a file that are wanted by their numbers. `tells`: whether a lost file is
+        told."""
+        number = 0
+        self.reached[file.name] = number
+        try:
+            if file.problem is not None:
+                raise file.problem
+            for raw in self.raw_records(file):
+                if isinstance(raw, LostFile):
+                    raise raw
+                if wanted(number):
+                    place = f"{file.name}:{number + 1}"
+                    item = set_aside(place, raw) if isinstance(raw, Unreadable) else self.item(raw, file, place)
+                    if item is not None:
+                        yield number, item
+                number += 1
+                self.reached[file.name] = number
+        except Unreadable as problem:
+            if tells:
+                place = f"{file.name}:{number + 1}" if number else file.name
+                yield number, SetAside(place, problem.cause, problem.sample, None, file.size_bytes, file.name, number)
 
 
 def find_inputs(

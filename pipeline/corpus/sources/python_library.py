@@ -25,7 +25,7 @@ from datatrove.data import Document
 from data_filters.code import parsed
 from data_filters.rule import CODE, PROSE
 from pipeline.corpus.sources.document_text import decode_code, decode_text
-from pipeline.corpus.text.source import Item, Limits, Source, document, missing, set_aside
+from pipeline.corpus.text.source import Item, Limits, Source, document, missing, set_aside, spread_over
 from pipeline.corpus.text.user_files import Unreadable, read_whole
 from pipeline.storage.files import hash_files, hash_json
 
@@ -84,7 +84,8 @@ class PythonLibrary(Source):
         return hash_json([platform.python_version() if self.standard_library else None, versions, hashes])
 
     def items(self, task: int, tasks: int) -> Iterator[Item]:
-        for file in self.files[task::tasks]:
+        most = self.limits.limit_documents if self.limits.spread else None
+        for file in (self.files if most is None else spread_over(self.files, most))[task::tasks]:
             yield from _read(file)
         if self.standard_library:
             yield from _topics(task, tasks)

@@ -31,14 +31,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What every source takes: how much of it is read at most, shared out evenly over the shards."""
+    """What every source takes: how much of it is read at most, shared out evenly over the shards. `spread`: the
+    documents up to `limit_documents` come from all of its files, not from the first ones (`hornbook data --limit`)."""
 
     limit_documents: int | None = None
     limit_bytes: int | None = None
     limit_tokens: int | None = None
+    spread: bool = False
 
     def __post_init__(self) -> None:
-        check_limits(**{f.name: getattr(self, f.name) for f in fields(Limits)})
+        check_limits(**{f.name: getattr(self, f.name) for f in fields(Limits) if f.name != "spread"})
 
     def share(self, task: int, tasks: int) -> tuple[float, float]:
         """(documents, bytes) that shard `task` may give; `limit_tokens` counts as bytes, at 4 a token."""
@@ -139,6 +141,12 @@ def task_limit(limit: int | None, task: int, tasks: int) -> float:
     if limit is None:
         return float("inf")
     return limit // tasks + (task < limit % tasks)
+
+
+def spread_over(entries: Sequence[T], most: int) -> list[T]:
+    """At most `most` of them, at even distances from the first to the last."""
+    n = min(most, len(entries))
+    return [entries[i * len(entries) // n] for i in range(n)]
 
 
 def check_limits(**limits: int | None) -> None:

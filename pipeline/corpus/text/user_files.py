@@ -379,15 +379,17 @@ class Found(Generic[T]):
             self.first = self.first or " ".join(f"{where} {said}".split())
 
     def check(self, max_unreadable: float) -> "Found[T]":
-        """Says how much was set aside. Raises `UserError` where it is more than the share `max_unreadable`."""
+        """Says how much was set aside. Raises `UserError` where it is all, or more than the share `max_unreadable`."""
         lost = self.causes.total()
         if not lost:
             return self
         share = max(lost / (lost + len(self.made)), self.lost_bytes / max(1, self.total_bytes))
         causes = ", ".join(f"{n:,} {cause}" for cause, n in self.causes.most_common())
         said = f"{lost:,} of {lost + len(self.made):,} records cannot be read ({causes}); the first: {self.first}"
+        if not self.made:
+            raise UserError(f"{self.key}: {said}. None is left; fix the file, or name another one")
         if share > max_unreadable:
-            allow = f", or allow it: data.max_unreadable={min(1.0, round(share + 0.01, 2)):g}" if self.made else ""
+            allow = f", or allow it: data.max_unreadable={min(1.0, round(share + 0.01, 2)):g}"
             raise UserError(
                 f"{self.key}: {said}. That is more than data.max_unreadable={max_unreadable:g}; fix them{allow}"
             )
