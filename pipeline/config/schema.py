@@ -72,7 +72,9 @@ class DataConfig:
     )
     workers: int = _key(0, "processes (cluster tasks) at a time; 0 = one per core (no limit)", RUNTIME, range=(0, 1e4))
     executor: str = _key("local", "where the shards are processed", RUNTIME, choices=("local", "slurm", "ray"))
-    executor_options: dict[str, Any] = _key({}, "of datatrove's executor: partition, time, mem_per_cpu_gb", RUNTIME)
+    executor_options: dict[str, Any] = _key(
+        {}, "slurm: partition, time, mem_per_cpu_gb; ray: address, mem_per_cpu_gb", RUNTIME
+    )
 
 
 @dataclass

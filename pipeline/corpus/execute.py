@@ -3,26 +3,25 @@
 In: pipeline steps and the step's folder. Out: whatever the steps wrote, plus datatrove's logs, statistics and
 completion marks under `folder.logs`, so that a stopped stage resumes at the first unfinished shard. datatrove resumes
 by shard number alone, which is why its marks lie inside the fingerprinted folder. A step is done when every shard has
-its mark, whatever the executor returns: datatrove's Ray executor returns without an error when a shard has failed.
+its mark, whatever the executor says; else one error names the shards and a log.
 
 Local: our own loop instead of `LocalPipelineExecutor.run`. It ends with a message when the kernel kills a worker (a
-`multiprocessing.Pool` waits forever), needs no manager process, and shows the remaining time. Slurm and Ray: the
-stage's own process waits and joins the results. A stopped stage cancels its jobs. datatrove's Ray executor waits
-forever for a process that was killed and for a task that no node can hold, so every shard signals that it is alive,
-and a silence ends the step. Tried on one machine: Slurm, and Ray 2.60.
+`multiprocessing.Pool` waits forever), needs no manager process, and shows the remaining time. Slurm: datatrove's
+executor; the stage's own process waits, and cancels the job when it is stopped. Ray: `ray_cluster`.
 """
 
 import contextlib
+import inspect
 import multiprocessing
 import os
+import pickle
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from copy import deepcopy
@@ -31,23 +30,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datatrove.data import Document
 from loguru import logger
 
-from pipeline.corpus.text.documents import ShardStep
+from pipeline.config import nearest
+from pipeline.corpus.ray_cluster import REPOSITORY, RayOptions, run_on_ray
+from pipeline.corpus.ray_cluster import check as check_ray
+from pipeline.corpus.text.source import make
 from pipeline.storage.steps import Folder
 from pipeline.system import signals
-from pipeline.system.errors import Failure, Stopped, UserError
+from pipeline.system.errors import Failure, UserError
 from pipeline.system.processes import end_with_parent
 from pipeline.system.progress import Progress, progress
 
-SHARDS_NAMED, LOG_LINE_CHARACTERS = 10, 300
+SHARDS_NAMED, ERROR_CHARACTERS = 10, 600
+OF_NO_SHARD = -1  # the key of an error that belongs to no single shard
 
 POLL_SECONDS = 3.0
 SIGNAL_SECONDS = 0.5  # between two looks for a signal that a callback of Python lost
-ALIVE_SECONDS = 5.0  # between two signs of life of a shard
-SILENT_SECONDS = 300.0  # without any sign of life: a parser in C may keep a shard's other threads waiting for a minute
-QUEUE_SILENCES = 12  # so many of them are spent waiting for a busy node
 GONE_POLLS = 5  # a job that left the queue may still have marks on their way over a network file system
 
 
@@ -58,8 +57,8 @@ def worker_count(workers: int) -> int:
 
 @dataclass(frozen=True)
 class Executor:
-    """Where the shards of a step are worked on. `kind`: "local" (processes of this machine), "slurm" or "ray"
-    (datatrove's own executors; `options` are their keywords). The result is the same for all three."""
+    """Where the shards of a step are worked on. `kind`: "local" (processes of this machine), "slurm" (`options` are
+    keywords of datatrove's executor) or "ray" (of `RayOptions`). The result is the same for all three."""
 
     tasks: int
     workers: int = 0
@@ -67,32 +66,73 @@ class Executor:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, folder: Folder, pipeline: Sequence[Any], *, description: str) -> None:
-        """Runs `pipeline` for the shards that are not finished yet. Raises what a local worker raises, after stopping
-        the others; `Failure` where a worker was killed (most often: out of memory), or a shard has no completion mark
-        when the executor returns."""
+        """Runs `pipeline` for the shards that are not finished yet. Where some are unfinished at the end, raises one
+        error with their numbers and a log: `UserError` if a shard raised that, else `Failure`."""
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes are the parallelism; threads do not survive a fork
         quiet(folder)
-        if self.kind == "local":
-            self._run_local(folder, pipeline, description)
-        else:
-            _run_on_cluster(self, folder, pipeline, description)
+        left, errors = unfinished_shards(folder.logs, self.tasks), {}
+        for shard in left:
+            task_log(folder.logs, shard).unlink(missing_ok=True)  # of an earlier run, it would explain nothing
+        with progress(description, self.tasks, "shards") as bar:
+            bar.to(self.tasks - len(left))
+            try:
+                errors = self._run(folder, pipeline, left, description, bar)
+            except Failure as error:
+                errors = {OF_NO_SHARD: error}
         left = unfinished_shards(folder.logs, self.tasks)
         if left:
-            raise Failure(f"{description}: {unfinished_message(folder.logs, left, self.tasks)}")
+            raise unfinished(description, folder.logs, left, self.tasks, errors)
 
-    def _run_local(self, folder: Folder, pipeline: Sequence[Any], description: str) -> None:
-        from datatrove.executor import LocalPipelineExecutor
+    def _run(
+        self, folder: Folder, pipeline: Sequence[Any], left: Sequence[int], description: str, bar: Progress
+    ) -> dict[int, Exception]:
+        """Runs the shards in `left`; returns what they raised, by shard."""
+        if self.kind == "slurm":
+            return _run_on_slurm(self, folder, pipeline, description, bar) if left else {}
+        work = partial(run_shard, list(pipeline), self.tasks, folder.logs.resolve())
+        if self.kind == "ray":
+            options = RayOptions(**self.options)
+            return run_on_ray(work, left, options, logs=folder.logs, workers=self.workers, bar=bar)
+        errors: dict[int, Exception] = {}
 
-        def run_rank(rank: int) -> None:
-            executor.pipeline = deepcopy(fresh)  # writers and statistics hold what the shard before left in them
-            executor._run_for_rank(rank)
+        def done(result: tuple[int, Exception | None]) -> None:
+            shard, error = result
+            if error is not None:
+                errors[shard] = error
+                raise _ShardFailed  # ends the others
+            bar.advance()
 
-        fresh = list(pipeline)
-        executor = LocalPipelineExecutor(pipeline=list(fresh), tasks=self.tasks, logging_dir=str(folder.logs))
-        ranks = executor.get_incomplete_ranks()
-        with progress(description, self.tasks, "shards") as bar:
-            bar.to(self.tasks - len(ranks))
-            map_processes(run_rank, ranks, workers=self.workers, done=lambda _: bar.advance())
+        with contextlib.suppress(_ShardFailed):
+            map_processes(lambda shard: (shard, work(shard)), left, workers=self.workers, done=done)
+        return errors
+
+
+class _ShardFailed(Exception):
+    """Ends `map_processes`."""
+
+
+def task_log(logs: Path, shard: int) -> Path:
+    """Where datatrove writes what a shard does."""
+    return logs / "logs" / f"task_{shard:05d}.log"
+
+
+def run_shard(pipeline: Sequence[Any], tasks: int, logs: Path, shard: int) -> Exception | None:
+    """Runs one shard in this process; returns what it raised, as something that can be pickled."""
+    from datatrove.executor import LocalPipelineExecutor
+
+    quiet_logs()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # a copy, because writers and statistics hold what the shard before left in them
+    executor = LocalPipelineExecutor(pipeline=deepcopy(list(pipeline)), tasks=tasks, logging_dir=str(logs))
+    try:
+        executor._run_for_rank(shard)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            return RuntimeError(f"{type(error).__name__}: {error}")
+        return error
+    return None
 
 
 def unfinished_shards(logs: Path, tasks: int) -> list[int]:
@@ -100,20 +140,34 @@ def unfinished_shards(logs: Path, tasks: int) -> list[int]:
     return [shard for shard in range(tasks) if not (logs / "completions" / f"{shard:05d}").is_file()]
 
 
-def unfinished_message(logs: Path, left: Sequence[int], tasks: int) -> str:
-    """Which shards did not finish, where their logs are, and the last line of the first log that there is."""
+def unfinished(
+    description: str, logs: Path, left: Sequence[int], tasks: int, errors: Mapping[int, Exception]
+) -> UserError | Failure:
+    """The error of a step with unfinished shards: which, why, and where a log is. `errors`: what shards raised, by
+    number."""
+    failed = sorted(shard for shard in errors if shard >= 0)
+    left = failed + [shard for shard in left if shard not in errors]
     named = ", ".join(map(str, left[:SHARDS_NAMED])) + (" and more" if len(left) > SHARDS_NAMED else "")
-    found = [path for shard in left if (path := logs / "logs" / f"task_{shard:05d}.log").is_file()]
-    if found:
-        lines = [line.strip() for line in found[0].read_text(encoding="utf-8", errors="replace").splitlines()]
-        last = next((line for line in reversed(lines) if line), "it is empty")
-        log = f"the log of the first is {found[0]}, which ends with: {last[:LOG_LINE_CHARACTERS]}"
+    logged = [(shard, path) for shard in left if (path := task_log(logs, shard)).is_file()]
+    first = errors[failed[0]] if failed else errors.get(OF_NO_SHARD)
+    log = f"they left no log in {logs / 'logs'}"
+    if logged:
+        log = f"the log of shard {logged[0][0]} is {logged[0][1]}"
+        if first is None:
+            lines = [line.strip() for line in logged[0][1].read_text(encoding="utf-8", errors="replace").splitlines()]
+            log += f", which ends with: {next((line for line in reversed(lines) if line), 'it is empty')}"
+    what = f"{description}: {len(left)} of {tasks} shards did not finish (shard {named})"
+    error: UserError | Failure
+    if isinstance(first, UserError):
+        error = UserError(f"{first}. {what}; {log}")
     else:
-        log = f"they left no log in {logs / 'logs'}"
-    return (
-        f"{len(left)} of {tasks} shards did not finish (shard {named}); {log}. The same command resumes with the "
-        "unfinished shards"
-    )
+        if first is not None:
+            what += f": {first if isinstance(first, Failure) else f'{type(first).__name__}: {first}'}"[
+                :ERROR_CHARACTERS
+            ]
+        error = Failure(f"{what}; {log}. The same command resumes with the unfinished shards")
+    error.__cause__ = first
+    return error
 
 
 def map_processes(
@@ -177,10 +231,15 @@ def _end(pool: ProcessPoolExecutor) -> None:
 
 
 def quiet(folder: Folder) -> None:
-    """Sends datatrove's log lines to a file. Its own task logger writes to the terminal too."""
+    """Sends datatrove's log lines to files of the step's folder."""
+    folder.logs.mkdir(parents=True, exist_ok=True)
+    quiet_logs()
+
+
+def quiet_logs() -> None:
+    """In this process datatrove's task logger writes to the shard's file, and no longer to the terminal too."""
     import datatrove.utils.logging as datatrove_logging
 
-    folder.logs.mkdir(parents=True, exist_ok=True)
     logger.remove()
 
     def add_task_logger(logging_dir: Any, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
@@ -206,21 +265,22 @@ def quiet(folder: Folder) -> None:
     datatrove_logging.setup_default_logger = logger.remove
 
 
-def check_cluster(kind: str, options: dict[str, Any]) -> None:
-    """`UserError` for options that datatrove's executor does not have or needs, before any work starts."""
-    import inspect
-
-    from pipeline.config import nearest
-
-    if kind == "slurm" and shutil.which("sbatch") is None:
+def check_cluster(kind: str, options: Mapping[str, Any]) -> None:
+    """`UserError` for options that the executor does not have or needs, before any work starts."""
+    if kind == "ray":
+        check_ray(make(RayOptions, options, "data.executor_options"))
+        return
+    if shutil.which("sbatch") is None:
         raise UserError("data.executor is slurm, and there is no sbatch on this machine; data.executor=local")
-    known = inspect.signature(_executor_class(kind).__init__).parameters
+    from datatrove.executor import SlurmPipelineExecutor
+
+    known = inspect.signature(SlurmPipelineExecutor.__init__).parameters
     ours = {"self", "pipeline", "tasks", "logging_dir", "workers", "skip_completed", "depends", "depends_job_id"}
     for name in options:
         if name not in known or name in ours:
             hint = nearest(name, set(known) - ours)
-            raise UserError(f"data.executor_options.{name} is not an option of datatrove's {kind} executor{hint}")
-    missing = [n for n in ("partition", "time") if kind == "slurm" and n not in options]
+            raise UserError(f"data.executor_options.{name} is not an option of datatrove's slurm executor{hint}")
+    missing = [n for n in ("partition", "time") if n not in options]
     if missing:
         raise UserError(
             f"data.executor is slurm and data.executor_options.{missing[0]} has no value; "
@@ -228,163 +288,41 @@ def check_cluster(kind: str, options: dict[str, Any]) -> None:
         )
 
 
-def _executor_class(kind: str) -> Any:
-    if kind == "slurm":
-        from datatrove.executor import SlurmPipelineExecutor
-
-        return SlurmPipelineExecutor
+def _run_on_slurm(
+    executor: Executor, folder: Folder, pipeline: Sequence[Any], description: str, bar: Progress
+) -> dict[int, Exception]:
+    """Returns when all shards are done, or the job is gone; then with why."""
+    job = _slurm_job(executor, folder, pipeline, description)
     try:
-        from datatrove.executor import RayPipelineExecutor
-    except ImportError as error:
-        raise UserError(f"data.executor is ray, which is not installed ({error}); pip install ray") from None
-    return RayPipelineExecutor
-
-
-def _run_on_cluster(executor: Executor, folder: Folder, pipeline: Sequence[Any], description: str) -> None:
-    """Runs what is left of the shards and returns when all are done."""
-    cls = _executor_class(executor.kind)
-    shared = {
-        "pipeline": list(pipeline),
-        "tasks": executor.tasks,
-        "logging_dir": str(folder.logs.resolve()),
-        "workers": executor.workers or -1,
-    }
-    if executor.kind == "ray":
-        shared["pipeline"].append(ShardStep("signs of life", partial(_show_life, folder.logs.resolve() / "alive")))
-        _run_ray(cls(**shared, **executor.options), folder.logs, executor, description)
-        return
-    job = _slurm_job(cls, shared, description, dict(executor.options))
-    with progress(description, executor.tasks, "shards") as bar:
-        try:
-            job.launch_job()
-        except subprocess.CalledProcessError:
-            raise UserError(
-                "sbatch refused the job, and says above why; data.executor_options holds what it was given "
-                f"({', '.join(f'{k}={v}' for k, v in executor.options.items())})"
-            ) from None
-        try:
-            _wait_for_slurm(job, folder, executor.tasks, bar)
-        except (Stopped, KeyboardInterrupt):
-            subprocess.run(["scancel", str(job.job_id)], capture_output=True, check=False)
-            raise
-
-
-def _show_life(folder: Path, documents: Iterable[Document], shard: int) -> Iterator[Document]:
-    """The last step of a shard's pipeline on Ray: touches `<folder>/<shard>` as long as the shard runs."""
-    path, ended = folder / f"{shard:05d}", threading.Event()
-    folder.mkdir(parents=True, exist_ok=True)
-    path.touch()
-
-    def touch() -> None:
-        while not ended.wait(ALIVE_SECONDS):
-            path.touch()
-
-    thread = threading.Thread(target=touch, daemon=True)
-    thread.start()
+        job.launch_job()
+    except subprocess.CalledProcessError:
+        raise UserError(
+            "sbatch refused the job, and says above why; data.executor_options holds what it was given "
+            f"({', '.join(f'{k}={v}' for k, v in executor.options.items())})"
+        ) from None
     try:
-        yield from documents
-    finally:
-        ended.set()
-        thread.join()
-        path.unlink(missing_ok=True)
+        return _wait_for_slurm(job, folder, executor.tasks, bar)
+    except BaseException:
+        subprocess.run(["scancel", str(job.job_id)], capture_output=True, check=False)
+        raise
 
 
-def _run_ray(job: Any, logs: Path, executor: Executor, description: str) -> None:
-    """Returns when the executor does. `Failure` after `SILENT_SECONDS` in which no shard showed that it is alive; where
-    all may be waiting for a node that could hold them, after `QUEUE_SILENCES` of these."""
-    shutil.rmtree(logs / "alive", ignore_errors=True)  # of an earlier run
-    raised: list[BaseException] = []
-
-    def call() -> None:
-        try:
-            job.run()
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    seen, since, silences = _signs_of_life(logs), time.monotonic(), 0
-    with progress(description, executor.tasks, "shards") as bar:
-        try:
-            while thread.is_alive():
-                thread.join(min(POLL_SECONDS, SILENT_SECONDS / 4))
-                signals.check()
-                bar.to(executor.tasks - len(unfinished_shards(logs, executor.tasks)))
-                signs = _signs_of_life(logs)
-                if signs != seen:
-                    seen, since, silences = signs, time.monotonic(), 0
-                elif time.monotonic() - since > SILENT_SECONDS:
-                    silences += 1
-                    _check_silence(logs, executor, description, silences)
-                    since = time.monotonic()
-        finally:
-            if thread.is_alive() and "ray" in sys.modules:  # its shutdown ends the tasks that the executor waits for
-                sys.modules["ray"].shutdown()
-    if raised:
-        raise raised[0]
-
-
-def _signs_of_life(logs: Path) -> dict[str, int]:
-    """When each running shard was last alive, and which are done."""
-    found = {}
-    for path in [*(logs / "alive").glob("*"), *(logs / "completions").glob("*")]:
-        try:
-            found[f"{path.parent.name}/{path.name}"] = path.stat().st_mtime_ns
-        except FileNotFoundError:  # it has just ended
-            continue
-    return found
-
-
-def _check_silence(logs: Path, executor: Executor, description: str, silences: int) -> None:
-    """`Failure` for shards that began and are silent, where no node can hold a task, and after a long wait for one."""
-    begun = sorted(int(path.name) for path in (logs / "alive").glob("*"))
-    silence = f"no sign of life for {silences * SILENT_SECONDS:.0f} s"
-    if begun:
-        raise Failure(
-            f"{description}: {silence} from shard {', '.join(map(str, begun))}: its process was killed, most likely "
-            f"for want of memory (data.executor_options.mem_per_cpu_gb=4); "
-            f"{unfinished_message(logs, unfinished_shards(logs, executor.tasks), executor.tasks)}"
-        )
-    cpus = executor.options.get("cpus_per_task", 1)
-    memory_gb = cpus * executor.options.get("mem_per_cpu_gb", 2)
-    nodes = _ray_nodes()
-    if any(node.get("CPU", 0) >= cpus and node.get("memory", 0) >= memory_gb * 2**30 for node in nodes):
-        if silences < QUEUE_SILENCES:
-            print(f"  {description}: no shard is running; the nodes of the Ray cluster are busy", flush=True)
-            return
-        left = unfinished_message(logs, unfinished_shards(logs, executor.tasks), executor.tasks)
-        raise Failure(
-            f"{description}: {silence}; the nodes of the Ray cluster are busy, or a process was killed. {left}"
-        )
-    largest = ", ".join(f"{n.get('CPU', 0):g} CPUs and {n.get('memory', 0) / 2**30:.1f} GiB" for n in nodes) or "none"
-    raise Failure(
-        f"{description}: {silence}. A task asks for {cpus} CPUs and {memory_gb:g} "
-        f"GiB, and no node of the Ray cluster has them (nodes: {largest}); expected less in "
-        "data.executor_options.cpus_per_task and data.executor_options.mem_per_cpu_gb, or a larger node"
-    )
-
-
-def _ray_nodes() -> list[dict[str, float]]:
-    """The resources of every living node; none where there is no cluster."""
-    try:
-        import ray  # type: ignore[import-not-found]
-
-        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    except Exception:  # not installed, not connected: there is no node then
-        return []
-
-
-def _slurm_job(cls: Any, shared: dict[str, Any], description: str, options: dict[str, Any]) -> Any:
+def _slurm_job(executor: Executor, folder: Folder, pipeline: Sequence[Any], description: str) -> Any:
     """datatrove's executor, with our interpreter and checkout in the job, and no second job to add up statistics."""
-    root = Path(__file__).resolve().parents[2]
+    from datatrove.executor import SlurmPipelineExecutor
+
     inside = (
         f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH "
-        f"PYTHONPATH={shlex.quote(str(root))}:$PYTHONPATH TOKENIZERS_PARALLELISM=false"
+        f"PYTHONPATH={shlex.quote(str(REPOSITORY))}:$PYTHONPATH TOKENIZERS_PARALLELISM=false"
     )
+    options = dict(executor.options)
     environment = options.pop("env_command", None)
     name = options.pop("job_name", f"hornbook-{description.replace(' ', '-')}")
-    job = cls(
-        **shared,
+    job = SlurmPipelineExecutor(
+        pipeline=list(pipeline),
+        tasks=executor.tasks,
+        logging_dir=str(folder.logs.resolve()),
+        workers=executor.workers or -1,
         **{"qos": None, "mem_per_cpu_gb": 2, **options},
         job_name=name,
         env_command=inside if environment is None else f"{environment}\n{inside}",
@@ -397,21 +335,16 @@ def _no_second_job() -> None:
     """Instead of datatrove's job that adds up statistics. A function, because the job is pickled."""
 
 
-def _wait_for_slurm(job: Any, folder: Folder, tasks: int, bar: Progress) -> None:
+def _wait_for_slurm(job: Any, folder: Folder, tasks: int, bar: Progress) -> dict[int, Exception]:
     gone = 0
-    while True:
-        left = len(job.get_incomplete_ranks())
-        bar.to(tasks - left)
-        if not left:
-            return
+    while left := unfinished_shards(folder.logs, tasks):
+        bar.to(tasks - len(left))
         queue = subprocess.run(["squeue", "-h", "-j", str(job.job_id), "-o", "%T"], capture_output=True, check=False)
         gone = 0 if queue.returncode == 0 and queue.stdout.strip() else gone + 1
         if gone >= GONE_POLLS:
-            shards = unfinished_shards(folder.logs, tasks)
-            raise Failure(
-                f"Slurm job {job.job_id} ended, and {unfinished_message(folder.logs, shards, tasks)}; Slurm's logs are "
-                f"in {folder.logs / 'slurm_logs'}. More memory: data.executor_options.mem_per_cpu_gb=4, more time: "
-                "data.executor_options.time=08:00:00"
-            )
+            why = f"Slurm job {job.job_id} ended, and its logs are in {folder.logs / 'slurm_logs'}. More memory: "
+            more = "data.executor_options.mem_per_cpu_gb=4, more time: data.executor_options.time=08:00:00"
+            return {OF_NO_SHARD: Failure(why + more)}
         time.sleep(POLL_SECONDS)
         signals.check()
+    return {}

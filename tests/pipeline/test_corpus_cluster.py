@@ -1,166 +1,354 @@
-"""Shards on a cluster: whatever the executor says, a step is done when every shard has its completion mark.
+"""Shards here and on a real Ray cluster of three nodes on this machine: a step is done when every shard has its mark,
+else one error names the shards and a log. (Slurm: test_slurm.py.)
 
-The stand-ins behave as datatrove's Ray executor was seen to: it returns without an error when a shard has failed, and
-waits for ever for a process that was killed and for a task that no node can hold.
+The nodes share one address and one disk. What differs between machines, a missing folder or checkout, is asked for
+under names that no node has.
 """
 
-import contextlib
 import os
+import shutil
 import signal
-import threading
-from copy import deepcopy
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from datatrove.data import Document
-from datatrove.executor.base import PipelineExecutor
-from datatrove.pipeline.base import PipelineStep
+from data_corpus import made, make_config, write_corpus
+from shard_faults import DOCUMENTS, FiveTexts
 
-from pipeline.corpus import execute
+from pipeline.corpus import ray_cluster
 from pipeline.corpus.execute import Executor, unfinished_shards
 from pipeline.corpus.text.documents import document_writer, read_lines, shard_name
-from pipeline.system.errors import Failure
+from pipeline.system.errors import Failure, UserError
+from pipeline.system.processes import process_lives
 
-TASKS, DOCUMENTS = 3, 5
-
-
-class RaySays(PipelineExecutor):
-    """All that `cluster` uses of datatrove's: `run` over the shards without a mark, errors swallowed."""
-
-    def __init__(self, pipeline, tasks, logging_dir, workers, **options):
-        super().__init__(pipeline, logging_dir)
-        self.tasks = tasks
-
-    @property
-    def world_size(self) -> int:
-        return self.tasks
-
-    def get_distributed_env(self, node_rank: int = -1):
-        names = ("node_ips", "cpus_per_task", "mem_per_cpu", "gpus_on_node", "executor")
-        return {f"datatrove_{name}": "" for name in names}
-
-    def run(self) -> None:
-        fresh = self.pipeline
-        for rank in self.get_incomplete_ranks():
-            self.pipeline = deepcopy(fresh)  # a Ray task gets a copy
-            self.run_rank(rank)
-
-    def run_rank(self, rank: int) -> None:
-        with contextlib.suppress(ValueError):
-            self._run_for_rank(rank)
+TASKS = 3
+REPOSITORY = Path(__file__).resolve().parents[2]
+PATIENCE_SECONDS = 240
+on_ray = [
+    pytest.mark.ray,
+    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'hornbook[ray]'"),
+]
 
 
-class WaitsForEver(RaySays):
-    """For the process of shard 1, which was killed; or for a place for any."""
+class Step:
+    """A step of three shards of five documents, and what its shards do at their third."""
 
-    began = True
+    def __init__(self, path: Path, options: dict[str, Any] | None):
+        self.path, self.options = path, options
+        self.folder: Any = SimpleNamespace(path=path, logs=path / "logs")
+        path.mkdir()
 
-    def run_rank(self, rank: int) -> None:
-        if not self.began:
-            threading.Event().wait()
-        if rank == 1:
-            child = os.fork()
-            if child == 0:
-                self._run_for_rank(rank)
-            os.waitpid(child, 0)
-            threading.Event().wait()
-        super().run_rank(rank)
+    def order(self, *names: str) -> "Step":
+        for name in names:
+            (self.path / name).touch()
+        return self
+
+    def release(self, *names: str) -> None:
+        for name in names:
+            (self.path / name).unlink()
+
+    def run(self, **options: Any) -> dict[str, int]:
+        """Documents by file, after a run."""
+        kind = "local" if self.options is None else "ray"
+        executor = Executor(TASKS, 2, kind, {**(self.options or {}), **options})
+        executor.run(self.folder, [FiveTexts(self.path), document_writer(self.path / "documents")], description="read")
+        found = [self.path / "documents" / shard_name(shard) for shard in range(TASKS)]
+        return {path.name: sum(1 for _ in read_lines(path)) for path in found}
+
+    def held(self, shard: int) -> tuple[int, str]:
+        """The process and the node that hold a shard, once they do."""
+        wait_for((self.path / f"held-{shard}").exists)
+        pid, _, node = (self.path / f"held-{shard}").read_text().partition(" ")
+        return int(pid), node
+
+    def log(self, shard: int) -> str:
+        return str(self.folder.logs / "logs" / f"task_{shard:05d}.log")
+
+    def times(self) -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in (self.folder.logs / "completions").glob("*")}
 
 
-class NeverBegins(WaitsForEver):
-    began = False
+ALL = dict.fromkeys(map(shard_name, range(TASKS)), DOCUMENTS)
 
 
-class FiveTexts(PipelineStep):
-    """Shard 1 fails after two documents, or is killed there, as long as the file `broken` exists."""
+def wait_for(what: Callable[[], object]) -> None:
+    until = time.monotonic() + PATIENCE_SECONDS
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
-    name, type = "five texts", "reader"
 
-    def __init__(self, broken: Path, kill: bool = False):
-        super().__init__()
-        self.broken, self.kill = broken, kill
+def in_background(step: Step, **options: Any):
+    """The run of a step in a thread; `()` waits for it and returns what it returned or raised."""
+    import threading
 
-    def run(self, data=None, rank: int = 0, world_size: int = 1):
-        for i in range(DOCUMENTS):
-            if rank == 1 and i == 2 and self.broken.exists():
-                if self.kill:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                raise ValueError("damaged input in the middle of shard 1")
-            yield Document(text=f"{rank} {i}", id=f"{rank}/{i}")
+    result: list[Any] = []
+
+    def run() -> None:
+        try:
+            result.append(step.run(**options))
+        except BaseException as error:
+            result.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+
+    def ended() -> Any:
+        thread.join(PATIENCE_SECONDS)
+        return result[0]
+
+    return ended
 
 
 @pytest.fixture
-def step(tmp_path, monkeypatch):
-    """A step's folder, and the options of an executor whose class is the given one."""
-    folder: Any = SimpleNamespace(path=tmp_path, logs=tmp_path / "logs")
-    broken = tmp_path / "broken"
-    broken.touch()
-
-    def run(kind: str, stand_in: type | None = None, **source) -> dict[str, int]:
-        monkeypatch.setattr(execute, "_executor_class", lambda _: stand_in)
-        pipeline = [FiveTexts(broken, **source), document_writer(tmp_path / "documents")]
-        Executor(tasks=TASKS, workers=2, kind=kind).run(folder, pipeline, description="read web")
-        found = [tmp_path / "documents" / shard_name(shard) for shard in range(TASKS)]
-        return {path.name: sum(1 for _ in read_lines(path)) for path in found}
-
-    return run, broken, folder
+def step(tmp_path: Path) -> Step:
+    return Step(tmp_path / "step", None)
 
 
-def test_a_failed_shard_is_an_error_with_its_log_even_where_the_executor_returns_without_one(step):
-    run, broken, folder = step
-    with pytest.raises(Failure, match=r"read web: 1 of 3 shards did not finish \(shard 1\)") as found:
-        run("ray", RaySays)
-    assert f"{folder.logs}/logs/task_00001.log" in str(found.value)
-    assert "ValueError: damaged input in the middle of shard 1" in str(found.value)
-    assert "resumes" in str(found.value)
-    broken.unlink()
-    marks = {path.name: path.stat().st_mtime_ns for path in (folder.logs / "completions").iterdir()}
-    assert run("ray", RaySays) == dict.fromkeys(map(shard_name, range(TASKS)), DOCUMENTS)
-    for name, time in marks.items():  # the finished shards were not run again
-        assert (folder.logs / "completions" / name).stat().st_mtime_ns == time
+def test_a_shard_that_raises_here_is_one_error_with_its_log(step: Step) -> None:
+    step.order("damaged-1")
+    with pytest.raises(
+        Failure, match=r"shards did not finish \(shard 1.*: ValueError: damaged input .* of shard 1"
+    ) as e:
+        step.run()
+    assert step.log(1) in str(e.value)
+    assert isinstance(e.value.__cause__, ValueError)
+    step.release("damaged-1")
+    assert step.run() == ALL
 
 
-def test_a_shard_that_raises_here_is_raised_here(step):
-    run, broken, _ = step
-    with pytest.raises(ValueError, match="in the middle of shard 1"):
-        run("local")
-    broken.unlink()
-    assert set(run("local").values()) == {DOCUMENTS}
+def test_wrong_input_that_a_shard_finds_stays_wrong_input(step: Step) -> None:
+    step.order("wrong-2")
+    with pytest.raises(UserError, match=r"^the file of shard 2 is wrong\. read: 1 of 3 shards .*shard 2") as e:
+        Executor.run(Executor(TASKS, 1), step.folder, [FiveTexts(step.path)], description="read")
+    assert step.log(2) in str(e.value)
 
 
-@pytest.mark.parametrize(
-    ("stand_in", "message"),
-    [(WaitsForEver, r"no sign of life for 1 s from shard 1: its process was killed"),
-     (NeverBegins, r"no sign of life for 1 s. A task asks for 1 CPUs and 2 GiB, and no node")],
-)  # fmt: skip
-def test_a_silent_cluster_ends_the_step_and_the_next_run_resumes(step, monkeypatch, stand_in, message):
-    run, broken, folder = step
-    monkeypatch.setattr(execute, "SILENT_SECONDS", 1.0)
-    monkeypatch.setattr(execute, "ALIVE_SECONDS", 0.05)
-    with pytest.raises(Failure, match=message):
-        run("ray", stand_in, kill=True)
-    assert 1 in unfinished_shards(folder.logs, TASKS)
-    broken.unlink()
-    assert set(run("ray", RaySays).values()) == {DOCUMENTS}
+def test_a_process_that_is_killed_here_is_one_error_with_a_log(step: Step) -> None:
+    step.order("deadly-1")
+    with pytest.raises(Failure, match=r"read: \d of 3 shards did not finish \(shard .*was killed.*memory") as e:
+        step.run()
+    assert str(step.folder.logs) in str(e.value)
+    step.release("deadly-1")
+    assert step.run() == ALL
 
 
-def test_a_cluster_that_is_busy_is_waited_for(step, monkeypatch, capsys):
-    run, broken, _ = step
-    broken.unlink()
-    told = threading.Event()
+# ---- Ray ----------------------------------------------------------------------------
 
-    class Busy(RaySays):
-        def run(self) -> None:
-            told.wait()
-            super().run()
 
-    def nodes():
-        told.set()
-        return [{"CPU": 4.0, "memory": 8.0 * 2**30}]
+class Nodes:
+    """A head without CPUs, and two nodes of one CPU each."""
 
-    monkeypatch.setattr(execute, "SILENT_SECONDS", 0.1)
-    monkeypatch.setattr(execute, "_ray_nodes", nodes)
-    assert set(run("ray", Busy).values()) == {DOCUMENTS}
-    assert "the nodes of the Ray cluster are busy" in capsys.readouterr().out
+    def __init__(self, folder: str):
+        from ray.cluster_utils import Cluster
+
+        store = {"object_store_memory": 80 * 2**20}
+        head = {"num_cpus": 0, "include_dashboard": False, **store}
+        self.folder, self.cluster, self.store = folder, Cluster(initialize_head=True, head_node_args=head), store
+        self.nodes = [self.add(), self.add()]
+        self.cluster.wait_for_nodes()
+        self.address: str = self.cluster.address
+
+    def add(self) -> Any:
+        return self.cluster.add_node(num_cpus=1, memory=2**30, **self.store)
+
+    def lose(self, name: str) -> None:
+        """A node ends as when its machine loses power."""
+        node = next(node for node in self.nodes if node.node_id == name)
+        self.nodes.remove(node)
+        self.cluster.remove_node(node, allow_graceful=False)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    import ray  # noqa: F401 - its handler of SIGTERM is not this process's
+
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    folder = tempfile.mkdtemp(prefix="ray-")  # short, for names of sockets
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # without the checkout: a worker has to find it
+        patch.setenv("TMPDIR", folder)  # of the workers
+        patch.delenv("RAY_ADDRESS", raising=False)
+        made_nodes = Nodes(folder)
+        try:
+            yield made_nodes
+        finally:
+            ray_cluster._disconnect()
+            made_nodes.cluster.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def far(tmp_path: Path, nodes: Nodes) -> Step:
+    return Step(tmp_path / "far", {"address": nodes.address, "mem_per_cpu_gb": 0.1})
+
+
+class TestRay:
+    pytestmark = on_ray
+
+    def test_the_whole_data_stage_gives_the_same_content(self, nodes: Nodes, tmp_path: Path, monkeypatch) -> None:
+        corpus = write_corpus(tmp_path / "in")
+        hashes = []
+        for executor in ("local", "ray"):
+            monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / executor))
+            config = make_config(corpus, data__executor=executor)
+            config.data.executor_options = {"address": nodes.address, "mem_per_cpu_gb": 0.1}
+            hashes.append(made(config)["content_hash"])
+        assert hashes[0] == hashes[1]
+        for name in ("data-read", "data-repair", "data-rules", "data-near-dedup", "data-encode"):
+            assert list((tmp_path / "ray" / "artifacts" / name).glob("*/logs/logs/task_00002.log")), name
+        assert not list(Path(nodes.folder).glob("ray_logs"))  # datatrove's place for everybody's logs
+
+    def test_a_damaged_shard_is_one_error_and_the_next_run_resumes(self, far: Step) -> None:
+        far.order("damaged-1")
+        with pytest.raises(Failure, match=r"read: 1 of 3 shards did not finish \(shard 1\): ValueError: damaged") as e:
+            far.run()
+        assert far.log(1) in str(e.value)
+        assert "ValueError: damaged input" in Path(far.log(1)).read_text()
+        far.release("damaged-1")
+        before = far.times()
+        assert set(before) == {"00000", "00002"}
+        assert far.run() == ALL
+        assert before.items() <= far.times().items()  # the finished shards did not run again
+
+    def test_wrong_input_that_a_shard_finds_stays_wrong_input(self, far: Step) -> None:
+        with pytest.raises(UserError, match=r"^the file of shard 2 is wrong\. read: 1 of 3"):
+            far.order("wrong-2").run()
+
+    def test_a_killed_process_is_replaced_and_one_that_dies_again_is_an_error(self, far: Step, capsys) -> None:
+        ended = in_background(far.order("hold-1"))
+        pid, _ = far.held(1)
+        os.kill(pid, signal.SIGKILL)
+        far.release("hold-1")
+        assert ended() == ALL
+        assert f"shard 1 was killed (process {pid} on " in capsys.readouterr().out
+        shutil.rmtree(far.folder.logs)
+        with pytest.raises(Failure, match=r"\(shard 0\): shard 0 was killed .* 2 times; .*mem_per_cpu_gb=0.2") as e:
+            far.order("deadly-0").run(attempts=2)
+        assert far.log(0) in str(e.value)
+        assert set(far.times()) == {"00001", "00002"}
+
+    def test_a_task_larger_than_the_largest_node_is_refused_with_both_numbers(self, far: Step) -> None:
+        with pytest.raises(UserError, match=r"asks for 2 CPUs and 0\.2 GiB, and the largest of 3 nodes has 1 CPU and"):
+            far.run(cpus_per_task=2)
+        with pytest.raises(
+            UserError, match=r"asks for 1 CPU and 8 GiB, and the largest of 3 nodes .* and 1 GiB; .*mem_"
+        ):
+            far.run(mem_per_cpu_gb=8)
+        assert unfinished_shards(far.folder.logs, TASKS) == [0, 1, 2]
+
+    def test_a_shard_may_have_a_time_limit(self, far: Step) -> None:
+        with pytest.raises(Failure, match=r"\(shard 2\): shard 2 ran for more than .*time=1 \(process"):
+            far.order("hold-2").run(time=1)
+        pid, _ = far.held(2)
+        wait_for(lambda: not process_lives(pid))
+
+    def test_a_process_that_stands_still_ends_the_step(self, far: Step) -> None:
+        ended = in_background(far.order("hold-1"), watchdog_seconds=5)
+        pid, _ = far.held(1)
+        os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: len(far.times()) == TASKS - 1)
+        error = ended()
+        assert isinstance(error, Failure)
+        assert f"alive for 5 s: shard 1 (process {pid} on" in str(error)
+        assert far.log(1) in str(error)
+        wait_for(lambda: not process_lives(pid))  # the cluster's work ends with the step
+
+    def test_two_steps_at_once_keep_their_logs_apart_and_busy_nodes_are_waited_for(
+        self, nodes: Nodes, far: Step, tmp_path: Path, capsys
+    ) -> None:
+        other = tmp_path / "other"
+        other.mkdir()
+        for shard in (0, 1):
+            (other / f"hold-{shard}").touch()
+        with user(other, nodes) as process:
+            wait_for(lambda: (other / "held-0").exists() and (other / "held-1").exists())
+            assert len({(other / f"held-{shard}").read_text().split()[1] for shard in (0, 1)}) == 2  # both nodes
+            ended = in_background(far, watchdog_seconds=5)
+            told = ""
+
+            def waits() -> bool:
+                nonlocal told
+                told += capsys.readouterr().out
+                return "waiting: other work uses the 2 nodes" in told
+
+            wait_for(waits)
+            for shard in (0, 1):
+                (other / f"hold-{shard}").unlink()
+            assert process.wait(PATIENCE_SECONDS) == 0
+            assert ended() == ALL
+        for folder, count in ((far.folder.logs, 3), (other / "logs", 2)):
+            logs = list((folder / "logs").iterdir())
+            assert len(logs) == count
+            assert all(str(folder) in path.read_text() or "Processing done" in path.read_text() for path in logs)
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
+    def test_a_stop_ends_the_work_on_the_cluster(self, nodes: Nodes, tmp_path: Path, number) -> None:
+        for shard in (0, 1):
+            (tmp_path / f"hold-{shard}").touch()
+        with user(tmp_path, nodes) as process:
+            wait_for(lambda: (tmp_path / "held-0").exists() and (tmp_path / "held-1").exists())
+            pids = [int((tmp_path / f"held-{shard}").read_text().split()[0]) for shard in (0, 1)]
+            process.send_signal(number)
+            assert process.wait(PATIENCE_SECONDS) != 0
+        for pid in pids:
+            wait_for(lambda pid=pid: not process_lives(pid))
+
+    def test_a_node_that_lacks_the_folder_or_the_code_says_so_in_a_sentence(self, far: Step, monkeypatch) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getcwd", lambda: "/only/here")
+            with pytest.raises(
+                UserError, match=r"^the node [\d.]+ cannot use /only/here \(No such file.*HORNBOOK_ROOT"
+            ):
+                far.run()
+        with monkeypatch.context() as patch:
+            patch.setattr(ray_cluster, "REPOSITORY", Path("/only/here"))
+            patch.setenv("PYTHONPATH", str(REPOSITORY))
+            with pytest.raises(UserError, match=r"^the node [\d.]+ cannot load hornbook from /only/here .*there is "):
+                far.run()
+        with monkeypatch.context() as patch:
+            patch.setattr(ray_cluster.metadata, "version", lambda name: "9.9")
+            with pytest.raises(UserError, match=r"^the node .* datatrove is 0\.10\.\d there and 9\.9 here"):
+                far.run()
+        assert far.run() == ALL
+
+    def test_a_cluster_that_was_not_named_is_not_joined(self, nodes: Nodes, far: Step, tmp_path: Path) -> None:
+        for address in (None, "auto", "local"):
+            with pytest.raises(UserError, match=r"executor_options\.address is .*expected the address of the cluster"):
+                far.run(address=address)
+        with pytest.raises(UserError, match=r"address=127\.0\.0\.1:1 gives no Ray cluster .*refused"):
+            far.run(address="127.0.0.1:1")
+
+    def test_the_work_of_a_lost_node_is_done_by_another_and_without_nodes_the_step_ends(
+        self, nodes: Nodes, far: Step, capsys
+    ) -> None:
+        """The last one: it takes the nodes away."""
+        ended = in_background(far.order("hold-0", "hold-1"))
+        (_, first), (_, second) = far.held(0), far.held(1)
+        assert first != second
+        far.release("hold-0")
+        wait_for(lambda: len(far.times()) == TASKS - 1)
+        (far.path / "held-1").unlink()
+        nodes.lose(second)
+        assert far.held(1)[1] == first
+        assert "shard 1 was lost with its node" in capsys.readouterr().out
+        nodes.lose(first)
+        error = ended()
+        assert isinstance(error, Failure)
+        assert "(shard 1)" in str(error)
+        assert far.log(1) in str(error)
+        assert "no node is left that holds a task of 1 CPU" in str(error)
+
+
+def user(orders: Path, nodes: Nodes) -> "subprocess.Popen[bytes]":
+    """Another process with two shards."""
+    path = os.pathsep.join([str(REPOSITORY), str(Path(__file__).parent)])
+    words = f"from shard_faults import run_held; run_held({str(orders)!r}, {nodes.address!r})"
+    return subprocess.Popen([sys.executable, "-P", "-c", words], env={**os.environ, "PYTHONPATH": path}, cwd=orders)
