@@ -9,13 +9,18 @@ printed. CPU time, medians of paired runs; every part is a fresh process, so tha
 figures of docs/results/data.md are of this script at commit b39d95c.
 """
 
+import contextlib
 import hashlib
 import json
+import os
 import random
+import re
 import resource
 import shutil
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,7 +54,7 @@ from pipeline.corpus.duplicates import (
 from pipeline.corpus.sources.python_library import PythonLibrary
 from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.corpus.tokenizing import END_OF_TEXT, _train, encode_shard, open_ids, token_dtype
-from scripts.bench_rows import Part, Rows, at_least, main, row
+from scripts.bench_rows import ROOT, Part, Rows, at_least, main, row
 
 Answer = tuple[str | None, str]
 DISTRIBUTIONS = (
@@ -266,7 +271,77 @@ def clustered(texts: list[str], kind: str) -> np.ndarray:
     )
 
 
+WORDS, SAMPLE_SECONDS = 4_000, 0.2
+
+
+def small(documents: int) -> Rows:
+    """The whole stage with one worker on documents of some 50 bytes: for each step the processor time of a document and
+    the peak memory of the worker and of the process that leads it, beside those at a quarter of the documents."""
+    rows: Rows = []
+    few, many = _watched(documents // 4), _watched(documents)
+    for step in many:
+        seconds, *peaks = many[step]
+        rows.append(row(f"{step}: processor time of a document", round(seconds / documents * 1e6, 1), "us"))
+        for who, before, peak in zip(("leading process", "worker"), few.get(step, (0, 0, 0))[1:], peaks, strict=True):
+            if peak:
+                rows.append(row(f"{step}: {who}, {documents // 4:,} documents", round(before / 1e6), "MB"))
+                rows.append(row(f"{step}: {who}, {documents:,} documents", round(peak / 1e6), "MB"))
+    return rows
+
+
+def _watched(documents: int) -> dict[str, tuple[float, int, int]]:
+    """Step -> processor seconds, peak bytes of the leading process, peak bytes of its workers."""
+    draw = random.Random(SEED)
+    words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 9))) for _ in range(WORDS)]
+    with tempfile.TemporaryDirectory(prefix="bench-small-") as name:
+        folder = Path(name)
+        with open(folder / "texts.jsonl", "w", encoding="utf-8") as file:
+            for i in range(documents):
+                file.write(json.dumps({"text": " ".join(draw.choices(words, k=8)), "domain": str(i % 1000)}) + "\n")
+        source = {"type": "jsonl", "path": str(folder / "texts.jsonl"), "group_key": "domain", "license": "MIT"}
+        data = {"sources": {"web": source}, "filters": {"length": {"min_characters": 10}}, "workers": 1, "tasks": 16}
+        model = {"vocab_size": 4096, "hidden_size": 64, "intermediate_size": 256}
+        model |= {"num_hidden_layers": 1, "num_attention_heads": 1}
+        config = {"name": "small", "model": model, "data": data | {"tokenizer_train_bytes": 1_000_000}}
+        (folder / "small.json").write_text(json.dumps(config), encoding="utf-8")
+        environment = {**os.environ, "HORNBOOK_ROOT": name, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-P", "-m", "pipeline", "data", str(folder / "small.json")]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        lines: list[str] = []
+        reader = threading.Thread(target=lambda: lines.extend(process.stdout or ()), daemon=True)
+        reader.start()
+        found: dict[str, tuple[float, int, int]] = {}
+        before, step = 0.0, ""
+        while process.poll() is None:
+            time.sleep(SAMPLE_SECONDS)
+            named = [match[1] for line in list(lines) if (match := re.match(r"\[\d+/\d+\] (\S+)", line))]
+            step = named[-1] if named else "start"
+            with contextlib.suppress(OSError, IndexError):
+                here = _used(process.pid)
+                workers = [
+                    _used(int(pid))
+                    for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                ]
+                total = sum(here[:4]) + sum(sum(worker[:2]) for worker in workers)
+                seconds, lead, work = found.get(step, (0.0, 0, 0))
+                peak = max((worker[4] for worker in workers), default=0)
+                found[step] = (seconds + total - before, max(lead, here[4]), max(work, peak))
+                before = total
+        reader.join()
+        if process.returncode:
+            raise SystemExit("".join(lines))
+    return found
+
+
+def _used(pid: int) -> tuple[float, float, float, float, int]:
+    """Processor seconds (user, system, of ended children user and system) and resident bytes of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    user, system, users, systems = (int(field) / os.sysconf("SC_CLK_TCK") for field in fields[11:15])
+    return user, system, users, systems, int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+
+
 PARTS = {
+    "small": Part(lambda quick: small(20_000 if quick else 2_000_000)),
     "rules": Part(lambda quick: rules(2 if quick else 20, quick)),
     "near": Part(near),
     "tokens": Part(lambda quick: tokens(4 if quick else 40, quick)),
