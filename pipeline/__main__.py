@@ -35,6 +35,7 @@ from pipeline.system.errors import (
     printable,
 )
 from pipeline.system.processes import let_segments_grow, refuse_unsafe_loading
+from pipeline.system.progress import LINE_EVERY_SECONDS, close_all
 
 SMALL_WRITE_BYTES = 1 << 20  # of links, reports, logs: whatever does not state its own size
 
@@ -45,7 +46,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a sample may hold what the terminal cannot show
     let_segments_grow()
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", f"{LINE_EVERY_SECONDS:g}")  # bars of libraries, such as a download's
     code = run_guarded(parse(argv))
+    close_all()
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -197,16 +201,31 @@ def _drops(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
+    from pipeline import runs
     from pipeline.reporting import page
 
-    print(page.write_shared(_config(arguments)) if arguments.share else page.write(_config(arguments)))
+    others = _split_overrides(arguments)
+    if others and arguments.share:
+        raise UserError("--share writes the page of one run; expected one config or run")
+    if others:
+        print(page.write_several([_config(arguments), *(runs.load(word) for word in others)]))
+    elif arguments.share:
+        print(page.write_shared(_config(arguments)))
+    else:
+        print(page.write(_config(arguments), unfinished=True))
+
+
+def _split_overrides(arguments: argparse.Namespace) -> list[str]:
+    """Takes the overrides from among `words`; returns the others, which name files or runs."""
+    names = [word for word in arguments.words if "=" not in word or Path(word).exists()]
+    arguments.overrides = [word for word in arguments.words if word not in names]
+    return names
 
 
 def _score(arguments: argparse.Namespace) -> None:
     from pipeline import score
 
-    names = [word for word in arguments.words if "=" not in word or Path(word).exists()]
-    arguments.overrides = [word for word in arguments.words if word not in names]
+    names = _split_overrides(arguments)
     options = {"out": arguments.out, "text_key": arguments.text_key, "kind": arguments.kind}
     score.run(_config(arguments), _typed(arguments), names, **options)
 

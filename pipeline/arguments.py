@@ -119,8 +119,9 @@ VERBS = [
         _argument("-n", type=int, default=20, metavar="N", help="how many are shown; default: 20"),
         JSON,
     ]),
-    Verb("report", "write the experiment's report.html again and print its path", [
-        *CONFIG,
+    Verb("report", "write the experiment's report.html again, or one page of several runs, and print its path", [
+        CONFIG[0],
+        _argument("words", nargs="*", metavar="run", help="more runs for the same page; key=value overrides"),
         _flag("--share", "write one to pass on, into runs/<name>/shared: without private text, file names and sources"),
     ]),
     Verb("score", "quality scores of your own texts, by the scorer of a data stage", [
@@ -209,8 +210,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
     overrides = [word for word in rest if "=" in word and not word.startswith("-")]
-    if len(overrides) < len(rest) or (rest and not hasattr(arguments, "overrides")):
+    place = next((name for name in ("overrides", "words") if hasattr(arguments, name)), None)
+    if len(overrides) < len(rest) or (rest and place is None):
         parser.error(f"unrecognized arguments: {' '.join(word for word in rest if word not in overrides) or rest[0]}")
-    if rest:
-        arguments.overrides = [*arguments.overrides, *overrides]
+    if rest and place is not None:
+        setattr(arguments, place, [*getattr(arguments, place), *overrides])
     return arguments

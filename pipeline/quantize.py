@@ -25,6 +25,7 @@ from pipeline.storage.files import write_json
 from pipeline.storage.steps import Folder, Step
 from pipeline.storage.store import Command
 from pipeline.system.errors import UserError
+from pipeline.system.progress import progress
 
 VERSION = 5
 OPTIONAL = ("torchao", "gguf", "llama-cpp-python")  # each makes more formats possible, or measures more
@@ -75,7 +76,8 @@ def _make(config: Config, model: ModelInput, folder: Folder) -> dict[str, Any]:
         }
     ]
     for name in options.kinds:
-        rows.append({"kind": name, **_one_format(config, model, name, folder.path, text)})
+        with progress(name):
+            rows.append({"kind": name, **_one_format(config, model, name, folder.path, text)})
         print(f"  {_row_line(rows[-1])}", flush=True)
     for row in rows:
         speed = row.get("tokens_per_second")

@@ -73,8 +73,7 @@ class Executor:
         left, errors = unfinished_shards(folder.logs, self.tasks), {}
         for shard in left:
             task_log(folder.logs, shard).unlink(missing_ok=True)  # of an earlier run, it would explain nothing
-        with progress(description, self.tasks, "shards") as bar:
-            bar.to(self.tasks - len(left))
+        with progress(description, self.tasks, "shards", done=self.tasks - len(left)) as bar:
             try:
                 errors = self._run(folder, pipeline, left, description, bar)
             except Failure as error:

@@ -24,6 +24,7 @@ from pipeline.corpus.text.intervals import interval, ratio_of_sums
 from pipeline.corpus.text.shards import TokenShards
 from pipeline.corpus.text.tokenizer import ids_around, load_tokenizer
 from pipeline.evaluation.model_input import ModelInput
+from pipeline.system.progress import progress
 from pipeline.training import devices
 
 FORWARD_TOKENS = 8192  # of a batch, padding included
@@ -101,14 +102,15 @@ class LanguageModel:
     def _sums(self, rows: Sequence[tuple[int, list[int], int]], count: int) -> list[float]:
         """Nats by number. Rows are (number, ids, how many ids at the end are counted), run in batches of similar
         length, so that little of a batch is padding."""
-        found, waiting = [0.0] * count, []
+        found, batches = [0.0] * count, [[]]
         for row in sorted(rows, key=lambda row: len(row[1])):
-            if (len(waiting) + 1) * len(row[1]) > FORWARD_TOKENS and waiting:
-                self._add_batch(waiting, found)
-                waiting = []
-            waiting.append(row)
-        if waiting:
-            self._add_batch(waiting, found)
+            if (len(batches[-1]) + 1) * len(row[1]) > FORWARD_TOKENS and batches[-1]:
+                batches.append([])
+            batches[-1].append(row)
+        with progress("scoring", sum(len(ids) for _, ids, _ in rows), "tokens") as bar:
+            for batch in filter(None, batches):
+                self._add_batch(batch, found)
+                bar.advance(sum(len(ids) for _, ids, _ in batch))
         return found
 
     @torch.no_grad()

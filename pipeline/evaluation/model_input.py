@@ -23,6 +23,7 @@ from pipeline.storage.hub import MODEL_FILES, TOKENIZER_FILES, content_of_model,
 from pipeline.storage.steps import MANIFEST, Folder, Step, read_manifest
 from pipeline.storage.store import Command, build
 from pipeline.system.errors import UserError
+from pipeline.system.progress import counted, progress
 
 QUANTIZED = "quantization_config"  # of config.json: written by transformers, torchao and us
 
@@ -101,7 +102,9 @@ def copy_model(model: ModelInput, target: Path, dtype: str) -> None:
     shape, state = open_model(model.folder)
     stored = str(state["model.embed_tokens.weight"].dtype).removeprefix("torch.")
     dtype = stored if dtype == "as_stored" else dtype
-    save_folder(target, state, shape, model.tokenizer_json, model.special_tokens(), dtype)
+    with progress("copying", shape.parameters, "parameters") as bar:
+        pieces = counted(((name, state[name]) for name in shape.tensor_shapes()), bar)
+        save_folder(target, pieces, shape, model.tokenizer_json, model.special_tokens(), dtype)
 
 
 def check_model(model: ModelInput, stage: str) -> None:

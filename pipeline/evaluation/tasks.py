@@ -18,6 +18,7 @@ from pipeline.corpus.exercises.isolated import IsolatedRunner, NotIsolated
 from pipeline.corpus.exercises.styles import program_of
 from pipeline.evaluation.language_model import HeldOutText, LanguageModel, Scores, held_out_bits_per_byte, share
 from pipeline.system.errors import UserError
+from pipeline.system.progress import progress
 
 CHOICES = 4
 CLOZE_CONTEXT_WORDS, CLOZE_WORDS = 40, 6
@@ -72,7 +73,11 @@ def arithmetic(model: LanguageModel, text: HeldOutText, items: int, seed: int) -
             questions.append(Question(prompt, tuple(f" {option}" for option in options), options.index(number)))
             exact.append((prompt, str(number)))
         found[f"arithmetic/{level}/choice"] = share(answer(model, questions), 1 / CHOICES)
-        said = [model.complete(prompt, 8, stop=("\n",)).strip() == number for prompt, number in exact]
+        with progress("answering", len(exact), "items") as bar:
+            said = []
+            for prompt, number in exact:
+                said.append(model.complete(prompt, 8, stop=("\n",)).strip() == number)
+                bar.advance()
         found[f"arithmetic/{level}/exact"] = share(said)
     return found
 
@@ -87,12 +92,13 @@ def exercises(model: LanguageModel, text: HeldOutText, items: int, seed: int) ->
         return {}
     chosen = random.Random(f"exercises/{seed}").sample(found, min(items, len(found)))
     try:
-        with IsolatedRunner() as runner:
+        with IsolatedRunner() as runner, progress("solving", len(chosen), "items") as bar:
             right = []
             for exercise in chosen:
                 room = int(ROOM * len(model.encode(exercise.body))) + 8
                 body = model.complete(exercise.prompt, room, STOP)
                 right.append(runner.run(exercise.program(body)) == [PASSED])
+                bar.advance()
     except NotIsolated as reason:
         why = f"a model's programs are run in namespaces of their own only, and this machine gives none ({reason})"
         return {"exercises/pass@1": {"score": None, "why": why}}
@@ -118,7 +124,8 @@ def run_tasks(names: Sequence[str], model: LanguageModel, text: HeldOutText, ite
     """The scores of all tasks named."""
     found: Scores = {}
     for name in names:
-        found |= TASKS[name](model, text, items, seed)
+        with progress(name):
+            found |= TASKS[name](model, text, items, seed)
     return found
 
 

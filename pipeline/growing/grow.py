@@ -6,7 +6,7 @@ models that growth is for fit; `affordable` chooses how much text is worth its t
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.config import Config, nearest
 from pipeline.corpus.text.tokenizer import special_tokens
 from pipeline.system.errors import UserError
-from pipeline.system.progress import Progress, progress
+from pipeline.system.progress import counted, progress
 from pipeline.training.cap import check_names
 
 GATE_WINDOWS = 32  # at most
@@ -103,7 +103,7 @@ def grow_folder(config: Config, source: Any, target: Path, tokenizer_json: Path)
         print(f"note: {caution}", flush=True)
     special = special_tokens(tokenizer_json, need_end=False)
     with progress("growing", config.model.parameters, "parameters") as bar:
-        pieces = _counted(stream(rules, state, seed=config.seed), bar)
+        pieces = counted(stream(rules, state, seed=config.seed), bar)
         save_folder(
             target, pieces, config.model, tokenizer_json if tokenizer_json.is_file() else None, special, "float32"
         )
@@ -117,12 +117,6 @@ def grow_folder(config: Config, source: Any, target: Path, tokenizer_json: Path)
         "source_model": dataclasses.asdict(shape) if shape else None,
         "blocks": [{"source": block, "silent": silent} for block, silent in block_origins(rules)],
     }
-
-
-def _counted(pieces: Iterable[tuple[str, Any]], bar: Progress) -> Iterator[tuple[str, Any]]:
-    for name, piece in pieces:
-        yield name, piece
-        bar.advance(piece.numel())
 
 
 def _stored(folder: Path, weights: Path) -> Any:

@@ -22,6 +22,7 @@ from model.config import NO_ROPE_INTERVAL, UnreadableModel, read_field, read_obj
 from model.special_tokens import DEFAULT, token_ids
 from pipeline.corpus.text.tokenizer import WORD_PATTERN, ids_around, load_tokenizer, special_tokens
 from pipeline.system.errors import UserError
+from pipeline.system.progress import progress
 
 ROPE_FACTORS = "rope_freqs.weight"  # what llama.cpp divides each rotary frequency by
 TYPES = ("f16", "q8_0", "q4_0")
@@ -70,11 +71,14 @@ def write_gguf(folder: Path, target: Path, kind: str, name: str) -> dict[str, An
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
+    total = sum(_size(shapes[own]) for _, own, _ in planned)
     try:
-        for _, own, type_ in planned:
-            values = in_file_order(shape, own, state[own].float()).numpy()
-            check_values(values, type_.name, own)
-            writer.write_tensor_data(gguf.quants.quantize(values, type_))
+        with progress(f"gguf {kind}", total, "parameters") as bar:
+            for _, own, type_ in planned:
+                values = in_file_order(shape, own, state[own].float()).numpy()
+                check_values(values, type_.name, own)
+                writer.write_tensor_data(gguf.quants.quantize(values, type_))
+                bar.advance(values.size)
         if factors is not None:
             writer.write_tensor_data(factors.numpy())
         writer.close()
@@ -82,7 +86,6 @@ def write_gguf(folder: Path, target: Path, kind: str, name: str) -> dict[str, An
     finally:
         writer.close()
         part.unlink(missing_ok=True)
-    total = sum(_size(shapes[own]) for _, own, _ in planned)
     return {"bytes": target.stat().st_size, "quantized_share": round(quantized / total, 4)}
 
 

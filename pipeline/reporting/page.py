@@ -5,7 +5,8 @@ schema is `report_schema.json`) and `report.html`, which shows nothing that is n
 copy in the folder of the newest stage. The page's text is in pipeline/pages/templates/report.html.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,17 @@ from pipeline.pages import html
 from pipeline.pages.data_card import REPORT as DATA_REPORT
 from pipeline.pages.private import shared_report
 from pipeline.release.formats import no_memory_saved, no_saving_lines
+from pipeline.reporting import several
 from pipeline.reporting.curves import curves
 from pipeline.reporting.data import data_view
 from pipeline.reporting.growth import growth_facts, growth_view, thin
 from pipeline.storage import ledger
 from pipeline.storage.experiment import Experiment
-from pipeline.storage.files import read_metrics, write_json, write_text
+from pipeline.storage.files import read_metrics, root, write_json, write_text
 from pipeline.storage.steps import MANIFEST, read_manifest, read_output
 from pipeline.system.errors import UserError
 
+MOST_CHARACTERS = 80  # of the other runs' names in a file's name
 SHARED = "shared"  # the folder under runs/<name>/ of the page to pass on
 FORMAT = 1  # of report.json; raised when a key changes its meaning or goes away
 SECTIONS = tuple(stage for stage in STAGES if stage != "export")  # in the page's order; an export has its own card
@@ -52,10 +55,12 @@ KEYS = {
 }  # fmt: skip
 
 
-def write(config: Config) -> Path:
-    """Writes the page and its figures as they stand and returns the page's path. Raises `UserError`."""
+def write(config: Config, *, unfinished: bool = False) -> Path:
+    """Writes the page and its figures as they stand and returns the page's path. `unfinished`: the curves of a
+    pretraining that is not finished, too (a training that begins writes its page without: it costs time of the cap).
+    Raises `UserError`."""
     experiment = Experiment(config)
-    folders, report = _report_of(config, experiment)
+    folders, report = _report_of(config, experiment, unfinished)
     for folder in (experiment.folder, *list(folders.values())[-1:]):
         _write_into(folder, report)
     return experiment.folder / "report.html"
@@ -68,11 +73,33 @@ def write_shared(config: Config) -> Path:
     return _write_into(experiment.folder / SHARED, shared_report(report))
 
 
-def _report_of(config: Config, experiment: Experiment) -> tuple[dict[str, Path], dict[str, Any]]:
+def write_several(configs: Sequence[Config]) -> Path:
+    """Writes several runs on one page, into the folder of the first, and returns its path. Raises `UserError`."""
+    runs = [(config, _report_of(config, Experiment(config), unfinished=True)[1]) for config in configs]
+    names = [config.name for config in configs]
+    first = Experiment(configs[0]).folder
+    links = {name: Path(os.path.relpath(root() / "runs" / name / "report.html", first)).as_posix() for name in names}
+    path = first / f"report-with-{'-'.join(names[1:]).replace('/', '-')[:MOST_CHARACTERS]}.html"
+    write_text(path, several.render(runs, heading=" and ".join(names), links=links))
+    return path
+
+
+def so_far(config: Config) -> dict[str, Any]:
+    """What is there of an experiment under way, as `report.json` has it, the rows of an unfinished pretraining too;
+    there may be nothing yet. Raises `UserError`."""
+    experiment = Experiment(config)
+    folders = _consistent_folders(experiment)
+    return collect(config, folders, experiment.ledger_path, experiment.stage_folder("pretrain"))
+
+
+def _report_of(
+    config: Config, experiment: Experiment, unfinished: bool = False
+) -> tuple[dict[str, Path], dict[str, Any]]:
     folders = _consistent_folders(experiment)
     if not folders:
         raise UserError(f"nothing is finished under {experiment.folder} yet; run: hornbook data <config>")
-    return folders, collect(config, folders, experiment.ledger_path)
+    training = experiment.stage_folder("pretrain") if unfinished else None
+    return folders, collect(config, folders, experiment.ledger_path, training)
 
 
 def _write_into(folder: Path, report: Mapping[str, Any]) -> Path:
@@ -102,11 +129,15 @@ def _older(manifest: Mapping[str, Any], pretrain: Mapping[str, Any]) -> bool:
     return datetime.fromisoformat(manifest["finished"]) < datetime.fromisoformat(pretrain["finished"])
 
 
-def collect(config: Config, folders: Mapping[str, Path], ledger_path: Path) -> dict[str, Any]:
-    """Every figure of the page, from the folders of the finished stages: `report.json` (report_schema.json)."""
+def collect(
+    config: Config, folders: Mapping[str, Path], ledger_path: Path, training: Path | None = None
+) -> dict[str, Any]:
+    """Every figure of the page, from the folders of the finished stages: `report.json` (report_schema.json).
+    `training`: of a pretraining whose rows are shown where it is not among them."""
     manifests = {stage: read_manifest(folder) for stage, folder in folders.items()}
     init, pretrain = manifests.get("init"), manifests.get("pretrain")
-    metrics = read_metrics(folders["pretrain"] / "metrics.jsonl") if pretrain else []
+    trained = folders.get("pretrain", training)
+    metrics = read_metrics(trained / "metrics.jsonl") if trained else []
     found = {
         "format": FORMAT,
         "name": config.name,
@@ -137,14 +168,15 @@ def _hours(
     return {"stages": rows, "price_per_hour": config.budget.gpu_hour_price, "pretrain_lives": lives}
 
 
-def render(report: Mapping[str, Any]) -> str:
-    """The whole page as HTML."""
+def render(report: Mapping[str, Any], live: bool = False) -> str:
+    """The whole page as HTML. `live`: it is served, and fetched again while the run is active."""
     data, init, pretrain = (report.get(stage) for stage in PRETRAINING)
     metrics, quantize = report["metrics"], report.get("quantize")
     mix = pretrain["mix"] if pretrain else {}
     return html.render(
         "report.html",
         heading=report["name"],
+        live=live,
         shared=report.get("shared", False),
         identity=report["identity"],
         hours=report["hours"],

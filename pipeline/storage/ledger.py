@@ -17,6 +17,7 @@ from typing import Any
 
 from pipeline.storage.files import read_json_lines
 from pipeline.system.disk import DiskFull, append_synced
+from pipeline.system.progress import doing
 
 HEARTBEAT_SECONDS = 5.0
 LEDGER = "ledger.jsonl"
@@ -112,6 +113,7 @@ class Ledger:
             "host": socket.gethostname(),
             "job": os.environ.get("SLURM_JOB_ID"),
             "seconds": round(self._own_seconds, 3),
+            "doing": doing(),
             **self.card,
         }
         for path in self.paths:

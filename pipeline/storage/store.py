@@ -17,6 +17,7 @@ from pipeline.storage.locks import FolderLock
 from pipeline.storage.steps import Folder, Step, read_manifest, write_manifest
 from pipeline.system import signals
 from pipeline.system.disk import writing
+from pipeline.system.progress import progress
 
 
 class Store:
@@ -110,7 +111,8 @@ def build(
             signals.check()
             announce(step)
             started, began = time.time(), time.monotonic()
-            facts = makers[step.fingerprint](Folder(step.path, inputs))
+            with progress(step.name):
+                facts = makers[step.fingerprint](Folder(step.path, inputs))
             seconds = time.monotonic() - began
             hours = round(seconds / 3600, 6)
             manifest = write_manifest(

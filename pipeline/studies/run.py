@@ -29,6 +29,7 @@ from pipeline.studies.members import Training
 from pipeline.system.disk import append_synced
 from pipeline.system.errors import DONE, STOPPED, WRONG_INPUT, Stopped, UserError
 from pipeline.system.processes import start as start_child
+from pipeline.system.progress import progress
 
 STOPS, FAILURES = "stops.jsonl", "failures.jsonl"
 POLL_SECONDS = 0.2
@@ -55,11 +56,13 @@ def run(study: Study, trainings: Sequence[Training], say: Callable[[str], None])
             _halve(study, share, study.stop.keep, trainings, say)
     out = stopped(study)
     left = [one for one in left if one.name not in out]
-    for number, one in enumerate(left, 1):
-        began = time.monotonic()
-        _run_stages(study, one, _stages(one))
-        ended = "done" if is_finished(one) else "failed"
-        say(f"[{number}/{len(left)}] {one.name}: {ended} in {time.monotonic() - began:.0f} s")
+    with progress(f"study {study.name}", len(left), "experiments") as bar:
+        for number, one in enumerate(left, 1):
+            began = time.monotonic()
+            _run_stages(study, one, _stages(one))
+            ended = "done" if is_finished(one) else "failed"
+            bar.advance()
+            say(f"[{number}/{len(left)}] {one.name}: {ended} in {time.monotonic() - began:.0f} s")
 
 
 def is_finished(one: Training) -> bool:
@@ -155,7 +158,7 @@ def _run_stage(study: Study, one: Training, stage: str, until: Callable[[], bool
     stopped because `until` became true."""
     log = Experiment(one.config).folder / f"{stage}.log"
     words = [sys.executable, "-P", "-m", "pipeline", stage, str(one.write())]
-    with log.open("ab") as output:
+    with log.open("ab") as output, progress(one.name) as bar:
         child = start_child(words, stdout=output, stderr=subprocess.STDOUT)
         asked = False
         try:
@@ -164,6 +167,8 @@ def _run_stage(study: Study, one: Training, stage: str, until: Callable[[], bool
                     child.terminate()
                     asked = True
                 time.sleep(POLL_SECONDS)
+                if bar.due:
+                    bar.to(0, stage, _at_work(one))
         except BaseException:
             child.terminate()
             child.wait()
@@ -177,6 +182,12 @@ def _run_stage(study: Study, one: Training, stage: str, until: Callable[[], bool
         append_synced(_folder(study) / FAILURES, json.dumps(record).encode() + b"\n")
         return False
     return True
+
+
+def _at_work(one: Training) -> str:
+    """What the newest line of an experiment's ledger says that it does."""
+    lines = read_json_lines(Experiment(one.config).ledger_path, doing=str)
+    return lines[-1]["doing"] if lines else "starting"
 
 
 def _last_line(log: Path) -> str:

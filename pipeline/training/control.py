@@ -23,7 +23,7 @@ from pipeline.config import TrainConfig
 from pipeline.storage.ledger import Ledger, process_age_seconds
 from pipeline.system import signals
 from pipeline.system.errors import UserError
-from pipeline.system.progress import Progress, format_seconds
+from pipeline.system.progress import Progress
 from pipeline.training.batches import TokenBatches
 from pipeline.training.budget import Budget, Verdict
 from pipeline.training.checkpoint import Checkpoints, State
@@ -92,6 +92,7 @@ class Control(Callback):
     _saved_at_seconds: float = field(init=False, default_factory=time.monotonic)
     _validations_due: int = field(init=False, default=0)
     _progress: Progress | None = field(init=False, default=None)
+    _figures: tuple[str, ...] = field(init=False, default=())  # of the newest row
 
     def __post_init__(self) -> None:
         self.skips = SkippedSteps(self.budget.decisions)
@@ -101,7 +102,7 @@ class Control(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         signals.take_back()
         step = self.module.step
-        self._progress = Progress(self.stage, 1.0)
+        self._progress = Progress(self.stage, 1.0, done=self.budget.fraction(step))
         self.budget.begin(step)
         if step == 0:
             self._first_validation()
@@ -143,6 +144,7 @@ class Control(Callback):
         # The checkpoint comes after the row, which it vouches for.
         self._after_decision(verdict, trainer)
         self._keep_for_branches(step)
+        self._show_progress(step)
         self._stop_if_asked(trainer)
         if not trainer.should_stop and self._checkpoint_is_due(step):
             self.save(behind=True)
@@ -367,15 +369,22 @@ class Control(Callback):
             interval = self.last.intervals.get("overall")
             error = f" ± {(interval[1] - interval[0]) / 2:.4f}" if interval else ""
             self._print(f"  step {step:,}: {row['val/bits_per_byte']:.4f}{error} bits per byte ({per_set})")
-        if self._progress is not None and "train/loss" in row:
-            seconds = self.budget.remaining_seconds()
-            left = f", {format_seconds(max(0.0, seconds))} of the cap left" if seconds < math.inf else ""
-            speed = f"{row['perf/tokens_per_second']:,.0f} tokens/s{left}"
-            self._progress.to(row["budget/fraction"], f"step {step:,}, loss {row['train/loss']:.3f}, {speed}")
+        if "train/loss" in row:
+            self._figures = (f"loss {row['train/loss']:.3f}", f"{row['perf/tokens_per_second']:,.0f} tokens/s")
+
+    def _show_progress(self, step: int) -> None:
+        """The live line. The loss is the newest row's: to read it after every step would wait for the device."""
+        if self._progress is None or not self._progress.due:
+            return
+        left = self.budget.remaining_seconds()
+        hours = [f"{max(0.0, left) / 3600:.3g} h left"] if left < math.inf else []
+        end = max(0.0, self.budget.predict(step)[1] - self.budget.spent())
+        figures = *self._figures, *hours, f"step {step:,}"
+        self._progress.to(self.budget.fraction(step), *figures, left_seconds=end if end < math.inf else None)
 
     def _print(self, line: str) -> None:
         if self._progress is not None:
-            self._progress.write(line)
+            print(line, flush=True)
 
     def _close_progress(self) -> None:
         if self._progress is not None:

@@ -25,6 +25,7 @@ from pipeline.storage.files import write_text
 from pipeline.system import signals
 from pipeline.system.disk import sync_entry, writing
 from pipeline.system.errors import Stopped, UserError
+from pipeline.system.progress import counted, progress
 from pipeline.training.budget import FLOAT32_MAX_BYTES
 from pipeline.training.forecast import time_facts
 from pipeline.training.memory import on_host
@@ -93,7 +94,9 @@ def export(control: "Control", config: Config, folder: Path, tokens: TokenShards
     try:
         with writing(part, shape.parameters * (4 if dtype == "float32" else 2)):
             part.mkdir(parents=True)
-            save_folder(part, on_host(whole_weights(control)), shape, tokens.tokenizer_path, special, dtype=dtype)
+            with progress("export", shape.parameters, "parameters") as bar:
+                pieces = counted(on_host(whole_weights(control)), bar)
+                save_folder(part, pieces, shape, tokens.tokenizer_path, special, dtype=dtype)
             for path in [*part.iterdir(), part]:
                 sync_entry(path)
     except BaseException:

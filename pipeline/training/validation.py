@@ -20,6 +20,7 @@ import torch
 from model.transformer import Transformer
 from pipeline.corpus.text.intervals import interval, ratio_of_sums
 from pipeline.corpus.text.shards import TEXTBOOK, TokenSet
+from pipeline.system.progress import progress
 from pipeline.training.packing import IGNORED_LABEL, Examples, Stream, windows_of
 
 FORWARD_TOKENS = 16_384  # per forward pass: without gradients this fits wherever training does
@@ -110,18 +111,21 @@ class Validation:
         """
         started, network_device = time.monotonic(), network.lm_head.weight.device
         sets = {name: _Set.of(s, self.sequence_length, self.end_id) for name, s in self.sets.items()}
-        clock = _Clock(sum(s.windows.count for s in sets.values()))
+        windows = sum(s.windows.count for s in sets.values())
+        clock = _Clock(windows)
         # In turns over the sets, so that a limit that ends it early leaves a part of each.
-        for turn, name, numbers_B in self._pieces(sets):
-            if should_stop():
-                return None
-            if turn > 0 and time.monotonic() - started > limit_seconds:
-                break
-            check_seconds(clock.least_seconds())
-            inputs_BT, labels_BT, documents_BT = sets[name].take(numbers_B)
-            inputs, labels = (torch.from_numpy(each).to(network_device) for each in (inputs_BT, labels_BT))
-            sets[name].add(documents_BT, labels_BT, _token_nats(network, inputs, labels).double().cpu().numpy())
-            clock.done(len(numbers_B))
+        with progress("validation", windows, "windows") as bar:
+            for turn, name, numbers_B in self._pieces(sets):
+                if should_stop():
+                    return None
+                if turn > 0 and time.monotonic() - started > limit_seconds:
+                    break
+                check_seconds(clock.least_seconds())
+                inputs_BT, labels_BT, documents_BT = sets[name].take(numbers_B)
+                inputs, labels = (torch.from_numpy(each).to(network_device) for each in (inputs_BT, labels_BT))
+                sets[name].add(documents_BT, labels_BT, _token_nats(network, inputs, labels).double().cpu().numpy())
+                clock.done(len(numbers_B))
+                bar.advance(len(numbers_B))
         self.seconds = time.monotonic() - started
         predicted = sum(float(s.predicted_D.sum()) for s in sets.values())
         self.share = predicted / max(1.0, sum(float(s.labels_D.sum()) for s in sets.values()))

@@ -2,11 +2,13 @@
 
 import ast
 import fnmatch
+import json
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import lxml.html
 import pytest
 import yaml
 from jinja2 import UndefinedError
@@ -15,8 +17,10 @@ from page_text import rows, words
 
 from pipeline.pages import html
 from pipeline.pages.charts import Line, line_chart
+from pipeline.reporting import page as page_module
 from pipeline.reporting.data import measured
 from pipeline.reporting.page import render
+from pipeline.run_stage import run_stage
 from pipeline.system.progress import format_seconds
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -178,3 +182,32 @@ def test_every_template_is_installed_with_the_package():
     for path in templates:
         inside = path.relative_to(ROOT / "pipeline").as_posix()
         assert any(fnmatch.fnmatch(inside, pattern) for pattern in shipped), inside
+
+
+def test_several_runs_are_drawn_in_one_chart_with_what_differs_in_their_configs(pretrained):
+    first, second = pretrained(), pretrained("name=other", "train.learning_rate=1e-3")
+    run_stage("pretrain", second, "small.yaml")
+    path = page_module.write_several([first, second])
+    assert path == page_module.Experiment(first).folder / "report-with-other.html"
+    page = path.read_text(encoding="utf-8")
+    assert [row[:2] for row in rows(page)[1:3]] == [("small", "annealed"), ("other", "annealed")]
+    assert ("train.learning_rate", "0.005", "0.001") in rows(page)
+    assert not [row for row in rows(page) if row[0] in ("name", "train.sequence_length")]
+    loss = json.loads(lxml.html.fromstring(page).xpath("//svg/@data-hover")[0])
+    assert [line["name"] for line in loss["lines"]] == ["small", "other"]
+    for link in lxml.html.fromstring(page).xpath("//td/a/@href"):
+        assert (path.parent / link).is_file(), link
+
+
+def test_a_pretraining_under_way_has_its_curves_only_where_they_are_asked_for(pretrained):
+    config = pretrained()
+    folder = page_module.Experiment(config).stage_folder("pretrain")
+    (folder / "manifest.json").unlink()
+    report = page_module.so_far(config)
+    assert "pretrain" not in report
+    assert report["metrics"]
+    page = render(report, live=True)
+    assert "Pretraining under way" in words(page)
+    assert "<body data-live>" in page
+    assert "Pretraining under way" not in page_module.write(config).read_text(encoding="utf-8")
+    assert "Pretraining under way" in page_module.write(config, unfinished=True).read_text(encoding="utf-8")
