@@ -200,7 +200,7 @@ def _follow(channel: Connection, job: _Job, bar: Progress) -> dict[int, Exceptio
             shard, error = rest
             errors[shard] = dill.loads(error) if isinstance(error, bytes) else Failure(error)
         elif kind == "says":
-            bar.write(f"  {bar.description}: {rest[0]}")
+            print(f"  {bar.description}: {rest[0]}", flush=True)
         elif kind == "wrong":
             raise UserError(rest[0])
         elif kind == "ended":
