@@ -28,6 +28,7 @@ MOMENT_BYTES = {"adamw8bit": 2.03, "adamw4bit": 1.06, "muon": 6.0}  # a paramete
 CPU_BASIS = "20 to 45% of a matrix product that was measured now on this machine, as two runs on one CPU reached"
 ASSUMED_SECONDS = {"start": 60.0, "compile": 90.0}  # of each process on a card: imports and loading; torch.compile
 CPU_START_SECONDS = 20.0
+HOST_COPY_BYTES_PER_SECOND = 4e9  # from a card into the host's memory, assumed: half of what its bus carries
 MUCH_VALIDATION = 0.25  # of the work of all training steps
 TOKEN_COPIES = 2  # encoded shards, and the token sets that training reads
 TEXT_COPIES = 2  # JSON lines as read, and as repaired
@@ -119,7 +120,8 @@ def overhead(config: Config, card: Mapping[str, Any], validation_tokens: int) ->
         "seconds_per_save": round(one_save, 1),
         "data": "none where the data stage ran before, as its own job on CPUs; batches are read ahead while steps run",
         "basis": f"start and compile assumed ({ASSUMED_SECONDS['start']:.0f} and {ASSUMED_SECONDS['compile']:.0f} s), "
-        f"evaluation from FLOPs, saving at {SAVE_BYTES_PER_SECOND / 1e6:.0f} MB/s; one process, unmeasured on a card",
+        f"evaluation from FLOPs, saving at {SAVE_BYTES_PER_SECOND / 1e6:.0f} MB/s after a copy to the host at {HOST_COPY_BYTES_PER_SECOND / 1e9:.0f} "
+        "GB/s, for which alone the steps wait; one process, unmeasured on a card",
     }
 
 
@@ -140,12 +142,15 @@ def _lost_seconds(
     validations = _validations(config)
     one_save = checkpoint_bytes(config) / SAVE_BYTES_PER_SECOND
     interval = save_interval_seconds(train.checkpoint_every_seconds, one_save)
+    copying = checkpoint_bytes(config) / HOST_COPY_BYTES_PER_SECOND
+    waited = one_save if card.get("cpu") else max(copying, one_save - interval)  # one is written at a time
     saves = 2 + math.floor(seconds / interval)  # before the decay, and the last one
     by_kind = {
         "start": CPU_START_SECONDS if card.get("cpu") else ASSUMED_SECONDS["start"],
         "compile": ASSUMED_SECONDS["compile"] if _compiles(train.compile, card) else 0.0,
         "evaluation": validations * validation_tokens / (3 * speed),  # forward only
-        "saving": saves * one_save + model_bytes(config) / SAVE_BYTES_PER_SECOND,
+        # The steps of a card wait for the copy alone, but at the end there are none.
+        "saving": (saves - 1) * waited + one_save + model_bytes(config) / SAVE_BYTES_PER_SECOND,
     }
     return by_kind, (validations, saves, one_save)
 
