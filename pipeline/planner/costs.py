@@ -120,8 +120,8 @@ def overhead(config: Config, card: Mapping[str, Any], validation_tokens: int) ->
         "seconds_per_save": round(one_save, 1),
         "data": "none where the data stage ran before, as its own job on CPUs; batches are read ahead while steps run",
         "basis": f"start and compile assumed ({ASSUMED_SECONDS['start']:.0f} and {ASSUMED_SECONDS['compile']:.0f} s), "
-        f"evaluation from FLOPs, saving at {SAVE_BYTES_PER_SECOND / 1e6:.0f} MB/s after a copy to the host at {HOST_COPY_BYTES_PER_SECOND / 1e9:.0f} "
-        "GB/s, for which alone the steps wait; one process, unmeasured on a card",
+        f"evaluation from FLOPs, saving at {SAVE_BYTES_PER_SECOND / 1e6:.0f} MB/s after a copy to the host, for which "
+        f"alone the steps wait, at {HOST_COPY_BYTES_PER_SECOND / 1e9:.0f} GB/s; one process, unmeasured on a card",
     }
 
 
