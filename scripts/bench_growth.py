@@ -29,6 +29,7 @@ from model.growth import GROWTH
 from model.growth.rules import stream
 from model.hf import open_model, save_folder
 from pipeline import grow
+from scripts import growth_ladder
 from scripts.bench_rows import Part, Rows, at_most, main, row
 
 PHI_1_5 = ModelConfig(51200, 2048, 8192, 24, 32)
@@ -103,4 +104,7 @@ def _watch(peak: list[float], done: threading.Event) -> None:
 PARTS = {"streaming": Part(streaming)}
 
 if __name__ == "__main__":
+    if {"--ladder", "--report"} & set(sys.argv):
+        growth_ladder.command(sys.argv[1:])
+        sys.exit()
     main(__file__, __doc__ or "", "growth", PARTS, ("torch",))
