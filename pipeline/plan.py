@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
 from pipeline.pages import html
-from pipeline.planner.advice import TOKENS_PER_PARAMETER, advice, growth_advice, source_of, verdict
+from pipeline.planner import growth
+from pipeline.planner.advice import TOKENS_PER_PARAMETER, advice, source_of, verdict
 from pipeline.planner.answer import answer
 from pipeline.planner.cards import card_of
 from pipeline.planner.costs import basis_of, cards, disk, epochs_of, hours, overhead, text_of, unique_tokens
 from pipeline.planner.roofline import roofline
 from pipeline.planner.savers import FP32_LADDER, LADDER, asked, first_that_fits, own_settings, traces
-from pipeline.stages import check_source
+from pipeline.stages import check_source, source_config, source_is_experiment
 from pipeline.training.devices import find_card, gpu_table
 from pipeline.training.memory import memory_plan
 
@@ -65,7 +66,7 @@ def make_plan(config: Config, card_name: str | None, measured: bool = False, ful
         "cards": cards(config, gpu_table(), lambda n: own.largest(asked(config, {}), n), held_out),
         "advice": ranked,
         "verdict": verdict(config, ranked),
-        "growth": growth_advice(),
+        "growth": _way(config, bought),
         "measured": _measured(config, card, held_out) if measured else None,
     }
     return {**found, "answer": answer(config, found)}
@@ -123,6 +124,16 @@ def _source(config: Config) -> dict[str, Any] | None:
         return None
     parameters = known.shape.parameters
     return {"name": known.name, "parameters": parameters, "tokens": known.tokens, "license": known.terms}
+
+
+def _way(config: Config, bought: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Train from scratch, train a smaller shape, grow, or continue a base; None where the config sets no end."""
+    if "tokens" not in bought:
+        return None
+    size, public = config.model.parameters, source_of(config)
+    own = source_config(config).model.parameters if source_is_experiment(config) else None
+    tokens = [n / size for n in bought["tokens"]]
+    return growth.answer(size, tokens, public.shape.parameters if public else own, public is not None)
 
 
 def _epochs(config: Config, text: Mapping[str, Any], bought: Mapping[str, Any]) -> dict[str, list[float] | None]:

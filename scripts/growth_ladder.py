@@ -20,10 +20,11 @@ import json
 import os
 import random
 import re
+import subprocess
 import sysconfig
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,14 @@ from model.growth.rules import apply
 from model.optim import OPTIMIZERS, MasterWeights
 from model.schedules import DecaySegment, wsd
 from model.transformer import Transformer
+from pipeline.planner.growth import GROWTH_LADDER
+from pipeline.storage.files import write_json, write_text
 from pipeline.system.errors import UserError
+from pipeline.training.devices import cpu_name
+from scripts.growth_ladder_report import ladder_record, lines, picture, planning_table
 
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results" / "growth"
 DECAY_SHARE = 0.3
 WARMUP_STEPS = 25
 SHARES = (0.2, 0.35, 0.5)
@@ -71,7 +78,14 @@ class Setting:
 
     @property
     def id(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        """Over the fields that are not at their defaults: a field that is added later changes no earlier run."""
+        said = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Setting":
+        """What a finished run was."""
+        return cls(**{field.name: row[field.name] for field in fields(cls) if field.name in row})
 
 
 @dataclass(frozen=True)
@@ -257,7 +271,7 @@ class Lab:
         loss = self.held_out_loss(network, text)
         tokens = text.held_out[:, 1:].numel()
         return {
-            **asdict(setting), "id": setting.id, "loss": loss,
+            **asdict(setting), "loss": loss,
             "bits_per_byte": loss * tokens / text.held_out_bytes / 0.6931471805599453, "steps": steps, **extra,
             "parameters": network.config.parameters, "target_parameters": scale.target("phi").parameters,
             "flops": setting.budget * scale.step_tokens * scale.target("phi").flops_per_token(scale.window),
@@ -341,7 +355,7 @@ class Runs:
                 row = json.loads(line)
             except ValueError:
                 continue
-            found[row["id"]] = row
+            found[Setting.of(row).id] = row
         return list(found.values())
 
     def append(self, row: dict[str, Any]) -> None:
@@ -375,7 +389,7 @@ class Plan:
     def __init__(self, scale: str, rows: Sequence[dict[str, Any]]) -> None:
         self.scale = scale
         self.tuned = [row for row in rows if row["tuning"] and row["scale"] == scale]
-        self.done = {row["id"] for row in rows}
+        self.done = {Setting.of(row).id for row in rows}
 
     def next(self) -> Setting | None:
         """The first run that is not done; None at the end."""
@@ -477,6 +491,22 @@ def ladder(runs: Runs, scale: str, device: str, threads: int, most_runs: int | N
             print(f"{row['finished']} {row['loss']:.4f} {row['seconds']:6.1f} s  {words}", flush=True)
 
 
+def write_report(rows: Sequence[dict[str, Any]], scale: str, results: Path, table: Path) -> None:
+    """ladder.json and a picture of each ladder in `results`, the points for planning in `table`, tables on stdout."""
+    if not rows:
+        raise UserError("the file has no finished run; run --ladder first")
+    record = ladder_record(rows, scale)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
+    write_json(
+        results / "ladder.json", {"commit": commit, "device": rows[-1]["device"], "machine": cpu_name(), **record}
+    )
+    write_json(table, planning_table(record))
+    for ladder in record["ladders"]:
+        name = "-".join(["ladder", ladder["family"], ladder["optimizer"], ladder["source"]])
+        write_text(results / f"{name}.svg", picture(ladder))
+    print("\n".join(lines(record)))
+
+
 def command(words: Sequence[str]) -> None:
     """`--ladder` and `--report` of scripts/bench_growth.py."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -487,11 +517,15 @@ def command(words: Sequence[str]) -> None:
     parser.add_argument("--scale", choices=SCALES, default="toy")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for ladder.json and the picture")
+    parser.add_argument("--table", type=Path, default=GROWTH_LADDER, help="what `hornbook plan` reads")
     parser.add_argument("--most-runs", type=int, help="stop after so many runs")
     arguments = parser.parse_args(words)
     try:
         runs = Runs(arguments.runs)
         if arguments.ladder:
             ladder(runs, arguments.scale, arguments.device, arguments.threads, arguments.most_runs)
+        else:
+            write_report(runs.rows(), arguments.scale, arguments.results, arguments.table)
     except UserError as error:
         raise SystemExit(f"error: {error}") from error

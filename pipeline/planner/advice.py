@@ -6,11 +6,8 @@ the order means more than the numbers, and two ranges that overlap are not told 
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from model import checkpoints
@@ -18,7 +15,6 @@ from model.checkpoints import Checkpoint
 from model.config import ModelConfig
 from pipeline.config import Config
 
-GROWTH_TABLE = Path(__file__).with_name("growth_schedule.json")
 SHRINK = (0.5, 0.25, 0.1)  # of the parameters: smaller sizes to compare for the same hours
 TOKENS_PER_PARAMETER = 20  # compute-optimal (Hoffmann et al. 2022, arXiv 2203.15556)
 STARVED = 2  # tokens per parameter below which a smaller model learns more from the same hours
@@ -30,7 +26,6 @@ FIT_ERROR = 0.05  # nats
 # the loss at the end of the range is given, which more training can only lower.
 FIT_PARAMETERS, FIT_FLOPS = (44e6, 16e9), (6e18, 3e21)
 REPEATS = 15.4  # epochs after the first in which repeated text loses 1 - 1/e of its value (arXiv 2305.16264)
-GROWN_AT_EQUAL_FLOPS = (0.83, 0.95)  # of fresh weights' FLOPs to the same loss, source counted: docs/growth, toy scale
 FIT_BASIS = (
     f"published fit (arXiv 2404.10102; error about {FIT_ERROR:g} nats, other text; a bound from above past "
     f"{FIT_FLOPS[1]:.0e} FLOPs)".replace("e+", "e")
@@ -76,9 +71,7 @@ def advice(
         return []
     choices = [_fresh(config, bought, share, unique) for share in (1.0, *SHRINK)]
     source = source_of(config)
-    if source is None:
-        choices.append(_grown_from_own(config, bought, unique))
-    else:
+    if source is not None:
         if source.shape.parameters < config.model.parameters:
             choices.append(_grown_from(config, bought, source, unique))
         choices.append(_continued(config, bought, source, unique))
@@ -126,27 +119,6 @@ def verdict(config: Config, choices: list[dict[str, Any]]) -> dict[str, Any]:
     return {**found, "why": "no public model of this size that hornbook knows of is expected to be better"}
 
 
-def growth_advice(path: Path = GROWTH_TABLE) -> dict[str, Any] | None:
-    """The growth schedule that gained most over fresh weights at equal FLOPs, source counted, of those that
-    `scripts/bench_growth.py --schedule` measured: its gains over all seeds, and the scale. None without the table."""
-    if not path.is_file():
-        return None
-    table = json.loads(path.read_text(encoding="utf-8"))
-    gains: dict[str, list[float]] = {}
-    for row in table["rows"]:
-        gains.setdefault(row["choice"], []).extend(row["per_seed"])
-    best = max(gains, key=lambda choice: mean(gains[choice]))
-    shares = sorted({row["source_share"] for row in table["rows"] if row["choice"] == best})
-    return {
-        "choice": best,
-        "meaning": table["choices"][best],
-        "source_share": [shares[0], shares[-1]],
-        "gain_nats": [min(gains[best]), max(gains[best])],
-        "runs": len(gains[best]),
-        "measured_at_parameters": table["target_parameters"],
-    }
-
-
 def _fresh(config: Config, bought: Mapping[str, Any], share: float, unique: int | None) -> dict[str, Any]:
     model = _shrunk(config.model, share)
     tokens = _tokens(config, bought, model.flops_per_token(config.train.sequence_length))
@@ -190,23 +162,6 @@ def _continued(config: Config, bought: Mapping[str, Any], public: Checkpoint, un
         [after, before],
         f"{FIT_BASIS}; what it gains on text unlike its own is not in this number",
         terms=public.terms,
-    )
-
-
-def _grown_from_own(config: Config, bought: Mapping[str, Any], unique: int | None) -> dict[str, Any]:
-    tokens = _tokens(config, bought)
-    fast, slow = GROWN_AT_EQUAL_FLOPS
-    size = config.model.parameters
-    worth = [n / share for n, share in zip(tokens, (slow, fast), strict=True)]
-    return _choice(
-        "this size, grown from a smaller one that the same hours train first",
-        "grown",
-        size,
-        tokens,
-        [expected_loss(size, worth_of(n, unique)) for n in worth],
-        f"the hours count for {1 / slow:.2f} to {1 / fast:.2f} times as many, measured at 238k parameters "
-        "(docs/growth); larger ones unmeasured",
-        starved=tokens[1] < STARVED * size,
     )
 
 

@@ -9,7 +9,13 @@ In: the study and its members. Out: plain JSON values. Nothing here knows a resu
   sum of each alone: (y11 - y01) - (y10 - y00). No model is fitted: a combination that a fractional design lacks gives
   no difference.
 - Differences are averaged within a seed first; the interval is Student's t over seeds, so it covers other seeds, not
-  other texts or sizes. A difference is called clear where its interval excludes zero; with one seed nothing is.
+  other texts or sizes.
+- A study looks at many differences. They are tested together by Holm (1979): the smallest of m p-values against
+  0.05 / m, the next against 0.05 / (m - 1), and so on until one fails. The differences that claims rest on are one
+  family, all others another. A difference is called clear where this test finds it; `interval_holm` is the interval at
+  the level of its test. With one seed nothing is clear.
+- That a difference is not clear does not show that there is none: two things are called the same, and two changes are
+  said to add up, only where the whole interval lies within the measure's margin of equivalence (`Measure.margin`).
 """
 
 import itertools
@@ -21,7 +27,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from pipeline.corpus.text.intervals import t_quantile
+from pipeline.corpus.text.intervals import CONFIDENCE, t_quantile, within
 from pipeline.corpus.text.shards import TEXTBOOK, TokenShards
 from pipeline.runs import DONE, state
 from pipeline.stages import source_config, source_is_experiment
@@ -166,14 +172,14 @@ def pareto(found: Rows, cost: str, quality: str, lower_is_better: bool) -> list[
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean of `differences` differences with its 95% interval over seeds, None with a single seed. `clear`: whether
-    the interval excludes zero."""
+    """Mean of `differences` differences with its 95% interval over seeds and the p-value of a two-sided t test, None
+    with a single seed."""
 
     mean: float
     interval: list[float] | None
     seeds: int
     differences: int
-    clear: bool
+    p: float | None = None
 
 
 def effect(found: Rows, key: str, *changes: Change) -> Estimate | None:
@@ -200,10 +206,11 @@ def estimate(by_seed: Mapping[int, Sequence[float]]) -> Estimate | None:
         return None
     centre, count = mean(means), sum(map(len, by_seed.values()))
     if len(means) < 2:
-        return Estimate(centre, None, len(means), count, False)
-    half = t_quantile(len(means) - 1) * stdev(means) / math.sqrt(len(means))
-    low, high = centre - half, centre + half
-    return Estimate(centre, [low, high], len(means), count, low > 0 or high < 0)
+        return Estimate(centre, None, len(means), count)
+    freedom, error = len(means) - 1, stdev(means) / math.sqrt(len(means))
+    half = t_quantile(freedom) * error
+    p = 1 - within(abs(centre) / error, freedom) if error else float(centre == 0)
+    return Estimate(centre, [centre - half, centre + half], len(means), count, p)
 
 
 def effects(study: Study, found: Rows) -> list[dict[str, Any]]:
@@ -223,7 +230,36 @@ def effects(study: Study, found: Rows) -> list[dict[str, Any]]:
                for c in cs]  # fmt: skip
     planned += [("direct", key, c) for key in study.measures for c in direct]
     entries = [_entry(kind, key, c, e) for kind, key, c in planned if (e := effect(found, key, *c)) is not None]
-    return [*entries, *_equal_bytes(study, found)]
+    return corrected([*entries, *_equal_bytes(study, found)], study.claims)
+
+
+def corrected(entries: Rows, claims: Rows) -> list[dict[str, Any]]:
+    """The entries with `clear` and `interval_holm` by Holm's test within each of two families."""
+    claimed = {index for claim in claims if (index := _rests_on(claim, entries)) is not None}
+    return [
+        {**entry, "clear": clear, "interval_holm": None if level is None else _interval_at(entry, level)}
+        for entry, (clear, level) in zip(entries, _holm(entries, claimed), strict=True)
+    ]
+
+
+def _holm(entries: Rows, claimed: set[int]) -> list[tuple[bool, float | None]]:
+    """For every entry whether it is clear, and the confidence of its test; None where it has no p-value."""
+    found: list[tuple[bool, float | None]] = [(False, None)] * len(entries)
+    tested = [index for index, entry in enumerate(entries) if entry["p"] is not None]
+    for family in ([i for i in tested if i in claimed], [i for i in tested if i not in claimed]):
+        clear = True
+        for rank, index in enumerate(sorted(family, key=lambda i: entries[i]["p"])):
+            allowed = (1 - CONFIDENCE) / (len(family) - rank)
+            clear = clear and entries[index]["p"] < allowed
+            found[index] = (clear, 1 - allowed)
+    return found
+
+
+def _interval_at(entry: Row, confidence: float) -> list[float]:
+    """The entry's interval, widened from 95% to another confidence."""
+    freedom, (low, high) = entry["seeds"] - 1, entry["interval"]
+    half = (high - low) / 2 * t_quantile(freedom, confidence) / t_quantile(freedom)
+    return [entry["mean"] - half, entry["mean"] + half]
 
 
 def _equal_bytes(study: Study, found: Rows) -> list[dict[str, Any]]:
@@ -289,7 +325,11 @@ def _entry(kind: str, measure: str, changes: Sequence[Change], found: Estimate) 
 def sentence(entry: Row) -> str:
     """An effect as a plain sentence."""
     measure, seeds = MEASURES[entry["measure"]], _seeds(entry)
-    verdict = ("better" if _is_better(entry) else "worse") if entry["clear"] else f"no clear difference with {seeds}"
+    verdict = f"no clear difference with {seeds}"
+    if entry["clear"]:
+        verdict = "better" if _is_better(entry) else "worse"
+    elif _is_equivalent(entry):
+        verdict = f"the same within {measure.show(measure.margin or 0.0)}"
     amount = _amount(entry, measure)
     one, *more = entry["changes"]
     if entry["kind"] == "equal bytes":
@@ -298,8 +338,12 @@ def sentence(entry: Row) -> str:
     if entry["kind"] != "interaction":
         what = f"{one['axis']}: **{one['level']}** rather than {one['reference']}"
         return f"{what} changes {measure.label} by {amount}: {verdict}."
-    verdict = f"together they give {'more' if _is_better(entry) else 'less'} than the sum of each alone"
-    verdict = verdict if entry["clear"] else f"they add up, as far as {seeds} can show"
+    if entry["clear"]:
+        verdict = f"together they give {'more' if _is_better(entry) else 'less'} than the sum of each alone"
+    elif _is_equivalent(entry):
+        verdict = f"they add up, within {measure.show(measure.margin or 0.0)}"
+    else:
+        verdict = f"{seeds} do not show whether they add up"
     what = f"**{one['level']}** ({one['axis']}) with **{more[0]['level']}** ({more[0]['axis']})"
     return f"{what}: beyond the sum of each alone {measure.label} changes by {amount}: {verdict}."
 
@@ -308,18 +352,32 @@ def verdicts(claims: Rows, entries: Rows) -> list[dict[str, Any]]:
     """`{says, verdict, effect}` a claim; `effect` is the index of the effect that it rests on, or None."""
     found = []
     for claim in claims:
-        wanted = (claim["kind"], claim["measure"], sorted(claim["levels"]))
-        answers = [(e["kind"], e["measure"], sorted(change["level"] for change in e["changes"])) for e in entries]
-        index = answers.index(wanted) if wanted in answers else None
+        index = _rests_on(claim, entries)
         words = "not measured yet" if index is None else _verdict(entries[index], claim["expect"])
         found.append({"says": claim["says"], "verdict": words, "effect": index})
     return found
 
 
+def _rests_on(claim: Row, entries: Rows) -> int | None:
+    """The index of the effect that a claim is about."""
+    wanted = (claim["kind"], claim["measure"], sorted(claim["levels"]))
+    answers = [(e["kind"], e["measure"], sorted(change["level"] for change in e["changes"])) for e in entries]
+    return answers.index(wanted) if wanted in answers else None
+
+
+def _is_equivalent(entry: Row) -> bool:
+    """Whether the whole interval lies within the measure's margin of equivalence."""
+    margin, interval = MEASURES[entry["measure"]].margin, entry["interval"]
+    return margin is not None and interval is not None and max(map(abs, interval)) < margin
+
+
 def _verdict(entry: Row, expected: str) -> str:
     seeds = _seeds(entry)
+    if expected == "same" and _is_equivalent(entry):
+        measure = MEASURES[entry["measure"]]
+        return f"holds here within {measure.show(measure.margin or 0.0)}, with {seeds}"
     if not entry["clear"]:
-        return f"no clear difference with {seeds}" if expected == "same" else f"not shown by {seeds}"
+        return f"not shown by {seeds}"
     came = "better" if _is_better(entry) else "worse"
     return f"holds here, with {seeds}" if came == expected else f"does not hold here: {came}, with {seeds}"
 

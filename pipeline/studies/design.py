@@ -56,12 +56,14 @@ def listed(axes: Axes, entries: Sequence[Any]) -> list[tuple[Cell, Any]]:
 
 @dataclass(frozen=True)
 class Measure:
-    """`key`: in a member's row. `show`: formats a value, or a difference of two."""
+    """`key`: in a member's row. `show`: formats a value, or a difference of two. `margin`: a difference smaller than
+    this makes no difference to a user; None: no such difference is known."""
 
     key: str
     label: str
     lower_is_better: bool
     show: Callable[[float], str]
+    margin: float | None = None
 
 
 def _bytes(value: float) -> str:
@@ -73,15 +75,15 @@ QUALITY, TARGET = "bits_per_byte", "target"
 MEASURES = {
     measure.key: measure
     for measure in (
-        Measure(QUALITY, "bits per byte", True, "{:.4f}".format),
-        Measure(TARGET, "accuracy on the tuned task", False, _PERCENT),
+        Measure(QUALITY, "bits per byte", True, "{:.4f}".format, 0.01),
+        Measure(TARGET, "accuracy on the tuned task", False, _PERCENT, 0.02),
         Measure("peak_memory_bytes", "peak memory of training", True, _bytes),
         Measure("train_tokens_per_second", "tokens per second of training", False, _RATE),
         Measure("inference_bytes", "memory at inference", True, _bytes),
         Measure("inference_tokens_per_second", "tokens per second at inference", False, _RATE),
-        Measure("cloze", "cloze accuracy", False, _PERCENT),
-        Measure("arithmetic", "arithmetic accuracy", False, _PERCENT),
-        Measure("exercises", "exercises passed", False, _PERCENT),
+        Measure("cloze", "cloze accuracy", False, _PERCENT, 0.02),
+        Measure("arithmetic", "arithmetic accuracy", False, _PERCENT, 0.02),
+        Measure("exercises", "exercises passed", False, _PERCENT, 0.02),
     )
 }
 TASKS = ("cloze", "arithmetic", "exercises")  # of the measures: those that the quantize stage scores if asked

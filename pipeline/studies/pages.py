@@ -159,7 +159,12 @@ def _frame(facts: Mapping[str, Any]) -> str:
 
 
 def _notes(facts: Mapping[str, Any]) -> list[str]:
-    notes = ["Means over seeds. A filled dot lies on the Pareto front; the line through a dot spans its seeds."]
+    notes = [
+        "Means over seeds. A filled dot lies on the Pareto front; the line through a dot spans its seeds.",
+        "Intervals are of each difference alone. What is called better or worse also passed Holm's test of all "
+        "differences together (the claims' apart from the others); two things are called the same only where the whole "
+        "interval lies within the margin that is named.",
+    ]
     for record in facts["stops"]:
         notes.append(
             f"Stopped early at {record['at']:g} of the budget by {record['rule']}, the best {record['keep']:g} going "

@@ -14,7 +14,7 @@ from pipeline import plan
 from pipeline.config import Config
 from pipeline.dry_run import describe
 from pipeline.init import tensor_map
-from pipeline.planner import advice, costs, savers
+from pipeline.planner import advice, costs, growth, savers
 from pipeline.planner.answer import advise
 from pipeline.planner.cards import card_of
 from pipeline.planner.measure import measure
@@ -184,8 +184,7 @@ def test_a_public_model_no_larger_and_better_is_named_and_so_is_the_best_to_trai
     )
     assert found["pretrain"] is False
     assert "LoRA on Qwen/Qwen3-0.6B-Base is no larger" in found["why"]
-    assert found["best_trained"].startswith("this size, grown")
-    assert "this size, fresh weights" in found["not_told_apart"]
+    assert found["best_trained"].endswith("fresh weights")
     small = configs.load(ROOT / "configs" / "tiny.yaml", ["budget.max_gpu_hours=1"])
     assert (
         advice.verdict(small, advice.advice(small, costs.hours(small, H100), H100))["pretrain"] is True
@@ -300,24 +299,77 @@ def test_repeated_text_is_worth_less_than_fresh_and_never_more_than_it_can_be():
     assert advice.worth_of(1e12, 1e9) == pytest.approx((1 + advice.REPEATS) * 1e9)
 
 
-def test_growth_is_advised_by_the_measured_table_with_its_spread(tmp_path):
-    table = tmp_path / "schedule.json"
-    rows = [
-        {"choice": "a", "source_share": 0.2, "per_seed": [0.1, 0.3]},
-        {"choice": "a", "source_share": 0.5, "per_seed": [0.2]},
-        {"choice": "b", "source_share": 0.9, "per_seed": [0.19]},
-    ]
-    table.write_text(json.dumps({"rows": rows, "choices": {"a": "A", "b": "B"}, "target_parameters": 1000}))
-    found = advice.growth_advice(table)
-    assert found is not None
-    assert (found["choice"], found["source_share"], found["gain_nats"], found["runs"]) == (
-        "a",
-        [0.2, 0.5],
-        [0.1, 0.3],
-        3,
-    )
-    assert advice.growth_advice(tmp_path / "none.json") is None
-    assert advice.growth_advice() is not None
+def measured(lead: float, interval: list[float] | None = None) -> dict:
+    return {"mean": lead, "interval": interval or [lead - 0.01, lead + 0.01]}
+
+
+@pytest.fixture
+def ladder(monkeypatch) -> dict:
+    """A made-up ladder: the small shape wins at 1 token per parameter, growth at 10, fresh weights at 100."""
+    leads = {1.0: (0.3, 0.2), 10.0: (0.1, 0.2), 100.0: (-0.3, -0.1)}
+    points = [
+        {"tokens_per_parameter": at, "seeds": 3,
+         "gains": {"small over scratch": measured(small), "grown over scratch": measured(grown),
+                   "grown over small": measured(grown - small)}}
+        for at, (small, grown) in leads.items()
+    ]  # fmt: skip
+    found = {"family": "phi", "source": "phi", "source_parameters": 600_000, "best_share": "grown 0.35",
+             "target_parameters": 1_000_000, "points": points, "crossings": []}  # fmt: skip
+    monkeypatch.setattr(growth, "ladders", lambda: (found,))
+    return found
+
+
+@pytest.mark.parametrize(("tokens", "choice"), [(1, "small"), (2, "small"), (10, "grown"), (90, "scratch")])
+def test_the_way_to_start_is_the_best_arm_of_the_ladder(ladder, tokens, choice):
+    found = growth.answer(1_000_000, [tokens, tokens], 600_000, is_free=False)
+    assert found["choice"] == choice
+    assert found["inside"]
+    assert "beyond what was measured" not in found["sentence"]
+    assert growth.ANSWERS[choice] in found["sentence"]
+
+
+def test_a_gain_between_two_budgets_is_read_off_the_logarithm_and_past_an_end_it_is_the_end(ladder):
+    assert growth.gain(ladder, "small over scratch", 10**0.5)["mean"] == pytest.approx(0.2)
+    assert growth.gain(ladder, "small over scratch", 1e-3)["mean"] == 0.3
+    assert growth.gain(ladder, "small over scratch", 1e5)["mean"] == -0.3
+
+
+@pytest.mark.parametrize(("parameters", "tokens"), [(1_000_000, [0.1, 1]), (1_000_000, [50, 200]), (5_000_000, [5, 5])])
+def test_outside_the_measured_range_the_answer_says_so(ladder, parameters, tokens):
+    found = growth.answer(parameters, tokens, None, is_free=False)
+    assert not found["inside"]
+    assert "are beyond what was measured" in found["sentence"]
+    assert "1 to 100.0 tokens per parameter" in found["sentence"].replace("1.0 to", "1 to")
+    assert growth.without_growth(parameters, tokens[0], 600_000).endswith("not measured at this size.")
+
+
+def test_a_lead_whose_interval_spans_zero_is_not_told_apart(ladder):
+    ladder["points"][1]["gains"]["grown over small"] = measured(0.1, [-0.05, 0.25])
+    sentence = growth.answer(1_000_000, [10, 10], 600_000, is_free=False)["sentence"]
+    assert "+0.10 nats (-0.05 to 0.25) against the smaller shape, not told apart" in sentence
+    assert "+0.20 nats (0.19 to 0.21) against fresh weights," in sentence
+
+
+def test_a_base_that_others_trained_is_continued_and_its_growth_is_said_to_be_unmeasured(ladder):
+    found = growth.answer(1_000_000, [10, 10], 600_000, is_free=True)
+    assert found["choice"] == "continue"
+    assert "was not measured against it" in found["sentence"]
+
+
+def test_a_report_says_what_the_same_flops_would_have_given_without_growth(ladder):
+    said = growth.without_growth(1_000_000, 10, 600_000)
+    assert "this size from scratch 0.20 nats per token worse (0.19 to 0.21)" in said
+    assert "never grown, 0.10 nats per token worse" in said
+
+
+def test_the_shipped_ladder_answers_for_every_config_that_grows():
+    for name in ("tiny", "day", "phi2", "smol-360m"):
+        config = configs.load(ROOT / "configs" / f"{name}.yaml")
+        bought = costs.hours(config, H100)
+        found = plan._way(config, bought)
+        assert found is not None
+        assert found["choice"] in growth.ANSWERS
+        assert "beyond what was measured" in found["sentence"] or found["inside"]
 
 
 @pytest.mark.parametrize(

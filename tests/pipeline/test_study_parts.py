@@ -15,7 +15,7 @@ from pipeline.slurm import Options
 from pipeline.stages import init_identity, pretrain_identity
 from pipeline.storage.files import hash_json
 from pipeline.studies import design
-from pipeline.studies.analysis import at_equal_bytes, effect, estimate, pareto, verdicts
+from pipeline.studies.analysis import at_equal_bytes, corrected, effect, estimate, pareto, sentence, verdicts
 from pipeline.studies.design import check_claims
 from pipeline.studies.file import read
 from pipeline.studies.members import flops_per_token, members, trainings, tuning_flops_per_token
@@ -100,7 +100,8 @@ def test_effects_are_what_the_numbers_were_made_of():
     assert main.mean == pytest.approx(-0.2 + 0.05 / 2)
     half = 4.3027 * 0.01 / 3**0.5
     assert main.interval == pytest.approx([main.mean - half, main.mean + half], abs=1e-5)
-    assert main.clear
+    assert main.p is not None
+    assert main.p < 0.01
     assert (main.seeds, main.differences) == (3, 6)
     both = effect(rows, "loss", ("x", "1", "0"), ("y", "1", "0"))
     assert both is not None
@@ -109,7 +110,7 @@ def test_effects_are_what_the_numbers_were_made_of():
     assert effect(rows[:9], "loss", ("x", "1", "0"), ("y", "1", "0")) is None  # a corner is missing
     one = estimate({1: [1.0, 3.0]})
     assert one is not None
-    assert (one.mean, one.interval, one.clear) == (2.0, None, False)
+    assert (one.mean, one.interval, one.p) == (2.0, None, None)
     assert [round(t_quantile(n), 3) for n in (1, 2, 3, 10, 30)] == [12.706, 4.303, 3.182, 2.228, 2.042]
 
 
@@ -146,17 +147,46 @@ def test_a_claim_gets_the_verdict_of_its_figure():
                            {"says": "b1 changes nothing", "kind": "main", "levels": ["b1"], "expect": "same"},
                            {"says": "c1", "kind": "main", "levels": ["c1"]}], AXES, "study")  # fmt: skip
     found = {"kind": "main", "measure": "bits_per_byte", "changes": [{"level": "b1"}], "seeds": 3}
-    for mean, clear, words in (
-        (-0.1, True, ("holds here, with 3 seeds", "does not hold here: better, with 3 seeds")),
-        (0.1, True, ("does not hold here: worse, with 3 seeds", "does not hold here: worse, with 3 seeds")),
-        (0.1, False, ("not shown by 3 seeds", "no clear difference with 3 seeds")),
+    for mean, half, clear, words in (
+        (-0.1, 0.02, True, ("holds here, with 3 seeds", "does not hold here: better, with 3 seeds")),
+        (0.1, 0.02, True, ("does not hold here: worse, with 3 seeds", "does not hold here: worse, with 3 seeds")),
+        (0.1, 0.2, False, ("not shown by 3 seeds", "not shown by 3 seeds")),
+        (0.001, 0.004, False, ("not shown by 3 seeds", "holds here within 0.0100, with 3 seeds")),
     ):
-        said = [v["verdict"] for v in verdicts(claims, [{**found, "mean": mean, "clear": clear}])]
+        entry = {**found, "mean": mean, "clear": clear, "interval": [mean - half, mean + half]}
+        said = [v["verdict"] for v in verdicts(claims, [entry])]
         assert said == [*words, "not measured yet"]
     for claim, message in (({"says": "x"}, "expected the keys"), ({**claims[0], "levels": ["b2"]}, "has 'b2'.*'b1'"),
                            ({**claims[0], "expect": "bigger"}, "expect is 'bigger'")):  # fmt: skip
         with pytest.raises(UserError, match=message):
             check_claims([claim], AXES, "study")
+
+
+def an_effect(level: str, p: float | None, mean: float = 0.1, kind: str = "main") -> dict:
+    changes = [{"axis": "b", "level": level, "reference": "b0"}]
+    changes += [{"axis": "c", "level": "c1", "reference": "c0"}] if kind == "interaction" else []
+    return {"kind": kind, "measure": "bits_per_byte", "changes": changes, "mean": mean, "seeds": 3, "differences": 3,
+            "interval": None if p is None else [mean - 0.05, mean + 0.05], "p": p}  # fmt: skip
+
+
+def test_many_differences_are_tested_together_and_claims_apart_from_the_rest():
+    entries = [an_effect(level, p) for level, p in (("1", 0.02), ("2", 0.001), ("3", 0.03), ("4", 0.04), ("5", None))]
+    assert [e["clear"] for e in corrected(entries, [])] == [False, True, False, False, False]  # 0.02 > 0.05 / 3
+    claims = [{"kind": "main", "measure": "bits_per_byte", "levels": [level]} for level in ("1", "3")]
+    found = corrected(entries, claims)
+    assert [e["clear"] for e in found] == [True, True, True, True, False]  # 0.02 < 0.05 / 2, then 0.03 < 0.05
+    widths = [e["interval_holm"][1] - e["interval_holm"][0] for e in found[:4]]
+    assert widths[2] == widths[3] == pytest.approx(0.1)
+    assert widths[0] == pytest.approx(0.1 * t_quantile(2, 0.975) / t_quantile(2))
+    assert found[4]["interval_holm"] is None
+
+
+def test_changes_are_said_to_add_up_only_within_the_margin():
+    wide, narrow = an_effect("b1", 0.6, 0.001, "interaction"), an_effect("b1", 0.6, 0.001, "interaction")
+    narrow["interval"] = [-0.004, 0.006]
+    assert sentence({**wide, "clear": False}).endswith("3 seeds do not show whether they add up.")
+    assert sentence({**narrow, "clear": False}).endswith("they add up, within 0.0100.")
+    assert "less than the sum" in sentence({**narrow, "clear": True})
 
 
 def test_losers_are_the_worse_share_by_their_mean():

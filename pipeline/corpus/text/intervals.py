@@ -59,17 +59,18 @@ def replay_in_words(values: Mapping[str, float | None]) -> str:
     return f"{before:.4f} bits per byte before, {after:.4f} after: {what} {abs(lost):.4f}"
 
 
-def t_quantile(freedom: int) -> float:
+def t_quantile(freedom: int, confidence: float = CONFIDENCE) -> float:
     """The two-sided quantile of Student's t (12.706, 4.303, 3.182 for 1, 2, 3 degrees), by bisection."""
     low, high = 0.0, 1e4
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (middle, high) if _inside(middle, freedom) < CONFIDENCE else (low, middle)
+        low, high = (middle, high) if within(middle, freedom) < confidence else (low, middle)
     return (low + high) / 2
 
 
-def _inside(t: float, freedom: int) -> float:
-    """P(|T| < t): with x = sqrt(n) tan(a), the density is a power of the cosine; Simpson's rule over the angle."""
+def within(t: float, freedom: int) -> float:
+    """P(|T| < t), so that 1 minus it is the p-value of a two-sided test. With x = sqrt(n) tan(a) the density is a power
+    of the cosine; Simpson's rule over the angle."""
     end, pieces = math.atan(t / math.sqrt(freedom)), 400
     scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
     values = [math.cos(end * i / pieces) ** (freedom - 1) for i in range(pieces + 1)]

@@ -1,0 +1,157 @@
+"""Train from scratch, train the smaller shape longer, grow, or continue a base: what the measured ladder says.
+
+In: the size of a target, of its source, and tokens per parameter. Out: an answer in one sentence, with the range that
+was measured and whether the question is inside it. The table is written by `scripts/bench_growth.py --report`.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pipeline.system.progress import format_count
+
+GROWTH_LADDER = Path(__file__).with_name("growth_ladder.json")
+SAME_SIZE = 2.0  # times as large or as small as the measured target: still "this size"
+ANSWERS = {
+    "scratch": "train from scratch",
+    "small": "train the smaller shape for the whole budget and do not grow it",
+    "grown": "train the smaller shape first, then grow it",
+    "continue": "continue the base as it is",
+}
+Ladder = Mapping[str, Any]
+
+
+@cache
+def ladders(path: Path = GROWTH_LADDER) -> tuple[Ladder, ...]:
+    """The measured ladders, one for each kind of source; points in the order of their tokens per parameter."""
+    return tuple(json.loads(path.read_text(encoding="utf-8"))["ladders"])
+
+
+def ladder_for(parameters: int, source_parameters: int | None, known: Sequence[Ladder] | None = None) -> Ladder:
+    """The one whose target is nearest in size and then whose source is nearest in its ratio to the target."""
+    wanted = (source_parameters or parameters / 2) / parameters
+
+    def far(one: Ladder) -> tuple[float, float]:
+        ratio = one["source_parameters"] / one["target_parameters"]
+        return abs(math.log(one["target_parameters"] / parameters)), abs(math.log(ratio / wanted))
+
+    return min(ladders() if known is None else known, key=far)
+
+
+def gain(ladder: Ladder, name: str, tokens_per_parameter: float) -> dict[str, Any]:
+    """`{mean, interval}` of a gain such as "small over scratch": between two points by straight lines over the
+    logarithm, past an end that end's. The interval is the nearer point's."""
+    points = [point for point in ladder["points"] if name in point["gains"]]
+    places = [math.log(point["tokens_per_parameter"]) for point in points]
+    at = min(max(math.log(max(tokens_per_parameter, 1e-9)), places[0]), places[-1])
+    nearest = min(range(len(points)), key=lambda i: abs(places[i] - at))
+    found = dict(points[nearest]["gains"][name])
+    for i, (low, high) in enumerate(pairwise(places)):
+        if low <= at <= high:
+            one, two = points[i]["gains"][name]["mean"], points[i + 1]["gains"][name]["mean"]
+            found["mean"] = one + (two - one) * (at - low) / (high - low)
+    return found
+
+
+def measured_range(ladder: Ladder) -> tuple[float, float]:
+    """Tokens per parameter of the target, lowest and highest."""
+    places = [point["tokens_per_parameter"] for point in ladder["points"]]
+    return places[0], places[-1]
+
+
+def is_inside(ladder: Ladder, parameters: int, tokens: Sequence[float]) -> bool:
+    """Whether a target of this size, on these tokens per parameter (lowest, highest), is within what was measured."""
+    low, high = measured_range(ladder)
+    ratio = parameters / ladder["target_parameters"]
+    return low <= tokens[0] and tokens[-1] <= high and 1 / SAME_SIZE <= ratio <= SAME_SIZE
+
+
+def answer(parameters: int, tokens: Sequence[float], source_parameters: int | None, is_free: bool) -> dict[str, Any]:
+    """`{choice, inside, basis, sentence}`. `tokens`: per parameter of the target, [lowest, highest], as fresh weights
+    would read them for all FLOPs. `source_parameters`: of the config's source, None without one. `is_free`: the source
+    is a checkpoint that others trained."""
+    ladder = ladder_for(parameters, source_parameters)
+    low, high = measured_range(ladder)
+    inside = is_inside(ladder, parameters, tokens) and not is_free
+    leads = {
+        "scratch": 0.0,
+        **{arm: _mean(ladder, f"{arm} over scratch", tokens) for arm in ("small", "grown")},
+    }
+    choice = "continue" if is_free else max(leads, key=leads.__getitem__)
+    basis = (
+        f"measured at {format_count(ladder['target_parameters'])} parameters, {low:.1f} to {high:.1f} tokens per "
+        f"parameter, source counted (docs/growth)"
+    )
+    if is_free:
+        why = "growing a base that others trained was not measured against it"
+    else:
+        why = "; ".join(_lead(ladder, pair, tokens) for pair in _pairs(choice))
+    beyond = (
+        ""
+        if inside
+        else f"; {format_count(parameters)} parameters at {_span(tokens)} tokens each are beyond what was measured"
+    )
+    return {
+        "choice": choice,
+        "inside": inside,
+        "basis": basis,
+        "leads_nats": {arm: round(lead, 4) for arm, lead in leads.items()},
+        "sentence": f"{ANSWERS[choice]}: {why}, {basis}{beyond}",
+    }  # fmt: skip
+
+
+def without_growth(parameters: int, tokens: float, source_parameters: int) -> str:
+    """What a run that grew would have reached with the same FLOPs and no growth, in a sentence for its report."""
+    ladder = ladder_for(parameters, source_parameters)
+    if not is_inside(ladder, parameters, [tokens]):
+        return "What the same FLOPs would have given without growth: not measured at this size."
+    found = {arm: gain(ladder, f"grown over {arm}", tokens) for arm in ("scratch", "small")}
+    words = [
+        f"{names} {abs(one['mean']):.2f} nats per token {'worse' if one['mean'] > 0 else 'better'}{_interval(one)}"
+        for names, one in zip(
+            ("this size from scratch", "the source's size, never grown,"), found.values(), strict=True
+        )
+    ]
+    return (
+        f"The same FLOPs without growth, as measured at {format_count(ladder['target_parameters'])} parameters and "
+        f"{tokens:.1f} tokens per parameter: {'; '.join(words)}."
+    )
+
+
+def _pairs(choice: str) -> list[tuple[str, str]]:
+    others = [arm for arm in ("scratch", "small", "grown") if arm != choice]
+    return [(choice, other) for other in others]
+
+
+def _lead(ladder: Ladder, pair: tuple[str, str], tokens: Sequence[float]) -> str:
+    arm, other = pair
+    middle = math.sqrt(tokens[0] * tokens[-1])
+    name, sign = f"{arm} over {other}", 1
+    if name not in ladder["points"][0]["gains"]:
+        name, sign = f"{other} over {arm}", -1
+    found = gain(ladder, name, middle)
+    interval = found["interval"]
+    clear = interval is not None and (interval[0] > 0 or interval[1] < 0)
+    names = {"scratch": "fresh weights", "small": "the smaller shape", "grown": "growth"}
+    shown = sorted(sign * end for end in interval) if interval else None
+    return (
+        f"{sign * found['mean']:+.2f} nats{_interval({'interval': shown})} against {names[other]}"
+        f"{'' if clear else ', not told apart'}"
+    )
+
+
+def _mean(ladder: Ladder, name: str, tokens: Sequence[float]) -> float:
+    return gain(ladder, name, math.sqrt(tokens[0] * tokens[-1]))["mean"]
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    return "" if found["interval"] is None else " ({:.2f} to {:.2f})".format(*found["interval"])
+
+
+def _span(tokens: Sequence[float]) -> str:
+    low, high = (f"{n:.1f}" if n < 10 else f"{n:,.0f}" for n in (tokens[0], tokens[-1]))
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,318 @@
+"""Tables, crossings and the picture of the ladder, from its finished runs.
+
+In: rows of `growth_ladder.Runs`. Out: JSON values with every seed's figure, means with Student's t intervals over seeds
+(95%), and an SVG. Arms are compared within a seed, because a seed has its own text and tokenizer.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from statistics import mean, stdev
+from typing import Any
+
+from pipeline.corpus.text.intervals import t_quantile
+from pipeline.pages.charts import Plot, chart_file
+from pipeline.system.progress import format_count
+
+Row = Mapping[str, Any]
+Curve = dict[int, dict[float, float]]
+"""Seed -> tokens per parameter of the target -> held-out nats per token."""
+
+
+def over_seeds(per_seed: Mapping[int, float]) -> dict[str, Any]:
+    """`{per_seed, mean, interval}`; no interval for a single seed."""
+    values = list(per_seed.values())
+    centre, half = mean(values), half_width(values)
+    interval = None if half is None else [round(centre - half, 4), round(centre + half, 4)]
+    rounded = {str(seed): round(value, 4) for seed, value in sorted(per_seed.items())}
+    return {"per_seed": rounded, "mean": round(centre, 4), "interval": interval}
+
+
+def half_width(values: Sequence[float]) -> float | None:
+    """Of the 95% interval of their mean."""
+    return t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
+def ladder_record(rows: Sequence[Row], scale: str) -> dict[str, Any]:
+    """All that the rows of one scale show."""
+    rows = [row for row in rows if row["scale"] == scale]
+    runs = [row for row in rows if not row["tuning"]]
+    kinds = sorted({(r["family"], r["optimizer"], r["source"]) for r in runs if r["arm"] == "grown"})
+    return {
+        "what": "held-out nats per token at equal FLOPs, source counted; intervals: Student's t over seeds, 95%",
+        "scale": scale,
+        "target_parameters": rows[0]["target_parameters"] if rows else None,
+        "runs": len(runs),
+        "cpu_seconds": round(sum(row["cpu_seconds"] for row in rows)),
+        "rates": tuning_table(rows),
+        "ladders": [_ladder(runs, *kind) for kind in kinds],
+        "families": families(runs),
+    }
+
+
+def tuning_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Every rate that was tried, on text that no other run reads."""
+    found: dict[tuple, dict[str, float]] = {}
+    for row in (row for row in rows if row["tuning"]):
+        group = tuple(row[key] for key in ("arm", "source", "family", "optimizer"))
+        found.setdefault(group, {})[f"{row['rate']:g}"] = round(row["loss"], 4)
+    return [
+        {"arm": arm, "source": source, "family": family, "optimizer": optimizer, "loss_by_rate": losses}
+        for (arm, source, family, optimizer), losses in found.items()
+    ]
+
+
+def _ladder(runs: Sequence[Row], family: str, optimizer: str, source: str) -> dict[str, Any]:
+    """One kind of source: its three arms at every budget, what each gains, and where they cross."""
+    kin = [row for row in runs if row["family"] == family and row["optimizer"] == optimizer]
+    arms = {"scratch": curve(kin, "scratch"), "small": curve(kin, "small", source)}
+    shares = sorted({row["share"] for row in kin if row["arm"] == "grown" and row["source"] == source})
+    arms |= {f"grown {share:g}": curve(kin, "grown", source, share) for share in shares}
+    # One share for all budgets: choosing one at each budget would favour growth by the luck of the seeds.
+    best = min((name for name in arms if name.startswith("grown")), key=lambda name: _level(arms, name))
+    pairs = [("small", "scratch"), (best, "scratch"), (best, "small")]
+    small = [row for row in kin if row["arm"] == "small" and row["source"] == source]
+    places = sorted({at for each in arms.values() for at in _places(each)})
+    return {
+        "family": family,
+        "optimizer": optimizer,
+        "source": source,
+        "best_share": best,
+        "source_parameters": small[0]["parameters"] if small else None,
+        "budgets": [_budget(arms, kin, at) for at in places],
+        "crossings": [crossing(arms, *pair) for pair in pairs],
+    }  # fmt: skip
+
+
+def curve(rows: Sequence[Row], arm: str, source: str = "", share: float = 0.0) -> Curve:
+    found: Curve = {}
+    for row in rows:
+        if (row["arm"], row["source"], row["share"]) == (arm, source, share):
+            found.setdefault(row["seed"], {})[place(row)] = row["loss"]
+    return found
+
+
+def place(row: Row) -> float:
+    """Tokens that scratch reads for this budget, per parameter of the target."""
+    return round(row["budget_tokens"] / row["target_parameters"], 3)
+
+
+def _level(arms: Mapping[str, Curve], name: str) -> float:
+    """How far an arm is from scratch on average: comparable although not every arm has every run yet."""
+    gaps = [gap for at in _places(arms[name]) for gap in gains(arms, name, "scratch", at).values()]
+    return -mean(gaps) if gaps else math.inf
+
+
+def _places(curve: Curve) -> list[float]:
+    return sorted({at for losses in curve.values() for at in losses})
+
+
+def gains(arms: Mapping[str, Curve], arm: str, other: str, at: float) -> dict[int, float]:
+    """Nats by which `arm` is better than `other`, by seed; seeds that lack one of the two are left out."""
+    one, two = arms[arm], arms[other]
+    return {seed: two[seed][at] - one[seed][at] for seed in one if at in one[seed] and at in two.get(seed, {})}
+
+
+def _budget(arms: Mapping[str, Curve], rows: Sequence[Row], at: float) -> dict[str, Any]:
+    row = next(row for row in rows if place(row) == at)
+    losses = {
+        name: over_seeds(values)
+        for name, curve in arms.items()
+        if (values := {seed: losses[at] for seed, losses in curve.items() if at in losses})
+    }
+    compared = [(name, other) for other in ("scratch", "small") for name in arms if name not in ("scratch", other)]
+    return {
+        "steps": row["budget"],
+        "tokens_per_parameter": at,
+        "flops": row["flops"],
+        "losses": losses,
+        "gains": {
+            f"{name} over {other}": over_seeds(found)
+            for name, other in compared
+            if (found := gains(arms, name, other, at))
+        },
+    }
+
+
+def crossing(arms: Mapping[str, Curve], arm: str, other: str) -> dict[str, Any]:
+    """Where `arm`'s lead over `other` changes its sign, in tokens per parameter, by straight lines over the logarithm.
+
+    `interval`: over the seeds, where all of them cross; else None, with how many did and who leads at either end."""
+    places = [at for at in _places(arms[arm]) if gains(arms, arm, other, at)]
+    found, seeds = {}, set()
+    for seed in sorted(arms[arm]):
+        lead = [(at, gap) for at in places if (gap := gains(arms, arm, other, at).get(seed)) is not None]
+        seeds |= {seed} if len(lead) > 1 else set()
+        for (at, gap), (then, later) in pairwise(lead):
+            if gap * later < 0:
+                found[seed] = math.exp(math.log(at) + math.log(then / at) * gap / (gap - later))
+                break
+    whole = bool(found) and set(found) == seeds
+    logs = [math.log(value) for value in found.values()]
+    half = half_width(logs) if whole else None
+    ends = {f"{at:g}": over_seeds(gains(arms, arm, other, at)) for at in ((places[0], places[-1]) if places else ())}
+    return {
+        "arm": arm,
+        "against": other,
+        "per_seed": {str(seed): round(value, 3) for seed, value in found.items()},
+        "seeds": len(seeds),
+        "seeds_that_cross": len(found),
+        "tokens_per_parameter": round(math.exp(mean(logs)), 3) if whole else None,
+        "interval": None if half is None else [round(math.exp(mean(logs) + s * half), 3) for s in (-1, 1)],
+        "range": [places[0], places[-1]] if places else None,
+        "lead_at_the_ends": ends,
+    }
+
+
+def families(runs: Sequence[Row]) -> list[dict[str, Any]]:
+    """Every family's scratch runs against phi's, at equal FLOPs."""
+    scratch = [row for row in runs if row["arm"] == "scratch" and row["optimizer"] == "adamw"]
+    arms = {family: curve([r for r in scratch if r["family"] == family], "scratch") for family in _names(scratch)}
+    return [
+        {
+            "family": family,
+            "tokens_per_parameter": at,
+            "loss": over_seeds({seed: losses[at] for seed, losses in arms[family].items() if at in losses}),
+            "gain_over_phi": over_seeds(found),
+        }
+        for family in arms
+        for at in _places(arms[family])
+        if family != "phi" and (found := gains(arms, family, "phi", at))
+    ]
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    return sorted({row["family"] for row in rows})
+
+
+def planning_table(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What `pipeline.planner.growth` reads: the gains of the best share at every budget, and the crossings."""
+    return {
+        "what": record["what"],
+        "ladders": [
+            {
+                **{key: ladder[key] for key in ("family", "source", "source_parameters", "best_share")},
+                "target_parameters": record["target_parameters"],
+                "points": [_point(budget, ladder["best_share"]) for budget in ladder["budgets"]],
+                "crossings": [
+                    {key: found[key] for key in ("arm", "against", "tokens_per_parameter", "interval")}
+                    for found in ladder["crossings"]
+                ],
+            }
+            for ladder in record["ladders"]
+            if ladder["optimizer"] == "adamw"
+        ],
+    }
+
+
+def _point(budget: Row, best: str) -> dict[str, Any]:
+    named = {"small over scratch": "small over scratch", f"{best} over scratch": "grown over scratch",
+             f"{best} over small": "grown over small"}  # fmt: skip
+    return {
+        "tokens_per_parameter": budget["tokens_per_parameter"],
+        "seeds": min(len(found["per_seed"]) for found in budget["gains"].values()) if budget["gains"] else 0,
+        "gains": {
+            new: {key: budget["gains"][name][key] for key in ("mean", "interval")}
+            for name, new in named.items()
+            if name in budget["gains"]
+        },
+    }
+
+
+# ---- the picture
+
+COLOURS = {"scratch": "--ink", "small": "--b", "grown": "--a"}
+NAMES = {"scratch": "from scratch", "small": "smaller shape, never grown", "grown": "grown"}
+
+
+def picture(ladder: Mapping[str, Any]) -> str:
+    """Held-out loss against FLOPs: three curves of means, with the intervals as bands."""
+    curves: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in COLOURS}
+    for budget in ladder["budgets"]:
+        for name, points in curves.items():
+            found = budget["losses"].get(ladder["best_share"] if name == "grown" else name)
+            if found:
+                low, high = found["interval"] or (found["mean"], found["mean"])
+                points.append((math.log(budget["flops"]), found["mean"], low, high))
+    curves = {name: points for name, points in curves.items() if points}
+    xs = [point[0] for points in curves.values() for point in points]
+    ys = [y for points in curves.values() for point in points for y in point[1:]]
+    (start, end), (low, high) = (min(xs), max(xs)), (min(ys), max(ys))
+    plot = Plot(right=200)
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return (x - start) / ((end - start) or 1.0), (y - low) / ((high - low) or 1.0)
+
+    x_ticks = []
+    for budget in ladder["budgets"]:
+        words = f"{budget['flops']:.1e} ({budget['tokens_per_parameter']:.1f})".replace("e+", "e")
+        x_ticks.append((at(math.log(budget["flops"]), low)[0], words))
+    y_ticks = [(share, f"{low + share * (high - low):.2f}") for share in (0, 0.25, 0.5, 0.75, 1)]
+    plot.axes(x_ticks, y_ticks, "FLOPs (tokens per parameter of the target)", "held-out nats per token")
+    for name, points in curves.items():
+        band = [at(x, top) for x, _, _, top in points] + [at(x, bottom) for x, _, bottom, _ in reversed(points)]
+        corners = " ".join("{:.1f},{:.1f}".format(*plot.at(*corner)) for corner in band)
+        plot.add("polygon", points=corners, fill=f"var({COLOURS[name]})", opacity="0.15")
+        plot.path([at(x, y) for x, y, _, _ in points], COLOURS[name])
+    taken: list[float] = []
+    for name, points in curves.items():
+        x, y = plot.at(*at(*points[-1][:2]))
+        while any(abs(y - other) < 15 for other in taken):
+            y += 15
+        taken.append(y)
+        plot.text(x + 8, y + 4, f"{NAMES[name]} {points[-1][1]:.3f}", "name halo", fill=f"var({COLOURS[name]})")
+    return chart_file(plot.svg("held-out loss against FLOPs for three ways to spend them"))
+
+
+# ---- in words
+
+
+def lines(record: Mapping[str, Any]) -> list[str]:
+    """The record as Markdown tables."""
+    out = []
+    for ladder in record["ladders"]:
+        title = f"{ladder['source']} source ({format_count(ladder['source_parameters'] or 0)} parameters)"
+        names = list(dict.fromkeys(name for b in ladder["budgets"] for name in b["losses"]))
+        out += [f"### {ladder['family']}, {ladder['optimizer']}, {title}", ""]
+        out += ["| tokens per parameter | seeds | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+        for budget in ladder["budgets"]:
+            cells = [_cell(budget["losses"].get(name)) for name in names]
+            seeds = max(len(found["per_seed"]) for found in budget["losses"].values())
+            out.append(f"| {budget['tokens_per_parameter']:.2f} | {seeds} | " + " | ".join(cells) + " |")
+        out += [
+            "",
+            "| nats better | " + " | ".join(f"{b['tokens_per_parameter']:.2f}" for b in ladder["budgets"]) + " |",
+        ]
+        out.append("|---" * (len(ladder["budgets"]) + 1) + "|")
+        for name in dict.fromkeys(name for b in ladder["budgets"] for name in b["gains"]):
+            out.append(f"| {name} | " + " | ".join(_gain(b["gains"].get(name)) for b in ladder["budgets"]) + " |")
+        out += ["", *(f"- {crossing_in_words(found)}" for found in ladder["crossings"]), ""]
+    return out
+
+
+def _cell(found: Row | None) -> str:
+    return "" if found is None else f"{found['mean']:.3f}"
+
+
+def _gain(found: Row | None) -> str:
+    if found is None:
+        return ""
+    spread = "" if found["interval"] is None else f" ({found['interval'][0]:+.3f} to {found['interval'][1]:+.3f})"
+    return f"{found['mean']:+.3f}{spread}"
+
+
+def crossing_in_words(found: Row) -> str:
+    """Where two arms cross, or who leads in the whole range."""
+    pair = f"{found['arm']} against {found['against']}"
+    if not found["range"]:
+        return f"{pair}: not measured"
+    if found["tokens_per_parameter"]:
+        spread = "" if not found["interval"] else " ({:.1f} to {:.1f})".format(*found["interval"])
+        return (
+            f"{pair}: cross at {found['tokens_per_parameter']:.1f} tokens per parameter{spread}, {found['seeds']} seeds"
+        )
+    low, high = found["range"]
+    leads = list(found["lead_at_the_ends"].values())
+    words = ", ".join(f"{_gain(lead)} at {at:.1f}" for lead, at in zip(leads, (low, high), strict=False))
+    crossed = f"{found['seeds_that_cross']} of {found['seeds']} seeds cross"
+    return f"{pair}: {crossed} within {low:.1f} to {high:.1f} tokens per parameter; lead {words}"
