@@ -128,9 +128,9 @@ def _source(config: Config) -> dict[str, Any] | None:
 
 def _way(config: Config, bought: Mapping[str, Any]) -> dict[str, Any] | None:
     """Train from scratch, train a smaller shape, grow, or continue a base; None where the config sets no end."""
-    if "tokens" not in bought:
-        return None
     size, public = config.model.parameters, source_of(config)
+    if "tokens" not in bought or (config.init.method == "continue" and public is None):
+        return None
     own = source_config(config).model.parameters if source_is_experiment(config) else None
     tokens = [n / size for n in bought["tokens"]]
     return growth.answer(size, tokens, public.shape.parameters if public else own, public is not None)

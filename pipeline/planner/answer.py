@@ -46,7 +46,8 @@ def advise(config: Config, plan: Mapping[str, Any]) -> str:
         f"{name} ({most[1]:.0f} times)" for name, most in epochs.items() if most and most[0] > MUCH_REPEATED
     ]:
         return f"add text or lower the hours: {', '.join(repeated)} would be learned by heart"
-    return plan["verdict"]["why"]
+    way = [plan["growth"]["sentence"]] if plan["growth"] else []
+    return "; ".join([*way, plan["verdict"]["why"]])
 
 
 def _fits(plan: Mapping[str, Any]) -> str:

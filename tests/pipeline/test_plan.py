@@ -409,6 +409,8 @@ def test_a_plan_is_five_lines(tiny):
                              "(tiny-source, 2.91M parameters)")  # fmt: skip
     assert "1M tokens" in lines[1]
     assert "USD" in lines[2]
+    assert lines[3].startswith(tuple(f"advice  {way}: " for way in growth.ANSWERS.values()))
+    assert "beyond what was measured" in lines[3]
     assert len(plan.show(tiny, full=True).splitlines()) > 40
 
 
