@@ -157,7 +157,7 @@ class Text:
         heads = [self._ids(file)[: HEAD_WINDOWS * self._window] for file in held_out]
         windows = [torch.tensor(ids[: len(ids) // self._window * self._window]) for ids in heads]
         self.held_out = torch.cat([ids.view(-1, self._window) for ids in windows])
-        self._bytes = torch.tensor([len(self._tokenizer.id_to_token(i)) for i in range(scale.vocab)])
+        self._bytes = torch.tensor([len(self._tokenizer.id_to_token(i) or "") for i in range(scale.vocab)])
         self.held_out_bytes = int(self._bytes[self.held_out[:, 1:]].sum())
 
     def _ids(self, file: Path) -> list[int]:
