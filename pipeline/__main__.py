@@ -115,8 +115,8 @@ def _verb(arguments: argparse.Namespace) -> None:
         return _stage(arguments)
     run = {
         "plan": _plan, "submit": _submit, "sample": _sample, "report": _report, "score": _score, "label": _label,
-        "study": _study, "runs": _runs, "clean": _clean, "compare": _compare, "batch": _batch, "sync": _sync,
-        "drops": _drops, "doctor": _doctor, "where": _where, "grow": _grow, "list": _list,
+        "watch": _watch, "study": _study, "runs": _runs, "clean": _clean, "compare": _compare, "batch": _batch,
+        "sync": _sync, "drops": _drops, "doctor": _doctor, "where": _where, "grow": _grow, "list": _list,
     }[arguments.verb]  # fmt: skip
     return run(arguments)
 
@@ -213,6 +213,21 @@ def _report(arguments: argparse.Namespace) -> None:
         print(page.write_shared(_config(arguments)))
     else:
         print(page.write(_config(arguments), unfinished=True))
+
+
+def _watch(arguments: argparse.Namespace) -> None:
+    from pipeline import watch
+
+    if arguments.web:
+        from pipeline import serve
+
+        serve.serve(
+            [watch.find(name) for name in arguments.names], serve.PORT if arguments.port is None else arguments.port
+        )
+    elif len(arguments.names) > 1:
+        raise UserError("a terminal shows one run; expected one name, or --web for several side by side")
+    else:
+        watch.show(watch.find(arguments.names[0] if arguments.names else None), once=arguments.once)
 
 
 def _split_overrides(arguments: argparse.Namespace) -> list[str]:

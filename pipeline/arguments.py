@@ -124,6 +124,12 @@ VERBS = [
         _argument("words", nargs="*", metavar="run", help="more runs for the same page; key=value overrides"),
         _flag("--share", "write one to pass on, into runs/<name>/shared: without private text, file names and sources"),
     ]),
+    Verb("watch", "follow a run: its stage, loss, speed, budget and end, on this terminal or as pages", [
+        _argument("names", nargs="*", metavar="run", help=f"default: the newest. {RUN}"),
+        _flag("--once", "print one picture and stop; so does output to a file"),
+        _flag("--web", "serve the reports of all runs, side by side and refreshed, at 127.0.0.1 only"),
+        _argument("--port", type=int, help="with --web; default: 8765, and 0 for any that is free"),
+    ]),
     Verb("score", "quality scores of your own texts, by the scorer of a data stage", [
         _argument("config", help=f"experiment whose data stage is finished: {RUN}"),
         _argument("words", nargs="+", metavar="file", help="files or folders of text; key=value overrides"),

@@ -1,5 +1,6 @@
 """A headless Chromium that a test drives through the DevTools protocol, over a pipe: no port, no library."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -23,8 +24,9 @@ class Chromium:
         (theirs_in, self._out), (self._in, theirs_out) = os.pipe(), os.pipe()
 
         def place_pipes() -> None:  # the protocol's descriptors are 3 and 4, whatever these are here
-            os.dup2(os.dup(theirs_in), 20), os.dup2(os.dup(theirs_out), 21)
-            os.dup2(20, 3), os.dup2(21, 4)
+            high = [fcntl.fcntl(end, fcntl.F_DUPFD, 100) for end in (theirs_in, theirs_out)]
+            os.dup2(high[0], 3)
+            os.dup2(high[1], 4)
 
         words = [PROGRAM, *FLAGS, f"--user-data-dir={self._folder.name}", "about:blank"]
         self._process = subprocess.Popen(
@@ -34,11 +36,18 @@ class Chromium:
         os.close(theirs_in), os.close(theirs_out)
         self._number, self._rest, self.messages = 0, b"", []
         self._session = None
+        try:
+            self._attach()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _attach(self) -> None:
         target = next(t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page")
         self._session = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network"):
             self.call(f"{domain}.enable")
-        return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self._out), os.close(self._in)
