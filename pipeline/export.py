@@ -9,19 +9,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from model.special_tokens import DEFAULT
 from pipeline import config as configs
 from pipeline.config import Config
 from pipeline.evaluation.model_input import ModelInput, copy_model, find_model, run_step
 from pipeline.pages.data_card import ATTRIBUTION, CARD, REPORT
-from pipeline.release.model_card import Lineage, model_card
+from pipeline.release.model_card import MODELFILE, Lineage, chosen_gguf, model_card, modelfile
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.files import root
 from pipeline.storage.hub import is_hub_name
 from pipeline.storage.ledger import spent_hours
 from pipeline.storage.steps import MANIFEST, Folder, Step, read_manifest, read_output
 from pipeline.storage.store import Command
+from pipeline.system.errors import UserError
 
-VERSION = 4
+VERSION = 5
 
 
 def run(config: Config, step: Step, command: Command) -> None:
@@ -71,6 +73,9 @@ def _make(config: Config, model: ModelInput, folder: Folder) -> dict[str, Any]:
         facts = write_gguf(model.folder, path, kind, config.name)
         files.append({"path": path.relative_to(folder.path).as_posix(), "kind": kind, **facts})
     lineage = lineage_of(config, model)
+    if files:
+        path = folder.path / "gguf" / MODELFILE
+        path.write_text(_modelfile(model, lineage, chosen_gguf(files)), encoding="utf-8")
     (folder.path / "model" / "README.md").write_text(model_card(lineage, files), encoding="utf-8")
     _copy_data_card(lineage, folder.path)
     stages = {"data": lineage.data, "init": lineage.init, "pretrain": lineage.pretrain, "finetune": lineage.finetune}
@@ -81,6 +86,13 @@ def _make(config: Config, model: ModelInput, folder: Folder) -> dict[str, Any]:
         "gguf": files,
         "lineage": {name: manifest["fingerprint"] for name, manifest in stages.items() if manifest},
     }
+
+
+def _modelfile(model: ModelInput, lineage: Lineage, gguf: str) -> str:
+    from pipeline.tuning.data import has_our_template
+
+    template = "none" if not lineage.chat else "ours" if has_our_template(model.folder) else "other"
+    return modelfile(gguf, lineage.context_tokens, model.special_tokens().eos_token, template)
 
 
 def _copy_data_card(lineage: Lineage, target: Path) -> None:
@@ -127,7 +139,15 @@ def lineage_of(config: Config, model: ModelInput) -> Lineage:
         license=config.export.license,
         base_model=_base_model(config, init),
         family=shape.family,
+        chat=_has_chat_template(model),
     )
+
+
+def _has_chat_template(model: ModelInput) -> bool:
+    try:
+        return DEFAULT in model.special_tokens().chat_templates
+    except UserError:  # its folder names no end of text
+        return False
 
 
 def _base_model(config: Config, init: dict[str, Any] | None) -> str | None:
@@ -152,4 +172,6 @@ def _last_lines(manifest: dict[str, Any]) -> str:
     for file in manifest["gguf"]:
         share = f", {100 * file['quantized_share']:.0f}% of the parameters in it" if file["kind"] != "f16" else ""
         lines.append(f"  gguf: {folder / file['path']} ({file['kind']}{share}, {file['bytes'] / 1e6:.2f} MB)")
+    if manifest["gguf"]:
+        lines.append(f"  for Ollama: {folder / 'gguf' / MODELFILE}")
     return "\n".join(lines)

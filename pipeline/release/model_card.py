@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from pipeline.corpus.text.intervals import beside
+from pipeline.pages import html
 from pipeline.pages.data_card import front_matter, licence_words, table
 from pipeline.pages.private import public_names
 from pipeline.storage.hub import is_hub_name
@@ -20,13 +21,8 @@ BASE_MODEL_LIMITS = (
     OF_THE_TEXT,
 )
 TUNED_LIMITS = ("It was tuned on a narrow set of examples and answers every other request too.", OF_THE_TEXT)
-USE = (
-    "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-    'folder = "."  # this one; no remote code\n'
-    "model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)\n"
-    'print(tokenizer.decode(model.generate(**tokenizer("def add(", return_tensors="pt"), max_new_tokens=32)[0]))\n'
-    "```"
-)
+CODE_PROMPT, PROSE_PROMPT, QUESTION = "def add(", "Once upon a time", "What is a river?"
+MODELFILE = "Modelfile"
 
 
 @dataclass(frozen=True)
@@ -48,10 +44,12 @@ class Lineage:
     account: Mapping[str, Any] | None = None
     base_model: str | None = None
     family: str = "phi"
+    chat: bool = False  # whether it has a chat template
 
 
-def model_card(lineage: Lineage, files: Sequence[Mapping[str, Any]] = ()) -> str:
-    """`files`: further forms of the same weights, {path, kind, bytes}."""
+def model_card(lineage: Lineage, files: Sequence[Mapping[str, Any]] = (), repository: str | None = None) -> str:
+    """`files`: further forms of the same weights, {path, kind, bytes}. `repository`: where the card will stand on the
+    hub, with the GGUF files below the model; None: in an export's `model/`, beside their folder."""
     method = "grown and pretrained" if (lineage.init or {}).get("source") else "pretrained"
     origin = f", {method} with hornbook on one device" if lineage.pretrain else ""
     tuned = f", fine-tuned with hornbook ({lineage.finetune['method']})" if lineage.finetune else ""
@@ -68,7 +66,7 @@ def model_card(lineage: Lineage, files: Sequence[Mapping[str, Any]] = ()) -> str
         ),
         f"# {lineage.name}\n\nA language model of the family {lineage.family}, with {lineage.parameters:,} parameters "
         f"and {lineage.context_tokens:,} tokens of trained context{origin}{tuned}.",
-        USE,
+        f"## How to run it\n\n{_use(lineage, files, repository)}",
         "## How it was made\n\n" + "\n".join(_steps(lineage)),
         _losses(lineage),
         _licences(lineage),
@@ -76,6 +74,41 @@ def model_card(lineage: Lineage, files: Sequence[Mapping[str, Any]] = ()) -> str
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(lineage)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def modelfile(gguf: str, context_tokens: int, end_of_text: str | None, template: str) -> str:
+    """What `ollama create` reads, beside the GGUF file of that name. `template`: "none" (a base model continues its
+    prompt), "ours" (the chat form of pipeline/tuning/data.py) or "other" (Ollama takes the GGUF file's own)."""
+    go = {
+        "none": "{{ .Prompt }}",
+        "ours": '{{ range .Messages }}### {{ .Role }}\n{{ .Content }}{{ if eq .Role "assistant" }}'
+        f"{end_of_text or ''}{{{{ end }}}}\n{{{{ end }}}}### assistant\n",
+    }
+    lines = [f"FROM ./{gguf}", f"PARAMETER num_ctx {context_tokens}"]
+    lines += [f'PARAMETER stop "{end_of_text}"'] if end_of_text else []
+    lines += [f'TEMPLATE """{go[template]}"""'] if template in go else []
+    return "\n".join(lines) + "\n"
+
+
+def _use(lineage: Lineage, files: Sequence[Mapping[str, Any]], repository: str | None) -> str:
+    """How to run it. Tests of hornbook run what is for transformers and llama-cpp-python."""
+    kinds = (lineage.account or {}).get("kinds", {})
+    is_code = kinds.get("code", {}).get("tokens", 0) * 2 > sum(kind["tokens"] for kind in kinds.values())
+    return html.render(
+        "use.md",
+        name=repository or ".",
+        short=PurePath(lineage.name).name.lower(),
+        chat=lineage.chat,
+        prompt=QUESTION if lineage.chat else CODE_PROMPT if is_code else PROSE_PROMPT,
+        gguf=chosen_gguf(files) if files else None,
+        folder="gguf" if repository else "../gguf",
+        context_tokens=lineage.context_tokens,
+    ).strip()
+
+
+def chosen_gguf(files: Sequence[Mapping[str, Any]]) -> str:
+    """The name of the GGUF file that the card and the Modelfile run: q8_0 where there is one, else the first."""
+    return PurePath(next((f["path"] for f in files if f["kind"] == "q8_0"), files[0]["path"])).name
 
 
 def _steps(lineage: Lineage) -> Iterable[str]:

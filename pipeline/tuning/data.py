@@ -172,11 +172,15 @@ def add_template(folder: Path) -> None:
     write_chat_templates(folder, {DEFAULT: TEMPLATE})
 
 
+def has_our_template(folder: Path) -> bool:
+    return special_tokens(folder / "tokenizer.json").chat_templates.get(DEFAULT, "").strip() == TEMPLATE
+
+
 def require_our_template(folder: Path) -> None:
     """Raises `UserError` unless the model was tuned on the form above."""
-    templates = special_tokens(folder / "tokenizer.json").chat_templates
-    if templates.get(DEFAULT, "").strip() == TEMPLATE:
+    if has_our_template(folder):
         return
+    templates = special_tokens(folder / "tokenizer.json").chat_templates
     found = "has a chat template that is not ours" if templates else "has no chat template: it is a base model"
     raise UserError(
         f"{folder} {found}; expected a model that `hornbook finetune` tuned on chat examples (templates of a model "

@@ -1,7 +1,12 @@
 """A model as others get it: loads without our code, says where it comes from, and llama.cpp computes the same."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +21,7 @@ from model.transformer import Transformer
 from pipeline import export
 from pipeline.evaluation.model_input import copy_model
 from pipeline.release.gguf import TYPES, dequantized, write_gguf
-from pipeline.release.model_card import Lineage, model_card
+from pipeline.release.model_card import Lineage, model_card, modelfile
 from pipeline.run_stage import run_stage
 from pipeline.storage.steps import read_manifest
 from pipeline.system.errors import UserError
@@ -62,6 +67,62 @@ def test_the_model_card_tells_the_lineage(exported):
         "Limits",
     ):
         assert word.lower() in text.lower()
+
+
+def _snippets(card: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+
+
+def _run_in(folder: Path, code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True,
+        text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_cards_transformers_lines_run_where_it_lies(exported):
+    card = (exported / "model" / "README.md").read_text()
+    for word in ("**transformers**", "**llama.cpp**", "**Ollama**", "**vLLM**", "vllm serve .", "ollama create small"):
+        assert word in card
+    (transformers, _) = _snippets(card)
+    assert "Once upon a time" in _run_in(exported / "model", transformers)
+
+
+def test_the_cards_llama_cpp_lines_run_where_it_lies(exported):
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: it is compiled on installation")
+    (_, llama) = _snippets((exported / "model" / "README.md").read_text())
+    assert _run_in(exported / "model", llama)
+
+
+def test_a_modelfile_for_ollama_stands_beside_the_gguf_file_and_carries_the_chat_form(exported, pretrained):
+    lines = (exported / "gguf" / "Modelfile").read_text().splitlines()
+    assert lines[0] == "FROM ./small-f16.gguf"
+    assert (exported / "gguf" / "small-f16.gguf").is_file()
+    assert 'PARAMETER stop "<|endoftext|>"' in lines
+    assert 'TEMPLATE """{{ .Prompt }}"""' in lines
+    chat = modelfile("m.gguf", 64, "<end>", "ours")
+    form = chat.partition('TEMPLATE """')[2].partition('"""')[0]
+    spoken = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    body, _, tail = form.partition("{{ end }}\n{{ end }}")
+    one = body.replace("{{ range .Messages }}", "").partition('{{ if eq .Role "assistant" }}')
+    said = "".join(
+        one[0].replace("{{ .Role }}", m["role"]).replace("{{ .Content }}", m["content"])
+        + (one[2] if m["role"] == "assistant" else "") + "\n"
+        for m in spoken
+    )  # fmt: skip
+    assert said + tail == render(spoken, "<end>", answer=True)
+    assert "TEMPLATE" not in modelfile("m.gguf", 64, "<end>", "other")
+
+
+def test_the_card_of_a_chat_model_asks_in_its_chat_form_and_one_without_gguf_says_how_to_get_it(exported):
+    folder = shutil.copytree(exported / "model", exported.parent / "chat")
+    add_template(folder)
+    card = model_card(Lineage("m", 10, 64, chat=True))
+    assert "export.gguf=[q8_0]" in card
+    (transformers,) = _snippets(card)
+    assert "### user\nWhat is a river?\n### assistant\n" in _run_in(folder, transformers)
 
 
 def test_the_data_stages_card_and_attribution_come_along(exported, pretrained):
