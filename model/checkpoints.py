@@ -52,6 +52,28 @@ def find(name: str) -> Checkpoint | None:
     )
 
 
+def named(word: str) -> tuple[str, Checkpoint] | None:
+    """(hub name, checkpoint) of a name as people write it: `smollm2-135m`, `qwen3-0.6b` (the base model), or the whole
+    hub name of any checkpoint in the table; None for another."""
+    found, short = find(word), word.lower()
+    if found is not None:
+        return word, found
+    rows = _table()["known"].items()
+    for own, _ in rows:
+        last = own.split("/")[1].lower()
+        if short in (last, last.removesuffix("-base"), last.removesuffix("_v1.1"), last.removesuffix("-hf")):
+            return own, known()[own]
+    return next(
+        (
+            (name, known()[own])
+            for own, entry in rows
+            for name in entry.get("also", ())
+            if name.split("/")[1].lower() == short
+        ),
+        None,
+    )
+
+
 def refuse(name: str) -> None:
     """Raises `ImpossibleShape` for a hub name that is known to be of a family that no network here computes."""
     for pattern, family in _table()["refused"].items():

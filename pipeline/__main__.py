@@ -114,9 +114,10 @@ def _verb(arguments: argparse.Namespace) -> None:
     if arguments.verb in STAGES:
         return _stage(arguments)
     run = {
-        "plan": _plan, "submit": _submit, "sample": _sample, "report": _report, "score": _score, "label": _label,
-        "watch": _watch, "study": _study, "runs": _runs, "clean": _clean, "compare": _compare, "batch": _batch,
-        "sync": _sync, "drops": _drops, "doctor": _doctor, "where": _where, "grow": _grow, "list": _list,
+        "new": _new, "plan": _plan, "submit": _submit, "sample": _sample, "report": _report, "score": _score,
+        "label": _label, "watch": _watch, "study": _study, "runs": _runs, "clean": _clean, "compare": _compare,
+        "batch": _batch, "sync": _sync, "drops": _drops, "doctor": _doctor, "where": _where, "grow": _grow,
+        "list": _list,
     }[arguments.verb]  # fmt: skip
     return run(arguments)
 
@@ -158,6 +159,13 @@ def _stage(arguments: argparse.Namespace) -> None:
 
         replay = getattr(arguments, "replay", None)
         run_stage(arguments.verb, config, _typed(arguments), replay=replay, as_json=arguments.json)
+
+
+def _new(arguments: argparse.Namespace) -> None:
+    from pipeline import new
+
+    given = (arguments.text, arguments.base, arguments.card, arguments.hours, arguments.slurm)
+    new.run(Path(arguments.folder), new.Answers(*given))
 
 
 def _plan(arguments: argparse.Namespace) -> None:

@@ -70,6 +70,20 @@ SLURM = [
 ]  # fmt: skip
 
 VERBS = [
+    Verb("new", "write a config for your own text, model, card and hours", [
+        _argument("folder", help="where the config is written; made where it is not there"),
+        _argument("--text", nargs="+", action="extend", metavar="PATH",
+                  help="folders, files or hub:owner/name[/configuration]; default: what FOLDER holds, else a demo"),
+        _argument("--base", metavar="NAME",
+                  help="the model to continue: smollm2-135m, qwen3-0.6b, phi-1_5, a hub name, a folder, a GGUF file; "
+                  "none: a new one; default: by the card"),
+        _argument("--card", help=f"{CARD}; default: auto, this machine's"),
+        _argument("--hours", metavar="N", help="most hours of training; default: 12, on a CPU 0.12"),
+        _flag("--slurm", "it runs as Slurm jobs: print how to submit them"),
+    ],
+        "Looks at your text, chooses shape, precision, batch, filters, mix and validation, writes one YAML file of at "
+        "most 60 lines, and prints the next three commands with their cost. Without flags it asks five questions.",
+    ),
     _stage(
         "data", "text in, filtered, deduplicated and tokenized shards out",
         _argument("--limit", type=int, metavar="N", help="preview: N documents of each source, from all of its files"),

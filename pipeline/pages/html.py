@@ -6,9 +6,10 @@ because pages show the text of users' documents; only charts (`Markup`, see char
 value raises an error.
 """
 
+import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -70,6 +71,22 @@ def reason_in_words(reason: str) -> str:
     return words.format(*re.findall(r"\d+", reason)) if words else reason.replace("_", " ")
 
 
+def flow(value: Any) -> str:
+    """A plain value as YAML on one line: `{path: "my notes", limit_tokens: 1_000_000}`."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {flow(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(flow, value)) + "]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, int):
+        return f"{value:_}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, float):
+        return repr(value) if "e" not in repr(value) else f"{value:.4g}"
+    plain = re.fullmatch(r"[A-Za-z/][\w./@-]*", value) and value.lower() not in ("null", "true", "false", "yes", "no")
+    return value if plain else json.dumps(value, ensure_ascii=False)
+
+
 @cache
 def _environment() -> "Environment":
     # Imported when the first page is written, because most commands write none.
@@ -100,6 +117,7 @@ def _environment() -> "Environment":
     environment.filters["short"] = format_count
     environment.filters["span"] = span
     environment.filters["duration"] = format_seconds
+    environment.filters["flow"] = flow
     environment.filters["spaced"] = lambda name: name.replace("_", " ")
     environment.filters["cell"] = markdown_cell
     environment.filters["reason"] = reason_in_words

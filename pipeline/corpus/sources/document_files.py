@@ -27,7 +27,7 @@ from pipeline.corpus.sources.document_text import (
     quiet,
 )
 from pipeline.corpus.sources.input_files import FileSource, InputFile, Inputs, find_inputs
-from pipeline.corpus.text.source import Item, TextOptions, document, missing, set_aside
+from pipeline.corpus.text.source import Item, TextOptions, check_limits, document, missing, set_aside
 from pipeline.corpus.text.user_files import (
     COMPRESSIONS,
     MAX_TEXT_BYTES,
@@ -56,6 +56,7 @@ class TextFolder(FileSource):
     many more), notebooks (`.ipynb`), pages (`.html`, main text), `.pdf` and `.docx` (extra `docs`), plain or
     compressed (`.gz`), each a document; its first folder level is the group. `endings`: which to read (default: all of
     these); any other ending may stand there and is read as plain text. Files of others are counted, not looked at.
+    `split_characters`: longer texts (a book) are cut at blank lines into documents of about this length.
     `license: own` marks private text. `kind`: null takes it from the ending. Links out of the folder are not followed.
     `limit_tokens`: at 4 bytes a token.
     """
@@ -63,11 +64,15 @@ class TextFolder(FileSource):
     version = 4
     options = TextOptions
 
-    def __init__(self, path: str, endings: Sequence[str] | None = None, **common: Any):
+    def __init__(
+        self, path: str, endings: Sequence[str] | None = None, split_characters: int | None = None, **common: Any
+    ):
         self.path = path
         self.limits = options = TextOptions(**common)
         self.license, self.kind = options.license, options.kind
         self.endings = _checked_endings(endings)
+        check_limits(split_characters=split_characters)
+        self.split_characters = split_characters
 
     def find(self) -> Inputs:
         shown, more = ", ".join(self.endings[:12]), len(self.endings) - 12
@@ -81,6 +86,11 @@ class TextFolder(FileSource):
         return name.endswith(self.endings) or name.removesuffix(packed).endswith(self.endings)
 
     def content_hash(self) -> str:
+        self.check_packages()
+        return super().content_hash()
+
+    def check_packages(self) -> None:
+        """Raises `UserError` where files need a package that is not installed."""
         files = self.files()
         for ending, (module, distribution) in EXTRA_ENDINGS.items():
             count = sum(f.ending == ending for f in files)
@@ -90,7 +100,6 @@ class TextFolder(FileSource):
                     "it: `pip install -e '.[docs]'`, or `endings` without this one",
                     "path",
                 )
-        return super().content_hash()
 
     def libraries(self) -> tuple[str, ...]:
         found = {f.ending for f in self.files()}
@@ -98,12 +107,29 @@ class TextFolder(FileSource):
         return (*pages, *(name for ending, (_, name) in EXTRA_ENDINGS.items() if ending in found))
 
     def raw_records(self, file: InputFile) -> Iterator[Any]:
-        yield file
+        if self.split_characters is None:
+            yield file
+        else:
+            yield from split_text(_file_text(file), self.split_characters)
 
     def item(self, raw: Any, file: InputFile, place: str) -> Item:
         kind = self.kind or (CODE if file.ending == NOTEBOOK else PLAIN_ENDINGS.get(file.ending, PROSE))
         group = file.name.split("/")[0]
-        return document(_file_text(file), path=file.name, group=group, license=self.license, kind=kind)
+        whole = not isinstance(raw, str)
+        text, path = (_file_text(file), file.name) if whole else (raw, place)
+        return document(text, path=path, group=group, license=self.license, kind=kind)
+
+
+def split_text(text: str, characters: int) -> Iterator[str]:
+    """Parts of at least `characters` that end at a blank line, at most four times as long where there is none."""
+    start, most = 0, 4 * characters
+    while len(text) - start > 2 * characters:
+        found = text.find("\n\n", start + characters, start + most)
+        end = found + 2 if found >= 0 else start + most
+        yield text[start:end]
+        start = end
+    if text[start:].strip() or start == 0:
+        yield text[start:]
 
 
 def _file_text(file: InputFile) -> str:
