@@ -17,6 +17,7 @@ import argparse
 import fcntl
 import hashlib
 import json
+import math
 import os
 import random
 import re
@@ -24,7 +25,7 @@ import subprocess
 import sysconfig
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from model.config import ModelConfig
 from model.growth import GROWTH
 from model.growth.rules import apply
 from model.optim import OPTIMIZERS, MasterWeights
-from model.schedules import DecaySegment, wsd
+from model.schedules import DecaySegment, warmup_multiplier, wsd
 from model.transformer import Transformer
 from pipeline.planner.growth import GROWTH_LADDER
 from pipeline.storage.files import write_json, write_text
@@ -52,6 +53,8 @@ WARMUP_STEPS = 25
 SHARES = (0.2, 0.35, 0.5)
 TUNING_BUDGET = 400
 TUNING_SHARE = 0.35
+FREE_BUDGET, FREE_BUDGETS = 4_000, (200, 800)  # of a source that costs nothing, and of what is trained from it
+TREATMENT_BUDGETS = (400, 1_600)
 PACKAGES = ("torch", "sympy", "numpy", "networkx", "pydantic", "datasets", "huggingface_hub", "aiohttp",
             "lightning", "mpmath", "pyarrow", "datatrove")  # fmt: skip
 TUNING_FILES = 8  # one file of so many, by the hash of its path, is for tuning alone
@@ -61,8 +64,10 @@ PERMUTED_WINDOWS = 8_192  # windows are shuffled within so many, so that a longe
 
 @dataclass(frozen=True)
 class Setting:
-    """One run. `budget`: steps of the target. `arm`: scratch, small (the source's shape, ungrown) or grown. `source`:
-    a name of `sources`. `share`: of the FLOPs, for the source. `source_rate`: its learning rate where it grows."""
+    """One run. `budget`: steps of the target. `arm`: scratch, small (the source's shape, ungrown), grown, or continue
+    (a trained source that does not grow). `source`: a name of `Scale.source`. `share`: of the FLOPs, for the source.
+    `source_rate`: its learning rate where it grows. `treatment`: a name of `TREATMENTS`. `free`: the source is trained
+    with this budget, decays, and costs nothing. `domain`: a kind of text of `DOMAINS` that all but the source read."""
 
     arm: str
     budget: int
@@ -75,6 +80,9 @@ class Setting:
     optimizer: str = "adamw"
     scale: str = "toy"
     tuning: bool = False
+    treatment: str = ""
+    free: int = 0
+    domain: str = ""
 
     @property
     def id(self) -> str:
@@ -86,6 +94,37 @@ class Setting:
     def of(cls, row: Mapping[str, Any]) -> "Setting":
         """What a finished run was."""
         return cls(**{field.name: row[field.name] for field in fields(cls) if field.name in row})
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """How a grown model's parts are treated. `options`: of the growth method. `keep_moments`: the optimizer's of old
+    weights; those of new ones begin at 0. `rewarm_old`: whether old weights warm up again too. `new_rate`: of new
+    weights, in times of the others'. `twice`: half of the source's share trains a model in between."""
+
+    source: str = "stacked"
+    method: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    keep_moments: bool = False
+    rewarm_old: bool = True
+    new_rate: float = 1.0
+    twice: bool = False
+
+
+TREATMENTS: dict[str, Treatment] = {
+    "moments kept": Treatment(keep_moments=True),
+    "moments kept, only new weights warm up": Treatment(keep_moments=True, rewarm_old=False),
+    "only new weights warm up": Treatment(rewarm_old=False),
+    "new weights at twice the rate": Treatment(new_rate=2.0),
+    "new weights at half the rate": Treatment(new_rate=0.5),
+    "silent blocks": Treatment(method="exact"),
+    "in two steps": Treatment(twice=True),
+    "copied units": Treatment("phi", options={"new_units": "copies"}),
+    "live blocks": Treatment("phi", options={"new_blocks": "copy", "exact": False}),
+    "new weights at twice the rate, wider": Treatment("phi", new_rate=2.0),
+    "doubled width": Treatment("half"),
+}
+"""What is compared with the plain growth of the same source at the same share and rates."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +164,12 @@ class Scale:
 
     def source(self, name: str, family: str) -> ModelConfig:
         """`stacked`: the target's width, a quarter of its blocks. `phi`: Phi-1.5's ratios to Phi-2 (widths 0.8,
-        blocks 3/4). `phi-twice`: the same ratios applied twice."""
+        blocks 3/4). `phi-twice`: the same ratios applied twice. `half`: half the width, to be doubled."""
         head, blocks = {
             "stacked": (self.head, self.blocks // 4),
             "phi": (self.head * 4 // 5, self.blocks * 3 // 4),
             "phi-twice": (self.head * 16 // 25, self.blocks // 2),
+            "half": (self.head // 2, self.blocks),
         }[name]
         return self.shape(family, head + head % 2 * (family != "phi"), blocks)
 
@@ -145,32 +185,34 @@ SCALES = {
 
 
 class Text:
-    """Windows of Python source files: standard library and `PACKAGES`, as this environment has them."""
+    """Windows of files of `DOMAINS`, as this environment has them. `tokenizer`: of another text; None: of this one."""
 
-    def __init__(self, scale: Scale, seed: int, tuning: bool) -> None:
-        files = [f for f in source_files() if _is_for_tuning(f) == tuning]
+    def __init__(
+        self, scale: Scale, seed: int, tuning: bool, domain: str = "", tokenizer: Tokenizer | None = None
+    ) -> None:
+        files = [f for f in DOMAINS[domain]() if _is_for_tuning(f) == tuning]
         random.Random(f"{seed}").shuffle(files)
         self._window, self._waiting, self._windows = scale.window + 1, files, list[Tensor]()
         self._left, self._seed = list[int](), seed
-        held_out = [self._waiting.pop() for _ in range(HELD_OUT_FILES)]
-        self._tokenizer = _tokenizer([_read(file) for file in files[: max(200, scale.vocab // 4)]], scale.vocab)
+        held_out = [files.pop() for _ in range(HELD_OUT_FILES)]
+        self._files = tuple(files)
+        self.tokenizer = tokenizer or _tokenizer([_read(f) for f in files[: max(200, scale.vocab // 4)]], scale.vocab)
         heads = [self._ids(file)[: HEAD_WINDOWS * self._window] for file in held_out]
         windows = [torch.tensor(ids[: len(ids) // self._window * self._window]) for ids in heads]
         self.held_out = torch.cat([ids.view(-1, self._window) for ids in windows])
-        self._bytes = torch.tensor([len(self._tokenizer.id_to_token(i) or "") for i in range(scale.vocab)])
+        self._bytes = torch.tensor([len(self.tokenizer.id_to_token(i) or "") for i in range(scale.vocab)])
         self.held_out_bytes = int(self._bytes[self.held_out[:, 1:]].sum())
 
     def _ids(self, file: Path) -> list[int]:
-        return self._tokenizer.encode(_read(file)).ids
+        return self.tokenizer.encode(_read(file)).ids
 
     def windows(self, first: int, count: int) -> Tensor:
-        """[count, window + 1] from window `first` on. Raises `UserError` where the text ends before."""
+        """[count, window + 1] from window `first` on."""
         need = -(-(first + count) // PERMUTED_WINDOWS)
         while len(self._windows) < need:
             wanted = PERMUTED_WINDOWS * self._window
             while len(self._left) < wanted:
-                if not self._waiting:
-                    raise UserError("the installed packages have too little text for this budget; train fewer steps")
+                self._waiting = self._waiting or list(self._files)  # all is read: from the beginning
                 self._left += self._ids(self._waiting.pop())
             ids = torch.tensor(self._left[:wanted], dtype=torch.int32).view(-1, self._window)
             self._left = self._left[wanted:]
@@ -194,6 +236,16 @@ def source_files() -> list[Path]:
         if not left_out & set(file.relative_to(root).parts) and file.stat().st_size > 1_000
     ]  # fmt: skip
     return sorted(files, key=_short)
+
+
+@cache
+def header_files() -> list[Path]:
+    """C++ headers that come with torch: another language than the sources'."""
+    root = Path(sysconfig.get_paths()["purelib"]) / "torch" / "include"
+    return sorted((f for f in root.rglob("*.h*") if f.stat().st_size > 1_000), key=_short)
+
+
+DOMAINS = {"": source_files, "headers": header_files}
 
 
 def _short(file: Path) -> str:
@@ -234,45 +286,35 @@ class Lab:
     def __init__(self, scale: str, device: str, folder: Path) -> None:
         self.scale, self.device, self.folder = SCALES[scale], device, folder
         self.precision = "32-true" if device == "cpu" else "bf16-mixed"
-        self._texts: dict[tuple[int, bool], Text] = {}
+        self._texts: dict[tuple[int, bool, str], Text] = {}
         self._after_warmup: float | None = None
 
-    def text(self, setting: Setting) -> Text:
-        key = (setting.seed, setting.tuning)
+    def text(self, setting: Setting, domain: str | None = None) -> Text:
+        """What a setting reads, or its seed's text of another domain. The tokenizer is the library text's."""
+        domain = setting.domain if domain is None else domain
+        key = (setting.seed, setting.tuning, domain)
         if key not in self._texts:
-            self._texts = {key: Text(self.scale, *key)}  # one at a time: it grows to a few hundred MB
+            self._texts = {k: t for k, t in self._texts.items() if k[:2] == key[:2]}  # a text grows to 100 MB
+            tokenizer = self.text(setting, "").tokenizer if domain else None
+            self._texts[key] = Text(self.scale, *key, tokenizer)
         return self._texts[key]
 
     def run(self, setting: Setting) -> dict[str, Any]:
         """Trains what a setting says; its held-out loss and what it cost."""
         began, cpu = time.monotonic(), time.process_time()
-        scale, target = self.scale, self.scale.target(setting.family)
-        text = self.text(setting)
-        if setting.arm == "grown":
-            source = scale.source(setting.source, setting.family)
-            source_steps = round(setting.share * setting.budget / scale.cost(source))
-            state = self._stable(replace(setting, rate=setting.source_rate), source, source_steps)
-            method = "stack" if setting.source == "stacked" else "exact"
-            network = Transformer(target)
-            network.load_state_dict(dict(apply(GROWTH[method](source, target), state.weights, setting.seed)))
-            before = self.held_out_loss(network, text)
-            steps = round((1 - setting.share) * setting.budget / scale.cost(target))
-            self._train(setting, network, None, range(steps), self._decaying(steps), first=source_steps)
-            extra = {"source_steps": source_steps, "loss_before": before, "loss_after_warmup": self._after_warmup}
+        scale, text = self.scale, self.text(setting)
+        if setting.arm in ("grown", "continue"):
+            network, extra = self._from_source(setting)
         else:
             small = setting.arm == "small"
-            config = scale.source(setting.source, setting.family) if small else target
-            steps = round(setting.budget / scale.cost(config))
-            state = self._stable(setting, config, round((1 - DECAY_SHARE) * steps))
-            network = Transformer(config)
-            network.load_state_dict(state.weights)
-            self._train(setting, network, state.optimizer, range(state.step, steps), self._decaying(steps))
-            extra = {}
-        loss = self.held_out_loss(network, text)
-        tokens = text.held_out[:, 1:].numel()
+            config = (scale.source if small else lambda _, family: scale.target(family))(setting.source, setting.family)
+            network, extra = self._complete(setting, config, setting.budget)
+        loss, tokens = self.held_out_loss(network, text), text.held_out[:, 1:].numel()
+        if setting.domain:
+            extra["loss_on_source_text"] = self.held_out_loss(network, self.text(setting, ""))
         return {
-            **asdict(setting), "loss": loss,
-            "bits_per_byte": loss * tokens / text.held_out_bytes / 0.6931471805599453, "steps": steps, **extra,
+            **asdict(setting), "loss": loss, "bits_per_byte": loss * tokens / text.held_out_bytes / math.log(2),
+            **extra,
             "parameters": network.config.parameters, "target_parameters": scale.target("phi").parameters,
             "flops": setting.budget * scale.step_tokens * scale.target("phi").flops_per_token(scale.window),
             "budget_tokens": setting.budget * scale.step_tokens, "held_out_tokens": tokens,
@@ -280,41 +322,132 @@ class Lab:
             "device": self.device, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }  # fmt: skip
 
+    def _complete(self, setting: Setting, config: ModelConfig, budget: float) -> tuple[Transformer, dict[str, Any]]:
+        """Fresh weights trained with a whole budget, decay included."""
+        steps = round(budget / self.scale.cost(config))
+        state = self._stable(setting, config, round((1 - DECAY_SHARE) * steps))
+        network = self._network(config, state.weights)
+        self._train(setting, network, range(state.step, steps), self._decaying(steps), moments=state.optimizer)
+        return network, {"steps": steps}
+
+    def _from_source(self, setting: Setting) -> tuple[Transformer, dict[str, Any]]:
+        """Trains a source, grows it where the arm says so, and trains the rest."""
+        scale, text = self.scale, self.text(setting)
+        treatment = TREATMENTS.get(setting.treatment, Treatment())
+        self._after_warmup = None
+        config, target = scale.source(setting.source, setting.family), scale.target(setting.family)
+        own = replace(setting, rate=setting.source_rate, domain="")
+        if setting.free:
+            network, read = self._free_source(own, config)
+            state, first = State(0, _weights(network), {}), 0 if setting.domain else read
+        else:
+            part = setting.share / 2 if treatment.twice else setting.share
+            first = round(part * setting.budget / scale.cost(config))
+            state = self._stable(own, config, first)
+        if treatment.twice:
+            between = replace(config, num_hidden_layers=config.num_hidden_layers * 2)
+            network = self._network(between, self._grow(setting, config, between, state.weights)[0])
+            steps = round(setting.share / 2 * setting.budget / scale.cost(between))
+            self._train(setting, network, range(steps), [], first=first)
+            config, state, first = between, State(0, _weights(network), {}), first + steps
+        weights, is_new = state.weights, {}
+        if setting.arm == "grown":
+            weights, is_new = self._grow(setting, config, target, state.weights)
+        else:
+            target = config
+        network = self._network(target, weights)
+        before = self.held_out_loss(network, text)
+        steps = round((1 - setting.share) * setting.budget / scale.cost(target))
+        moments = self._grown_moments(config, weights, state) if treatment.keep_moments else None
+        plain = treatment.rewarm_old and treatment.new_rate == 1
+        self._train(setting, network, range(steps), self._decaying(steps), first=first, moments=moments,
+                    parts=None if plain else (treatment, is_new))  # fmt: skip
+        return network, {"steps": steps, "source_steps": first, "loss_before": before,
+                         "loss_after_warmup": self._after_warmup}  # fmt: skip
+
+    def _free_source(self, setting: Setting, config: ModelConfig) -> tuple[Transformer, int]:
+        """The finished source, trained once for a seed, and the step of the text at which it ended."""
+        steps, path = round(setting.free / self.scale.cost(config)), self._kept(setting, config, "free", setting.free)
+        if path.is_file():
+            return self._network(config, State(**torch.load(path, weights_only=True)).weights), steps
+        network, _ = self._complete(setting, config, setting.free)
+        self._keep(path, State(steps, _weights(network), {}))
+        return network, steps
+
+    def _grow(
+        self, setting: Setting, config: ModelConfig, target: ModelConfig, weights: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The grown weights, and for each whether its values are new: repeated blocks, and values that do not depend on
+        the source, which a source of the other sign leaves as they are."""
+        treatment = TREATMENTS.get(setting.treatment, Treatment())
+        method = GROWTH[treatment.method or ("stack" if setting.source == "stacked" else "exact")]
+        rules = method(config, target, **treatment.options)
+        grown = dict(apply(rules, weights, setting.seed))
+        turned = dict(apply(rules, {name: -value for name, value in weights.items()}, setting.seed))
+        is_new = {name: value == turned[name] for name, value in grown.items()}
+        if setting.source == "stacked":
+            old = [f"model.layers.{i}." for i in range(config.num_hidden_layers)]
+            for name, new in is_new.items():
+                if name.startswith("model.layers."):
+                    new.fill_(not name.startswith(tuple(old)))
+        return grown, is_new
+
+    @staticmethod
+    def _grown_moments(config: ModelConfig, weights: Mapping[str, Tensor], state: State) -> dict[str, Tensor]:
+        """The source's optimizer state for a stacked model's old weights; that of repeated blocks begins at 0."""
+        found = {f"master/{name}": value for name, value in weights.items()}
+        for kind in {key.partition("/")[0] for key in state.optimizer} - {"master"}:
+            for name in weights:
+                block = re.sub(r"layers\.(\d+)", lambda m: f"layers.{int(m[1]) % config.num_hidden_layers}", name)
+                value = state.optimizer[f"{kind}/{block}"]
+                found[f"{kind}/{name}"] = value if block == name else torch.zeros_like(value)
+        return found
+
+    def _network(self, config: ModelConfig, weights: Mapping[str, Tensor]) -> Transformer:
+        network = Transformer(config)
+        network.load_state_dict(weights)
+        return network
+
     @staticmethod
     def _decaying(steps: int) -> list[DecaySegment]:
         return [DecaySegment(round((1 - DECAY_SHARE) * steps), steps)]
 
+    def _kept(self, setting: Setting, config: ModelConfig, kind: str, steps: int) -> Path:
+        """Where the state of a shape, seed and rate after so many steps is kept."""
+        key = [asdict(config), setting.seed, setting.rate, setting.optimizer, setting.tuning, setting.scale]
+        key += [kind, setting.domain] if kind or setting.domain else []
+        return self.folder / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]}-{steps}.pt"
+
+    def _keep(self, path: Path, state: State) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.stem}.{os.getpid()}.part")
+        torch.save(vars(state), part)
+        part.replace(path)
+
     def _stable(self, setting: Setting, config: ModelConfig, steps: int) -> State:
         """The model after `steps` at its full rate, from the longest kept beginning of that training."""
-        key = [asdict(config), setting.seed, setting.rate, setting.optimizer, setting.tuning, setting.scale]
-        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
-        kept = {int(path.stem.rpartition("-")[2]): path for path in self.folder.glob(f"{name}-*.pt")}
+        path = self._kept(setting, config, "", steps)
+        name = path.stem.rpartition("-")[0]
+        kept = {int(each.stem.rpartition("-")[2]): each for each in self.folder.glob(f"{name}-*.pt")}
         start = max((step for step in kept if step <= steps), default=0)
-        network = Transformer(config)
         if start:
             state = State(**torch.load(kept[start], weights_only=True))
-            network.load_state_dict(state.weights)
+            network = self._network(config, state.weights)
         else:
-            network.initialize(setting.seed)
+            network = Transformer(config).initialize(setting.seed)
             state = State(0, dict(network.state_dict()), {})
         if start == steps:
             return state
-        optimizer = self._train(setting, network, state.optimizer, range(start, steps), [])
-        state = State(steps, optimizer.master_state_dict(), optimizer.state_dict())
-        state = State(
-            steps, *({k: v.cpu().clone() for k, v in part.items()} for part in (state.weights, state.optimizer))
-        )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / f"{name}.{os.getpid()}.part"
-        torch.save(vars(state), part)
-        part.replace(self.folder / f"{name}-{steps}.pt")
+        optimizer = self._train(setting, network, range(start, steps), [], moments=state.optimizer)
+        state = State(steps, _copied(optimizer.master_state_dict()), _copied(optimizer.state_dict()))
+        self._keep(path, state)
         return state
 
     def _train(
-        self, setting: Setting, network: Transformer, moments: dict[str, Tensor] | None, steps: range,
-        segments: Sequence[DecaySegment], first: int = 0,
+        self, setting: Setting, network: Transformer, steps: range, segments: Sequence[DecaySegment], first: int = 0,
+        moments: dict[str, Tensor] | None = None, parts: tuple[Treatment, dict[str, Tensor]] | None = None,
     ) -> MasterWeights:  # fmt: skip
-        """`first`: the step of the text at which step 0 reads."""
+        """`first`: the step of the text at which step 0 reads. `parts`: how new values are treated, and which are."""
         scale, text = self.scale, self.text(setting)
         network.to(self.device)
         make = OPTIMIZERS[setting.optimizer]
@@ -322,13 +455,17 @@ class Lab:
         if moments:
             optimizer.load_state_dict(moments)
         for step in steps:
-            optimizer.set_learning_rate(setting.rate * wsd(step, WARMUP_STEPS, segments))
+            warmup = WARMUP_STEPS if parts is None else 0
+            optimizer.set_learning_rate(setting.rate * wsd(step, warmup, segments))
             ids_BT = text.windows((first + step) * scale.batch_windows, scale.batch_windows).to(self.device)
             for part_BT in ids_BT.split(scale.micro_windows):
                 loss_sum, count = network.loss(part_BT[:, :-1], part_BT[:, 1:])
                 (loss_sum / (count * len(ids_BT) / len(part_BT))).backward()
                 optimizer.accumulate()
+            before = None if parts is None else _copied(optimizer.master_state_dict())
             optimizer.step(1.0)
+            if parts is not None and before is not None:
+                _scale_moves(optimizer.master_state_dict(), before, *parts, warmup_multiplier(step, WARMUP_STEPS))
             if step + 1 == WARMUP_STEPS and first:  # a run that grew: is the loss above its start?
                 self._after_warmup = self.held_out_loss(network, text)
         return optimizer
@@ -339,6 +476,26 @@ class Lab:
         network.to(self.device)
         parts = text.held_out.to(self.device).split(self.scale.micro_windows)
         return sum(float(network.loss(p[:, :-1], p[:, 1:])[0]) for p in parts) / text.held_out[:, 1:].numel()
+
+
+def _weights(network: Transformer) -> dict[str, Tensor]:
+    return _copied(network.state_dict())
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def _scale_moves(
+    after: Mapping[str, Tensor], before: Mapping[str, Tensor], treatment: Treatment, is_new: Mapping[str, Tensor],
+    warmup: float,
+) -> None:  # fmt: skip
+    """What a step moved, by a factor that depends on whether a value is new."""
+    for name, value in after.items():
+        new, old = treatment.new_rate * warmup, warmup if treatment.rewarm_old else 1.0
+        factor = torch.where(is_new[name].to(value.device), new, old)
+        value.copy_(before[name].to(value.device).lerp(value, factor))
 
 
 class Runs:
@@ -381,6 +538,7 @@ class Group:
     source: str = ""
     family: str = "phi"
     optimizer: str = "adamw"
+    free: int = 0
 
 
 class Plan:
@@ -407,8 +565,11 @@ class Plan:
         yield from self._block(stacked, (1600,), (1, 2, 3))
         others = [(arm, source) for source in ("phi", "phi-twice") for arm in ("small", "grown")]
         yield from self._block(others, (200, 400, 800), (1, 2, 3))
+        yield from self._free((1, 2, 3))
+        yield from self._treated((400,), (1, 2, 3))
         yield from self._block(stacked, (1600,), (4, 5))
         yield from self._block(stacked, (3200,), (1, 2, 3))
+        yield from self._treated((1600,), (1, 2, 3))
         yield from self._block(others, (1600,), (1, 2, 3))
         yield from self._block(others, (200, 400, 800, 1600), (4, 5))
         yield from self._block(stacked, (3200,), (4, 5))
@@ -429,24 +590,46 @@ class Plan:
                 for group in groups:
                     yield from self._arm(group, budget, seed)
 
+    def _treated(self, budgets: Sequence[int], seeds: Sequence[int]) -> Iterator[Setting]:
+        """Every treatment at the share of tuning, with the rates of the plain growth that it is compared with."""
+        for source in dict.fromkeys(treatment.source for treatment in TREATMENTS.values()):
+            yield from self._tuning(Group("grown", source))
+        for budget in budgets:
+            for seed in seeds:
+                for name, treatment in TREATMENTS.items():
+                    for run in self._arm(Group("grown", treatment.source), budget, seed):
+                        if run.share == TUNING_SHARE:
+                            yield replace(run, treatment=name)
+
+    def _free(self, seeds: Sequence[int]) -> Iterator[Setting]:
+        """A source that costs nothing: continued or grown, beside fresh weights, on its own text and on another."""
+        groups = [Group("continue", "phi", free=FREE_BUDGET), Group("grown", "phi", free=FREE_BUDGET), Group("scratch")]
+        for group in groups:
+            yield from self._tuning(group)
+        for seed in seeds:
+            for domain in DOMAINS:
+                for budget in FREE_BUDGETS:
+                    for group in groups:
+                        yield from (replace(run, domain=domain) for run in self._arm(group, budget, seed))
+
     def _arm(self, group: Group, budget: int, seed: int, tuning: bool = False, rate: float = 0.0) -> Iterator[Setting]:
         rate = rate or self.rate(group) or 0.0
         if not rate:
             return
         run = Setting(
             group.arm, budget, seed, rate, group.source, family=group.family, optimizer=group.optimizer,
-            scale=self.scale, tuning=tuning,
+            scale=self.scale, tuning=tuning, free=group.free,
         )  # fmt: skip
-        if group.arm != "grown":
+        if not (group.free or group.arm == "grown"):
             yield run
-        elif source_rate := self.rate(replace(group, arm="small")):
-            for share in (TUNING_SHARE,) if tuning else SHARES:
+        elif source_rate := self.rate(replace(group, arm="small", free=0)):
+            for share in (0.0,) if group.free else (TUNING_SHARE,) if tuning else SHARES:
                 yield replace(run, share=share, source_rate=source_rate)
 
     def _tuning(self, group: Group) -> Iterator[Setting]:
         """Three rates; while the best is at an end of those tried, one more beyond it."""
-        if group.arm == "grown" and group.source and self.rate(replace(group, arm="small")) is None:
-            yield from self._tuning(replace(group, arm="small"))
+        if group.arm in ("grown", "continue") and self.rate(replace(group, arm="small", free=0)) is None:
+            yield from self._tuning(replace(group, arm="small", free=0))
             return
         rates = list(SCALES[self.scale].rates)
         found = self.tried(group)
@@ -459,7 +642,7 @@ class Plan:
     def tried(self, group: Group) -> dict[float, float]:
         """Rate -> held-out loss on the text for tuning."""
         keys = asdict(group)
-        return {row["rate"]: row["loss"] for row in self.tuned if all(row[key] == keys[key] for key in keys)}
+        return {row["rate"]: row["loss"] for row in self.tuned if all(row.get(key, 0) == keys[key] for key in keys)}
 
     def rate(self, group: Group) -> float | None:
         """The best of the rates tried, once it has a worse one on either side."""

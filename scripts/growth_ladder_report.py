@@ -36,7 +36,8 @@ def half_width(values: Sequence[float]) -> float | None:
 def ladder_record(rows: Sequence[Row], scale: str) -> dict[str, Any]:
     """All that the rows of one scale show."""
     rows = [row for row in rows if row["scale"] == scale]
-    runs = [row for row in rows if not row["tuning"]]
+    everything = [row for row in rows if not row["tuning"]]
+    runs = [row for row in everything if not (row.get("treatment") or row.get("free") or row.get("domain"))]
     kinds = sorted({(r["family"], r["optimizer"], r["source"]) for r in runs if r["arm"] == "grown"})
     return {
         "what": "held-out nats per token at equal FLOPs, source counted; intervals: Student's t over seeds, 95%",
@@ -47,6 +48,8 @@ def ladder_record(rows: Sequence[Row], scale: str) -> dict[str, Any]:
         "rates": tuning_table(rows),
         "ladders": [_ladder(runs, *kind) for kind in kinds],
         "families": families(runs),
+        "treatments": treatments(everything),
+        "free": free_sources(everything),
     }
 
 
@@ -54,11 +57,11 @@ def tuning_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Every rate that was tried, on text that no other run reads."""
     found: dict[tuple, dict[str, float]] = {}
     for row in (row for row in rows if row["tuning"]):
-        group = tuple(row[key] for key in ("arm", "source", "family", "optimizer"))
+        group = (*(row[key] for key in ("arm", "source", "family", "optimizer")), row.get("free", 0))
         found.setdefault(group, {})[f"{row['rate']:g}"] = round(row["loss"], 4)
     return [
-        {"arm": arm, "source": source, "family": family, "optimizer": optimizer, "loss_by_rate": losses}
-        for (arm, source, family, optimizer), losses in found.items()
+        {"arm": arm, "source": source, "family": family, "optimizer": optimizer, "free": free, "loss_by_rate": losses}
+        for (arm, source, family, optimizer, free), losses in found.items()
     ]
 
 
@@ -178,6 +181,49 @@ def families(runs: Sequence[Row]) -> list[dict[str, Any]]:
         for family in arms
         for at in _places(arms[family])
         if family != "phi" and (found := gains(arms, family, "phi", at))
+    ]
+
+
+def treatments(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What each treatment gains over the plain growth of the same source, share and budget."""
+    plain = {_same(row): row["loss"] for row in rows if row["arm"] == "grown" and not row.get("treatment")}
+    found: dict[tuple[str, str, float], dict[int, float]] = {}
+    for row in rows:
+        if row.get("treatment") and _same(row) in plain:
+            key = (row["treatment"], row["source"], place(row))
+            found.setdefault(key, {})[row["seed"]] = plain[_same(row)] - row["loss"]
+    return [
+        {"treatment": name, "source": source, "tokens_per_parameter": at, "gain_over_plain": over_seeds(gains)}
+        for (name, source, at), gains in found.items()
+    ]
+
+
+def _same(row: Row) -> tuple:
+    keys = ("source", "share", "budget", "seed", "family", "optimizer")
+    return (*(row[key] for key in keys), row.get("free", 0), row.get("domain", ""))
+
+
+def free_sources(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """A source that costs nothing: losses of every arm on the text that it was given and on the source's."""
+    found: dict[tuple, dict[str, dict[int, float]]] = {}
+    free = [row for row in rows if row.get("free")]
+    places = {(row["domain"], row["budget"]) for row in free}
+    for row in rows:
+        fresh = row["arm"] == "scratch" and row["family"] == "phi" and row["optimizer"] == "adamw"
+        if row.get("free") or (fresh and (row.get("domain", ""), row["budget"]) in places):
+            values = found.setdefault((row.get("domain", ""), place(row), row["arm"]), {"loss": {}, "source": {}})
+            values["loss"][row["seed"]] = row["loss"]
+            if "loss_on_source_text" in row:
+                values["source"][row["seed"]] = row["loss_on_source_text"]
+    return [
+        {
+            "text": domain or "the source's kind",
+            "tokens_per_parameter": at,
+            "arm": arm,
+            "loss": over_seeds(values["loss"]),
+            "loss_on_source_text": over_seeds(values["source"]) if values["source"] else None,
+        }
+        for (domain, at, arm), values in found.items()
     ]
 
 

@@ -174,3 +174,49 @@ def test_the_report_has_every_seeds_value_and_what_the_planner_reads(tmp_path):
         "grown over small",
     }
     assert "<polygon" in (tmp_path / "ladder-phi-adamw-stacked.svg").read_text()
+
+
+def test_a_free_source_is_continued_or_grown_on_another_text_and_what_it_forgets_is_measured(lab, monkeypatch):
+    monkeypatch.setattr(growth_ladder, "TUNING_FILES", 2)
+    run = dataclasses.replace(SCRATCH, arm="continue", source="phi", source_rate=1e-2, free=20, domain="headers")
+    for setting in (run, dataclasses.replace(run, arm="grown")):
+        row = lab.run(setting)
+        config = SMALL.source("phi", "phi") if setting.arm == "continue" else SMALL.target("phi")
+        assert row["parameters"] == config.parameters
+        assert row["steps"] == round(10 / SMALL.cost(config))
+        assert row["loss"] < row["loss_before"]
+        assert row["loss_on_source_text"] > 0
+    assert len(list(lab.folder.glob("*-20.pt"))) >= 1
+
+
+@pytest.mark.parametrize(
+    "name", ["moments kept, only new weights warm up", "in two steps", "live blocks", "doubled width"]
+)
+def test_a_treatment_trains_and_treats_new_weights_as_it_says(lab, name):
+    treatment = growth_ladder.TREATMENTS[name]
+    run = dataclasses.replace(
+        SCRATCH, arm="grown", source=treatment.source, share=0.5, source_rate=1e-2, treatment=name
+    )
+    assert lab.run(run)["loss"] < math.log(300) + 1
+
+
+def test_new_values_are_the_repeated_blocks_and_what_does_not_come_from_the_source(lab):
+    for source in ("stacked", "phi"):
+        config, target = SMALL.source(source, "phi"), SMALL.target("phi")
+        weights = dict(growth_ladder.Transformer(config).initialize(1).state_dict())
+        run = dataclasses.replace(SCRATCH, arm="grown", source=source)
+        _, is_new = lab._grow(run, config, target, weights)
+        shares = {key: float(new.float().mean()) for key, new in is_new.items()}
+        if source == "stacked":
+            assert shares["model.layers.0.mlp.fc1.weight"] == shares["model.embed_tokens.weight"] == 0
+            assert shares["model.layers.3.mlp.fc1.weight"] == 1
+        else:
+            kept = config.hidden_size * config.intermediate_size / (target.hidden_size * target.intermediate_size)
+            assert shares["model.layers.0.mlp.fc1.weight"] == pytest.approx(1 - kept)
+
+
+def test_moves_of_new_values_alone_are_scaled(lab):
+    after, before = {"w": torch.tensor([1.0, 1.0])}, {"w": torch.zeros(2)}
+    treatment = growth_ladder.Treatment(new_rate=2.0, rewarm_old=False)
+    growth_ladder._scale_moves(after, before, treatment, {"w": torch.tensor([True, False])}, warmup=0.25)
+    assert after["w"].tolist() == [0.5, 1.0]
