@@ -43,7 +43,11 @@ MISTAKES = {
     "a config that is not there": (["data", "nowhere.yaml"], ["does not exist", "configs/tiny.yaml"]),
     "a folder as config": (["data", "folder"], ["is a folder", "configs/tiny.yaml"]),
     "a tab in YAML": (["data", "tab.yaml"], ["tab.yaml", "tab character", "line 2"]),
-    "an empty config": (["data", "empty.yaml"], ["'name' has no value", "configs/tiny.yaml"]),
+    "an empty config": (
+        ["data", "empty.yaml"],
+        ["'name' has no value", "'model.hidden_size' has no value", "'model.num_attention_heads' has no value",
+         "'data.sources' is empty", "'budget.max_gpu_hours' is not set", "`hornbook new FOLDER", "configs/tiny.yaml"],
+    ),
     "a list as config": (["data", "list.yaml"], ["no sections"]),
     "a key at the wrong level": (["data", "level.yaml"], ["'learning_rate'", "train.learning_rate"]),
     "a key misspelt": (["data", TINY, "trian.seed=1"], ["'trian'", "did you mean 'train'"]),

@@ -19,6 +19,8 @@ from pipeline.config.checks import one_message, validate, value_problems
 from pipeline.config.schema import MISSING, Config, key_kinds, nearest
 from pipeline.system.errors import UserError
 
+NO_VALUE = "has no value; it must be set"
+WHOLE = "`hornbook new FOLDER --text PATH` writes a whole config; configs/tiny.yaml is an example"
 PREVIEW = "/preview"  # what `hornbook data --limit` adds to an experiment's name
 _EXPECTED: dict[Any, str] = {
     int: "a whole number", float: "a number", str: "text", bool: "true or false", list: "a list such as [a, b]",
@@ -122,7 +124,10 @@ def from_values(values: Mapping[str, Any], where: str) -> Config:
     out_of_range: list[str] = []
     _check_section(Config, values, "", unfit, out_of_range)
     if unfit:
-        raise UserError(one_message(where, unfit + out_of_range))
+        lacks = any(NO_VALUE in problem for problem in unfit)
+        found = [*unfit, *(_asked_for_next(values) if lacks else []), *out_of_range]
+        whole = f"{'; ' if len(found) == 1 else chr(10) + '  '}{WHOLE}" if lacks else ""
+        raise UserError(one_message(where, found) + whole)
     try:
         config = _by_omegaconf(values, Config)
     except ValueError as error:  # an interpolation that leads nowhere, such as ${train.beta3}
@@ -132,6 +137,20 @@ def from_values(values: Mapping[str, Any], where: str) -> Config:
         config.tokenizer.path = source  # a trained model knows its own tokenizer only
     validate(config, where)
     return config
+
+
+def _asked_for_next(values: Mapping[str, Any]) -> list[str]:
+    """What has a default, and without which a stage would stop all the same."""
+    found, data, budget, train = [], values.get("data"), values.get("budget"), values.get("train")
+    if isinstance(data, Mapping | None) and not (data or {}).get("sources"):
+        found.append("'data.sources' is empty; the data stage needs a source of text")
+    if (
+        isinstance(budget, Mapping | None)
+        and not {"max_gpu_hours", "max_tokens"} & set(budget or {})
+        and not (isinstance(train, Mapping) and train.get("max_epochs"))
+    ):
+        found.append("'budget.max_gpu_hours' is not set; pretraining needs an end")
+    return found
 
 
 def _by_omegaconf(value: Any, annotation: Any) -> Any:
@@ -173,7 +192,9 @@ def _check_section(cls: type, values: Any, prefix: str, unfit: list[str], out_of
         key, value = f"{prefix}{name}", values.get(name, MISSING)
         if value == MISSING:
             if f.default_factory is dataclasses.MISSING and f.default in (dataclasses.MISSING, MISSING):
-                unfit.append(f"'{key}' has no value; it must be set, see configs/tiny.yaml")
+                inner = key_kinds(f.type, f"{key}.") if dataclasses.is_dataclass(f.type) else {key: ()}  # type: ignore
+                must = _required(f.type) if dataclasses.is_dataclass(f.type) else ()  # type: ignore[arg-type]
+                unfit += [f"'{k}' {NO_VALUE}" for k in inner if k == key or k.removeprefix(f"{key}.") in must]
         elif dataclasses.is_dataclass(f.type):
             _check_section(f.type, value, f"{key}.", unfit, out_of_range)  # type: ignore[arg-type]
         else:
@@ -183,6 +204,12 @@ def _check_section(cls: type, values: Any, prefix: str, unfit: list[str], out_of
                     out_of_range += value_problems(key, value, f)
             except ValueError as error:
                 unfit.append(str(error))
+
+
+def _required(cls: type) -> set[str]:
+    """Fields without a default."""
+    missing = dataclasses.MISSING
+    return {f.name for f in dataclasses.fields(cls) if f.default is missing and f.default_factory is missing}
 
 
 def _converted(key: str, value: Any, annotation: Any) -> Any:
