@@ -116,8 +116,8 @@ def _verb(arguments: argparse.Namespace) -> None:
     run = {
         "new": _new, "plan": _plan, "submit": _submit, "sample": _sample, "report": _report, "score": _score,
         "label": _label, "watch": _watch, "study": _study, "runs": _runs, "clean": _clean, "compare": _compare,
-        "batch": _batch, "sync": _sync, "drops": _drops, "doctor": _doctor, "where": _where, "grow": _grow,
-        "list": _list,
+        "batch": _batch, "sync": _sync, "drops": _drops, "push": _push, "doctor": _doctor, "where": _where,
+        "grow": _grow, "list": _list,
     }[arguments.verb]  # fmt: skip
     return run(arguments)
 
@@ -308,6 +308,16 @@ def _sync(arguments: argparse.Namespace) -> None:
         config.tracking.to = arguments.to
         configs.validate(config, arguments.name)
     print(retrack.run(config))
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    from pipeline import runs
+    from pipeline.release import push
+
+    planned = push.plan(runs.load(arguments.config), shlex.quote(arguments.config), arguments.repository)
+    if arguments.yes:
+        planned["address"] = push.upload(planned, allow_private=arguments.allow_private, public=arguments.public)
+    _print(planned, arguments.json, lambda facts: facts.get("address") or push.show(facts))
 
 
 def _doctor(arguments: argparse.Namespace) -> None:

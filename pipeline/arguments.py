@@ -195,6 +195,14 @@ VERBS = [
         _argument("--to", help="wandb or tensorboard; default: the config's tracking.to"),
     ]),
     Verb("doctor", "what this machine has, what will be used of it, what is missing for what", [JSON]),
+    Verb("push", "the export of a run in a repository of the Hugging Face hub; without --yes nothing is uploaded", [
+        _argument("config", metavar="run", help=f"whose export is finished: {RUN}"),
+        _argument("repository", metavar="org/name", help="on the hub; it is made where there is none"),
+        _flag("--yes", "upload; the token is HF_TOKEN, or the one that `hf auth login` stored"),
+        _flag("--public", "make the repository public; default: private, until you change that on the hub"),
+        _flag("--allow-private", "also where the model was trained on private text (license: own)"),
+        JSON,
+    ]),
     Verb("where", "print the folder of a stage", [_argument("stage", choices=STAGES), *CONFIG]),
     Verb("grow", "grow a model folder with no experiment around it", [
         _argument("source", help="model folder (Hugging Face), GGUF file or hub name"),

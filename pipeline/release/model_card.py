@@ -47,9 +47,8 @@ class Lineage:
     chat: bool = False  # whether it has a chat template
 
 
-def model_card(lineage: Lineage, files: Sequence[Mapping[str, Any]] = (), repository: str | None = None) -> str:
-    """`files`: further forms of the same weights, {path, kind, bytes}. `repository`: where the card will stand on the
-    hub, with the GGUF files below the model; None: in an export's `model/`, beside their folder."""
+def model_card(lineage: Lineage, files: Sequence[Mapping[str, Any]] = ()) -> str:
+    """`files`: further forms of the same weights, {path, kind, bytes}."""
     method = "grown and pretrained" if (lineage.init or {}).get("source") else "pretrained"
     origin = f", {method} with hornbook on one device" if lineage.pretrain else ""
     tuned = f", fine-tuned with hornbook ({lineage.finetune['method']})" if lineage.finetune else ""
@@ -66,7 +65,7 @@ def model_card(lineage: Lineage, files: Sequence[Mapping[str, Any]] = (), reposi
         ),
         f"# {lineage.name}\n\nA language model of the family {lineage.family}, with {lineage.parameters:,} parameters "
         f"and {lineage.context_tokens:,} tokens of trained context{origin}{tuned}.",
-        f"## How to run it\n\n{_use(lineage, files, repository)}",
+        f"## How to run it\n\n{_use(lineage, files)}",
         "## How it was made\n\n" + "\n".join(_steps(lineage)),
         _losses(lineage),
         _licences(lineage),
@@ -74,6 +73,18 @@ def model_card(lineage: Lineage, files: Sequence[Mapping[str, Any]] = (), reposi
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(lineage)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def for_hub(card: str, repository: str) -> str:
+    """The card as it stands in a repository of the hub, where the GGUF files lie below the model."""
+    for here, there in (
+        ('name = "."  # this folder', f'name = "{repository}"'),
+        ('"model": "."', f'"model": "{repository}"'),
+        ("vllm serve .\n", f"vllm serve {repository}\n"),
+        ("../gguf/", "gguf/"),
+    ):
+        card = card.replace(here, there)
+    return card
 
 
 def modelfile(gguf: str, context_tokens: int, end_of_text: str | None, template: str) -> str:
@@ -90,18 +101,16 @@ def modelfile(gguf: str, context_tokens: int, end_of_text: str | None, template:
     return "\n".join(lines) + "\n"
 
 
-def _use(lineage: Lineage, files: Sequence[Mapping[str, Any]], repository: str | None) -> str:
+def _use(lineage: Lineage, files: Sequence[Mapping[str, Any]]) -> str:
     """How to run it. Tests of hornbook run what is for transformers and llama-cpp-python."""
     kinds = (lineage.account or {}).get("kinds", {})
     is_code = kinds.get("code", {}).get("tokens", 0) * 2 > sum(kind["tokens"] for kind in kinds.values())
     return html.render(
         "use.md",
-        name=repository or ".",
         short=PurePath(lineage.name).name.lower(),
         chat=lineage.chat,
         prompt=QUESTION if lineage.chat else CODE_PROMPT if is_code else PROSE_PROMPT,
         gguf=chosen_gguf(files) if files else None,
-        folder="gguf" if repository else "../gguf",
         context_tokens=lineage.context_tokens,
     ).strip()
 
