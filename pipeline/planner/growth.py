@@ -18,10 +18,11 @@ GROWTH_LADDER = Path(__file__).with_name("growth_ladder.json")
 SAME_SIZE = 2.0  # times as large or as small as the measured target: still "this size"
 ANSWERS = {
     "scratch": "train from scratch",
-    "small": "train the smaller shape for the whole budget and do not grow it",
-    "grown": "train the smaller shape first, then grow it",
+    "small": "train a smaller shape for the whole budget and do not grow it",
+    "grown": "train a smaller shape first, then grow it",
     "continue": "continue the base as it is",
 }
+NOT_MEASURED = "What the same FLOPs would have given without growth: not measured at this size."
 Ladder = Mapping[str, Any]
 
 
@@ -90,32 +91,27 @@ def answer(parameters: int, tokens: Sequence[float], source_parameters: int | No
         why = "growing a base that others trained was not measured against it"
     else:
         why = "; ".join(_lead(ladder, pair, tokens) for pair in _pairs(choice))
-    beyond = (
-        ""
-        if inside
-        else f"; {format_count(parameters)} parameters at {_span(tokens)} tokens each are beyond what was measured"
-    )
+    size = f"{format_count(parameters)} parameters at {_span(tokens)} tokens each"
+    beyond = "" if inside else f"; {size} are beyond what was measured"
     return {
         "choice": choice,
         "inside": inside,
         "basis": basis,
         "leads_nats": {arm: round(lead, 4) for arm, lead in leads.items()},
         "sentence": f"{ANSWERS[choice]}: {why}, {basis}{beyond}",
-    }  # fmt: skip
+    }
 
 
 def without_growth(parameters: int, tokens: float, source_parameters: int) -> str:
     """What a run that grew would have reached with the same FLOPs and no growth, in a sentence for its report."""
     ladder = ladder_for(parameters, source_parameters)
     if not is_inside(ladder, parameters, [tokens]):
-        return "What the same FLOPs would have given without growth: not measured at this size."
-    found = {arm: gain(ladder, f"grown over {arm}", tokens) for arm in ("scratch", "small")}
-    words = [
-        f"{names} {abs(one['mean']):.2f} nats per token {'worse' if one['mean'] > 0 else 'better'}{_interval(one)}"
-        for names, one in zip(
-            ("this size from scratch", "the source's size, never grown,"), found.values(), strict=True
-        )
-    ]
+        return NOT_MEASURED
+    words = []
+    for arm, name in (("scratch", "this size from scratch"), ("small", "the source's size, never grown,")):
+        found = gain(ladder, f"grown over {arm}", tokens)
+        sign, word = (1, "worse") if found["mean"] > 0 else (-1, "better")
+        words.append(f"{name} {sign * found['mean']:.2f} nats per token {word}{_interval(_signed(found, sign))}")
     return (
         f"The same FLOPs without growth, as measured at {format_count(ladder['target_parameters'])} parameters and "
         f"{tokens:.1f} tokens per parameter: {'; '.join(words)}."
@@ -133,15 +129,18 @@ def _lead(ladder: Ladder, pair: tuple[str, str], tokens: Sequence[float]) -> str
     name, sign = f"{arm} over {other}", 1
     if name not in ladder["points"][0]["gains"]:
         name, sign = f"{other} over {arm}", -1
-    found = gain(ladder, name, middle)
+    found = _signed(gain(ladder, name, middle), sign)
     interval = found["interval"]
     clear = interval is not None and (interval[0] > 0 or interval[1] < 0)
     names = {"scratch": "fresh weights", "small": "the smaller shape", "grown": "growth"}
-    shown = sorted(sign * end for end in interval) if interval else None
-    return (
-        f"{sign * found['mean']:+.2f} nats{_interval({'interval': shown})} against {names[other]}"
-        f"{'' if clear else ', not told apart'}"
-    )
+    told = "" if clear else ", not told apart"
+    return f"{found['mean']:+.2f} nats{_interval(found)} against {names[other]}{told}"
+
+
+def _signed(found: Mapping[str, Any], sign: int) -> dict[str, Any]:
+    """A gain seen from the other side where `sign` is -1."""
+    interval = found["interval"] and sorted(sign * end for end in found["interval"])
+    return {"mean": sign * found["mean"], "interval": interval}
 
 
 def _mean(ladder: Ladder, name: str, tokens: Sequence[float]) -> float:

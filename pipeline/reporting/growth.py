@@ -13,7 +13,7 @@ from typing import Any
 from model.config import ModelConfig
 from pipeline.config import Config, InitConfig
 from pipeline.pages.charts import Line, block_map, line_chart
-from pipeline.planner.growth import without_growth
+from pipeline.planner import growth
 from pipeline.stages import pretrain_step, source_config, source_is_experiment
 from pipeline.storage.files import read_metrics
 from pipeline.system.errors import UserError
@@ -67,10 +67,10 @@ def growth_view(facts: Mapping[str, Any] | None, init: Mapping[str, Any], metric
 def _without(facts: Mapping[str, Any], init: Mapping[str, Any], metrics: Rows) -> str:
     """What the same FLOPs would have given without growth."""
     if not facts["source"]:
-        return "The source was trained by others: the same FLOPs without growth were not measured."
+        return growth.NOT_MEASURED
     sizes = init["parameters"]
     tokens = _spent(metrics, "budget/tokens") + facts["cost"] * _spent(facts["source"], "budget/tokens")
-    return without_growth(sizes["grown"], tokens / sizes["grown"], sizes["source"])
+    return growth.without_growth(sizes["grown"], tokens / sizes["grown"], sizes["source"])
 
 
 def _curves(facts: Mapping[str, Any], metrics: Rows) -> dict[str, Any]:

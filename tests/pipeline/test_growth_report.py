@@ -10,6 +10,7 @@ from model.growth.rules import block_origins
 from pipeline import config as configs
 from pipeline.pages import html
 from pipeline.pages.charts import block_map
+from pipeline.planner import growth
 from pipeline.reporting import growth as growth_report
 
 SMALL = ModelConfig(512, 32, 128, 3, 4)
@@ -64,6 +65,7 @@ def test_both_accountings_are_drawn_and_said_with_and_without_a_run_from_fresh_w
     alone = words(_pictures(config, grown))
     assert "name=big-scratch init.method=random init.source=null" in alone
     assert "no re-warm bump" in alone
+    assert growth.NOT_MEASURED in alone
     monkeypatch.setattr(growth_report, "_rows", lambda config: _rows(falling, 0.5))
     beside = _pictures(config, grown)
     # scratch ends at the loss that the grown model begins with: nothing but the source's half of the hours is needed
@@ -79,6 +81,21 @@ def test_both_accountings_are_drawn_and_said_with_and_without_a_run_from_fresh_w
     beside = _pictures(config, validated([4.0 - 0.02 * i for i in range(40)], 0.5, 1.25))
     said = "grown 1.2500 bits per byte after 0.7500 device-hours, the source's counted; scratch 1.5000"
     assert said in words(beside)
+
+
+def test_a_page_says_what_the_same_flops_would_have_given_without_growth(monkeypatch):
+    asked = []
+    monkeypatch.setattr(growth, "without_growth", lambda *question: asked.append(question) or "As measured.")
+    facts = {"name": "big", "source": _rows([4.0, 3.0], 0.1), "scratch": [], "cost": 0.5, "model": {"hidden_size": 40}}
+    view = growth_report.growth_view(facts, _init(), _rows([3.0, 2.9, 2.8], 0.1))
+    assert view is not None
+    assert view["without"] == "As measured."
+    [(parameters, tokens, source)] = asked
+    assert (parameters, source) == (LARGE.parameters, SMALL.parameters)
+    assert tokens == (3000 + 0.5 * 2000) / LARGE.parameters
+    public = growth_report.growth_view({**facts, "source": []}, _init(), _rows([3.0, 2.9], 0.1))
+    assert public is not None
+    assert public["without"] == growth.NOT_MEASURED
 
 
 def test_fresh_weights_have_no_pictures_of_growth():
