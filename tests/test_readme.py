@@ -1,4 +1,5 @@
-"""What the README prints works: its commands name things that exist, its file map is true, it stays short."""
+"""What the README and the guide print works: their commands name things that exist, the file map is true, the README
+stays short."""
 
 import re
 import shlex
@@ -7,22 +8,37 @@ from pathlib import Path
 import pytest
 
 from pipeline import config as configs
-from pipeline.arguments import make_parser
+from pipeline.arguments import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```[a-z]*\n(.*?)```", README, flags=re.S)
-LINES = [line for block in BLOCKS for line in block.splitlines()]
-MAKE = [part.strip() for line in LINES if line.startswith("make ") for part in line.split("#")[0].split("&&")]
-HORNBOOK = [line.split("#")[0].strip() for line in LINES if line.startswith((".venv/bin/hornbook ", "hornbook "))]
+GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))
+PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", ROOT / "AGENTS.md", *GUIDE)}
+COMMANDS = sorted(
+    {
+        (page, part.strip())
+        for page, path in PAGES.items()
+        for block in re.findall(r"^```[a-z]*\n(.*?)^```", path.read_text(encoding="utf-8"), flags=re.S | re.M)
+        for line in block.splitlines()
+        for part in line.split(" #")[0].split("&&")
+    }
+)
+MAKE = [(page, part) for page, part in COMMANDS if part.startswith("make ")]
+HORNBOOK = [(page, part) for page, part in COMMANDS if part.startswith((".venv/bin/hornbook ", "hornbook "))]
+OWN = ("my-model/my-model.yaml", "my.yaml")  # what a reader's config is called
 
 
 def test_it_is_short():
     assert len(README.splitlines()) < 150
 
 
-@pytest.mark.parametrize("command", MAKE)
-def test_a_make_command_names_targets_and_configs_that_exist(command):
+def test_an_agent_reads_little():
+    assert len((ROOT / "AGENTS.md").read_text(encoding="utf-8").splitlines()) <= 40
+
+
+@pytest.mark.parametrize(("page", "command"), MAKE)
+def test_a_make_command_names_targets_and_configs_that_exist(page, command):
     targets = re.findall(r"^([a-z][a-z -]*):", (ROOT / "Makefile").read_text(), flags=re.M)
     known = {name for line in targets for name in line.split()}
     words = shlex.split(command)[1:]
@@ -32,12 +48,23 @@ def test_a_make_command_names_targets_and_configs_that_exist(command):
             assert (ROOT / word.removeprefix("CONFIG=")).is_file()
 
 
-@pytest.mark.parametrize("command", HORNBOOK)
-def test_a_hornbook_command_is_understood(command):
-    words = shlex.split(command)[1:]
-    arguments = make_parser().parse_args(words)
-    if hasattr(arguments, "config"):
-        configs.load(ROOT / arguments.config, getattr(arguments, "overrides", []))
+@pytest.mark.parametrize(("page", "command"), HORNBOOK)
+def test_a_hornbook_command_is_understood(page, command):
+    arguments = parse(shlex.split(command)[1:])
+    named = getattr(arguments, "config", None)
+    if named and arguments.verb != "study" and named.endswith((".yaml", ".yml")):
+        config = "configs/tiny.yaml" if named in OWN else named
+        configs.load(ROOT / config, getattr(arguments, "overrides", []))
+    for name, value in vars(arguments).items():  # a study's file, folders of text
+        if name in ("config", "words") and isinstance(value, str) and value.startswith("configs/"):
+            assert (ROOT / value).is_file()
+
+
+def test_every_page_of_the_guide_is_linked_and_its_links_lead_somewhere():
+    for page, path in PAGES.items():
+        for target in re.findall(r"\]\(([^)#]+)[)#]", path.read_text(encoding="utf-8")):
+            assert target.startswith("http") or (path.parent / target).exists(), (page, target)
+    assert not [path.name for path in GUIDE if f"docs/guide/{path.name}" not in README]
 
 
 def test_every_path_of_the_file_map_exists():
@@ -52,11 +79,13 @@ def test_every_path_of_the_file_map_exists():
             assert any(place.exists() for place in places), name
 
 
-def test_its_example_data_section_is_accepted():
+def test_the_example_of_a_data_section_is_accepted():
+    import yaml
+
     from pipeline.corpus.steps import make_source, named_sources, rules_by_source
 
-    example = next(b for b in BLOCKS if b.lstrip().startswith("data:"))
-    import yaml
+    page = (ROOT / "docs" / "guide" / "own-text.md").read_text(encoding="utf-8")
+    example = next(b for b in re.findall(r"```yaml\n(.*?)```", page, flags=re.S) if b.startswith("data:"))
 
     tiny = yaml.safe_load((ROOT / "configs" / "tiny.yaml").read_text())
     data = {**yaml.safe_load(example)["data"], "validation": tiny["data"]["validation"]}
@@ -64,8 +93,3 @@ def test_its_example_data_section_is_accepted():
     assert all(rules_by_source(config))
     for name, options in named_sources(config).items():
         assert make_source(options, f"data.sources.{name}")
-
-
-def test_pictures_and_pages_it_links_exist():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("http") or (ROOT / target).exists(), target
