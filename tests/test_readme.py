@@ -1,6 +1,7 @@
 """What the README and the guide print works: their commands name things that exist, the file map is true, the README
 stays short."""
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -93,3 +94,13 @@ def test_the_example_of_a_data_section_is_accepted():
     assert all(rules_by_source(config))
     for name, options in named_sources(config).items():
         assert make_source(options, f"data.sources.{name}")
+
+
+def test_the_reference_is_what_its_script_writes():
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "scripts" / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reference)
+    for name, text in reference.pages().items():
+        assert (reference.FOLDER / name).read_text(encoding="utf-8") == text, "run scripts/reference.py"

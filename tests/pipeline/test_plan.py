@@ -402,6 +402,13 @@ def test_every_card_has_a_forecast_and_those_without_bf16_train_in_fp32():
         assert precision == ("32-true" if name.startswith(("t4", "v100")) else "bf16-mixed")
 
 
+def test_the_pages_show_what_a_plan_prints():
+    config = configs.load(ROOT / "configs" / "domain-24gb.yaml")
+    lines = plan.show(plan.make_plan(config, "4090", full=False)).splitlines()
+    assert "\n".join(lines[:3]) in (ROOT / "README.md").read_text()
+    assert "\n".join(lines) in (ROOT / "docs" / "plan" / "README.md").read_text()
+
+
 def test_a_plan_is_five_lines(tiny):
     lines = plan.show(tiny).splitlines()
     assert [line.split()[0] for line in lines] == ["memory", "buys", "costs", "advice", "better"]
