@@ -1,6 +1,6 @@
 """Writes docs/reference/: every verb with its options, every config key with its default and meaning.
 
-    scripts/with_env.sh scripts/reference.py          after a change of pipeline/arguments.py or pipeline/config/schema.py
+    scripts/with_env.sh scripts/reference.py     after a change of arguments.py or config/schema.py (pipeline/)
 
 A test compares the pages with what this would write.
 """
