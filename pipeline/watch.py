@@ -50,7 +50,9 @@ def find(word: str | None) -> str:
     sign of life. Raises `UserError`."""
     top = root() / "runs"
     if word is not None and not word.endswith((".yaml", ".yml")) and (top / word).is_dir():
-        return word.rstrip("/")
+        word, known = word.rstrip("/"), names()
+        members = [name for name in known if name.startswith(f"{word}/")]  # of a study, which is no run itself
+        return max(members, key=newest_sign) if members and word not in known else word
     if word is not None and word.endswith((".yaml", ".yml")):
         name = (_yaml(Path(word)) if Path(word).is_file() else {}).get("name")
         if isinstance(name, str) and (top / name).is_dir():
@@ -274,7 +276,7 @@ class Watched:
                 f"decay since step {by_kind['decay']['step']:,}, end at step {by_kind['decay']['end_step']:,}"
             )
         if skipped := sum(record["kind"] == "skip" for record in records):
-            found.warnings.append(f"{skipped} steps were skipped, the newest: {by_kind['skip'].get('reason')}")
+            found.warnings.append(f"steps skipped: {skipped}, the newest for {by_kind['skip'].get('reason')}")
         if "emergency" in by_kind:
             found.warnings.append(f"cut short: {by_kind['emergency'].get('reason')}")
         if manifest.get("annealed") is False and manifest.get("exported_step") in (None, manifest.get("steps")):

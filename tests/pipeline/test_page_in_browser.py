@@ -7,9 +7,10 @@ from pathlib import Path
 
 import chromium
 import pytest
+from data_corpus import make_config
 from test_report import INIT, PRETRAIN, _report
 
-from pipeline.reporting.page import render
+from pipeline.reporting.page import collect, render
 
 pytestmark = pytest.mark.skipif(chromium.PROGRAM is None, reason="needs chromium: apt-get install chromium")
 
@@ -115,6 +116,28 @@ def test_dark_mode_and_print(browser, page):
     browser.call("Emulation.setEmulatedMedia", media="", features=[])
     assert pdf.startswith(b"%PDF")
     assert 1 <= pdf.count(b"/Type /Page\n") + pdf.count(b"/Type /Page ") + pdf.count(b"/Type/Page/") <= 5
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_data_part_opens_its_folds_and_says_reasons_in_words(browser, finished, tmp_path, width):
+    folder, _ = finished
+    path = tmp_path / "report.html"
+    path.write_text(render(collect(make_config(folder / "in"), {"data": folder}, tmp_path / "none")), encoding="utf-8")
+    browser.open(path, width)
+    reasons = browser.run("[...document.querySelectorAll('td.words')].map((cell) => cell.textContent)")
+    assert "the same text as another document" in reasons
+    assert not [reason for reason in reasons if "_" in reason]
+    closed = "[...document.querySelectorAll('details')].filter((each) => !each.open && each.checkVisibility()).length"
+    before = browser.run(closed)
+    assert before > 0
+    browser.run("document.querySelector('details > summary').scrollIntoView({block: 'center'})")
+    box = browser.run("document.querySelector('details > summary').getBoundingClientRect().toJSON()")
+    browser.point(box["x"] + 20, box["y"] + box["height"] / 2, click=True)
+    assert browser.run("document.querySelector('details').open")
+    browser.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    assert browser.run(SMALL_TEXT % LEAST_PIXELS) == []
+    assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+    assert browser.run(COVERED) == []
 
 
 def test_nothing_is_loaded_but_the_page(browser, page):

@@ -73,7 +73,7 @@ def test_a_run_under_way_shows_all_that_is_asked_of_it(under_way):
         "mine  pretrain  running  a card", "pretrain  25%", "3.0000  step 200, 200k tokens, gradient norm 0.7",
         "1.4500", "1.3000", "51,234 tokens/s, MFU 41%", "21.5 GB at the peak",
         "2.985 of 12 device-hours (25%), 9.01 left",
-        "in 9 h 0", "900 steps (800 to 1,000), 716 min", "def f(x):", "1 steps were skipped, the newest: a spike",
+        "in 9 h 0", "900 steps (800 to 1,000), 716 min", "def f(x):", "steps skipped: 1, the newest for a spike",
     ):  # fmt: skip
         assert part.replace("716 min", "11 h 56 min") in text, part
     assert "\x1b" not in text  # a sample may hold what a terminal obeys
@@ -159,6 +159,15 @@ def test_a_finished_run(pretrained):
     assert watch.find("small") == watch.find(str(root_of() / "small.yaml")) == watch.find(None) == "small"
     with pytest.raises(UserError, match=r"no run 'smal'.* \(did you mean 'small'\?\); expected one of: small"):
         watch.find("smal")
+
+
+def test_a_study_is_watched_by_its_newest_member(under_way):
+    member = under_way.parent / "sweep" / "large-s1"
+    member.mkdir(parents=True)
+    (member / "ledger.jsonl").write_text(ledger_line("data"))
+    (under_way.parent / "sweep" / "study.json").write_text("{}")
+    assert watch.find("sweep") == "sweep/large-s1"
+    assert lines_of("sweep/large-s1")[0].startswith("sweep/large-s1  data  running")
 
 
 def test_without_a_run_it_says_how_to_start_one(root):
