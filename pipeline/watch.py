@@ -165,7 +165,9 @@ class Watched:
 
     def look(self) -> Snapshot:
         """Never raises for what a run's files hold or lack."""
+        sent = sorted(self.folder.glob("jobs/*/resolved.yaml"))  # of a run that never began
         found, config = Snapshot(self.name), _yaml(self.folder / runs.CONFIG)
+        config = config or (_yaml(sent[-1]) if sent else {})
         with contextlib.suppress(OSError):
             links = runs.links(self.name)
             found.stages = {stage: runs.state(links[stage]) for stage in STAGES if stage in links}
