@@ -160,8 +160,8 @@ def _sending(name: str, command: str, options: Options, dry_run: bool) -> Iterat
     if not dry_run:
         print(f"submit: {name}", *(f"  {line}" for line in sending.lines), sep="\n")
         if sending.sent:
-            queue = f"squeue --jobs={','.join(sending.sent)}"
-            print(f"  files: {sending.folder(name)}\n  watch: hornbook watch {name}, or {queue}", flush=True)
+            squeue = f"squeue --jobs={','.join(sending.sent)}"
+            print(f"  files: {sending.folder(name)}\n  watch: hornbook watch {name}, or {squeue}", flush=True)
         else:
             print("  nothing to send", flush=True)
 

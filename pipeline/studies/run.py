@@ -51,12 +51,12 @@ def run(study: Study, trainings: Sequence[Training], say: Callable[[str], None])
     say(f"{len(trainings)} experiments, {len(trainings) - len(left)} of them finished")
     for one in trainings:
         one.write()
-    if study.stop is not None:
-        for share in study.stop.at:
-            _halve(study, share, study.stop.keep, trainings, say)
-    out = stopped(study)
-    left = [one for one in left if one.name not in out]
-    with progress(f"study {study.name}", len(left), "experiments") as bar:
+    with progress(f"study {study.name}", len(trainings), "experiments", done=len(trainings) - len(left)) as bar:
+        if study.stop is not None:
+            for share in study.stop.at:
+                _halve(study, share, study.stop.keep, trainings, say)
+        out = stopped(study)
+        left = [one for one in left if one.name not in out]
         for number, one in enumerate(left, 1):
             began = time.monotonic()
             _run_stages(study, one, _stages(one))

@@ -139,8 +139,8 @@ def test_damaged_missing_and_older_files_never_end_it(under_way):
     draw, files = random.Random(1), [p for p in under_way.rglob("*") if p.is_file()]
     files += [p for p in (under_way / "pretrain").resolve().iterdir() if p.is_file()]
     rubbish = (b"", b"\xff\xfe\x00", b"null\n", b'{"stage": 3}\n', b"[1]\n" * 3, b'{"train/loss": "x", "step": {}}\n',
-               b'{"train/loss": NaN, "budget/tokens": 1e999}\n', b"[" * 100_000 + b"\n", b"{}\n")  # fmt: skip
-    for _ in range(60):
+               b'{"train/loss": NaN, "budget/tokens": 1e999}\n', b"[" * 5_000 + b"\n", b"{}\n")  # fmt: skip
+    for _ in range(40):
         path = draw.choice(files)
         before = path.read_bytes() if path.is_file() else b""
         path.write_bytes(draw.choice([*rubbish, before[: draw.randrange(len(before) + 1)]]))
