@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pipeline import runs
-from pipeline.config import STAGES, nearest
+from pipeline.config import STAGES, nearest, yaml_values
 from pipeline.storage.files import read_json_lines, root
 from pipeline.storage.ledger import HEARTBEAT_SECONDS, LEDGER, spent_hours
 from pipeline.storage.run_files import DECISIONS, METRICS
@@ -89,7 +89,7 @@ def _modified(path: Path) -> float:
 def _yaml(path: Path) -> dict[str, Any]:
     """A config as it is written, of whatever version; empty where it cannot be read."""
     with contextlib.suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
-        found = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
+        found = yaml_values.load(path.read_text(encoding="utf-8", errors="replace"))
         return found if isinstance(found, dict) else {}
     return {}
 
@@ -162,12 +162,11 @@ class Watched:
     def __init__(self, name: str):
         self.name, self.folder = name, root() / "runs" / name
         self._files: dict[Path, _Lines] = {}
+        self._config: tuple[float, dict[str, Any]] = (-1.0, {})
 
     def look(self) -> Snapshot:
         """Never raises for what a run's files hold or lack."""
-        sent = sorted(self.folder.glob("jobs/*/resolved.yaml"))  # of a run that never began
-        found, config = Snapshot(self.name), _yaml(self.folder / runs.CONFIG)
-        config = config or (_yaml(sent[-1]) if sent else {})
+        found, config = Snapshot(self.name), self._read_config()
         with contextlib.suppress(OSError):
             links = runs.links(self.name)
             found.stages = {stage: runs.state(links[stage]) for stage in STAGES if stage in links}
@@ -194,6 +193,15 @@ class Watched:
             if found.active and free < LOW_DISK_BYTES:
                 found.warnings.append(f"the disk has {format_bytes(free)} left")
         return found
+
+    def _read_config(self) -> dict[str, Any]:
+        """As the run wrote it, or of a run that never began as it was sent; parsed again where it changed."""
+        path = self.folder / runs.CONFIG
+        path = path if path.is_file() else max(self.folder.glob("jobs/*/resolved.yaml"), default=path)
+        changed = _modified(path)
+        if changed != self._config[0]:
+            self._config = changed, _yaml(path)
+        return self._config[1]
 
     def _lines(self, path: Path) -> list[dict[str, Any]]:
         real = Path(os.path.realpath(path))  # a link may lead elsewhere now

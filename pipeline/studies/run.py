@@ -158,7 +158,7 @@ def _run_stage(study: Study, one: Training, stage: str, until: Callable[[], bool
     stopped because `until` became true."""
     log = Experiment(one.config).folder / f"{stage}.log"
     words = [sys.executable, "-P", "-m", "pipeline", stage, str(one.write())]
-    with log.open("ab") as output, progress(one.name) as bar:
+    with log.open("ab") as output, progress(one.name.removeprefix(f"{study.name}/")) as bar:
         child = start_child(words, stdout=output, stderr=subprocess.STDOUT)
         asked = False
         try:
