@@ -155,8 +155,11 @@ def _stage(arguments: argparse.Namespace) -> None:
 
         _print(describe(config, arguments.verb, _typed(arguments)), arguments.json, show)
     else:
+        from pipeline import runs
         from pipeline.run_stage import run_stage
 
+        if Path(arguments.config).is_file():
+            runs.claim(config.name, Path(arguments.config))
         replay = getattr(arguments, "replay", None)
         run_stage(arguments.verb, config, _typed(arguments), replay=replay, as_json=arguments.json)
 

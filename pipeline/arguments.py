@@ -5,11 +5,13 @@ In: the words after `hornbook`. Out: a namespace with `verb` and the verb's opti
 """
 
 import argparse
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
-from pipeline.config.schema import AFTER, STAGES
+from pipeline.config.schema import AFTER, STAGES, key_kinds, nearest
 
 RUN = "one YAML file = one experiment, such as configs/tiny.yaml; or its name under runs/, such as tiny"
 TABLES = ("filters", "sources", "scorers", "growth", "optimizers", "decays", "tasks", "kinds", "keys")
@@ -214,9 +216,26 @@ VERBS = [
 ]  # fmt: skip
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says a mistake in one line, with the nearest right word, and exits with 2."""
+
+    def error(self, message: str) -> NoReturn:
+        if "required: verb" in message:
+            message = "a verb is missing, such as: hornbook data configs/tiny.yaml; hornbook --help lists them"
+        elif "required: config" in message:
+            message += f", such as: {self.prog} configs/tiny.yaml; hornbook new FOLDER writes one"
+        self.exit(2, f"hornbook: {message}\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            names, what = list(map(str, action.choices)), "verb" if action.dest == "verb" else action.dest
+            raise argparse.ArgumentError(None, f"'{value}' is no {what}{nearest(value, names)}; expected one of "
+                                         f"{', '.join(names)}")  # fmt: skip
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command line of `hornbook`, from the table of verbs."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="hornbook",
         description="The best small language model that one GPU and a number of GPU-hours can buy.",
         epilog="A stage: hornbook pretrain configs/tiny.yaml budget.max_gpu_hours=0.1. "
@@ -235,12 +254,29 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     Overrides may stand before and after flags, which argparse alone does not allow under a verb.
     """
-    parser = make_parser()
-    arguments, rest = parser.parse_known_args(argv)
+    parser, typed = make_parser(), list(sys.argv[1:] if argv is None else argv)
+    verbs = {verb.name: verb for verb in VERBS}
+    if typed and not typed[0].startswith("-") and typed[0] not in verbs and (later := verbs.keys() & set(typed[1:2])):
+        verb = next(iter(later))
+        parser.error(f"the verb comes first: hornbook {shlex.join([verb, typed[0], *typed[2:]])}")
+    arguments, rest = parser.parse_known_args(typed)
     overrides = [word for word in rest if "=" in word and not word.startswith("-")]
     place = next((name for name in ("overrides", "words") if hasattr(arguments, name)), None)
     if len(overrides) < len(rest) or (rest and place is None):
-        parser.error(f"unrecognized arguments: {' '.join(word for word in rest if word not in overrides) or rest[0]}")
+        unknown = next((word for word in rest if word not in overrides), rest[0])
+        parser.error(_unknown(unknown, rest, verbs[arguments.verb]))
     if rest and place is not None:
         setattr(arguments, place, [*getattr(arguments, place), *overrides])
     return arguments
+
+
+def _unknown(word: str, rest: Sequence[str], verb: Verb) -> str:
+    """What to write in place of a word that the verb does not take."""
+    flag, _, value = word.partition("=")
+    if (key := flag.lstrip("-").replace("-", "_")) in key_kinds() and word.startswith("-"):
+        after = rest[rest.index(word) + 1 :]
+        value = value or (after[0] if after else "...")
+        return f"'{word}' is a key of the config and no flag: write {key}={value}"
+    flags = [name for names, _ in verb.arguments for name in names if name.startswith("-")]
+    known = f"; it takes {', '.join(flags)}" if flags else ""
+    return f"{verb.name} does not take '{word}'{nearest(flag, flags)}{known}; see hornbook {verb.name} --help"

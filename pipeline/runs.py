@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline import config as configs
 from pipeline.config import Config
-from pipeline.storage.files import root
+from pipeline.storage.files import root, write_text
 from pipeline.storage.ledger import HEARTBEAT_SECONDS, LEDGER, spent_hours
 from pipeline.storage.locks import lock_owner
 from pipeline.storage.steps import MANIFEST, read_manifest
@@ -20,7 +20,7 @@ from pipeline.system.errors import UserError
 from pipeline.system.processes import process_lives
 from pipeline.system.progress import aligned, format_bytes, format_count
 
-CONFIG = "config.yaml"
+CONFIG, ORIGIN = "config.yaml", ".origin"
 DONE, RUNNING, STOPPED, DAMAGED = "done", "running", "stopped", "damaged"
 
 
@@ -47,6 +47,21 @@ def load(word: str, overrides: Sequence[str] = ()) -> Config:
         f"there is no experiment '{word}' under {root() / 'runs'}{configs.nearest(word, known)}; expected a "
         f"config file or one of: {', '.join(known) or 'none yet'}"
     )
+
+
+def claim(name: str, config: Path) -> None:
+    """Keeps which file an experiment's config is. Raises `UserError` where another file beside that one has the same
+    name: both would write into one folder, and each would be taken for the other."""
+    kept = root() / "runs" / name / ORIGIN
+    before = Path(kept.read_text(encoding="utf-8")) if kept.is_file() else None
+    own = config.resolve()
+    beside = before is not None and before != own and before.parent == own.parent and before.is_file()
+    if before is not None and beside and before.read_bytes() != own.read_bytes():
+        raise UserError(
+            f"{before.name} and {config} are two configs with one name ({name}), and its runs belong to {before.name}; "
+            f"write another name: in {config} (or, where it takes the place of the other: rm {before})"
+        )
+    write_text(kept, str(own))
 
 
 def links(name: str) -> dict[str, Path]:

@@ -61,13 +61,34 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"config {path} {what}; expected a YAML file such as configs/tiny.yaml")
     try:
         values = yaml_values.load(path.read_text(encoding="utf-8-sig"), Config)
+    except UnicodeDecodeError as error:
+        wide = error.object[:2] in (b"\xff\xfe", b"\xfe\xff")
+        told = f"iconv -f UTF-16 -t UTF-8 {path} > new.yaml" if wide else "or save it as UTF-8 in your editor"
+        kind = "UTF-16" if wide else f"not UTF-8 (byte {error.start})"
+        raise UserError(f"config {path} is {kind}; expected UTF-8: {told}") from None
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
-        raise UserError(f"config {path} is not readable YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"config {path} is not readable YAML: {_yaml_problem(str(error))}") from None
     if values is None:  # an empty file: what it lacks is named like any other missing key
         return {}
     if not isinstance(values, dict):
         raise UserError(f"config {path} holds no sections; expected `name: ...`, `model: ...`, see configs/tiny.yaml")
     return values
+
+
+def _yaml_problem(said: str) -> str:
+    """What the parser says, and what is usually behind it."""
+    said = " ".join(said.replace('in "<unicode string>", ', "at ").split())
+    for words, meant in {
+        "mapping values are not allowed": "keys of a section begin in one column, and a text with ': ' needs quotes",
+        "unknown escape character": "write a path with / or in single quotes: 'C:\\docs'",
+        "unexpected end of stream": "a quote or bracket is opened and not closed",
+        "duplicate key": "keep one of the two",
+        "did not find expected": "a text with ': ' or a comma needs quotes, and each bracket its other half",
+        "character '\\t'": "indent with spaces",
+    }.items():
+        if words in said:
+            return f"{said}; {meant}"
+    return said
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
@@ -76,7 +97,7 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         key, equals, text = word.partition("=")
         if not equals or key.startswith("-") or not all(key.split(".")):
-            raise UserError(f"'{word}' is not an override; expected key=value such as budget.max_gpu_hours=0.1")
+            raise UserError(f"'{word}' is not an override; expected key=value{_override_meant(word)}")
         try:
             found = yaml_values.load(text, _annotation(key))
         except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -85,6 +106,16 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
             found = {name: found}
         values = merge(values, found)
     return values
+
+
+def _override_meant(word: str) -> str:
+    """What to write in place of a word that is no `key=value`."""
+    key, colon, value = word.partition(":")
+    if word.endswith((".yaml", ".yml")):
+        return ": a command takes one config (another one can name it as its base)"
+    if colon and key in key_kinds():
+        return f": write {key}={value.strip()}"
+    return " such as budget.max_gpu_hours=0.1, without spaces, or in quotes: 'data.sources.docs.path=my docs'"
 
 
 def _annotation(key: str) -> Any:

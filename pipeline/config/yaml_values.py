@@ -183,6 +183,10 @@ def number_meant(key: str, text: str) -> str | None:
             return str(int(plain, 0))
         except ValueError:
             return ""
+    if re.fullmatch(r"[-+]?\d+,\d+", plain):  # a decimal comma; `1,000` may be a thousand
+        return "" if re.fullmatch(r"[-+]?[1-9]\d{0,2},\d{3}", plain) else plain.replace(",", ".")
+    if re.fullmatch(r"[-+]?\d+(\.\d+)?\s*%", plain):
+        return f"{float(plain.rstrip('% ')) / 100:g}"
     if _CLOCK.fullmatch(plain):
         parts = [float(part) for part in plain.lstrip("-+").split(":")]
         sizes = (60, 1) if unit == 1 and len(parts) == 2 else (3600, 60, 1)

@@ -6,6 +6,7 @@ sources shard by shard and writes the texts for the last time; rules only write 
 
 import hashlib
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -164,6 +165,17 @@ def _lost_share(lost: Sequence[Mapping[str, Any]], files: Mapping[str, Any], rec
     return max(by_bytes, sum(missing) / max(1.0, sum(missing) + records))
 
 
+def _advice(found: str) -> str:
+    """What to type where whole files are of another form than they should be, by what was found first."""
+    first = found.removeprefix("the first is ").partition(";")[0]
+    file = first.partition(": ")[0].partition(":")[0]
+    if re.search(r": (not_a_record|broken_json) \[", first):
+        return f" {file} is one JSON list, not a record a line: mv {file} {Path(file).with_suffix('.json')}."
+    if "UTF-16" in first:
+        return f" {file} is UTF-16: iconv -f UTF-16 -t UTF-8 {file} > new{Path(file).suffix}."
+    return ""
+
+
 def _check_groups(name: str, source: Source, documents: Path, tasks: int) -> None:
     """A `group_key` that no record has would silently hold out single documents instead of groups."""
     key = getattr(source.limits, "group_key", None)
@@ -187,13 +199,13 @@ def _check(name: str, readable: int, unreadable: Counter[str], share: float, max
     causes = in_words(unreadable) or "it is empty"
     if not readable:
         raise UserError(
-            f"data.sources.{name} gave no readable document ({causes}); {found}. "
+            f"data.sources.{name} gave no readable document ({causes}); {found}.{_advice(found)} "
             f"Fix the source or take it out with data.sources.{name}=null"
         )
     if share > max_unreadable:
         raise UserError(
             f"data.sources.{name}: {100 * share:.1f}% of it could not be read ({causes}), more than "
-            f"data.max_unreadable={max_unreadable:g} allows; {found}. Fix the source, or continue "
+            f"data.max_unreadable={max_unreadable:g} allows; {found}.{_advice(found)} Fix the source, or continue "
             f"with what was read: data.max_unreadable={min(1.0, round(share + 0.01, 2)):g}"
         )
 

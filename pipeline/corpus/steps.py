@@ -189,7 +189,10 @@ def named_sources(config: Config) -> dict[str, Mapping[str, Any]]:
                 f"{key}: expected a name of letters, digits, '_' and '.' other than '{TEXTBOOK}' (it names folders)"
             )
         if not isinstance(options, Mapping) or "type" not in options:
-            raise UserError(f"{key} is {options!r}; expected a section such as {{type: jsonl, path: my.jsonl}}")
+            raise UserError(
+                f"{key} is {options!r}, without a type; expected a section such as {{type: jsonl, path: my.jsonl}}, or "
+                "type: text for a folder of documents; hornbook list sources shows all types"
+            )
         weight = options.get("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
             raise UserError(f"{key}.weight is {weight!r}; expected a number of at least 0 (1: by its own tokens)")

@@ -45,10 +45,39 @@ def local_folder(name: str, key: str, patterns: list[str], classifier: bool = Fa
             _check_shape(Path(fetch(allow_patterns=["config.json"])) / "config.json", name, key)
         return Path(fetch(allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        why = f"{type(error).__name__}: {why_not(error, repository)}"
         raise UserError(
-            f"{key} is '{name}' and the hub did not give it ({type(error).__name__}). "
-            "Put the model in a local folder (config.json, *.safetensors, tokenizer.json) and name that folder"
+            f"{key} is '{name}' and the hub did not give it. {why}; or put the model in a local folder "
+            "(config.json, *.safetensors, tokenizer.json) and name that folder"
         ) from None
+
+
+def why_not(error: BaseException, repository: str, kind: str = "") -> str:
+    """What is usually behind an error of the hub, and what to do. `kind`: "datasets/" for a data set."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    page = f"https://huggingface.co/{kind}{repository}"
+    chain = [error, error.__cause__, error.__context__]
+    for one in (chained for chained in chain if chained is not None):
+        if isinstance(one, GatedRepoError):
+            return f"it is gated: accept its terms at {page}, then type: export HF_TOKEN=hf_..."
+        if isinstance(one, RevisionNotFoundError):
+            return f"it has no such revision: see {page}/tree/main"
+        if isinstance(one, RepositoryNotFoundError):
+            return f"there is none of this name, or it is private: look at {page}; a private one needs HF_TOKEN"
+        if isinstance(one, HFValidationError):
+            return "it is no name of the form owner/name"
+        if isinstance(one, OfflineModeIsEnabled):
+            return "HF_HUB_OFFLINE is set: unset HF_HUB_OFFLINE"
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return "it was not downloaded before, and HF_HUB_OFFLINE is set: unset HF_HUB_OFFLINE"
+    return "there is no network, or no way to the hub: check it with: curl -I https://huggingface.co"
 
 
 def _check_shape(config_json: Path, name: str, key: str) -> None:

@@ -51,6 +51,9 @@ _MAX_HEADER_BYTES = 1 << 20  # of one record, all lines together
 _MAX_URL_CHARACTERS = 2_000
 
 
+RECORD_TYPES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+
+
 class TextFolder(FileSource):
     """A folder of text (`.txt`, `.md`, `.rst`, `.tex`, `.org`), code (`.py`, `.c`, `.js`, `.go`, `.rs`, `.java` and
     many more), notebooks (`.ipynb`), pages (`.html`, main text), `.pdf` and `.docx` (extra `docs`), plain or
@@ -78,6 +81,9 @@ class TextFolder(FileSource):
         shown, more = ", ".join(self.endings[:12]), len(self.endings) - 12
         wanted = f"files ending in {shown}{f' and {more} more, or those of `endings`' if more > 0 else ''}"
         what = f"a folder, a text file, {wanted}"
+        kind = RECORD_TYPES.get(split_ending(Path(self.path).name)[0])
+        if kind and Path(self.path).expanduser().is_file() and not self._wanted(Path(self.path).name):
+            raise missing(f"{self.path} holds records, not one text", f"type: {kind}", "path")
         return find_inputs(self.path, what, self._wanted, links_inside=True, noun="text file")
 
     def _wanted(self, name: str) -> bool:

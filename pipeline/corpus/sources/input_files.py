@@ -189,7 +189,10 @@ def find_inputs(
         ]
     if not files:
         beside = f" (it holds {skipped_words({e: n for e, (n, _) in skipped.items()})} files)" if skipped else ""
-        found_none = f"{path} holds no {noun}" if given.is_dir() else f"nothing matches {path}"
+        if path.startswith(("http://", "https://")):
+            raise missing(f"{path} is an address on the web", "a file or folder here: download it first", "path")
+        looked = "" if given.is_absolute() else f" in {Path.cwd()}"
+        found_none = f"{path} holds no {noun}" if given.is_dir() else f"nothing matches {path}{looked}"
         raise missing(f"{found_none}{beside}", f"{what} or a glob", "path")
     return Inputs(sorted(files, key=lambda f: f.name.split("/")), dict(sorted(skipped.items())))
 
