@@ -277,7 +277,9 @@ def _summary(recipe: Recipe, card_name: str, card: Mapping[str, Any], told: Mapp
     if not recipe.texts:
         lines.append("text     none given: Python's own library and manuals, as a demo (--text PATH for yours)")
     model, train = config.model, config.train
-    how = f"{config.init.source}, continued" if config.init.source else "new, from fresh weights"
+    source = config.init.source
+    known = checkpoints.find(source or "")
+    how = f"{source}, continued{f' ({known.terms})' if known else ''}" if source else "new, from fresh weights"
     size = f"{format_count(model.parameters)} parameters, {model.num_hidden_layers} blocks of width {model.hidden_size}"
     lines.append(f"model    {how}: {model.family}, {size}")
     fits = f"{'needs' if told['fits'] else 'DOES NOT FIT, needs'} {told['memory'].needed_bytes / 2**30:.1f} GiB"
@@ -305,9 +307,9 @@ def _next(
     most = _time(3600 * bought["gpu_hours"][1])
     money = f", {html.span(bought['cost_usd'], '.2f')} USD" if bought.get("price_per_hour") else ""
     memory = f"{told['memory'].needed_bytes / 2**30:.1f} GiB of {'memory' if card.get('cpu') else 'GPU memory'}"
-    train = f"at most {most} on {card_name}{money}, {memory}, {told['pretrain_gb']:.2g} GB of disk"
-    read = f"about {_time(told['data_seconds'])}, no GPU, {told['data_gb']:.2g} GB of disk"
-    grown = f"about {_time(told['init_seconds'])}, no GPU, {told['init_gb']:.2g} GB of disk"
+    train = f"at most {most} on {card_name}{money}, {memory}, {told['pretrain_gb']:.3g} GB of disk"
+    read = f"about {_time(told['data_seconds'])}, no GPU, {told['data_gb']:.3g} GB of disk"
+    grown = f"about {_time(told['init_seconds'])}, no GPU, {told['init_gb']:.3g} GB of disk"
     rows = [(f"hornbook data {typed}", read), (f"hornbook init {typed}", grown), (f"hornbook pretrain {typed}", train)]
     if answers.slurm:
         whole = f"{read.split(',')[0]}, then {train}"

@@ -103,7 +103,9 @@ def examine(given: str) -> list[Text]:
         causes = Counter[str]()
         for text in found:
             causes += text.unreadable
-        raise UserError(f"--text {given}: none of its text can be read ({words(causes) or 'every file is empty'})")
+        cut = "; cut a file of more than 32 MB into several" if "too_large" in causes else ""
+        found_none = f"none of its text can be read ({words(causes) or 'every file is empty'}){cut}"
+        raise UserError(f"--text {given}: {found_none}; expected text in UTF-8")
     return good
 
 

@@ -25,7 +25,7 @@ from pipeline.planner.savers import FP32_LADDER, LADDER, first_that_fits
 REPLAY, DEMO = "general", "python_library"
 REPLAY_SHARE = 0.3  # of the mix, against forgetting
 EPOCHS, EPOCHS_OF_LITTLE, LITTLE_TOKENS = 4, 16, 5_000_000  # repeated more often text is learned by heart (2305.16264)
-LEAST_STEPS = 200  # fewer steps than this learn little: the batch shrinks first
+LEAST_STEPS, LEAST_BATCH_TOKENS = 200, 1024  # fewer steps learn little: the batch shrinks first, as far as this
 DISTRIBUTIONS = ["aiohttp", "click", "jinja2", "networkx", "numpy", "packaging", "pydantic", "requests", "tqdm",
                  "urllib3", "yarl"]  # fmt: skip
 WEB_RULES: dict[str, Any] = {"gopher_quality": {}, "gopher_repetition": {}}
@@ -239,7 +239,7 @@ def _rounded(count: int) -> int:
 def _batch_tokens(cpu: bool, base: Base | None, parameters: int, length: int, run_tokens: int) -> int:
     """What the shipped configs take; less where that would leave fewer than `LEAST_STEPS`."""
     wanted = 2048 if cpu else 131_072 if base or parameters < 1e8 else 262_144 if parameters < 5e8 else 524_288
-    while wanted > length and run_tokens < LEAST_STEPS * wanted:
+    while wanted > max(length, LEAST_BATCH_TOKENS) and run_tokens < LEAST_STEPS * wanted:
         wanted //= 2
     return max(length, wanted // length * length)
 

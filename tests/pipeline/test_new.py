@@ -16,10 +16,12 @@ from data_corpus import prose
 from public_model import write_public_model
 from test_domain import _pdf
 
+from model import checkpoints
 from pipeline import __main__ as command
 from pipeline import config as configs
 from pipeline.corpus.inspection import examine
 from pipeline.corpus.sources.document_files import split_text
+from pipeline.planner import recipe
 from pipeline.storage.steps import read_manifest
 from pipeline.system import signals
 from pipeline.system.errors import UserError
@@ -284,3 +286,30 @@ def test_on_a_terminal_it_asks_five_questions(here, base, tmp_path):
     config = configs.load(here / "asked" / "asked.yaml")
     assert config.budget.max_gpu_hours == 0.5
     assert config.init.source == base
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M"), ("qwen3-0.6b", "Qwen/Qwen3-0.6B-Base"),
+        ("phi-1_5", "microsoft/phi-1_5"), ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B"),
+        ("smollm2-135m-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        ("TinyLlama_v1.1", "TinyLlama/TinyLlama_v1.1"),
+    ],
+)  # fmt: skip
+def test_a_base_is_known_by_its_short_name(word, name):
+    found = checkpoints.named(word)
+    assert found is not None
+    assert found[0] == name
+    assert checkpoints.named("gpt-2") is None
+
+
+def test_every_known_checkpoint_becomes_a_model_section_with_its_shape():
+    for name, known in checkpoints.known().items():
+        values = {"name": "x", "model": recipe.model_values(known.shape)}
+        shape = configs.from_values(values, where=name).model
+        left_out = {"initializer_range", "head_dim", "num_key_value_heads"}  # the last two where they follow
+        assert {k: v for k, v in shape.identity().items() if k not in left_out} == {
+            k: v for k, v in known.shape.identity().items() if k not in left_out
+        }
+        assert (shape.head_size, shape.kv_heads) == (known.shape.head_size, known.shape.kv_heads)
