@@ -18,7 +18,7 @@ from pipeline import runs
 from pipeline.pages import html
 from pipeline.reporting import page, several
 from pipeline.system.errors import UserError
-from pipeline.watch import Snapshot, Watched, names, newest_sign
+from pipeline.watch import Snapshot, Watched, in_words, names, newest_sign
 
 HOST, PORT = "127.0.0.1", 8765
 NO_REPORT = (UserError, OSError, KeyError, TypeError, ValueError)  # of a run that waits, is half made, or of old
@@ -77,10 +77,9 @@ class _Pages:
     def _report(self, name: str) -> str:
         found = self._look(name)
         try:
-            return page.render(page.so_far(runs.load(name)), live=found.active)
+            return page.render(page.so_far(runs.load(name)), live=in_words(found) if found.active else ())
         except NO_REPORT as error:
-            values = {"heading": name, "live": found.active, "state": found.state, "why": str(error)}
-            return html.render("waiting.html", found=found, **values)
+            return html.render("waiting.html", heading=name, live=found.active, lines=in_words(found), why=str(error))
 
     def _first(self, known: Sequence[str]) -> str:
         states = {name: self._look(name) for name in known}

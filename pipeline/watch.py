@@ -252,7 +252,10 @@ class Watched:
                     points.append((at, value))
         last = [row for row in rows if "train/loss" in row][-1:]
         found.newest = {key: value for row in last for key in row if (value := _number(row, key)) is not None}
-        found.used_hours = found.newest.get("budget/gpu_hours", found.hours.get(folder.name))
+        used = [found.newest.get("budget/gpu_hours")]
+        with contextlib.suppress(OSError, KeyError, TypeError, ValueError):  # its own ledger is newer than its rows
+            used.append(spent_hours(folder / LEDGER).get(folder.name))
+        found.used_hours = max((hours for hours in used if hours is not None), default=None)
         if last and "train/loss" not in found.newest:
             found.warnings.append(f"the loss of step {last[0].get('step')} is no number")
         if len(found.held_out) > 2 and found.held_out[-1][1] > min(value for _, value in found.held_out):
@@ -262,11 +265,10 @@ class Watched:
             found.left_seconds = self._left(found)
 
     def _left(self, found: Snapshot) -> float | None:
-        """By the cap and by the tokens, whichever ends first; of the newest row, less its age."""
-        age = max(0.0, time.time() - _modified(self.folder / str(found.stage) / METRICS))
-        lefts = []
+        """By the cap and by the tokens, whichever ends first; less the age of the file that says so."""
+        lefts, age = [], max(0.0, time.time() - _modified(self.folder / str(found.stage) / METRICS))
         if found.max_hours is not None and found.used_hours is not None:
-            lefts.append(3600 * (found.max_hours - found.used_hours) - age)
+            lefts.append(3600 * (found.max_hours - found.used_hours) - (found.silent_seconds or 0.0))
         speed = found.newest.get("perf/tokens_per_second")
         if found.max_tokens is not None and speed and "budget/tokens" in found.newest:
             lefts.append((found.max_tokens - found.newest["budget/tokens"]) / speed - age)
@@ -340,6 +342,14 @@ def frame(found: Snapshot, width: int, height: int) -> list["Text"]:
         for a, b in zip(left, right, strict=True):
             chart.append(line((a.ljust(width // 2), "yellow"), (b, "cyan")) if both else line((a, "yellow")))
     return [*head, *chart, *sample, *tail][: max(1, height)]
+
+
+def in_words(found: Snapshot) -> list[str]:
+    """The same without a curve: a line each."""
+    lines = [f"{found.stage or ''} {found.state}".strip(), *([found.doing] if found.doing else []), *found.jobs]
+    for name, parts in _figures(found):
+        lines.append(f"{name}: " + "".join(part if isinstance(part, str) else part[0] for part in parts))
+    return [*lines, *(f"WARNING: {warning}" for warning in found.warnings)]
 
 
 def _figures(found: Snapshot) -> Iterator[tuple[str, list[tuple[str, str] | str]]]:

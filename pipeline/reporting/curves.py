@@ -47,17 +47,17 @@ CURVES = (
 )
 
 
-def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], sets: Sequence[str] = ()) -> dict[str, str]:
+def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], sets: Sequence[str] | None = None) -> dict[str, str]:
     """Charts of pretrainings by caption. `runs`: rows of metrics by the run's name; `sets`: names of the validation
-    sets, which get curves of their own where there is one run."""
+    sets, which get curves of their own on the page of one run; None: every line has its run's name."""
     charts = {}
     for curve in CURVES:
         lines = [
-            Line(curve.name if len(runs) == 1 else name, curve.points(rows), COLOURS[i % len(COLOURS)],
+            Line(name if sets is None else curve.name, curve.points(rows), COLOURS[i % len(COLOURS)],
                  marks=curve.marks, dashed=i >= len(COLOURS))
             for i, (name, rows) in enumerate(runs.items())
         ]  # fmt: skip
-        if curve.key == HELD_OUT and len(runs) == 1:
+        if curve.key == HELD_OUT and sets is not None:
             rows = next(iter(runs.values()))
             of_sets = [replace(curve, key=f"val/{name}/bits_per_byte").points(rows) for name in sets]
             lines = [replace(lines[0], colour="--ink")] + [

@@ -168,8 +168,8 @@ def _hours(
     return {"stages": rows, "price_per_hour": config.budget.gpu_hour_price, "pretrain_lives": lives}
 
 
-def render(report: Mapping[str, Any], live: bool = False) -> str:
-    """The whole page as HTML. `live`: it is served, and fetched again while the run is active."""
+def render(report: Mapping[str, Any], live: Sequence[str] = ()) -> str:
+    """The whole page as HTML. `live`: of a run under way, whose page is served and fetched again: what it does now."""
     data, init, pretrain = (report.get(stage) for stage in PRETRAINING)
     metrics, quantize = report["metrics"], report.get("quantize")
     mix = pretrain["mix"] if pretrain else {}

@@ -206,7 +206,7 @@ def test_a_pretraining_under_way_has_its_curves_only_where_they_are_asked_for(pr
     report = page_module.so_far(config)
     assert "pretrain" not in report
     assert report["metrics"]
-    page = render(report, live=True)
+    page = render(report, live=["pretrain running"])
     assert "Pretraining under way" in words(page)
     assert "<body data-live>" in page
     assert "Pretraining under way" not in page_module.write(config).read_text(encoding="utf-8")

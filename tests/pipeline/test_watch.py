@@ -58,6 +58,7 @@ def under_way(root) -> Path:
     (training / "metrics.jsonl").write_text("".join(written))
     forecast = {"kind": "forecast", "step": 20, "steps": 900, "seconds": 43000.0, "steps_range": [800, 1000]}
     skip = {"kind": "skip", "step": 30, "reason": "a spike"}
+    (training / "ledger.jsonl").write_text(ledger_line("pretrain", seconds=3600.0))  # a folder's own, of this life
     (training / "decisions.jsonl").write_text(json.dumps(forecast) + "\n" + json.dumps(skip) + "\n")
     (training / "samples.jsonl").write_text(
         json.dumps({"step": 100, "prompt": "def f(", "text": "x):\n\x1b[31mred"}) + "\n"
@@ -284,6 +285,7 @@ def test_runs_stand_side_by_side_and_one_under_way_is_refreshed(server, under_wa
     _, _, report = ask(server, "/run/mine")
     assert "Pretraining under way" in words(report)
     assert "<body data-live>" in report
+    assert "pretrain running pretrain 25% loss: 3.0000 step 200, 200k tokens" in words(report)
 
 
 @pytest.mark.skipif(chromium.PROGRAM is None, reason="needs chromium: apt-get install chromium")
