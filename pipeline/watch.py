@@ -481,6 +481,9 @@ def _keys() -> Iterator[Callable[[float], str]]:
 
     try:
         tty.setcbreak(descriptor)
+        changed = termios.tcgetattr(descriptor)
+        changed[3] &= ~termios.ISIG  # Ctrl-C is a key: as a signal a second one would leave the screen half restored
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, changed)
         yield pressed
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
