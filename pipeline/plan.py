@@ -17,6 +17,7 @@ from pipeline.planner.advice import TOKENS_PER_PARAMETER, advice, source_of, ver
 from pipeline.planner.answer import answer
 from pipeline.planner.cards import card_of
 from pipeline.planner.costs import basis_of, cards, disk, epochs_of, hours, overhead, text_of, unique_tokens
+from pipeline.planner.data_cost import data_cost
 from pipeline.planner.roofline import roofline
 from pipeline.planner.savers import FP32_LADDER, LADDER, asked, first_that_fits, own_settings, traces
 from pipeline.stages import check_source, source_config, source_is_experiment
@@ -63,6 +64,7 @@ def make_plan(config: Config, card_name: str | None, measured: bool = False, ful
         "continues": config.init.source if config.init.method == "continue" else None,
         "text": {**text, "unique_tokens": unique, "epochs": _epochs(config, text, bought)},
         "disk_gb": disk(config, unique),
+        "data_stage": data_cost(unique),
         "cards": cards(config, gpu_table(), lambda n: own.largest(asked(config, {}), n), held_out),
         "advice": ranked,
         "verdict": verdict(config, ranked),

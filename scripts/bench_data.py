@@ -3,6 +3,7 @@
     scripts/with_env.sh scripts/bench_data.py --json docs/results/data/bench_data.json
     scripts/with_env.sh scripts/bench_data.py --quick --only rules,near
 
+`small`, `steps`: processor time and memory of each step, on two million short documents and on library text;
 `rules`: our prose rules against datatrove's classes with the same splitter; `tokens`: encoding into shards beside
 datatrove's DocumentTokenizer; `near`: how fast near dedup is. Decisions, reasons and ids must be equal before a time is
 printed. CPU time, medians of paired runs; every part is a fresh process, so that memory and caches are its own. Other
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+import yaml
 from datatrove.data import Document
 from datatrove.pipeline.filters.c4_filters import C4QualityFilter
 from datatrove.pipeline.filters.fineweb_quality_filter import FineWebQualityFilter
@@ -275,73 +277,110 @@ WORDS, SAMPLE_SECONDS = 4_000, 0.2
 
 
 def small(documents: int) -> Rows:
-    """The whole stage with one worker on documents of some 50 bytes: for each step the processor time of a document and
-    the peak memory of the worker and of the process that leads it, beside those at a quarter of the documents."""
+    """The whole stage with one worker on documents of some 50 bytes, and on a quarter of them: what each step costs a
+    document, and whether memory grows with them."""
+    with tempfile.TemporaryDirectory(prefix="bench-small-") as name:
+        folders = [Path(name) / "few", Path(name) / "many"]
+        counts = (documents // 4, documents)
+        few, many = (_watched(folder, _short_lines(n), {}) for folder, n in zip(folders, counts, strict=True))
     rows: Rows = []
-    few, many = _watched(documents // 4), _watched(documents)
-    for step in many:
-        seconds, *peaks = many[step]
-        rows.append(row(f"{step}: processor time of a document", round(seconds / documents * 1e6, 1), "us"))
-        for who, before, peak in zip(("leading process", "worker"), few.get(step, (0, 0, 0))[1:], peaks, strict=True):
-            if peak:
-                rows.append(row(f"{step}: {who}, {documents // 4:,} documents", round(before / 1e6), "MB"))
-                rows.append(row(f"{step}: {who}, {documents:,} documents", round(peak / 1e6), "MB"))
+    for step, used in many.items():
+        rows += _seconds(step, used, documents / 1e6, "s per million documents")
+        for who in (LEADS, WORKS):
+            for count, peaks in zip(counts, (few, many), strict=True):
+                if peak := getattr(peaks.get(step, Used()), f"{who}_bytes"):
+                    rows.append(row(f"{step}, {who}: peak memory, {count:,} documents", round(peak / 1e6), "MB"))
     return rows
 
 
-def _watched(documents: int) -> dict[str, tuple[float, int, int]]:
-    """Step -> processor seconds, peak bytes of the leading process, peak bytes of its workers."""
+def steps(megabytes: float) -> Rows:
+    """The whole stage with one worker on library text, with the rules of configs/tiny.yaml: what each step costs."""
+    text = sample(megabytes)
+    lines = (json.dumps({"text": t, "domain": str(i % 1000)}) for i, t in enumerate(text.texts))
+    filters = yaml.safe_load((ROOT / "configs" / "tiny.yaml").read_text(encoding="utf-8"))["data"]["filters"]
+    with tempfile.TemporaryDirectory(prefix="bench-steps-") as name:
+        found = _watched(Path(name), lines, filters)
+    rows: Rows = [row("text", round(text.megabytes, 1), "MB"), row("documents", len(text.texts), "documents")]
+    for step, used in found.items():
+        rows += _seconds(step, used, text.megabytes / 1e3, "s per GB")
+    return rows
+
+
+LEADS, WORKS = "leading", "working"
+
+
+@dataclass
+class Used:
+    """Of one step: processor seconds and peak memory of the process that leads the stage, and of its workers."""
+
+    leading_seconds: float = 0.0
+    working_seconds: float = 0.0
+    leading_bytes: int = 0
+    working_bytes: int = 0
+
+
+def _seconds(step: str, used: Used, amount: float, unit: str) -> Rows:
+    named = [(who, getattr(used, f"{who}_seconds") / amount) for who in (LEADS, WORKS)]
+    return [row(f"{step}, {who}: processor time", round(value, 2), unit) for who, value in named]
+
+
+def _short_lines(documents: int) -> Iterator[str]:
     draw = random.Random(SEED)
     words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 9))) for _ in range(WORDS)]
-    with tempfile.TemporaryDirectory(prefix="bench-small-") as name:
-        folder = Path(name)
-        with open(folder / "texts.jsonl", "w", encoding="utf-8") as file:
-            for i in range(documents):
-                file.write(json.dumps({"text": " ".join(draw.choices(words, k=8)), "domain": str(i % 1000)}) + "\n")
-        source = {"type": "jsonl", "path": str(folder / "texts.jsonl"), "group_key": "domain", "license": "MIT"}
-        data = {"sources": {"web": source}, "filters": {"length": {"min_characters": 10}}, "workers": 1, "tasks": 16}
-        model = {"vocab_size": 4096, "hidden_size": 64, "intermediate_size": 256}
-        model |= {"num_hidden_layers": 1, "num_attention_heads": 1}
-        config = {"name": "small", "model": model, "data": data | {"tokenizer_train_bytes": 1_000_000}}
-        (folder / "small.json").write_text(json.dumps(config), encoding="utf-8")
-        environment = {**os.environ, "HORNBOOK_ROOT": name, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-P", "-m", "pipeline", "data", str(folder / "small.json")]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        lines: list[str] = []
-        reader = threading.Thread(target=lambda: lines.extend(process.stdout or ()), daemon=True)
-        reader.start()
-        found: dict[str, tuple[float, int, int]] = {}
-        before, step = 0.0, ""
-        while process.poll() is None:
-            time.sleep(SAMPLE_SECONDS)
-            named = [match[1] for line in list(lines) if (match := re.match(r"\[\d+/\d+\] (\S+)", line))]
-            step = named[-1] if named else "start"
-            with contextlib.suppress(OSError, IndexError):
-                here = _used(process.pid)
-                workers = [
-                    _used(int(pid))
-                    for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-                ]
-                total = sum(here[:4]) + sum(sum(worker[:2]) for worker in workers)
-                seconds, lead, work = found.get(step, (0.0, 0, 0))
-                peak = max((worker[4] for worker in workers), default=0)
-                found[step] = (seconds + total - before, max(lead, here[4]), max(work, peak))
-                before = total
-        reader.join()
-        if process.returncode:
-            raise SystemExit("".join(lines))
+    for i in range(documents):
+        yield json.dumps({"text": " ".join(draw.choices(words, k=8)), "domain": str(i % 1000)})
+
+
+def _watched(folder: Path, lines: Iterable[str], filters: dict[str, Any]) -> dict[str, Used]:
+    """`hornbook data` with one worker on JSON lines, looked at every `SAMPLE_SECONDS`: what each step used."""
+    folder.mkdir(exist_ok=True)
+    with open(folder / "texts.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(line + "\n" for line in lines)
+    source = {"type": "jsonl", "path": str(folder / "texts.jsonl"), "group_key": "domain", "license": "MIT"}
+    data = {"sources": {"web": source}, "filters": filters or {"length": {"min_characters": 10}}, "workers": 1}
+    model = {"vocab_size": 4096, "hidden_size": 64, "intermediate_size": 256}
+    model |= {"num_hidden_layers": 1, "num_attention_heads": 1}
+    config = {"name": "watched", "model": model, "data": data | {"tokenizer_train_bytes": 1_000_000}}
+    (folder / "watched.json").write_text(json.dumps(config), encoding="utf-8")
+    environment = {**os.environ, "HORNBOOK_ROOT": str(folder), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-P", "-m", "pipeline", "data", str(folder / "watched.json")]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    said: list[str] = []
+    reader = threading.Thread(target=lambda: said.extend(process.stdout or ()), daemon=True)
+    reader.start()
+    found: dict[str, Used] = {}
+    before = Used()
+    while process.poll() is None:
+        time.sleep(SAMPLE_SECONDS)
+        named = [match[1] for line in list(said) if (match := re.match(r"\[\d+/\d+\] (\S+)", line))]
+        used = found.setdefault(named[-1] if named else "start", Used())
+        with contextlib.suppress(OSError, IndexError):
+            own, ended, memory = _used(process.pid)
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            workers = [_used(int(pid)) for pid in children]
+            now = Used(own, ended + sum(worker[0] for worker in workers))
+            used.leading_seconds += now.leading_seconds - before.leading_seconds
+            used.working_seconds += max(0.0, now.working_seconds - before.working_seconds)
+            used.leading_bytes = max(used.leading_bytes, memory)
+            used.working_bytes = max([used.working_bytes, *(worker[2] for worker in workers)])
+            before = now
+    reader.join()
+    if process.returncode:
+        raise SystemExit("".join(said))
+    shutil.rmtree(folder)
     return found
 
 
-def _used(pid: int) -> tuple[float, float, float, float, int]:
-    """Processor seconds (user, system, of ended children user and system) and resident bytes of a process."""
+def _used(pid: int) -> tuple[float, float, int]:
+    """Processor seconds of a process, of its children that have ended, and its resident bytes."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     user, system, users, systems = (int(field) / os.sysconf("SC_CLK_TCK") for field in fields[11:15])
-    return user, system, users, systems, int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+    return user + system, users + systems, int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
 
 
 PARTS = {
     "small": Part(lambda quick: small(20_000 if quick else 2_000_000)),
+    "steps": Part(lambda quick: steps(2 if quick else 60)),
     "rules": Part(lambda quick: rules(2 if quick else 20, quick)),
     "near": Part(near),
     "tokens": Part(lambda quick: tokens(4 if quick else 40, quick)),

@@ -12,9 +12,10 @@ from model.estimate import Plan
 from pipeline import config as configs
 from pipeline import plan
 from pipeline.config import Config
+from pipeline.corpus.text.source import BYTES_PER_TOKEN
 from pipeline.dry_run import describe
 from pipeline.init import tensor_map
-from pipeline.planner import advice, costs, growth, savers
+from pipeline.planner import advice, costs, data_cost, growth, savers
 from pipeline.planner.answer import advise
 from pipeline.planner.cards import card_of
 from pipeline.planner.measure import measure
@@ -452,3 +453,31 @@ def test_own_text_is_counted_from_its_files(root):
     config.init.method = "continue"
     values = {"overhead": {}, "text": {**costs.text_of(config), "epochs": {}}}
     assert advise(config, values).startswith("1k tokens of your own text are little")
+
+
+def test_the_cost_of_a_data_stage_follows_the_published_rates_and_grows_with_the_text():
+    rows = json.loads((ROOT / "docs/results/data/bench_scale.json").read_text(encoding="utf-8"))["rows"]
+    measured = {row["name"]: row["value"] for row in rows}
+    for step, (shard_gb, shard_document, _, lead_document) in data_cost.RATES.items():
+        name = "data" if step == "data" else f"data-{step.replace(' ', '-')}"
+        if step not in ("start", "score"):  # hashes before the first step; not scored there
+            assert shard_gb == pytest.approx(measured[f"{name}, working: processor time"], abs=0.06)
+            for who, value in (("working", shard_document), ("leading", lead_document)):
+                in_small = measured[f"{name}, {who}: processor time, 160,000 documents"]
+                assert value == pytest.approx(in_small, rel=0.15, abs=0.06)
+    few, many = (data_cost.hours_by_step(n * 1e9, n * 250_000, 16) for n in (100, 1000))
+    assert sum(many.values()) == pytest.approx(10 * sum(few.values()))
+    assert data_cost.hours_by_step(1e12, 2.5e8, 512)["data"] == many["data"]  # one process does that alone
+    assert data_cost.hours_by_step(1e12, 2.5e8, 512)["rules"] < many["rules"] / 7
+    assert data_cost.data_cost(None) is None
+
+
+def test_a_full_plan_has_hours_and_disk_of_the_data_stage():
+    config = configs.load(ROOT / "configs" / "tiny-source.yaml", LIMITS)
+    config.data.sources = {"web": {"type": "jsonl", "path": "x.jsonl", "limit_tokens": 250_000_000}}
+    found = plan.make_plan(config, "l4", full=False)
+    stage = found["data_stage"]
+    assert stage["bytes"] == pytest.approx(250e6 * BYTES_PER_TOKEN)
+    assert stage["hours"]["16"] > stage["hours"]["512"] > 0
+    assert stage["disk_gb"] > 3 * stage["bytes"] / 1e9
+    assert "on 512 cores for the data stage" in plan.show(found, full=True)

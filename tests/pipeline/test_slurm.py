@@ -1,4 +1,4 @@
-"""`hornbook submit` on a real one-node Slurm (scripts/slurm-up): real stages, preemption, requeues, time limits.
+"""`hornbook submit` on a real Slurm of two nodes (scripts/slurm-up): real stages, preemption, requeues, time limits.
 
 One cluster and one corpus for the module; every chain starts at once and runs beside the others. What has to do with
 time limits follows from how long hornbook's start takes here, as measured by the first jobs. It needs root and
@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -50,6 +51,8 @@ TRAIN = {
 GPU = "--sbatch=--gres=gpu:1"  # the one (false) GPU, over which jobs of several partitions quarrel
 ALWAYS = ["--until=pretrain", "--cpus-per-task=1"]
 STEPS, NOTICE_SECONDS = 30, 25
+NODE_CPUS = 16
+ONE_A_NODE = NODE_CPUS // 2 + 1  # CPUs of a task, of which a node holds one
 PATIENCE_SECONDS = 1200  # of a wait; a machine that is shared starts many times slower than an idle one
 TOKENS = f"budget.max_tokens={512 * STEPS}"
 
@@ -109,6 +112,24 @@ class Cluster:
             time.sleep(0.2)
         return job
 
+    @contextlib.contextmanager
+    def set(self, what: str, now: str, later: str) -> Iterator[None]:
+        """A node or partition in another state."""
+        self.ask("scontrol", "update", what, now, *(["reason=test"] if what.startswith("node") else []))
+        try:
+            yield
+        finally:
+            self.ask("scontrol", "update", what, later)
+
+    def drained(self, node: str) -> contextlib.AbstractContextManager[None]:
+        """The node starts nothing new; what runs there runs on."""
+        return self.set(f"nodename={node}", "state=drain", "state=resume")
+
+    def ended(self) -> list[dict[str, str]]:
+        """The controller's own record of every life of every job."""
+        lines = (self.state / "log" / "jobcomp.txt").read_text().splitlines()
+        return [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in lines]
+
     def end(self, job_id: str) -> tuple[str, str]:
         job = self.wait(job_id, lambda job: job["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"))
         return job["JobState"], job["ExitCode"]
@@ -119,8 +140,7 @@ class Cluster:
     def lives_seconds(self, *job_ids: str) -> list[float]:
         """Seconds of every life, by the controller's own record."""
         spans = {}
-        for line in (self.state / "log" / "jobcomp.txt").read_text().splitlines():
-            facts = dict(word.split("=", 1) for word in line.split() if "=" in word)
+        for facts in self.ended():
             if facts["JobId"] in job_ids and facts["NodeCnt"] != "0":
                 start, end = (datetime.fromisoformat(facts[key]) for key in ("StartTime", "EndTime"))
                 spans[start] = (end - start).total_seconds()
@@ -133,7 +153,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     root = tmp_path_factory.mktemp("root") / "with a space"
     root.mkdir()
     # CPUs for all chains at once, or one would preempt another; time for a save where the machine is slow.
-    lab = {**os.environ, "SLURM_LAB_NO_INSTALL": "1", "SLURM_LAB_CPUS": "8"}
+    lab = {**os.environ, "SLURM_LAB_NO_INSTALL": "1", "SLURM_LAB_NODES": "2", "SLURM_LAB_CPUS": str(NODE_CPUS)}
     lab |= {"SLURM_LAB_KILL_WAIT": "60", "SLURM_LAB_GRACE": "60"}
     up = subprocess.run(
         [SCRIPTS / "slurm-up", state], env=lab, capture_output=True, text=True, timeout=PATIENCE_SECONDS
@@ -294,36 +314,71 @@ def test_a_chain_with_its_source_and_a_second_experiment_that_shares_it(cluster:
     assert record["commit"] == manifests[0]["commit"]
 
 
-def test_an_array_trains_the_members_that_are_left_and_one_that_is_requeued(cluster: Cluster, begun: dict) -> None:
+def test_an_array_on_two_nodes_of_which_one_is_drained_trains_the_members_that_are_left(
+    cluster: Cluster, begun: dict
+) -> None:
     rates = [f"train.learning_rate={rate}" for rate in ("1e-3", "2e-3", "5e-3")]
     members = [
         configs.load(cluster.root / "grown.yaml", [f"name=study/{i}", TOKENS, rate]) for i, rate in enumerate(rates)
     ]
-    options = Options(partition="high", cpus_per_task=1)
-    submit.run_array("study", members, "study.yaml", options, at_once=1, until="pretrain")
-    array = cluster.ids("study")["array"]
-    submit.run_array("study", members, "study.yaml", options, until="pretrain")
+    options = Options(partition="high", cpus_per_task=ONE_A_NODE)
+    with cluster.set("partitionname=high", "state=down", "state=up"):  # the tasks wait until this test looks at them
+        submit.run_array("study", members, "study.yaml", options, at_once=2, until="pretrain")
+        array = cluster.ids("study")["array"]
+        submit.run_array("study", members, "study.yaml", options, until="pretrain")
     assert len(list(cluster.root.glob("runs/study/jobs/*"))) == 1  # the second call sent nothing
     tasks = [f"{array}_{i}" for i in range(2)]
     assert _script(cluster, "study").count("/resolved.yaml") == 2
-    assert "#SBATCH --array=0-1%1" in _script(cluster, "study")
-    cluster.wait(tasks[0], lambda job: job["JobState"] == "RUNNING" and "hornbook init" in cluster.logs(tasks[0]))
-    cluster.ask("scontrol", "requeue", tasks[0])
-    for task in tasks:
-        assert cluster.end(task) == ("COMPLETED", "0:0"), cluster.logs(task)
-    assert "attempt 2" in cluster.logs(tasks[0])
+    assert "#SBATCH --array=0-1%2" in _script(cluster, "study")
+    nodes = [cluster.wait(task, lambda job: job["JobState"] == "RUNNING")["NodeList"] for task in tasks]
+    assert sorted(nodes) == ["n1", "n2"]
+    moved = tasks[nodes.index("n2")]
+    cluster.wait(moved, lambda _: "hornbook init" in cluster.logs(moved))
+    with cluster.drained("n2"):
+        cluster.ask("scontrol", "requeue", moved)
+        for task in tasks:
+            assert cluster.end(task) == ("COMPLETED", "0:0"), cluster.logs(task)
+        assert cluster.job(moved)["NodeList"] == "n1"
+    assert "attempt 2" in cluster.logs(moved)
     for member in members:
         assert read_manifest(step_of(member, "pretrain").path)["steps"] == STEPS
 
 
-def test_the_shards_on_slurm_give_the_same_content(cluster: Cluster, begun: dict, tmp_path: Path, monkeypatch) -> None:
+def test_the_shards_on_two_nodes_of_which_one_is_drained_give_the_same_content(
+    cluster: Cluster, begun: dict, tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.setattr(execute, "POLL_SECONDS", 0.5)
-    expected = read_manifest(cluster.root / "runs/lives/data")["content_hash"]
-    monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path))
-    options = {"partition": "high", "time": "00:10:00", "mem_per_cpu_gb": 1}
-    config = configs.load(cluster.root / "plain.yaml", ["data.executor=slurm"])
-    config.data.executor_options = options
-    assert made(config)["content_hash"] == expected
+    config = configs.load(cluster.root / "plain.yaml", ["data.tasks=4"])
+    monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "local"))
+    expected = made(config)["content_hash"]
+    monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "slurm"))
+    config.data.executor = "slurm"
+    config.data.executor_options = {"partition": "high", "time": "00:10:00", "cpus_per_task": ONE_A_NODE}
+    config.data.workers = 0
+    moments: list[datetime] = []
+
+    def drain_once_both_work(over: threading.Event) -> None:
+        while not over.wait(0.1):
+            running = cluster.ask("squeue", "--noheader", "--states=RUNNING", "--format=%N %j").splitlines()
+            if {line.split()[0] for line in running if " hornbook-read" in line} == {"n1", "n2"}:
+                with cluster.drained("n2"):
+                    moments.append(datetime.now())
+                    over.wait()
+                return
+
+    over = threading.Event()
+    watcher = threading.Thread(target=drain_once_both_work, args=(over,))
+    watcher.start()
+    try:
+        assert made(config)["content_hash"] == expected
+    finally:
+        over.set()
+        watcher.join()
+    shards = [life for life in cluster.ended() if life["Name"].startswith("hornbook-")]
+    assert {shard["NodeList"] for shard in shards} == {"n1", "n2"}
+    assert moments, "the two nodes never worked at once"
+    later = [shard for shard in shards if datetime.fromisoformat(shard["StartTime"]) > moments[0]]
+    assert {shard["NodeList"] for shard in later} == {"n1"}
 
 
 def _script(cluster: Cluster, name: str) -> str:
