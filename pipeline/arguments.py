@@ -192,9 +192,9 @@ VERBS = [
         _argument("name", metavar="run", help=RUN),
         _argument("--step", type=int, required=True, metavar="N", help="1 = the first"),
     ]),
-    Verb("sync", "write the W&B or TensorBoard mirror of a run again from its record", [
+    Verb("sync", "write the W&B, TensorBoard or trackio mirror of a run again from its record", [
         _argument("name", metavar="run", help=RUN),
-        _argument("--to", help="wandb or tensorboard; default: the config's tracking.to"),
+        _argument("--to", help="wandb, tensorboard or trackio; default: the config's tracking.to"),
     ]),
     Verb("doctor", "what this machine has, what will be used of it, what is missing for what", [JSON]),
     Verb("push", "the export of a run in a repository of the Hugging Face hub; without --yes nothing is uploaded", [

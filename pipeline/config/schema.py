@@ -193,9 +193,9 @@ class BudgetConfig:
 class TrackingConfig:
     to: str = _key(
         "wandb", "mirror of metrics.jsonl; wandb is offline without a key", RUNTIME,
-        choices=("wandb", "tensorboard", "none"),
+        choices=("wandb", "tensorboard", "trackio", "none"),
     )  # fmt: skip
-    project: str = _key("hornbook", "W&B project; WANDB_PROJECT wins", RUNTIME)
+    project: str = _key("hornbook", "project of W&B (WANDB_PROJECT wins) or trackio", RUNTIME)
 
 
 @dataclass

@@ -30,7 +30,7 @@ from pipeline.storage.files import read_metrics, write_text
 from pipeline.storage.steps import Step
 from pipeline.system.disk import DiskFull, writing
 
-WANDB, TENSORBOARD, NONE = "wandb", "tensorboard", "none"
+WANDB, TENSORBOARD, TRACKIO, NONE = "wandb", "tensorboard", "trackio", "none"
 WANDB_ID_FILE = "wandb-id"
 ONLINE_FINISH_SECONDS, ONLINE_FINISH_SHARE = 10.0, 0.02  # of the cap: an upload's time; `hornbook sync` does the rest
 OFFLINE_FINISH_SECONDS = 1.5  # measured 0.2 s on an idle machine
@@ -331,6 +331,31 @@ class TensorboardMirror(Mirror):
             run.add_text(f"samples/{number}", sample["prompt"] + sample["text"], step)
 
 
+class TrackioMirror(Mirror):
+    """A run of trackio's local store (TRACKIO_DIR, else in HF_HOME), for `trackio show`; with TRACKIO_SPACE_ID also in
+    that Space. A resumed run continues the one of its name."""
+
+    tool = "trackio"
+
+    def __init__(self, name: str, project: str, config: Mapping[str, Any], say: Callable[[str], None]):
+        self.name, self.project, self.config = name, project, dict(config)
+        super().__init__(say)
+
+    def _start(self) -> Any:
+        try:
+            import trackio
+        except ImportError:
+            raise RuntimeError("it is not installed: pip install 'hornbook[trackio]'") from None
+        options = {"resume": "allow", "embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
+        return trackio.init(project=self.project, name=self.name, config=self.config, **options)
+
+    def _log(self, run: Any, row: Mapping[str, Any]) -> None:
+        run.log({k: v for k, v in row.items() if k != "step" and v is not None}, step=row["step"])
+
+    def _finish(self, run: Any) -> None:
+        run.finish()
+
+
 def mirror_of(config: Config, step: Step, folder: Path, say: Callable[[str], None]) -> Mirror | None:
     """The mirror that `tracking.to` names, None for "none". `step`: the pretraining; `folder`: of the experiment."""
     if config.tracking.to == NONE:
@@ -339,6 +364,8 @@ def mirror_of(config: Config, step: Step, folder: Path, say: Callable[[str], Non
         return TensorboardMirror(folder / TENSORBOARD, say)
     fingerprints = {name: s.fingerprint for name, s in step.inputs.items() if isinstance(s, Step)}
     fingerprints["model"] = step.fingerprint
+    if config.tracking.to == TRACKIO:
+        return TrackioMirror(config.name, config.tracking.project, logged_config(config, fingerprints), say)
     return WandbMirror(
         folder=folder,
         id_file=step.path / WANDB_ID_FILE,

@@ -1,6 +1,8 @@
 """metrics.jsonl is the truth and is cut back exactly; a mirror that fails or hangs costs a run nothing."""
 
 import json
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -15,6 +17,7 @@ from pipeline.storage.files import read_json_lines
 from pipeline.training.tracking import (
     Metrics,
     TensorboardMirror,
+    TrackioMirror,
     WandbMirror,
     cut_metrics,
     logged_config,
@@ -157,6 +160,34 @@ def test_a_server_that_hangs_fails_lies_or_refuses_costs_no_row_and_no_second(ma
     if manner != "refuses":
         server.shutdown()
         server.server_close()
+
+
+def test_trackio_holds_every_row_and_a_resumed_run_continues_it(tmp_path: Path) -> None:
+    """In processes of their own: trackio reads where its store lies when it is imported."""
+    pytest.importorskip("trackio")
+    code = (
+        "import sys\nfrom pipeline.training.tracking import TrackioMirror\nsaid = []\n"
+        "mirror = TrackioMirror('small', 'hornbook', {'seed': 1}, said.append)\nmirror.finish_seconds = 60\n"
+        "for step in map(int, sys.argv[1:]):\n"
+        "    mirror.log({'step': step, 'train/loss': 1 / (step + 1), 'val/bits_per_byte': None})\n"
+        "mirror.finish()\nassert not said, said\n"
+        "from trackio.sqlite_storage import SQLiteStorage\n"
+        "print([[row['step'], row['train/loss']] for row in SQLiteStorage.get_logs('hornbook', 'small')])\n"
+    )
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    for steps, expected in ((["0", "1"], [[0, 1.0], [1, 0.5]]), (["3"], [[0, 1.0], [1, 0.5], [3, 0.25]])):
+        done = subprocess.run([sys.executable, "-c", code, *steps], env=environment, capture_output=True, text=True,
+                              timeout=300)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.splitlines()[-1]) == expected
+
+
+def test_a_tracker_that_is_not_installed_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    said: list[str] = []
+    tracker = TrackioMirror("small", "hornbook", {}, said.append)
+    tracker.finish()
+    assert "pip install 'hornbook[trackio]'" in said[0]
 
 
 def test_tensorboard_files_hold_every_row(tmp_path: Path) -> None:
