@@ -18,7 +18,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from pipeline.arguments import parse
+from pipeline.config.arguments import parse
 from pipeline.config.schema import STAGES, Config
 from pipeline.storage.files import root
 from pipeline.system import signals
@@ -151,7 +151,7 @@ def _stage(arguments: argparse.Namespace) -> None:
     if arguments.print_config:
         print(configs.to_yaml(config), end="")
     elif arguments.dry_run:
-        from pipeline.dry_run import describe, show
+        from pipeline.run_stage import describe, show
 
         _print(describe(config, arguments.verb, _typed(arguments)), arguments.json, show)
     else:

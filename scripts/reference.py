@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.arguments import VERBS, Argument
+from pipeline.config.arguments import VERBS, Argument
 from pipeline.config.schema import IDENTITY, MISSING, Config
 from pipeline.pages.html import flow, markdown_cell
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import config as configs
-from pipeline.arguments import parse
+from pipeline.config.arguments import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

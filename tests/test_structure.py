@@ -56,10 +56,8 @@ pipeline.planner, pipeline.remote, pipeline.slurm
 pipeline.reporting
 pipeline
 pipeline.run_stage
-pipeline.dry_run
 pipeline.studies
 pipeline.study
-pipeline.arguments
 pipeline.__main__
 """
 RANK = {name: rank for rank, line in enumerate(LAYERS.split("\n")) for name in line.split(", ") if name}

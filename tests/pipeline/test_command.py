@@ -19,7 +19,7 @@ TINY = str(ROOT / "configs" / "tiny.yaml")
 
 def test_help_loads_no_heavy_library():
     code = (
-        "import sys, pipeline.__main__; from pipeline.arguments import make_parser\n"
+        "import sys, pipeline.__main__; from pipeline.config.arguments import make_parser\n"
         "make_parser().format_help(); print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)

@@ -16,10 +16,10 @@ from model.adapters import Merged, add_adapters, is_packed, quantize_base, train
 from model.hf import load_network, save_folder
 from model.optim import MasterWeights, trained_parameters
 from pipeline import config as configs
-from pipeline import dry_run, export, finetune
+from pipeline import export, finetune
 from pipeline.corpus.text.tokenizer import load_tokenizer
 from pipeline.release.formats import no_memory_saved
-from pipeline.run_stage import run_stage, step_of
+from pipeline.run_stage import describe, run_stage, step_of
 from pipeline.storage.steps import read_manifest
 from pipeline.storage.store import Command, Store
 from pipeline.system.errors import Stopped, UserError
@@ -316,7 +316,7 @@ def test_mistakes_are_named_in_dry_runs_too(pretrained, overrides, expected):
     with pytest.raises(UserError, match=expected):
         run_stage("finetune", pretrained(*SHORT, *overrides), "small.yaml")
     with pytest.raises(UserError, match=expected):
-        dry_run.describe(pretrained(*SHORT, *overrides), "finetune")
+        describe(pretrained(*SHORT, *overrides), "finetune")
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_mistakes_are_named_in_dry_runs_too(pretrained, overrides, expected):
 def test_a_stage_after_pretraining_refuses_its_options_in_dry_runs_and_as_a_step(pretrained, stage, override, expected):
     config = pretrained(override)
     with pytest.raises(UserError, match=expected):
-        dry_run.describe(config, stage)
+        describe(config, stage)
     if "sets" in override:
         with pytest.raises(UserError, match=expected):
             step_of(config, stage)

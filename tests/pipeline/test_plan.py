@@ -13,13 +13,13 @@ from pipeline import config as configs
 from pipeline import plan
 from pipeline.config import Config
 from pipeline.corpus.text.source import BYTES_PER_TOKEN
-from pipeline.dry_run import describe
 from pipeline.init import tensor_map
 from pipeline.planner import advice, costs, data_cost, growth, savers
 from pipeline.planner.answer import advise
 from pipeline.planner.cards import card_of
 from pipeline.planner.measure import measure
 from pipeline.planner.roofline import roofline
+from pipeline.run_stage import describe
 from pipeline.system.errors import UserError
 from pipeline.training.devices import gpu_table
 from pipeline.training.memory import train_settings

@@ -25,7 +25,7 @@ from data_corpus import made, make_config, write_corpus
 from pipeline import config as configs
 from pipeline import submit
 from pipeline.__main__ import run_guarded
-from pipeline.arguments import parse
+from pipeline.config.arguments import parse
 from pipeline.corpus import execute
 from pipeline.run_stage import step_of
 from pipeline.slurm import Options
