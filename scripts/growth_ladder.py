@@ -686,7 +686,8 @@ def write_report(rows: Sequence[dict[str, Any]], scale: str, results: Path, tabl
     write_json(table, planning_table(record))
     for ladder in record["ladders"]:
         name = "-".join(["ladder", ladder["family"], ladder["optimizer"], ladder["source"]])
-        write_text(results / f"{name}.svg", picture(ladder))
+        if svg := picture(ladder):
+            write_text(results / f"{name}.svg", svg)
     print("\n".join(lines(record)))
 
 

@@ -5,7 +5,7 @@ In: rows of `growth_ladder.Runs`. Out: JSON values with every seed's figure, mea
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from statistics import mean, stdev
 from typing import Any
@@ -268,23 +268,30 @@ def _point(budget: Row, best: str) -> dict[str, Any]:
 # ---- the picture
 
 COLOURS = {"scratch": "--ink", "small": "--b", "grown": "--a"}
-NAMES = {"scratch": "from scratch", "small": "smaller shape, never grown", "grown": "grown"}
+NAMES = {"scratch": "from scratch", "small": "smaller, never grown", "grown": "grown"}
 
 
 def picture(ladder: Mapping[str, Any]) -> str:
-    """Held-out loss against FLOPs: three curves of means, with the intervals as bands."""
+    """Held-out loss against FLOPs: three curves of means. The bands are 95% intervals of what an arm is above or below
+    the mean of the three in the same seed: what differs between seeds in all arms alike (text, tokenizer) is not in
+    them."""
     curves: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in COLOURS}
     for budget in ladder["budgets"]:
+        arms = {"scratch": "scratch", "small": "small", "grown": ladder["best_share"]}
+        found = {name: budget["losses"].get(key, {"per_seed": {}})["per_seed"] for name, key in arms.items()}
+        seeds = set.intersection(*(set(values) for values in found.values()))
+        middle = {seed: mean(values[seed] for values in found.values()) for seed in seeds}
         for name, points in curves.items():
-            found = budget["losses"].get(ladder["best_share"] if name == "grown" else name)
-            if found:
-                low, high = found["interval"] or (found["mean"], found["mean"])
-                points.append((math.log(budget["flops"]), found["mean"], low, high))
-    curves = {name: points for name, points in curves.items() if points}
+            if seeds:
+                value = mean(found[name][seed] for seed in seeds)
+                half = half_width([found[name][seed] - middle[seed] for seed in seeds]) or 0.0
+                points.append((math.log(budget["flops"]), value, value - half, value + half))
+    if not curves["scratch"]:
+        return ""
     xs = [point[0] for points in curves.values() for point in points]
     ys = [y for points in curves.values() for point in points for y in point[1:]]
     (start, end), (low, high) = (min(xs), max(xs)), (min(ys), max(ys))
-    plot = Plot(right=200)
+    plot = Plot(right=210)
 
     def at(x: float, y: float) -> tuple[float, float]:
         return (x - start) / ((end - start) or 1.0), (y - low) / ((high - low) or 1.0)
@@ -333,7 +340,26 @@ def lines(record: Mapping[str, Any]) -> list[str]:
         for name in dict.fromkeys(name for b in ladder["budgets"] for name in b["gains"]):
             out.append(f"| {name} | " + " | ".join(_gain(b["gains"].get(name)) for b in ladder["budgets"]) + " |")
         out += ["", *(f"- {crossing_in_words(found)}" for found in ladder["crossings"]), ""]
+    for key, heads, cells in TABLES:
+        if record[key]:
+            out += [f"### {key}", "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+            out += ["| " + " | ".join(cells(found)) + " |" for found in record[key]] + [""]
     return out
+
+
+TABLES: tuple[tuple[str, tuple[str, ...], Callable[[Row], list[str]]], ...] = (
+    ("rates", ("arm", "source", "family", "optimizer", "held-out loss by rate"),
+     lambda r: [r["arm"] + (", free" if r["free"] else ""), r["source"], r["family"], r["optimizer"],
+                ", ".join(f"{rate}: {loss:.3f}" for rate, loss in r["loss_by_rate"].items())]),
+    ("families", ("family", "tokens per parameter", "loss", "better than phi, nats"),
+     lambda r: [r["family"], f"{r['tokens_per_parameter']:.2f}", _cell(r["loss"]), _gain(r["gain_over_phi"])]),
+    ("treatments", ("treatment", "source", "tokens per parameter", "better than plain growth, nats"),
+     lambda r: [r["treatment"], r["source"], f"{r['tokens_per_parameter']:.2f}", _gain(r["gain_over_plain"])]),
+    ("free", ("text", "tokens per parameter", "arm", "loss on it", "loss on the source's text"),
+     lambda r: [r["text"], f"{r['tokens_per_parameter']:.2f}", r["arm"], _cell(r["loss"]),
+                _cell(r["loss_on_source_text"])]),
+)  # fmt: skip
+"""Key of the record, heads and cells of its table."""
 
 
 def _cell(found: Row | None) -> str:
