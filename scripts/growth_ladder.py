@@ -683,7 +683,11 @@ def write_report(rows: Sequence[dict[str, Any]], scale: str, results: Path, tabl
     write_json(
         results / "ladder.json", {"commit": commit, "device": rows[-1]["device"], "machine": cpu_name(), **record}
     )
-    write_json(table, planning_table(record))
+    # What was measured at other sizes stays in the table.
+    kept = json.loads(table.read_text(encoding="utf-8"))["ladders"] if table.is_file() else []
+    kept = [ladder for ladder in kept if ladder["target_parameters"] != record["target_parameters"]]
+    made = planning_table(record)
+    write_json(table, {**made, "ladders": [*made["ladders"], *kept]})
     for ladder in record["ladders"]:
         name = "-".join(["ladder", ladder["family"], ladder["optimizer"], ladder["source"]])
         if svg := picture(ladder):

@@ -14,6 +14,7 @@ from pipeline.corpus.text.intervals import t_quantile
 from pipeline.pages.charts import Plot, chart_file
 from pipeline.system.progress import format_count
 
+DEFAULT_SHARE = "grown 0.35"
 Row = Mapping[str, Any]
 Curve = dict[int, dict[float, float]]
 """Seed -> tokens per parameter of the target -> held-out nats per token."""
@@ -71,16 +72,15 @@ def _ladder(runs: Sequence[Row], family: str, optimizer: str, source: str) -> di
     arms = {"scratch": curve(kin, "scratch"), "small": curve(kin, "small", source)}
     shares = sorted({row["share"] for row in kin if row["arm"] == "grown" and row["source"] == source})
     arms |= {f"grown {share:g}": curve(kin, "grown", source, share) for share in shares}
-    # One share for all budgets: choosing one at each budget would favour growth by the luck of the seeds.
-    best = min((name for name in arms if name.startswith("grown")), key=lambda name: _level(arms, name))
-    pairs = [("small", "scratch"), (best, "scratch"), (best, "small")]
+    arms["grown"] = by_other_seeds(arms, [name for name in arms if name.startswith("grown")])
+    pairs = [("small", "scratch"), *((name, other) for name in arms if name.startswith("grown")
+                                     for other in ("scratch", "small"))]  # fmt: skip
     small = [row for row in kin if row["arm"] == "small" and row["source"] == source]
     places = sorted({at for each in arms.values() for at in _places(each)})
     return {
         "family": family,
         "optimizer": optimizer,
         "source": source,
-        "best_share": best,
         "source_parameters": small[0]["parameters"] if small else None,
         "budgets": [_budget(arms, kin, at) for at in places],
         "crossings": [crossing(arms, *pair) for pair in pairs],
@@ -100,10 +100,21 @@ def place(row: Row) -> float:
     return round(row["budget_tokens"] / row["target_parameters"], 3)
 
 
-def _level(arms: Mapping[str, Curve], name: str) -> float:
-    """How far an arm is from scratch on average: comparable although not every arm has every run yet."""
-    gaps = [gap for at in _places(arms[name]) for gap in gains(arms, name, "scratch", at).values()]
-    return -mean(gaps) if gaps else math.inf
+def by_other_seeds(arms: Mapping[str, Curve], shares: Sequence[str]) -> Curve:
+    """Growth at the best share: each seed takes the share that is best in the other seeds at that budget, so that no
+    figure chooses its own share. Where no other seed has run it, the share of tuning."""
+    found: Curve = {}
+    for at in sorted({at for name in shares for at in _places(arms[name])}):
+        led = {name: gains(arms, name, "scratch", at) for name in shares}
+        for seed in {seed for name in shares for seed in arms[name] if at in arms[name][seed]}:
+            others = {
+                name: mean(known) for name in shares
+                if (known := [gap for other, gap in led[name].items() if other != seed])
+            }  # fmt: skip
+            name = max(others, key=others.__getitem__) if len(others) == len(shares) else DEFAULT_SHARE
+            if (loss := arms.get(name, {}).get(seed, {}).get(at)) is not None:
+                found.setdefault(seed, {})[at] = loss
+    return found
 
 
 def _places(curve: Curve) -> list[float]:
@@ -232,14 +243,15 @@ def _names(rows: Sequence[Row]) -> list[str]:
 
 
 def planning_table(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What `pipeline.planner.growth` reads: the gains of the best share at every budget, and the crossings."""
+    """What `pipeline.planner.growth` reads: what each arm gains at every budget, and the crossings."""
     return {
         "what": record["what"],
         "ladders": [
             {
-                **{key: ladder[key] for key in ("family", "source", "source_parameters", "best_share")},
+                **{key: ladder[key] for key in ("family", "source", "source_parameters")},
+                "unit": "nats per token",
                 "target_parameters": record["target_parameters"],
-                "points": [_point(budget, ladder["best_share"]) for budget in ladder["budgets"]],
+                "points": [_point(budget) for budget in ladder["budgets"] if set(budget["gains"]) >= POINT],
                 "crossings": [
                     {key: found[key] for key in ("arm", "against", "tokens_per_parameter", "interval")}
                     for found in ladder["crossings"]
@@ -251,17 +263,14 @@ def planning_table(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _point(budget: Row, best: str) -> dict[str, Any]:
-    named = {"small over scratch": "small over scratch", f"{best} over scratch": "grown over scratch",
-             f"{best} over small": "grown over small"}  # fmt: skip
+POINT = {"small over scratch", "grown over scratch", "grown over small"}
+
+
+def _point(budget: Row) -> dict[str, Any]:
     return {
         "tokens_per_parameter": budget["tokens_per_parameter"],
-        "seeds": min(len(found["per_seed"]) for found in budget["gains"].values()) if budget["gains"] else 0,
-        "gains": {
-            new: {key: budget["gains"][name][key] for key in ("mean", "interval")}
-            for name, new in named.items()
-            if name in budget["gains"]
-        },
+        "seeds": min(len(budget["gains"][name]["per_seed"]) for name in POINT),
+        "gains": {name: {key: budget["gains"][name][key] for key in ("mean", "interval")} for name in sorted(POINT)},
     }
 
 
@@ -277,8 +286,7 @@ def picture(ladder: Mapping[str, Any]) -> str:
     them."""
     curves: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in COLOURS}
     for budget in ladder["budgets"]:
-        arms = {"scratch": "scratch", "small": "small", "grown": ladder["best_share"]}
-        found = {name: budget["losses"].get(key, {"per_seed": {}})["per_seed"] for name, key in arms.items()}
+        found = {name: budget["losses"].get(name, {"per_seed": {}})["per_seed"] for name in COLOURS}
         seeds = set.intersection(*(set(values) for values in found.values()))
         middle = {seed: mean(values[seed] for values in found.values()) for seed in seeds}
         for name, points in curves.items():

@@ -154,6 +154,19 @@ def test_arms_that_do_not_cross_in_every_seed_have_no_crossing_but_leads_at_the_
     assert "1 of 2 seeds cross within 1.0 to 100.0" in growth_ladder_report.crossing_in_words(found)
 
 
+def test_no_figure_of_growth_chooses_its_own_share():
+    shares = {
+        "grown 0.2": {1: [2.0, 2.0, 2.0], 2: [3.0, 2.0, 2.0]},
+        "grown 0.35": {1: [3.0, 1.9, 1.9], 2: [2.5, 2.1, 1.0]},
+    }
+    arms = losses(scratch={1: [4.0, 4.0, 4.0], 2: [4.0, 4.0, 4.0]}, **shares)
+    found = growth_ladder_report.by_other_seeds(arms, list(shares))
+    assert found[1] == {1.0: 3.0, 10.0: 2.0, 100.0: 1.9}  # what seed 2 found best
+    assert found[2] == {1.0: 3.0, 10.0: 2.1, 100.0: 1.0}
+    alone = {name: {1: seeds[1]} for name, seeds in arms.items()}
+    assert growth_ladder_report.by_other_seeds(alone, list(shares))[1] == arms["grown 0.35"][1]
+
+
 def test_the_report_has_every_seeds_value_and_what_the_planner_reads(tmp_path):
     rows = simulate(best=8e-3, most=60)
     runs = Runs(tmp_path / "runs.jsonl")

@@ -16,6 +16,7 @@ from pipeline.system.progress import format_count
 
 GROWTH_LADDER = Path(__file__).with_name("growth_ladder.json")
 SAME_SIZE = 2.0  # times as large or as small as the measured target: still "this size"
+NEAR = 4.0  # times beyond the measured tokens per parameter: still worth a sentence in a report, which names them
 ANSWERS = {
     "scratch": "train from scratch",
     "small": "train a smaller shape for the whole budget and do not grow it",
@@ -75,7 +76,8 @@ def answer(parameters: int, tokens: Sequence[float], source_parameters: int | No
     """`{choice, inside, basis, sentence}`. `tokens`: per parameter of the target, [lowest, highest], as fresh weights
     would read them for all FLOPs. `source_parameters`: of the config's source, None without one. `is_free`: the source
     is a checkpoint that others trained."""
-    ladder = ladder_for(parameters, source_parameters)
+    several = [ladder for ladder in ladders() if len(ladder["points"]) > 1]  # a single budget says nothing of others
+    ladder = ladder_for(parameters, source_parameters, several)
     low, high = measured_range(ladder)
     inside = is_inside(ladder, parameters, tokens) and not is_free
     leads = {
@@ -103,18 +105,23 @@ def answer(parameters: int, tokens: Sequence[float], source_parameters: int | No
 
 
 def without_growth(parameters: int, tokens: float, source_parameters: int) -> str:
-    """What a run that grew would have reached with the same FLOPs and no growth, in a sentence for its report."""
+    """What a run that grew would have reached with the same FLOPs and no growth, in a sentence for its report, which
+    names the tokens per parameter at which that was measured."""
     ladder = ladder_for(parameters, source_parameters)
-    if not is_inside(ladder, parameters, [tokens]):
+    low, high = measured_range(ladder)
+    at = min(max(tokens, low), high)
+    if not is_inside(ladder, parameters, [at]) or not 1 / NEAR <= tokens / at <= NEAR:
         return NOT_MEASURED
     words = []
     for arm, name in (("scratch", "this size from scratch"), ("small", "the source's size, never grown,")):
-        found = gain(ladder, f"grown over {arm}", tokens)
+        found = gain(ladder, f"grown over {arm}", at)
         sign, word = (1, "worse") if found["mean"] > 0 else (-1, "better")
-        words.append(f"{name} {sign * found['mean']:.2f} nats per token {word}{_interval(_signed(found, sign))}")
+        words.append(f"{name} {sign * found['mean']:.2f} {ladder['unit']} {word}{_interval(_signed(found, sign))}")
+    nearest = min(ladder["points"], key=lambda point: abs(math.log(point["tokens_per_parameter"] / at)))
+    seeds = f"{nearest['seeds']} seed{'' if nearest['seeds'] == 1 else 's'}"
     return (
         f"The same FLOPs without growth, as measured at {format_count(ladder['target_parameters'])} parameters and "
-        f"{tokens:.1f} tokens per parameter: {'; '.join(words)}."
+        f"{at:.2g} tokens per parameter, {seeds} (here {tokens:.2g}): {'; '.join(words)}."
     )
 
 
@@ -134,7 +141,7 @@ def _lead(ladder: Ladder, pair: tuple[str, str], tokens: Sequence[float]) -> str
     clear = interval is not None and (interval[0] > 0 or interval[1] < 0)
     names = {"scratch": "fresh weights", "small": "the smaller shape", "grown": "growth"}
     told = "" if clear else ", not told apart"
-    return f"{found['mean']:+.2f} nats{_interval(found)} against {names[other]}{told}"
+    return f"{found['mean']:+.2f} {ladder['unit']}{_interval(found)} against {names[other]}{told}"
 
 
 def _signed(found: Mapping[str, Any], sign: int) -> dict[str, Any]:

@@ -314,8 +314,8 @@ def ladder(monkeypatch) -> dict:
                    "grown over small": measured(grown - small)}}
         for at, (small, grown) in leads.items()
     ]  # fmt: skip
-    found = {"family": "phi", "source": "phi", "source_parameters": 600_000, "best_share": "grown 0.35",
-             "target_parameters": 1_000_000, "points": points, "crossings": []}  # fmt: skip
+    found = {"family": "phi", "source": "phi", "source_parameters": 600_000, "target_parameters": 1_000_000,
+             "points": points, "crossings": [], "unit": "nats"}  # fmt: skip
     monkeypatch.setattr(growth, "ladders", lambda: (found,))
     return found
 
@@ -341,8 +341,6 @@ def test_outside_the_measured_range_the_answer_says_so(ladder, parameters, token
     assert not found["inside"]
     assert "are beyond what was measured" in found["sentence"]
     assert "1 to 100.0 tokens per parameter" in found["sentence"].replace("1.0 to", "1 to")
-    outside = tokens[0] if tokens[0] < 1 or parameters > 1_000_000 else tokens[1]
-    assert growth.without_growth(parameters, outside, 600_000).endswith("not measured at this size.")
 
 
 def test_a_lead_whose_interval_spans_zero_is_not_told_apart(ladder):
@@ -360,8 +358,21 @@ def test_a_base_that_others_trained_is_continued_and_its_growth_is_said_to_be_un
 
 def test_a_report_says_what_the_same_flops_would_have_given_without_growth(ladder):
     said = growth.without_growth(1_000_000, 10, 600_000)
-    assert "this size from scratch 0.20 nats per token worse (0.19 to 0.21)" in said
-    assert "never grown, 0.10 nats per token worse" in said
+    assert "this size from scratch 0.20 nats worse (0.19 to 0.21)" in said
+    assert "never grown, 0.10 nats worse" in said
+    assert "at 1M parameters and 10 tokens per parameter, 3 seeds (here 10)" in said
+    near = growth.without_growth(1_000_000, 0.5, 600_000)
+    assert "1 tokens per parameter, 3 seeds (here 0.5)" in near
+    assert "never grown, 0.10 nats better (0.09 to 0.11)" in near
+    for parameters, tokens in ((1_000_000, 0.2), (1_000_000, 500), (5_000_000, 10)):
+        assert growth.without_growth(parameters, tokens, 600_000) == growth.NOT_MEASURED
+
+
+def test_a_size_that_was_measured_at_one_budget_is_for_reports_alone(ladder, monkeypatch):
+    one = {**ladder, "target_parameters": 5_000_000, "source_parameters": 3_000_000, "points": ladder["points"][:1]}
+    monkeypatch.setattr(growth, "ladders", lambda: (ladder, one))
+    assert "at 1M parameters, 1.0 to 100.0" in growth.answer(5_000_000, [1, 1], None, is_free=False)["basis"]
+    assert "at 5M parameters and 1 tokens per parameter" in growth.without_growth(5_000_000, 1.5, 3_000_000)
 
 
 def test_the_shipped_ladder_answers_for_every_config_that_grows():
