@@ -59,8 +59,7 @@ def growth_view(facts: Mapping[str, Any] | None, init: Mapping[str, Any], metric
     view: dict[str, Any] = {"charts": {}, "sentences": [], "scratch_name": None, "without": ""}
     if metrics and facts["source"]:
         view = _curves(facts, metrics)
-    if metrics:
-        view["without"] = _without(facts, init, metrics)
+    view["without"] = _without(facts, init, metrics) if metrics else None
     return {**view, "block_map": block_map(init, facts["model"]["hidden_size"])}
 
 

@@ -98,6 +98,14 @@ def test_a_page_says_what_the_same_flops_would_have_given_without_growth(monkeyp
     assert public["without"] == growth.NOT_MEASURED
 
 
+def test_a_page_before_pretraining_has_the_map_alone(monkeypatch):
+    facts = {"name": "big", "source": _rows([4.0, 3.0], 0.1), "scratch": [], "cost": 0.5, "model": {"hidden_size": 40}}
+    view = growth_report.growth_view(facts, _init(), [])
+    page = html.render("growth.html", init={**_init(), "method": "exact"}, models=[], growth=view)
+    assert page.count("<svg") == 1
+    assert "without growth" not in page
+
+
 def test_fresh_weights_have_no_pictures_of_growth():
     assert growth_report.growth_facts(configs.Config(), {"blocks": []}) is None
     assert growth_report.growth_view(None, {"blocks": []}, []) is None
