@@ -28,7 +28,7 @@ from model.special_tokens import DEFAULT, write_chat_templates
 from pipeline.config import FinetuneConfig, nearest, yaml_values
 from pipeline.corpus.sources.records import shown
 from pipeline.corpus.text.shards import INDEX_DTYPE, TokenSet
-from pipeline.corpus.text.tokenizer import special_tokens
+from pipeline.corpus.text.tokenizer import ids_around, special_tokens
 from pipeline.corpus.text.user_files import (
     Found,
     Unreadable,
@@ -127,7 +127,8 @@ def encode(
 ) -> TuningData:  # fmt: skip
     """Training and held-out sets. Each source of `text_sources` becomes one stream of windows; each example of another
     source is a window."""
-    rows = {n: [_ids(e, tokenizer, end_id) for e in examples] for n, examples in sources.items()}
+    begin = ids_around(tokenizer)[0]
+    rows = {n: [_ids(e, tokenizer, begin, end_id) for e in examples] for n, examples in sources.items()}
     longest = max((len(ids) for n, all_rows in rows.items() if n not in text_sources for ids, _ in all_rows), default=0)
     # Windows of text are filled whatever their length; windows of examples are no longer than the longest example.
     rounded = -(-(longest - 1) // ROUND_TO) * ROUND_TO
@@ -331,9 +332,10 @@ def _names(record: Mapping[str, Any]) -> str:
     return ", ".join(record)[:200] or "no fields"
 
 
-def _ids(example: Pieces, tokenizer: Tokenizer, end_id: int) -> tuple[list[int], list[bool]]:
-    """Ids and which of them are learnt. "" and "\\0" stand for the end of text."""
-    ids, learnt = [], []
+def _ids(example: Pieces, tokenizer: Tokenizer, begin: Sequence[int], end_id: int) -> tuple[list[int], list[bool]]:
+    """Ids and which of them are learnt: those that every text begins with (Llama's bos) are not. "" and "\\0" stand for
+    the end of text."""
+    ids, learnt = list(begin), [False] * len(begin)
     for text, mark in example:
         part = tokenizer.encode(text.rstrip("\0"), add_special_tokens=False).ids
         part += [end_id] if not text or text.endswith("\0") else []

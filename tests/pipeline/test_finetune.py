@@ -10,6 +10,7 @@ import torch
 from after_model import model_of
 from json_schema import report_of
 from page_text import rows
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM
 
 from model.adapters import Merged, add_adapters, is_packed, quantize_base, trainable_share
@@ -186,6 +187,23 @@ def test_examples_learn_the_completion_alone(tmp_path, pretrained):
         number = int(said)
         assert read.startswith(f"{number - 1} + 1 = {number}")
         assert learnt[learnt != -100][-1] == 0  # the end of text is learnt too
+
+
+def test_every_example_begins_with_what_the_tokenizer_puts_before_a_text(tmp_path, pretrained):
+    """As every document did that the model has read; it is not learnt."""
+    tokenizer = load_tokenizer(base_folder(pretrained) / "tokenizer.json")
+    first = tokenizer.id_to_token(7)
+    tokenizer.post_processor = TemplateProcessing(single=f"{first} $A", special_tokens=[(first, 7)])
+    path = tmp_path / "c.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": f"{i} + 1 =", "completion": f" {i + 1}"}) for i in range(10)))
+    examples = encode(read_sources({"sums": {"path": str(path)}}), [], tokenizer, 0, 64, 0.2, seed=0).train["sums"]
+    inputs, labels = examples.windows(torch.arange(8).numpy())
+    assert (inputs[:, 0] == 7).all()
+    assert not (inputs[:, 1] == 7).any()
+    assert (labels[:, 0] == -100).all()
+    texts = encode({"notes": [[("one two", True), ("", True)]] * 5}, ["notes"], tokenizer, 0, 8, 0.2, seed=0)
+    stream = texts.train["notes"]
+    assert [stream.tokens[start] for start in stream.index["offset"]] == [7] * 4
 
 
 ANSWERED = [("### user\n", False), ("Add.\n\n1 2\n", False), ("### assistant\n", False), ("3\0", True), ("\n", False)]
