@@ -61,7 +61,7 @@ def run_guarded(arguments: argparse.Namespace, run: Callable[[argparse.Namespace
     """Runs a verb, or `run` in its place, and turns its errors into one message and an exit code."""
     try:
         refuse_unsafe_loading()
-        if arguments.verb in (*STAGES, "study") and not arguments.dry_run:
+        if arguments.verb in (*STAGES, "study", "fetch") and not getattr(arguments, "dry_run", False):
             signals.install()
         with writing(root(), SMALL_WRITE_BYTES):
             (run or _verb)(arguments)
@@ -116,8 +116,8 @@ def _verb(arguments: argparse.Namespace) -> None:
     run = {
         "new": _new, "plan": _plan, "submit": _submit, "sample": _sample, "report": _report, "score": _score,
         "label": _label, "watch": _watch, "study": _study, "runs": _runs, "clean": _clean, "compare": _compare,
-        "batch": _batch, "sync": _sync, "drops": _drops, "push": _push, "doctor": _doctor, "where": _where,
-        "grow": _grow, "list": _list,
+        "batch": _batch, "sync": _sync, "drops": _drops, "push": _push, "fetch": _fetch, "doctor": _doctor,
+        "where": _where, "grow": _grow, "list": _list,
     }[arguments.verb]  # fmt: skip
     return run(arguments)
 
@@ -139,11 +139,14 @@ def _print(facts: Any, as_json: bool, show: Callable[[Any], str]) -> None:
 
 def _stage(arguments: argparse.Namespace) -> None:
     from pipeline import config as configs
+    from pipeline import runs
+    from pipeline.storage.pins import recorded
 
-    config = _config(arguments)
+    config = runs.read(arguments.config, arguments.overrides)  # the stage itself pins names of the hub
     if getattr(arguments, "limit", None) is not None:
         config = configs.preview(config, arguments.limit)
     if getattr(arguments, "branch", None) is not None:
+        config = recorded(config)
         from pipeline.stages import pretrain_step
         from pipeline.training.branching import branch
 
@@ -153,7 +156,7 @@ def _stage(arguments: argparse.Namespace) -> None:
     elif arguments.dry_run:
         from pipeline.run_stage import describe, show
 
-        _print(describe(config, arguments.verb, _typed(arguments)), arguments.json, show)
+        _print(describe(recorded(config), arguments.verb, _typed(arguments)), arguments.json, show)
     else:
         from pipeline import runs
         from pipeline.run_stage import run_stage
@@ -177,6 +180,13 @@ def _plan(arguments: argparse.Namespace) -> None:
     full = arguments.full or arguments.json
     found = make_plan(_config(arguments), arguments.card, arguments.measure, full)
     _print(found, arguments.json, lambda plan: show(plan, full))
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    from pipeline import runs
+    from pipeline.remote import fetch
+
+    fetch.run(runs.read(arguments.config, arguments.overrides), _typed(arguments))
 
 
 def _submit(arguments: argparse.Namespace) -> None:

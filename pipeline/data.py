@@ -8,7 +8,6 @@ experiments that share their first settings share the folders.
 import time
 from collections import Counter
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from pipeline.config import Config
 from pipeline.corpus.contamination import drop_contaminated
 from pipeline.corpus.duplicates import drop_exact_duplicates, drop_near_duplicates
 from pipeline.corpus.publishing import cut_by_score, publish, score_documents
-from pipeline.corpus.reading import apply_rules, in_words, lost_words, read_source, repair_documents
+from pipeline.corpus.reading import apply_rules, in_words, lost_words, repair_documents
 from pipeline.corpus.splitting import split_groups
-from pipeline.corpus.steps import make_executor, make_source, named_sources, rules_by_source, scorer_options
+from pipeline.corpus.steps import make_executor, named_sources, rules_by_source, scorer_options, source_reader
 from pipeline.corpus.text.tokenizer import check_given_tokenizer
 from pipeline.corpus.tokenizing import copy_tokenizer, encode_documents, train_tokenizer
 from pipeline.pages import html
@@ -81,10 +80,7 @@ def data_makers(config: Config, final: Step) -> dict[str, Maker]:
     for step in final.chain():
         if step.name == "data-read":
             name = step.config["source"]
-            source = make_source(sources[name], f"data.sources.{name}")
-            found[step.fingerprint] = partial(
-                read_source, name=name, source=source, max_unreadable=data.max_unreadable, executor=executor
-            )
+            found[step.fingerprint] = source_reader(name, sources[name], data.max_unreadable, executor)
         else:
             found[step.fingerprint] = makers[step.name]
     return found

@@ -13,7 +13,7 @@ from pipeline.config import Config
 from pipeline.growing.grow import GATE_WINDOWS, HeldOut, SourceFiles, check_method, grow_folder, measure
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.files import hash_file
-from pipeline.storage.hub import MODEL_FILES, is_hub_name, known_shape, local_folder
+from pipeline.storage.hub import MODEL_FILES, Unavailable, hub_shape, is_hub_name, known_shape, local_folder
 from pipeline.storage.run_files import WEIGHTS
 from pipeline.storage.steps import Folder, Step, content_hash, hash_outputs, read_manifest
 from pipeline.storage.store import Command, build
@@ -50,7 +50,7 @@ def _make(config: Config, folder: Folder) -> dict[str, Any]:
 def tensor_map(config: Config) -> list[str]:
     """Lines `name, from, to, rule` for every tensor of the grown model, from shapes alone.
 
-    Empty where the source is a hub name whose shape is not known before it is fetched. Raises `UserError`.
+    Of a source on the hub its config.json is fetched at most; empty where the hub does not give it. Raises `UserError`.
     """
     from model.growth import GROWTH, rules
     from model.hf import load_config
@@ -58,8 +58,9 @@ def tensor_map(config: Config) -> list[str]:
     check_method(config)
     name, source = config.init.source, None
     if name is not None and is_hub_name(name):
-        source = known_shape(name, "init.source")
-        if source is None:
+        try:
+            source = known_shape(name, "init.source") or hub_shape(name, "init.source")
+        except Unavailable:  # what this prints is of use without a network too
             return []
     elif stages.source_is_experiment(config):
         source = stages.source_config(config).model

@@ -19,14 +19,16 @@ from typing import Any
 from pipeline import config as configs
 from pipeline import stages
 from pipeline.config import PRETRAINING, Config
+from pipeline.config.schema import AFTER
 from pipeline.pages import html
 from pipeline.stages import check_source, is_trained, pretrain_step, source_config, source_is_experiment
+from pipeline.storage import pins
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.hub import is_hub_name, known_shape
 from pipeline.storage.locks import FolderLock
 from pipeline.storage.run_files import finished_manifest, trunk_folder
 from pipeline.storage.steps import Step, read_manifest
-from pipeline.storage.store import Command, Store
+from pipeline.storage.store import HERE, Command, Store
 from pipeline.system import signals
 from pipeline.system.errors import STOPPED, WRONG_INPUT, Failure, Stopped, UserError
 from pipeline.system.processes import start as start_child
@@ -41,6 +43,7 @@ def run_stage(stage: str, config: Config, words: str, *, replay: str | None = No
     from pipeline.reporting import page
 
     store, experiment, module = connect(), Experiment(config), module_of(stage)
+    config = pin(config, stage, store)
     command = Command(words, store, page.write, as_json, replay)
     if stage == "init":
         check_method(config)
@@ -58,8 +61,32 @@ def run_stage(stage: str, config: Config, words: str, *, replay: str | None = No
             command = replace(command, progress_tasks=_progress_tasks(config))
         else:
             step = step_of(config, stage, words)
-        store.follow(experiment.folder / "config.yaml", experiment.ledger_path)
+        store.follow(experiment.folder / "config.yaml", pins.record_path(config), experiment.ledger_path)
         module.run(config, step, command)
+
+
+def pin(config: Config, stage: str, store: Store = HERE) -> Config:
+    """The config with a commit in place of every name of the hub. `data` asks the hub anew unless its result for the
+    commits on record is unfinished, every other stage for the model of its own alone. Raises `UserError`."""
+    if not pins.hub_names(config):
+        return config
+    path = pins.record_path(config)
+    store.fetch_file(path)
+    if stage == "data" and not _is_begun(pins.recorded(config)):
+        pins.resolve([config], path, lambda key: key.partition(".")[0] not in AFTER)
+    else:
+        pins.resolve([config], path, lambda key: key == f"{stage}.model")
+    return pins.recorded(config)
+
+
+def _is_begun(config: Config) -> bool:
+    """Whether text of the hub was read at the commits on record, and its data stage is not finished."""
+    names = pins.hub_names(config)
+    if not all(name.pinned for name in names if name.key.startswith("data.")):
+        return False
+    step = stages.data_step(config)
+    reads = [s for s in step.chain() if s.name == "data-read" and s.config["type"] == "huggingface"]
+    return not step.finished and any(s.path.is_dir() for s in reads)
 
 
 def module_of(stage: str) -> ModuleType:

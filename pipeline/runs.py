@@ -15,6 +15,7 @@ from pipeline.config import Config
 from pipeline.storage.files import root, write_text
 from pipeline.storage.ledger import HEARTBEAT_SECONDS, LEDGER, spent_hours
 from pipeline.storage.locks import lock_owner
+from pipeline.storage.pins import recorded
 from pipeline.storage.steps import MANIFEST, read_manifest
 from pipeline.system.errors import UserError
 from pipeline.system.processes import process_lives
@@ -32,14 +33,19 @@ def names() -> list[str]:
 
 
 def load(word: str, overrides: Sequence[str] = ()) -> Config:
+    """`read`, with the commits that the experiment has on record in place of names of the hub."""
+    return recorded(read(word, overrides))
+
+
+def read(word: str, overrides: Sequence[str] = ()) -> Config:
     """The config behind what a person typed: a YAML file, or the name of an experiment under `runs/`; with `overrides`
     laid over it.
 
     Raises `UserError` where it is neither, with the names there are.
     """
-    recorded = root() / "runs" / word / CONFIG
-    if recorded.is_file() and not word.endswith((".yaml", ".yml")) and not Path(word).is_file():
-        return configs.load(recorded, overrides)
+    own = root() / "runs" / word / CONFIG
+    if own.is_file() and not word.endswith((".yaml", ".yml")) and not Path(word).is_file():
+        return configs.load(own, overrides)
     if word.endswith((".yaml", ".yml")) or Path(word).exists():  # of a folder the reader says that it is one
         return configs.load(word, overrides)
     known = names()

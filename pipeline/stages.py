@@ -17,6 +17,7 @@ from pipeline.config import BudgetConfig, Config
 from pipeline.corpus.steps import data_step
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.hub import check_model, content_of_model
+from pipeline.storage.pins import recorded
 from pipeline.storage.run_files import (
     CHECKPOINTS,
     DECISIONS,
@@ -124,7 +125,7 @@ def source_config(config: Config) -> Config:
     asker = configs.to_values(config)
     for key in ("data", "tokenizer", "seed"):
         values[key] = asker[key]
-    return at_stated_budget(configs.from_values(values, where=str(path)))
+    return at_stated_budget(recorded(configs.from_values(values, where=str(path))))
 
 
 def check_source(config: Config) -> None:

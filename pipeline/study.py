@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.pages import html
+from pipeline.storage import pins
+from pipeline.storage.files import root
 from pipeline.studies import pages
 from pipeline.studies import run as runner
 from pipeline.studies.file import Study, read
@@ -20,7 +22,7 @@ from pipeline.system.errors import Failure, UserError
 def run(path: str, *, dry_run: bool = False, only_report: bool = False, as_json: bool = False) -> None:
     """Raises `UserError` for a study that is wrong, `Failure` where members failed, `Stopped`."""
     study = read(path)
-    found = members(study)
+    found = members(study) if dry_run else _pinned_members(study)
     if dry_run:
         facts = _planned(study, found)
         print(json.dumps(facts, indent=1) if as_json else html.render("study.txt", facts=facts).rstrip("\n"))
@@ -50,9 +52,17 @@ def submit(path: str, options: Any, at_once: int | None, *, dry_run: bool = Fals
             f"study {path}: stop compares members at shares of the budget, which needs them in turn; an array runs all "
             "to their end: set stop to null, or leave --slurm out"
         )
-    configs = [one.config for one in trainings(members(study))]
+    configs = [one.config for one in trainings(members(study) if dry_run else _pinned_members(study))]
     last = ("study", Path(path).resolve())
     run_array(study.name, configs, path, options, at_once=at_once, until="pretrain", last=last, dry_run=dry_run)
+
+
+def _pinned_members(study: Study) -> list[Member]:
+    """The members, all with one commit for each name of the hub: that on the study's record, else what the hub says
+    now."""
+    path = root() / "runs" / study.name / pins.RECORD
+    pins.resolve([one.config for one in trainings(members(study))], path, lambda key: False)
+    return members(study)
 
 
 def _planned(study: Study, found: list[Member]) -> dict[str, Any]:

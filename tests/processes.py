@@ -22,6 +22,8 @@ import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import hub_server
+
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = [
     "torch",
@@ -122,6 +124,8 @@ def _run(words: list[str], env: dict[str, str], cwd: str, out: Path, err: Path) 
     sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8")
     sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), encoding="utf-8", line_buffering=True)
     sys.path[:0] = [folder for folder in env.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    if any(name.startswith("HF_") for name in env):
+        hub_server.reload_settings()
     if "OMP_NUM_THREADS" in env:  # OpenMP read its own value when torch was imported
         import torch
 

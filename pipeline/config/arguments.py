@@ -108,6 +108,9 @@ VERBS = [
     _stage("export", "a model for others: Hugging Face folder, cards, GGUF"),
     _stage("quantize", "smaller forms of a model: size, memory, speed, cost, quality before and after"),
     _stage("finetune", "tune a model on examples inside a GPU-hour cap: LoRA, QLoRA or every weight"),
+    Verb("fetch", "download the models and the text of a config, for machines without a network", CONFIG,
+        "Resolves every hub name of the config to a commit, downloads the models to HF_HOME and reads the text of the "
+        "hub into HORNBOOK_ROOT, as the data stage would. After it, every stage runs with HF_HUB_OFFLINE=1."),
     Verb("plan", "what the config needs and buys on a card: memory, tokens, hours, cost", [
         *CONFIG,
         _argument("--card", help=f"{CARD}; default: this machine's, else h100-80"),

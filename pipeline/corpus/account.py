@@ -258,6 +258,7 @@ def _sources(
             "unreadable_causes": source["unreadable_causes"],
             "files": source["files"],
             "lost_files": source["lost_files"],
+            **{key: source[key] for key in ("dataset", "revision") if key in source and name not in private},
             "private": name in private,
             "train": train,
             "validation": val,
@@ -397,6 +398,7 @@ def _read_facts(manifest: Mapping[str, Any], read: int, declared: Counter[str]) 
         "files": manifest["files"],
         "lost_files": manifest["lost_files"],
         **({"sampled_of": manifest["sampled_of"]} if "sampled_of" in manifest else {}),
+        **{key: manifest[key] for key in ("dataset", "revision") if key in manifest},
     }
 
 

@@ -11,6 +11,7 @@ To add a source: a class with `items` and `content_hash` in a file of `sources/`
 import platform
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipeline.config import Config, merge
 from pipeline.corpus.contamination import item_files
 from pipeline.corpus.execute import Executor, check_cluster
 from pipeline.corpus.exercises.source import Exercises
+from pipeline.corpus.reading import read_source
 from pipeline.corpus.scorers.document_scorers import SHIPPED, make_scorer
 from pipeline.corpus.sources.document_files import TextFolder, Warc
 from pipeline.corpus.sources.python_library import PythonLibrary
@@ -35,6 +37,7 @@ from pipeline.storage.experiment import Experiment
 from pipeline.storage.files import hash_files
 from pipeline.storage.hub import GGUF, TOKENIZER_FILES, content_of_model, is_hub_name, local_folder
 from pipeline.storage.steps import Step
+from pipeline.storage.store import Maker
 from pipeline.system.errors import UserError
 
 VERSIONS = {
@@ -223,6 +226,12 @@ def make_source(options: Mapping[str, Any], key: str) -> Source:
         unnamed = {name: value for name, value in inner.items() if name != "name"}
         own["documents"] = Rewritten(inner.get("name"), inner, make_source(unnamed, f"{key}.documents"))
     return make(cls, own, key)
+
+
+def source_reader(name: str, options: Mapping[str, Any], max_unreadable: float, executor: Executor) -> Maker:
+    """What makes the read step of one source."""
+    source = make_source(options, f"data.sources.{name}")
+    return partial(read_source, name=name, source=source, max_unreadable=max_unreadable, executor=executor)
 
 
 def scorer_options(config: Config) -> Mapping[str, Any] | None:

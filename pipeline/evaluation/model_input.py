@@ -20,6 +20,7 @@ from pipeline.corpus.text.tokenizer import special_tokens
 from pipeline.stages import pretrain_step
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.hub import MODEL_FILES, TOKENIZER_FILES, content_of_model, is_hub_name, local_folder
+from pipeline.storage.pins import recorded
 from pipeline.storage.steps import MANIFEST, Folder, Step, read_manifest
 from pipeline.storage.store import Command, build
 from pipeline.system.errors import UserError
@@ -67,7 +68,7 @@ def find_model(stage: str, config: Config, command: str) -> ModelInput:
     """
     wanted, key = getattr(config, stage).model, f"{stage}.model"
     if wanted is None or wanted.endswith((".yaml", ".yml")):
-        return _of_pretraining(configs.load(wanted) if wanted else config, wanted or command)
+        return _of_pretraining(recorded(configs.load(wanted)) if wanted else config, wanted or command)
     fix = f"{key}: expected a folder with config.json, model.safetensors and tokenizer.json"
     if not is_hub_name(wanted) and not Path(wanted).expanduser().exists():
         raise UserError(f"there is no model at {wanted} yet; {fix}")

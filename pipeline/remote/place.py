@@ -121,7 +121,10 @@ class Place:
             raise
         except Exception as error:  # every library behind fsspec has errors of its own
             reason = (str(error).strip().splitlines() or [""])[0]
-            raise Unreachable(f"{type(error).__name__}: {self.hide(reason)}") from None
+            # What asks for no content gets no reason either: of an expired token S3 says "Bad Request" alone.
+            refused = isinstance(error, PermissionError) or reason.endswith(("Bad Request", "Forbidden"))
+            hint = "; its credentials may be wrong or expired" if refused else ""
+            raise Unreachable(f"{type(error).__name__}: {self.hide(reason)}{hint}") from None
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:

@@ -63,6 +63,12 @@ class RemoteStore(Store):
             say(f"{self.name} cannot be read ({error}): continuing with what is here")
             return False
 
+    def fetch_file(self, path: Path) -> None:
+        part = path.with_name(f".{path.name}.remote.part")
+        with suppress(Unreachable):
+            if not path.is_file() and self.place.fetch(path_of(path), part):
+                part.replace(path)
+
     def push(self, folder: Path) -> None:
         self.uploader.push(folder)
 

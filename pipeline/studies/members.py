@@ -17,6 +17,7 @@ from pipeline.growing.grow import check_method
 from pipeline.stages import check_source, source_config, source_is_experiment
 from pipeline.storage.experiment import Experiment
 from pipeline.storage.files import hash_json, root, write_text
+from pipeline.storage.pins import recorded
 from pipeline.studies.design import QUALITY, TASKS, Cell
 from pipeline.studies.file import AS_STORED, FORM, SPEND, Study, nested
 from pipeline.system.errors import UserError
@@ -135,7 +136,7 @@ def _training(study: Study, cell: Cell, seed: int, overrides: dict[str, Any], sp
     if study.stop is not None:  # every share at which members are compared needs a validation
         values = configs.merge(values, {"train": {"validate_every_share": study.stop.at[0]}})
     configs.resolve_source_path(values, study.base)
-    config = _with_budget(study, configs.from_values(values, where), spend, where)
+    config = _with_budget(study, recorded(configs.from_values(values, where)), spend, where)
     # Runtime keys are in no fingerprint: without `apart`, members that differ in them alone would be one run.
     kinds, given = configs.key_kinds(), sorted(configs.flat(overrides).items())
     runtime = [(key, value) for key, value in given if kinds.get(key, ("",))[0] == RUNTIME]

@@ -412,5 +412,5 @@ def test_a_dataset_that_is_neither_here_nor_on_the_hub_is_one_clear_error(monkey
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="no local folder of this name here, and the hub did not give it"):
+    with pytest.raises(UserError, match="dataset is 'nobody/nothing-such@main'"):
         items(HuggingFace("nobody/nothing-such"))

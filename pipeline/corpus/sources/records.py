@@ -5,7 +5,8 @@ affect its neighbours. A field is named as it stands in the record, or with dots
 Parquet is read row group by row group, with the needed columns only. A hub dataset is streamed through `datasets`;
 nothing is downloaded whole. The files of a local dataset folder are read one by one, each with its own columns:
 `datasets` decides which they are, tables and JSON lines are read as by `parquet` and `jsonl`, and other formats through
-`datasets`. Tested on local folders; the hub itself is **unmeasured** (no network where this was written).
+`datasets`. Every shard reads the one commit that the stage resolved at its start. Where the hub is busy, fails or cuts
+a connection, a shard waits and continues after the record it had reached.
 
 A record may state its own licence, in text, as an SPDX expression, as an object of GitHub (`spdx_id`, `key`, `name`),
 npm (`type`, `url`), Zenodo or CycloneDX (`id`, `expression`), as a list of these (all hold), or as any of them in JSON
@@ -16,6 +17,7 @@ is stated and not understood: `unknown`, and never the source's own licence.
 import ast
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -39,7 +41,8 @@ from pipeline.corpus.text.user_files import (
     split_ending,
 )
 from pipeline.storage.files import hash_files, hash_json
-from pipeline.system.errors import UserError
+from pipeline.storage.hub import DATASET, Unavailable, is_of_transport, refusal
+from pipeline.system.errors import Failure, UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,6 +54,8 @@ TABLE_ENDINGS = (".parquet", ".parq", ".pq")
 _PLAIN_TABLES = {(ending, "") for ending in TABLE_ENDINGS}
 _ROWS_AT_ONCE = 32  # a text may be 32 MB
 _BUFFER_BYTES = 1 << 20  # a column is streamed through it, where row groups are a gigabyte
+
+HUB_TRIES = 20  # for one record
 
 _NO_OPTIONS = {"name", "version", "data_dir", "data_files", "description", "features"}  # fields of a builder's config
 
@@ -279,19 +284,25 @@ def _as_python(scalar: "pa.Scalar") -> Any:
 
 
 class HuggingFace(RecordFiles):
-    """A dataset of the Hugging Face hub (unmeasured) or a local folder of its layout (Parquet, JSON lines). `config`,
-    `split`, `revision`: as in `datasets.load_dataset`; pin `revision` to a commit: the fingerprint of hub data is its
-    name with these three. Other options as for `jsonl`: `text_key`, `group_key`, `metadata_keys`, `where`
+    """A dataset of the Hugging Face hub or a local folder of its layout (Parquet, JSON lines). `config`, `split`,
+    `revision`: as in `datasets.load_dataset`; a branch or tag (default: main) is resolved to a commit when the stage
+    starts. `hub_wait_seconds`: the wait after the hub was busy (429), failed (5xx) or cut a connection, 20 times at
+    most for one record. Other options as for `jsonl`: `text_key`, `group_key`, `metadata_keys`, `where`
     (`int_score >= 3`), limits.
     """
 
     version = 3
+    without_effect = ("hub_wait_seconds",)
 
     def __init__(
-        self, dataset: str, config: str | None = None, split: str = "train", revision: str | None = None, **common: Any
-    ):
+        self, dataset: str, config: str | None = None, split: str = "train", revision: str | None = None,
+        hub_wait_seconds: float = 30.0, **common: Any
+    ):  # fmt: skip
         super().__init__(dataset, **common)
+        if not 0 <= hub_wait_seconds <= 3600:
+            raise ValueError(f"hub_wait_seconds is {hub_wait_seconds}; expected 0 to 3600")
         self.dataset, self.config, self.split, self.revision = dataset, config, split, revision
+        self.hub_wait_seconds = hub_wait_seconds
         self._tables, self._lines = Parquet(dataset, **common), Jsonl(dataset, **common)
 
     @property
@@ -301,6 +312,9 @@ class HuggingFace(RecordFiles):
 
     def libraries(self) -> tuple[str, ...]:
         return ("datasets", "pyarrow")
+
+    def prepare(self, folder: Path) -> dict[str, Any]:
+        return {} if self.local_folder else {"dataset": self.dataset, "revision": self.revision}
 
     def content_hash(self) -> str:
         folder = self.local_folder
@@ -331,22 +345,91 @@ class HuggingFace(RecordFiles):
         if self.find().files:
             yield from super().items(task, tasks)
             return
-        stream = self._asked(
-            lambda load: load.load_dataset(
-                str(self.local_folder or self.dataset),
-                self.config,
-                split=self.split,
-                revision=None if self.local_folder else self.revision,
-                streaming=True,
-            )
-        )
+        stream = self._stream()
         parts = stream.num_shards
         for part in range(parts):
             if parts >= tasks and part % tasks != task:
                 continue
-            for number, record in enumerate(stream.shard(parts, part)):
+            for number, record in enumerate(self._records_of(stream.shard(parts, part), part)):
                 if parts >= tasks or (number + part) % tasks == task:
                     yield self.read(record, f"{Path(self.dataset).name}/{part}:{number + 1}")
+
+    def _stream(self) -> Any:
+        from datasets import config as waits
+
+        # Where datasets waits by itself it waits as long as we do, not its own 60 s after each 429.
+        for setting in ("READ", "READ_SERVER_UNAVAILABLE", "READ_RATE_LIMIT", "OPEN"):
+            setattr(waits, f"STREAMING_{setting}_RETRY_INTERVAL", self.hub_wait_seconds)
+
+        def load(datasets: Any) -> Any:
+            revision = None if self.local_folder else self.revision
+            where = str(self.local_folder or self.dataset)
+            return datasets.load_dataset(where, self.config, split=self.split, revision=revision, streaming=True)
+
+        tries = 0
+        while True:
+            try:
+                return self._asked(load)
+            except Unavailable as error:
+                if waits.HF_HUB_OFFLINE:
+                    raise
+                tries += 1
+                self._wait("the list of its files", error, tries)
+
+    def _records_of(self, shard: Any, part: int) -> Iterator[Any]:
+        """The records of one shard, each once: after a failure that may pass, those that were read before are passed
+        over."""
+        done = tries = 0
+        while True:
+            try:
+                for record in shard.skip(done) if done else shard:
+                    done, tries = done + 1, 0
+                    yield record
+                return
+            except Exception as error:
+                tries += 1
+                self._wait(f"shard {part} after {done:,} records", self._problem(error, part, done), tries)
+
+    def _problem(self, error: Exception, part: int, done: int) -> Exception:
+        """`Unavailable` for what may pass; else what ends the stage."""
+        if self.local_folder:
+            return error
+        response = getattr(error, "response", None)
+        busy = response is not None and (response.status_code == 429 or response.status_code >= 500)
+        if busy or (response is None and is_of_transport(error)):
+            words = (str(error).strip().splitlines() or [""])[0][:200]
+            return Unavailable(f"dataset {self._name}: {words}", f"{type(error).__name__}: {words}")
+        place = f"dataset {self._name}: shard {part} after {done:,} records"
+        if isinstance(error, FileNotFoundError) or response is not None:
+            found = refusal(error, self._name, DATASET, "dataset")
+            if not isinstance(found, Unavailable):
+                return UserError(f"{place}: {found}")
+            return UserError(
+                f"{place}: the hub lists a file and does not give it ({' '.join(str(error).split())[:300]}). Nothing "
+                "of this source is used without it: the same command resumes with the shards that are missing, or "
+                "name another `revision`"
+            )
+        return Failure(f"{place}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+
+    def _wait(self, what: str, error: Exception, tries: int) -> None:
+        """Waits after a failure that may pass, and says so. Raises any other, and one too many."""
+        if not isinstance(error, Unavailable):
+            raise error from None
+        if tries > HUB_TRIES:
+            waited = HUB_TRIES * self.hub_wait_seconds
+            raise Failure(
+                f"dataset {self._name}: {what}: {error.why}, for {waited:.0f} s; the same command resumes with the "
+                "unfinished shards"
+            ) from None
+        print(
+            f"  hub: {self._name}, {what}: {error.why}; waiting {self.hub_wait_seconds:g} s ({tries} of {HUB_TRIES})",
+            flush=True,
+        )
+        time.sleep(self.hub_wait_seconds)
+
+    @property
+    def _name(self) -> str:
+        return f"{self.dataset}@{self.revision or 'main'}"
 
     def raw_records(self, file: InputFile) -> Iterator[Any]:
         if self._reader(file) is not self:
@@ -384,11 +467,7 @@ class HuggingFace(RecordFiles):
         except ValueError as error:  # how datasets says that a config or split does not exist
             raise UserError(f"dataset {self.dataset}, config {self.config}, split {self.split}: {error}") from None
         except OSError as error:  # no such dataset, no connection, no right to it
-            raise UserError(
-                f"dataset {self.dataset}: there is no local folder of this name here, and the hub did not give it "
-                f"({str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}); expected a "
-                "folder, or a hub name owner/name and a network"
-            ) from None
+            raise refusal(error, self._name, DATASET, "dataset") from None
 
 
 def field(record: dict[str, Any], key: str) -> Any:
