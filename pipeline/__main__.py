@@ -193,6 +193,10 @@ def _submit(arguments: argparse.Namespace) -> None:
     from pipeline import submit
 
     options, config = _slurm_options(arguments), _config(arguments)
+    if not arguments.dry_run:
+        from pipeline.run_stage import pin
+
+        config = pin(config, "submit")  # the jobs get commits, not names that move
     submit.run(config, _typed(arguments), options, until=arguments.until, dry_run=arguments.dry_run)
 
 

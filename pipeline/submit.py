@@ -18,7 +18,6 @@ from pipeline import slurm
 from pipeline.config import Config
 from pipeline.evaluate import evaluate_step
 from pipeline.growing.grow import check_method
-from pipeline.run_stage import pin
 from pipeline.slurm import Job, Options, Queued
 from pipeline.stages import (
     check_source,
@@ -72,10 +71,7 @@ class Task:
 
 def run(config: Config, command: str, options: Options, *, until: str = LAST, dry_run: bool = False) -> None:
     """Sends what is left of one experiment up to the stage `until`. `command`: config and overrides as typed. Raises
-    `UserError` for what is wrong in the config or refused by Slurm; then nothing of this call stays queued. Names of
-    the hub that have no commit on record are resolved here: the jobs get commits."""
-    if not dry_run:
-        config = pin(config, "submit")
+    `UserError` for what is wrong in the config or refused by Slurm; then nothing of this call stays queued."""
     with _sending(config.name, command, options, dry_run) as sending:
         chain = tasks(config, until)
         sending.check_sources(chain)
