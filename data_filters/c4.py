@@ -25,7 +25,7 @@ class C4Quality(Rule):
     `remove_lines`: also replace the document's text by the lines that C4 keeps, as C4 did.
     """
 
-    kinds = (PROSE,)
+    kinds, of_sentences = (PROSE,), True
 
     split_paragraph: bool = True
     remove_citations: bool = True

@@ -23,7 +23,7 @@ _LAST = itemgetter(-1)
 class FineWebQuality(Rule):
     """FineWeb's rules on prose: share of lines that end in punctuation, of short and of repeated lines; lists."""
 
-    kinds = (PROSE,)
+    kinds, of_sentences = (PROSE,), True
 
     line_punct_thr: float = 0.12
     line_punct_exclude_zero: bool = False

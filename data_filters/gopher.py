@@ -21,7 +21,7 @@ STOP_WORDS = ("the", "to", "of", "and", "that", "with", "be", "have")  # the com
 class GopherQuality(Rule):
     """Gopher's quality rules on prose: number and mean length of words, symbols, bullets, letters, stop words."""
 
-    kinds = (PROSE,)
+    kinds, of_sentences = (PROSE,), True
 
     min_doc_words: int | None = 50
     max_doc_words: int | None = 100_000

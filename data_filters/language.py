@@ -6,7 +6,7 @@ the head is read, 0.3 ms a thousand characters: of 331 packaged English pages 1,
 and 5,000 leave 4. One model per process (0.6 s, 120 MB), shared by all rules and inherited by forked workers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -27,16 +27,24 @@ LANGUAGES = (
     "lij", "ltg", "uzs", "wa", "sdh", "arz", "ba", "mt", "nn", "oc", "tg", "tk", "tt", "vec", "vo", "wuu", "yue",
 )  # fmt: skip
 
+_LAST_LATIN = "\u024f"
+
 
 class Language(Rule):
     """Drops prose that is not in one of `languages` (ISO 639-1), or not with `min_probability`.
 
-    The first `head_characters` decide. Writes the language found to `metadata["language"]`.
+    The first `head_characters` decide. A text of fewer letters than `min_letters`, all of them Latin (a heading), is
+    kept, as nothing sure can be said of it. `prior`: how probable one of `languages` is before anything is read; set it for a source
+    (`data.sources.<name>.filters.language.prior`) of which more is known. Writes the language found to
+    `metadata["language"]`.
     """
 
     kinds, libraries = (PROSE,), ("py3langid",)
 
-    def __init__(self, languages: Sequence[str] = ("en",), min_probability: float = 0.65, head_characters: int = 2_000):
+    def __init__(
+        self, languages: Sequence[str] = ("en",), min_probability: float = 0.65, head_characters: int = 2_000,
+        min_letters: int = 40, prior: float = 0.5,
+    ):  # fmt: skip
         if isinstance(languages, str) or not languages:
             raise ValueError(f"languages is {languages!r}; expected a list of ISO 639-1 codes such as [en]")
         unknown = [code for code in languages if code not in LANGUAGES]
@@ -45,11 +53,17 @@ class Language(Rule):
         check_range("min_probability", min_probability, 0, 1, optional=False)
         check_range("head_characters", head_characters, 1, optional=False)
         self.languages, self.min_probability = frozenset(languages), min_probability
-        self.head_characters = head_characters
+        check_range("min_letters", min_letters, 0, optional=False)
+        if not 0 < prior < 1:
+            raise ValueError(f"prior is {prior!r}; expected a probability between 0 and 1, both left out")
+        self.head_characters, self.min_letters, self.prior = head_characters, min_letters, prior
 
     def filter(self, doc: Document) -> Decision:
-        language, probability = identify(doc.text[: self.head_characters])
+        head = doc.text[: self.head_characters]
+        language, probability = identify(head, self.languages, self.prior)
         doc.metadata["language"], doc.metadata["language_score"] = language, round(probability, 4)
+        if 0 < sum(map(str.isalpha, head)) < self.min_letters and max(head) <= _LAST_LATIN:
+            return True
         if language not in self.languages:
             wanted = ", ".join(sorted(self.languages))
             return False, Drop("other_language", f"{language} {probability:.2f}", wanted)
@@ -58,9 +72,16 @@ class Language(Rule):
         return True
 
 
-def identify(text: str) -> tuple[str, float]:
-    """The most probable language and its probability. Raises nothing; a text without letters is a guess near 0."""
-    return _model().classify(text)
+def identify(text: str, expected: Collection[str] = (), prior: float = 0.5) -> tuple[str, float]:
+    """The most probable language and its probability, where one of `expected` is written with probability `prior`, and
+    all languages are as probable where none is expected. A text without letters is a guess near 0."""
+    ranked = _model().rank(text)
+    if not expected:
+        return ranked[0]
+    weights = {True: prior / len(expected), False: (1 - prior) / max(1, len(ranked) - len(expected))}
+    weighted = [(language, probability * weights[language in expected]) for language, probability in ranked]
+    language, most = max(weighted, key=lambda pair: pair[1])
+    return language, most / (sum(weight for _, weight in weighted) or 1.0)
 
 
 @lru_cache(1)

@@ -31,7 +31,7 @@ Grams = Sequence[Sequence[float]]
 class GopherRepetition(Rule):
     """Gopher's repetition rules on prose: repeated lines, paragraphs and word n-grams, at the paper's thresholds."""
 
-    kinds = (PROSE,)
+    kinds, of_sentences = (PROSE,), True
 
     def __init__(
         self,

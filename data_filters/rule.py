@@ -6,6 +6,7 @@ Rules are plain objects, quick to import (a config is checked in milliseconds) a
 
 import copy
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,6 +41,9 @@ class Rule(ABC):
     """One rule. Options are the keywords of `__init__`; `kinds` are the kinds of document it looks at."""
 
     kinds: ClassVar[tuple[str, ...]] = KINDS
+    of_sentences: ClassVar[bool] = False
+    """Judges sentences and their words: of a text that mixes prose and code only the prose counts, and what is nearly all
+    code is left to the rules for code."""
     libraries: ClassVar[tuple[str, ...]] = ()
     """Distributions whose version decides the answers."""
 
@@ -52,6 +56,8 @@ class Rule(ABC):
         if doc.metadata.get("kind", PROSE) not in self.kinds:
             return None
         decision = self.filter(doc)
+        if decision is not True and self.of_sentences and (prose := prose_beside_code(doc.text)) is not None:
+            decision = self.filter(Document(text=prose, id=doc.id, metadata=doc.metadata)) if prose else True
         return None if decision is True else decision[1]
 
 
@@ -86,6 +92,29 @@ def _tightened(rule: Rule, limit: float | str | None) -> Iterator[Rule]:
                 tightened = copy.copy(rule)
                 setattr(tightened, name, option)
                 yield tightened
+
+
+# A line of code in most languages: it ends in ; or braces, assigns, calls, or is a prompt with a command. A row of a table
+# or a list of numbers is none.
+_CODE_LINE = re.compile(
+    r"\s*(?:>>>|\.\.\.|\$|%|#) ?\S.*|.*[;{}]\s*$|\s*[\w.\[\]]+(?:, ?[\w.\[\]]+)* [-+*/:]?= ?\S.*"
+    r"|\s*[\w.>:-]*\w\(.*\)?[\s:,]*$|\s+(?:return|import|from|if|for|while|elif|else|try|except|class|def|fn|func)\b.*"
+    r"|(?:import|from|def|class|func|fn|pub|use|package|#include|#define|SELECT|CREATE|INSERT)\b.*"
+)
+_LEAST_CODE, _MOST_CODE = 0.1, 0.5  # of the lines: less is prose, more with hardly a sentence is code
+_FEWEST_WORDS = 50
+
+
+def prose_beside_code(text: str) -> str | None:
+    """The lines of `text` that are no code; empty where it is nearly all code, None where there is no code to speak of."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    prose = [line for line in lines if not _CODE_LINE.fullmatch(line)]
+    share = (len(lines) - len(prose)) / max(1, len(lines))
+    if share < _LEAST_CODE:
+        return None
+    if len(" ".join(prose).split()) >= _FEWEST_WORDS:
+        return "\n".join(prose)
+    return "" if share >= _MOST_CODE else None
 
 
 def as_datatrove_filter(rule: Rule, exclusion_writer: "DiskWriter | None" = None) -> "BaseFilter":
