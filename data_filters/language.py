@@ -43,7 +43,7 @@ class Language(Rule):
 
     def __init__(
         self, languages: Sequence[str] = ("en",), min_probability: float = 0.65, head_characters: int = 2_000,
-        min_letters: int = 40, prior: float = 0.5,
+        min_letters: int = 30, prior: float = 0.5,
     ):  # fmt: skip
         if isinstance(languages, str) or not languages:
             raise ValueError(f"languages is {languages!r}; expected a list of ISO 639-1 codes such as [en]")
@@ -60,9 +60,10 @@ class Language(Rule):
 
     def filter(self, doc: Document) -> Decision:
         head = doc.text[: self.head_characters]
-        language, probability = identify(head, self.languages, self.prior)
+        n_letters = sum(map(str.isalpha, head))
+        language, probability = identify(head, self.languages if n_letters else (), self.prior)
         doc.metadata["language"], doc.metadata["language_score"] = language, round(probability, 4)
-        if 0 < sum(map(str.isalpha, head)) < self.min_letters and max(head) <= _LAST_LATIN:
+        if 0 < n_letters < self.min_letters and max(head) <= _LAST_LATIN:
             return True
         if language not in self.languages:
             wanted = ", ".join(sorted(self.languages))
