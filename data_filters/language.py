@@ -34,8 +34,8 @@ class Language(Rule):
     """Drops prose that is not in one of `languages` (ISO 639-1), or not with `min_probability`.
 
     The first `head_characters` decide. A text of fewer letters than `min_letters`, all of them Latin (a heading), is
-    kept, as nothing sure can be said of it. `prior`: how probable one of `languages` is before anything is read; set it for a source
-    (`data.sources.<name>.filters.language.prior`) of which more is known. Writes the language found to
+    kept, as nothing sure can be said of it. `prior`: how probable one of `languages` is before anything is read; set it
+    for a source (`data.sources.<name>.filters.language.prior`) of which more is known. Writes the language found to
     `metadata["language"]`.
     """
 

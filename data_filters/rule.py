@@ -42,8 +42,8 @@ class Rule(ABC):
 
     kinds: ClassVar[tuple[str, ...]] = KINDS
     of_sentences: ClassVar[bool] = False
-    """Judges sentences and their words: of a text that mixes prose and code only the prose counts, and what is nearly all
-    code is left to the rules for code."""
+    """Judges sentences and their words: of a text that mixes prose and code only the prose counts, and what is nearly
+    all code is left to the rules for code."""
     libraries: ClassVar[tuple[str, ...]] = ()
     """Distributions whose version decides the answers."""
 
@@ -94,8 +94,8 @@ def _tightened(rule: Rule, limit: float | str | None) -> Iterator[Rule]:
                 yield tightened
 
 
-# A line of code in most languages: it ends in ; or braces, assigns, calls, or is a prompt with a command. A row of a table
-# or a list of numbers is none.
+# A line of code in most languages: it ends in ; or braces, assigns, calls, or is a prompt with a command. A row of a
+# table or a list of numbers is none.
 _CODE_LINE = re.compile(
     r"\s*(?:>>>|\.\.\.|\$|%|#) ?\S.*|.*[;{}]\s*$|\s*[\w.\[\]]+(?:, ?[\w.\[\]]+)* [-+*/:]?= ?\S.*"
     r"|\s*[\w.>:-]*\w\(.*\)?[\s:,]*$|\s+(?:return|import|from|if|for|while|elif|else|try|except|class|def|fn|func)\b.*"
@@ -106,7 +106,7 @@ _FEWEST_WORDS = 50
 
 
 def prose_beside_code(text: str) -> str | None:
-    """The lines of `text` that are no code; empty where it is nearly all code, None where there is no code to speak of."""
+    """The lines of `text` that are no code; empty where it is nearly all code, None where there is hardly any code."""
     lines = [line for line in text.split("\n") if line.strip()]
     prose = [line for line in lines if not _CODE_LINE.fullmatch(line)]
     share = (len(lines) - len(prose)) / max(1, len(lines))

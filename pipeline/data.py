@@ -171,6 +171,10 @@ def warnings(manifest: Mapping[str, Any]) -> list[str]:
         found.append(f"data.filters.quality cut nothing, for want of a scorer: {classifier['note']}")
     elif uncut := sorted(set(classifier["not_scored"]) & set(classifier["thresholds"])):
         found.append(f"data.filters.quality cut nothing of {', '.join(uncut)}, which the scorer does not suit")
+    if abstained := classifier.get("abstained"):
+        found.append(
+            f"the scorer has no opinion of {abstained:,} documents that are not in English; none of them is cut"
+        )
     if lost := (manifest["contamination"] or {}).get("items_unreadable"):
         found.append(f"{lost:,} records of evaluation items could not be read (data.decontamination.files)")
     short = (manifest["contamination"] or {}).get("items_too_short")

@@ -22,7 +22,7 @@ from data_filters.rule import EXERCISE
 from pipeline.config import Config
 from pipeline.corpus.scorers.document_scorers import SHIPPED
 from pipeline.corpus.scorers.labels import Model, Person, Rating, StopRating, content_hash, learn
-from pipeline.corpus.scorers.linear import MOST
+from pipeline.corpus.scorers.linear import MOST, load_scorer
 from pipeline.corpus.sources.records import shown
 from pipeline.corpus.steps import data_step
 from pipeline.corpus.synthetic.endpoint import ChatEndpoint, CostCapReached, EndpointError, Price, ask_all
@@ -175,7 +175,9 @@ def _train(documents: Sequence[Document], rated: dict[str, dict[str, Any]], fold
     if len(set(groups)) < 2:  # one group alone cannot be held out: documents are
         groups = [record["path"] for _, record in pairs]
     try:
-        scorer = learn([d for d, _ in pairs], [record["score"] for _, record in pairs], groups, raters)
+        scorer = learn(
+            [d for d, _ in pairs], [record["score"] for _, record in pairs], groups, raters, load_scorer(SHIPPED)
+        )
     except ValueError as error:
         raise UserError(
             f"label: {error}. Rate more: hornbook label {command} --documents {2 * max(50, len(documents))}"

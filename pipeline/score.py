@@ -1,11 +1,13 @@
 """`hornbook score`: quality scores of your own texts, by the scorer that a finished data stage used.
 
 In: an experiment whose data stage is finished, and files or folders of text. Out: one JSON line per document, `{path,
-score, bytes}`, or `{path, unreadable}` if it could not be read; the counts go to standard error. Texts are repaired as
-the data stage repairs them, so the same text gets the same score. The experiment is not changed.
+score, bytes}` (score null: the scorer has no opinion of it), or `{path, unreadable}` if it could not be read; the
+counts go to standard error. Texts are repaired as the data stage repairs them, so the same text gets the same score.
+The experiment is not changed.
 """
 
 import glob
+import math
 import shutil
 import sys
 import tempfile
@@ -92,7 +94,7 @@ def make_source(name: str, text_key: str | None, kind: str | None) -> Source:
 def _score(items: Iterator[Document | SetAside], folder: Path, part: Path) -> dict[str, float]:
     """Writes one part and returns its counts."""
     scorer, limit = stored_scorer(folder / "scorer"), _limit(read_manifest(folder)["classifier"]["threshold"])
-    facts = {"documents": 0, "unreadable": 0, "bytes": 0, "sum": 0.0, "kept": 0}
+    facts = {"documents": 0, "unreadable": 0, "bytes": 0, "sum": 0.0, "kept": 0, "abstained": 0}
     batch: list[Document] = []
     with open(part, "wb") as file:
         for item in items:
@@ -115,11 +117,13 @@ def _limit(threshold: Any) -> float:
 
 def _flush(batch: list[Document], scorer: DocumentScorer, limit: float, facts: dict[str, float], file: Any) -> None:
     for score, doc in zip(scorer.scores(batch), batch, strict=True):
-        value, size = round(float(score), 4), len(doc.text.encode())
+        opinion = not math.isnan(score)
+        value, size = round(float(score), 4) if opinion else None, len(doc.text.encode())
         facts["documents"] += 1
         facts["bytes"] += size
-        facts["sum"] += value
-        facts["kept"] += value >= limit
+        facts["abstained"] += not opinion
+        facts["sum"] += value or 0.0
+        facts["kept"] += value is None or value >= limit
         line = {"path": doc.metadata["path"], "score": value, "bytes": size}
         file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
     batch.clear()
@@ -148,14 +152,18 @@ def _join(parts: Sequence[Path], out: str | None) -> None:
 
 
 def _say(facts: Sequence[dict[str, float]], threshold: Any, seconds: float) -> None:
-    total = {key: sum(f[key] for f in facts) for key in ("documents", "unreadable", "bytes", "sum", "kept")}
+    total = {
+        key: sum(f[key] for f in facts) for key in ("documents", "unreadable", "bytes", "sum", "kept", "abstained")
+    }
     n = int(total["documents"])
     if not n:
         print(f"score: no readable document ({int(total['unreadable']):,} could not be read)", file=sys.stderr)
         return
-    cut = _limit(threshold)
+    cut, judged = _limit(threshold), max(1, n - int(total["abstained"]))
+    if total["abstained"]:
+        print(f"score: no opinion of {int(total['abstained']):,} documents that are not in English", file=sys.stderr)
     print(
-        f"score: {n:,} documents, mean {total['sum'] / n:.3f}, {100 * total['kept'] / n:.1f}% at or above {cut:g}; "
-        f"{int(total['unreadable']):,} unreadable; {total['bytes'] / 1e6 / seconds:.1f} MB/s",
+        f"score: {n:,} documents, mean {total['sum'] / judged:.3f}, {100 * total['kept'] / n:.1f}% at or above {cut:g};"
+        f" {int(total['unreadable']):,} unreadable; {total['bytes'] / 1e6 / seconds:.1f} MB/s",
         file=sys.stderr,
     )

@@ -1,21 +1,21 @@
-"""Finds the texts that raters read for the quality scorer, makes the ones that are to fool it, and collects the ratings.
+"""Finds the texts that raters read for the quality scorer, mixes in some that are to fool it, collects the ratings.
 
     python scripts/rated_texts.py draw FOLDER         # downloads packages, draws documents: FOLDER/documents.jsonl
-    python scripts/rated_texts.py find FOLDER         # the texts of the shipped labels again, each checked by its hash
     python scripts/rated_texts.py batches FOLDER      # what raters read: batches/, second/, and the key to their ids
     python scripts/rated_texts.py collect FOLDER      # ratings/*.tsv of raters -> the shipped labels
+    python scripts/rated_texts.py find FOLDER         # the texts of the shipped labels again, each checked by its hash
 
-A document is a piece of a file of a package, at most as long as what the scorer reads. Labels name it by package,
-version, path and first character, and hold a hash of its text, not the text: many licences do not allow that.
-Packages come through apt-get (with deb-src and non-free lines of its own, nothing of the system changes), npm and pip.
-Debian keeps old versions at snapshot.debian.org. Texts made to fool are made from drawn ones by seeds (`fooling.py`).
+A document is a piece of a file of a package (`rated_texts.yaml` names them), at most 8,000 characters long. Labels name
+it by package, version, path and first character, and hold a hash of its text, not the text: many licences do not allow
+that. Packages come through apt-get (with deb-src and non-free lines of its own, nothing of the system changes), npm and
+pip. Debian keeps old versions at snapshot.debian.org. Texts made to fool are made from drawn ones by seeds.
 """
 
 import argparse
 import fcntl
 import gzip
 import hashlib
-import io
+import html
 import json
 import os
 import random
@@ -24,17 +24,33 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_filters.rule import CODE, PROSE
+import numpy as np
+from datatrove.data import Document
+
+from data_filters.rule import CODE, EXERCISE, PROSE
+from pipeline.config import yaml_values
+from pipeline.corpus.exercises.source import Exercises
+from pipeline.corpus.scorers.features import PHRASE_BITS, PHRASE_WORDS, PHRASES, phrases, split_words
 from pipeline.corpus.scorers.fooling import KINDS
 from pipeline.corpus.scorers.fooling import make as fool
-from pipeline.corpus.scorers.labels import find_documents, read_labels
+from pipeline.corpus.scorers.labels import (
+    LABELS,
+    PYTHON_LIBRARY,
+    SECOND_LABELS,
+    Label,
+    content_hash,
+    find_documents,
+    read_labels,
+)  # fmt: skip
+from pipeline.corpus.scorers.linear import GOOD
 from pipeline.corpus.sources.document_files import PLAIN_ENDINGS, notebook_text
 from pipeline.corpus.sources.document_text import decode_code, decode_page, decode_text, main_text
 from pipeline.corpus.text.user_files import Unreadable
@@ -44,125 +60,16 @@ LEAST_CHARACTERS, MOST_OF_A_PACKAGE = 250, 12
 SHOWN_HEAD, SHOWN_MIDDLE, BATCH_DOCUMENTS = 1_600, 800, 40
 MAX_FILE_BYTES = 3_000_000
 RATED_OF_A_KIND, RATED_BEFORE = 7, 60  # of texts to fool, and of the labels there were: raters do not know which
+EXERCISES = 40
+RATER = "a language model with this rubric, blind"
 SEED = 21
 
-# domain: (documents, {package: which of its files}). Packages are named as `deb:`, `src:` (Debian source), `npm:`, `pypi:`.
-_TEXT = r"\.(txt|md|rst|adoc|texi|pod|html?)(\.gz)?$"
+_PLAN = yaml_values.load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+# domain: (documents, {package: which of its files})
 PLAN: dict[str, tuple[int, dict[str, str]]] = {
-    "manual": (100, {
-        "deb:git-doc": r"html/(user-manual|giteveryday|gitworkflows|gitcli|githooks|gitsubmodules|gitattributes)\.txt$",
-        "deb:postgresql-doc-15": r"html/(?!sql-|app-|catalog-|view-|release)[a-z-]+\.html$",
-        "deb:bash-doc": r"\.html?$", "deb:haproxy-doc": r"\.txt(\.gz)?$|\.html$",
-        "deb:apache2-doc": r"manual/en/(?!mod/)[\w/-]+\.html$", "deb:exim4-doc-html": r"ch-?\w*\.html$|\.html$",
-        "deb:postfix-doc": r"README\.html$|_README(\.gz)?$", "deb:ffmpeg-doc": r"manual/[\w-]+\.html$",
-        "deb:valgrind": r"html/[\w-]*manual[\w.-]*\.html$", "deb:autoconf-doc": r"\.html$|\.texi",
-        "deb:octave-doc": r"octave\.html/[A-Z][\w-]+\.html$", "deb:zsh-doc": r"\.html$",
-        "deb:gnuplot-doc": r"\.html$", "deb:developers-reference": r"en/[\w.-]+\.html$|reference/[\w-]+\.html$",
-    }),
-    "textbook": (100, {
-        "deb:debian-handbook": r"html/en-US/(sect|chap)[\w.-]+\.html$|en-US/[\w.-]+\.html$", "deb:abs-guide": r"\.html$",
-        "deb:rust-doc": r"html/(book|nomicon)/[\w-]+\.html$", "deb:r-doc-html": r"manual/R-(intro|lang|exts|data)\.html$",
-        "deb:debian-reference-en": r"ch\d+\.en\.html$", "deb:ocaml-doc": r"\.html$",
-        "deb:haskell98-report": r"\.html$", "deb:linux-doc-6.1": r"html/(RCU|locking|mm|filesystems|scheduler|process)/[\w-]+\.html$",
-        "deb:scheme48-doc": r"\.html$", "deb:jargon-text": r"\.txt(\.gz)?$", "deb:anarchism": r"\.(html|txt)(\.gz)?$",
-        "deb:racket-doc": r"(guide|reference|quick|more|continue)/[\w-]+\.html$", "deb:python-sympy-doc": r"explanation/[\w-]+\.html$|modules/[\w/-]+\.html$",
-        "deb:debian-kernel-handbook": r"\.html$",
-    }),
-    "tutorial": (100, {
-        "deb:python3.11-doc": r"html/(tutorial|howto)/[\w-]+\.html$", "deb:perl-doc": r"/perl(\w*(tut|intro|style|quick|requick|faq\d))\.pod$",
-        "deb:rust-doc": r"rust-by-example/[\w/-]+\.html$", "deb:python-django-doc": r"(intro|howto|topics)/[\w-]+\.(html|txt)(\.gz)?$",
-        "deb:vim-doc": r"doc/usr_\d+\.(txt|html)(\.gz)?$", "deb:python-sklearn-doc": r"(tutorial|auto_examples)/[\w/-]+\.html$",
-        "deb:python-flask-doc": r"(tutorial|patterns)/[\w-]+\.html$", "deb:python-pandas-doc": r"(getting_started|user_guide)/[\w/-]+\.html$",
-        "deb:git-doc": r"(gittutorial|gittutorial-2|gitcore-tutorial|giteveryday|MyFirst\w+)\.txt$", "deb:maint-guide": r"html/\w+\.en\.html$|en/[\w.-]+\.html$",
-        "deb:cython-doc": r"(tutorial|userguide|quickstart)/[\w-]+\.html$", "deb:python-scipy-doc": r"tutorial/[\w/-]+\.html$",
-        "deb:gap-doc": r"doc/tut/[\w-]+\.(html|txt)(\.gz)?$", "src:networkx": r"examples/[\w/]+\.py$|doc/[\w/]+\.rst$",
-        "src:emcee": r"docs/.*\.(rst|ipynb)$",
-    }),
-    "reference": (90, {
-        "deb:python3.11-doc": r"html/library/[\w.]+\.html$", "deb:nodejs-doc": r"api/\w+\.html$",
-        "deb:cmake-doc": r"html/(command|manual|module)/[\w.-]+\.html$", "deb:perl-doc": r"/perl(func|op|re|var|api|port|ipc|mod|sub|data|diag|uniprops)\.pod$",
-        "deb:postgresql-doc-15": r"html/(sql-|app-|catalog-|view-)[\w-]+\.html$", "deb:sqlite3-doc": r"(lang_|c3ref/|pragma|json)[\w/-]*\.html$",
-        "deb:python-werkzeug-doc": r"html/[\w/-]+\.html$", "deb:libeigen3-doc": r"html/(group|Topic|class)\w+\.html$",
-        "deb:tcl8.6-doc": r"(TclCmd|TkCmd)/\w+\.html?$|\.3\w*\.gz$", "deb:gsl-ref-html": r"\.html$",
-        "deb:erlang-doc": r"doc/html/[\w/.-]+/(man|doc)?[\w/-]+\.html$", "deb:sbcl-doc": r"\.html$",
-    }),
-    "rfc": (80, {
-        "deb:doc-rfc-std": r"rfc\d+\.txt(\.gz)?$", "deb:doc-rfc-fyi-bcp": r"rfc\d+\.txt(\.gz)?$",
-        "deb:doc-rfc-experimental": r"rfc\d+\.txt(\.gz)?$", "deb:doc-rfc-old-std": r"rfc\d+\.txt(\.gz)?$",
-        "deb:doc-rfc-others": r"rfc\d+\.txt(\.gz)?$", "src:openssh": r"/PROTOCOL[\w.]*$", "src:git": r"Documentation/technical/[\w-]+\.txt$",
-        "src:zstd": r"doc/[\w-]+\.md$", "src:lz4": r"doc/[\w-]+\.md$", "deb:debian-policy": r"policy\.html/[\w-]+\.html$",
-    }),
-    "man": (90, {
-        "deb:manpages": r"/man[1-8]/[\w.-]+\.gz$", "deb:manpages-dev": r"/man[23]/[\w.-]+\.gz$", "deb:freebsd-manpages": r"/man[4-9]f?/[\w.-]+\.gz$",
-        "deb:git-man": r"/man1/[\w.-]+\.gz$", "deb:coreutils": r"/man1/[\w.-]+\.gz$", "deb:openssh-client": r"share/man/man\d/[\w.-]+\.gz$",
-        "deb:openssl": r"share/man/man\d/[\w.-]+\.gz$", "deb:util-linux": r"share/man/man\d/[\w.-]+\.gz$", "deb:systemd": r"share/man/man\d/[\w.@-]+\.gz$",
-        "deb:iproute2": r"share/man/man\d/[\w.-]+\.gz$", "deb:lvm2": r"share/man/man\d/[\w.-]+\.gz$", "deb:moreutils": r"share/man/man\d/[\w.-]+\.gz$",
-    }),
-    "discussion": (90, {
-        "src:notmuch": r"test/corpora/[\w/]+.*/(cur/[^/]+|lkml[^/]*|\d+[^/]*)$", "src:spamassassin": r"t/data/(nice|spam)/[\w.-]+$",
-        "src:mu": r"/testdata?\w*/.*/cur/[^/]+$|testdir\w*/.*$", "src:rspamd": r"\.eml$", "src:public-inbox": r"\.(eml|mbox)$|Documentation/(design|include|reproducib|RelNotes|ids|mail)\w*.*\.(txt|eml|pod)$",
-        "deb:doc-debian": r"\.txt(\.gz)?$", "deb:debian-faq": r"en\.html$|\.en\.txt(\.gz)?$", "src:sqlite3": r"doc/[\w-]+\.(txt|md|html)$",
-        "src:git": r"Documentation/howto/[\w-]+\.txt$|Documentation/(SubmittingPatches|CodingGuidelines|MyFirst\w+)(\.txt)?$",
-        "src:curl": r"docs/(TODO|FAQ|KNOWN_BUGS|HISTORY\.md|CODE_REVIEW\.md|INTERNALS\.md|MAIL-ETIQUETTE|HTTP3\.md|BUGS\.md|CONTRIBUTE\.md|PARALLEL\w*\.md)$",
-        "src:bash": r"(CWRU/[\w/.-]+|NOTES|POSIX|doc/FAQ|COMPAT|Y2K)$", "deb:emacs-common": r"etc/(TODO|DEBUG|PROBLEMS|CENSORSHIP|THE-GNU-PROJECT|GNU|LINUX-GNU|WHY-FREE|MORE\.STUFF)(\.gz)?$",
-        "src:tcl8.6": r"(README[\w.]*|doc/[\w.]+\.txt)$", "src:pcre2": r"(HACKING|NON-AUTOTOOLS-BUILD|README)$", "src:mercurial": r"contrib/[\w/.-]+\.(txt|rst)$|(mercurial/helptext|help)/[\w/-]+\.txt$",
-        "src:python-docutils": r"docs/dev/(rst/)?[\w-]+\.txt$", "src:devscripts": r"README[\w.]*$|doc/[\w.-]+$", "src:lighttpd": r"doc/outdated/[\w.-]+\.txt$",
-    }),
-    "changelog": (65, {
-        **{f"src:{name}": r"/(ChangeLog|CHANGELOG|CHANGES|NEWS|RELEASE[-_]NOTES|HISTORY)[\w.-]*(\.md|\.rst|\.txt)?$|debian/changelog$" for name in (
-            "zlib", "redis", "curl", "tmux", "less", "bc", "gdbm", "libevent", "expat", "pcre2", "nano", "debhelper", "dpkg", "bash-completion", "junit4", "jsoup", "xxhash", "lua5.4")},
-        **{f"deb:{name}": r"doc/[\w.-]+/(changelog|NEWS|changelog\.Debian|NEWS\.Debian)\.gz$" for name in (
-            "coreutils", "systemd", "util-linux", "iproute2", "openssl", "lvm2", "moreutils", "emacs-common", "gnuplot-doc", "vim-doc", "apache2-doc", "cmake-doc", "octave-doc")}}),
-    "licence": (45, {
-        "deb:base-files": r"common-licenses/[\w.-]+$", **{f"src:{name}": r"/(COPYING|LICEN[SC]E|NOTICE|COPYRIGHT)[\w.-]*$" for name in (
-            "curl", "git", "bash", "sqlite3", "expat", "pcre2", "tcl8.6", "zstd", "ipython", "statsmodels", "nltk", "guava-libraries", "busybox", "openssh", "redis")},
-        **{f"deb:{name}": r"doc/[\w.-]+/copyright$" for name in ("coreutils", "openssl", "systemd", "gnuplot-doc", "ffmpeg-doc", "vim-doc")},
-    }),
-    "marketing": (75, {f"npm:{name}": r"README[\w.-]*\.(md|markdown)$" for name in (
-        "@sentry/browser", "@sentry/node", "stripe", "twilio", "algoliasearch", "@auth0/auth0-react", "dd-trace", "posthog-js", "mixpanel-browser", "@supabase/supabase-js",
-        "firebase", "next", "nuxt", "vite", "tailwindcss", "prisma", "@mui/material", "antd", "bootstrap", "electron", "gatsby", "@storybook/react", "cypress", "playwright",
-        "webpack", "turbo", "netlify-cli", "vercel", "@clerk/nextjs", "contentful", "@sanity/client", "launchdarkly-js-client-sdk", "swiper", "ag-grid-community", "handsontable",
-        "@ckeditor/ckeditor5-core", "tinymce", "froala-editor", "highcharts", "fullpage.js", "gsap", "lightgallery", "slick-carousel", "primereact", "devextreme")}
-        | {f"pypi:{name}": r"METADATA$" for name in ("streamlit", "wandb", "comet-ml", "neptune", "gradio", "dash", "plotly", "prefect", "dagster", "snowflake-connector-python", "pinecone",
-        "anthropic", "newrelic", "ddtrace", "sentry-sdk", "twilio", "sendgrid", "mlflow", "rich", "textual", "nicegui", "reflex", "taipy", "modal", "honeybadger")}),
-    "python": (110, {
-        "src:networkx": r"networkx/(?!.*tests/)[\w/]+\.py$", "src:nltk": r"nltk/[\w/]+\.py$", "src:statsmodels": r"statsmodels/(tsa|stats|discrete|nonparametric)/[\w]+\.py$",
-        "src:lmfit-py": r"\.py$", "src:qutip": r"qutip/[\w/]+\.py$", "src:gensim": r"\.py$", "src:healpy": r"\.py$", "src:sqlglot": r"\.py$",
-        "pypi:sortedcontainers": r"\.py$", "pypi:more-itertools": r"\.py$", "pypi:python-chess": r"\.py$", "pypi:chess": r"\.py$", "pypi:toolz": r"\.py$", "pypi:simpy": r"\.py$",
-        "pypi:bottle": r"\.py$", "pypi:tinydb": r"\.py$", "pypi:pyparsing": r"\.py$", "pypi:lark": r"\.py$", "pypi:oauthlib": r"\.py$", "pypi:dnspython": r"\.py$",
-        "pypi:algorithms": r"\.py$", "pypi:openpyxl": r"\.py$", "pypi:zope.interface": r"\.py$", "pypi:boltons": r"\.py$", "pypi:tornado": r"\.py$",
-    }),
-    "javascript": (110, {f"npm:{name}": r"(?<!\.min)(?<!\.d)\.(js|mjs|ts|tsx|jsx)$" for name in (
-        "lodash", "express", "d3-array", "d3-geo", "commander", "async", "underscore", "zod", "rxjs", "immutable", "preact", "redux", "mathjs", "marked", "acorn", "yargs",
-        "date-fns", "chess.js", "simple-statistics", "kdbush", "earcut", "fflate", "ramda", "socket.io", "ws", "mobx", "nanoid", "typeorm", "@angular/core", "fp-ts", "jsnes", "delaunator")}),
-    "c": (110, {f"src:{name}": r"\.(c|h|cc|cpp)$" for name in (
-        "zlib", "lua5.4", "jq", "redis", "curl", "tmux", "libuv1", "busybox", "less", "zstd", "gdbm", "bc", "git", "xxhash", "expat", "pcre2", "libpng1.6", "mawk", "libevent", "lighttpd", "sqlite3",
-        "openssh", "tcl8.6", "nano")}),
-    "rust": (100, {f"deb:librust-{name}-dev": r"\.rs$" for name in (
-        "regex", "itertools", "rand", "serde", "nom", "memchr", "hashbrown", "petgraph", "num-bigint", "clap", "tokio", "rayon", "bstr", "aho-corasick", "time", "image", "anyhow")}),
-    "go": (100, {
-        "deb:golang-1.19-src": r"src/(sort|container|strings|net|compress|image|math|go|sync|text|regexp)/[\w/]+\.go$",
-        **{f"deb:golang-{name}-dev": r"\.go$" for name in (
-            "github-spf13-cobra", "github-gorilla-mux", "golang-x-text", "github-pkg-errors", "github-stretchr-testify", "gopkg-yaml.v3", "github-google-btree", "google-grpc",
-            "github-gin-gonic-gin", "github-boltdb-bolt", "github-hashicorp-golang-lru", "github-prometheus-client-golang", "golang-x-crypto", "github-emirpasic-gods")}}),
-    "java": (100, {f"src:{name}": r"\.java$" for name in (
-        "guava-libraries", "junit4", "jackson-core", "libcommons-io-java", "libcommons-collections4-java", "commons-math3", "libcommons-codec-java", "jsoup", "httpcomponents-client",
-        "commons-csv", "libcommons-lang3-java", "libgoogle-gson-java", "libjoda-time-java", "antlr4", "javaparser", "jgrapht", "picocli", "hsqldb", "jgit")}),
-    "shell": (90, {f"src:{name}": r"\.(sh|bash|zsh|bats)$|/(bin|scripts|libexec|hooks|init\.d|completions|lib)/[\w.-]+$|/(mk)?[\w-]+(tmpfs|ramfs)$" for name in (
-        "bash", "shunit2", "bats", "testssl.sh", "rkhunter", "autojump", "neofetch", "initramfs-tools", "live-build", "openrc", "dracut", "debootstrap", "password-store", "etckeeper",
-        "bash-completion", "byobu", "zsh-syntax-highlighting", "git", "devscripts", "postgresql-common", "ifupdown")}),
-    "sql": (75, {
-        **{f"src:{name}": r"\.(sql|pgsql|ddl)$" for name in ("icinga2", "repmgr", "freeradius", "ledgersmb", "libdbi-drivers")},
-        **{f"deb:{name}": r"\.(sql|pgsql|ddl)(\.gz)?$" for name in (
-            "postgresql-15", "postgresql-15-pgtap", "postgresql-15-partman", "postgresql-15-periods", "postgresql-15-powa", "postgresql-15-pgrouting-scripts", "postgresql-15-orafce",
-            "postgresql-15-pgq3", "postgresql-15-unit", "postgresql-15-mimeo", "postgresql-15-londiste-sql", "postgresql-15-pgl-ddl-deploy", "bacula-director-pgsql", "roundcube-core", "phpmyadmin",
-            "mariadb-server", "postgresql-15-q3c", "icinga2-ido-pgsql")}}),
-    "notebook": (90, {
-        "src:pyswarms": r"\.ipynb$", "src:bqplot": r"\.ipynb$", "deb:python-sklearn-doc": r"\.ipynb$", "deb:python-skimage-doc": r"\.ipynb$",
-        **{f"sdist:{name}": r"\.ipynb$" for name in (
-            "seaborn", "emcee", "lmfit", "ipywidgets", "ipyparallel", "nbconvert", "papermill", "jupytext", "arviz", "lifelines", "umap-learn", "corner", "mapclassify", "pgmpy", "quantecon", "yellowbrick",
-            "mlxtend", "bambi", "mesa", "ipyleaflet", "GPyOpt", "altair", "xarray", "sbi", "nbclient", "uncertainties")}}),
-}  # fmt: skip
+    domain: (part["documents"], {package: rule["pattern"] for rule in part["files"] for package in rule["packages"]})
+    for domain, part in _PLAN["domains"].items()
+}
 
 
 # Packages: one archive each, in FOLDER/archives, and the regular files in it.
@@ -206,7 +113,11 @@ def _fetch(system: str, name: str, version: str | None, folder: Path, stored: Pa
         path.unlink()
     if system in ("deb", "src"):
         settings, wanted = apt_settings(folder), name + (f"={version}" if version else "")
-        command = ["apt-get", "-qq", "download"] if system == "deb" else ["apt-get", "-qq", "--download-only", "--tar-only", "source"]
+        command = (
+            ["apt-get", "-qq", "download"]
+            if system == "deb"
+            else ["apt-get", "-qq", "--download-only", "--tar-only", "source"]
+        )
         subprocess.run([*command, wanted], cwd=stored, env=settings, check=True, capture_output=True)
         if not version:
             show = "show" if system == "deb" else "showsrc"
@@ -222,11 +133,13 @@ def _fetch(system: str, name: str, version: str | None, folder: Path, stored: Pa
         pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", *form, wanted]
         subprocess.run(pip, cwd=stored, check=True, capture_output=True, timeout=120)
         version = version or next(stored.iterdir()).name.removesuffix(".tar.gz").split("-")[1]
-    archives = [p for p in sorted(stored.iterdir(), key=lambda p: -p.stat().st_size) if p.suffix not in (".asc", ".dsc")]
+    archives = [
+        p for p in sorted(stored.iterdir(), key=lambda p: -p.stat().st_size) if p.suffix not in (".asc", ".dsc")
+    ]
     for path in archives[1:]:
         path.unlink()
-    known.write_text(version)
-    return archives[0], version
+    known.write_text(str(version))
+    return archives[0], str(version)
 
 
 def _debian_order(version: str) -> tuple[Any, ...]:
@@ -272,18 +185,35 @@ def text_of(path: str, data: bytes) -> tuple[str, str]:
     return text, PLAIN_ENDINGS.get(ending, CODE if text.startswith("#!") else PROSE)
 
 
-_TITLES, _BREAKS = re.compile(r"^\.\s*S[hHsS]\s+(.*)"), re.compile(r"^\.\s*(PP|P|LP|IP|TP|Pp|It|br|sp|RS|RE|nf|fi)\b\s*(.*)")
-_WORDS_AFTER = re.compile(r"^\.\s*(?:[BIR]{1,2}|SB|SM|Nm|Nd|Xr|Fl|Ar|Pa|Cm|Op|Va|Vt|Fn|Ft|Fa|Dv|Er|Ev|Em|Sy|Li|Ql|Dq|Sq|Pq|Bx|Fx|An|Ic)\s+(.*)")
-_ESCAPES = ((re.compile(r"\\f(?:\[\w*\]|\(..|.)"), ""), (re.compile(r"\\s[+-]?\d+|\\[&|^/,:%]|\\c$"), ""), (re.compile(r"\\\((?:aq|cq|oq)|\\\[aq\]"), "'"),
-            (re.compile(r"\\\((?:lq|rq)|\\\*\([lr]q|\\\*\(.\""), '"'), (re.compile(r"\\\(em|\\\[em\]"), "--"), (re.compile(r"\\\((?:bu|ci)|\\\[bu\]"), "*"),
-            (re.compile(r"\\\((?:en|mi|hy)"), "-"), (re.compile(r"\\[*]?\(..|\\[*]?\[[^]]*\]"), ""), (re.compile(r"\\e|\\\\"), r"\\"), (re.compile(r"\\([- .'`~\"])"), r"\1"))  # fmt: skip
+_TITLES, _BREAKS = (
+    re.compile(r"^\.\s*S[hHsS]\s+(.*)"),
+    re.compile(r"^\.\s*(PP|P|LP|IP|TP|Pp|It|br|sp|RS|RE|nf|fi)\b\s*(.*)"),
+)
+_WORDS_AFTER = re.compile(
+    r"^\.\s*(?:[BIR]{1,2}|SB|SM|Nm|Nd|Xr|Fl|Ar|Pa|Cm|Op|Va|Vt|Fn|Ft|Fa|Dv|Er|Ev|Em|Sy|Li|Ql|Dq|Sq|Pq|Bx|Fx|An|Ic)\s+(.*)"
+)
+_ESCAPES = [
+    (re.compile(pattern), plain)
+    for pattern, plain in (
+        (r"\\f(?:\[\w*\]|\(..|.)", ""),
+        (r"\\s[+-]?\d+|\\[&|^/,:%]|\\c$", ""),
+        (r"\\\((?:aq|cq|oq)|\\\[aq\]", "'"),
+        (r"\\\((?:lq|rq)|\\\*\([lr]q|\\\*\(.\"", '"'),
+        (r"\\\(em|\\\[em\]", "--"),
+        (r"\\\((?:bu|ci)|\\\[bu\]", "*"),
+        (r"\\\((?:en|mi|hy)", "-"),
+        (r"\\[*]?\(..|\\[*]?\[[^]]*\]", ""),
+        (r"\\e|\\\\", r"\\"),
+        (r"\\([- .'`~\"])", r"\1"),
+    )
+]
 
 
 def without_marks(page: str) -> str:
     """The words of a manual page in troff: titles, paragraphs and terms, without fonts and spacing."""
     lines: list[str] = []
     for line in page.split("\n"):
-        if line.startswith(("'\\\"", ".\\\"")):
+        if line.startswith(("'\\\"", '.\\"')):
             continue
         if title := _TITLES.match(line):
             lines += ["", title.group(1).strip('"')]
@@ -307,6 +237,9 @@ def draw(folder: Path, domains: Sequence[str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     seen: set[str] = set()
     for domain in domains:
+        if domain == "exercise":
+            found += _exercises()
+            continue
         wanted, packages = PLAN[domain]
         pools: dict[str, list[dict[str, Any]]] = {}
         for package, pattern in packages.items():
@@ -317,6 +250,19 @@ def draw(folder: Path, domains: Sequence[str]) -> list[dict[str, Any]]:
         chosen = _round_robin(pools, wanted)
         print(f"{domain}: {len(chosen)} documents of {len({d['package'] for d in chosen})} packages", flush=True)
         found += chosen
+    return found
+
+
+def _exercises() -> list[dict[str, Any]]:
+    """Exercises of the project's own templates: a template is a package here."""
+    found = []
+    for item in Exercises(count=EXERCISES, seed=SEED).items(0, 1):
+        if isinstance(item, Document):
+            text, path = item.text[:CHARACTERS], str(item.metadata["path"])
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            package = f"exercise:{path.split('/')[0]}"
+            found.append({"domain": "exercise", "package": package, "version": "", "path": path, "start": 0,
+                          "kind": EXERCISE, "characters": len(text), "sha256": digest, "text": text})  # fmt: skip
     return found
 
 
@@ -340,8 +286,9 @@ def _pool(folder: Path, domain: str, package: str, pattern: re.Pattern[str], see
             digest = hashlib.sha256(piece.encode("utf-8", "surrogatepass")).hexdigest()
             if len(piece.strip()) >= LEAST_CHARACTERS and digest not in seen and "\0" not in piece:
                 seen.add(digest)
-                documents.append({"domain": domain, "package": package, "version": version, "path": path, "start": start,
-                                  "kind": kind, "characters": len(piece), "sha256": digest, "text": piece})  # fmt: skip
+                documents.append({"domain": domain, "package": package, "version": version, "path": path,
+                                  "start": start, "kind": kind, "characters": len(piece), "sha256": digest,
+                                  "text": piece})  # fmt: skip
                 break
     draws.shuffle(documents)
     return documents[:MOST_OF_A_PACKAGE]
@@ -365,7 +312,9 @@ def _round_robin(pools: dict[str, list[dict[str, Any]]], wanted: int) -> list[di
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8", errors="surrogatepass")
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8", errors="surrogatepass"
+    )
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -422,14 +371,138 @@ def _shown(number: str, row: dict[str, Any]) -> str:
     return f"@@@@@@@@@@ {number} {ending} ({len(row['text']):,} characters)\n{text}\n"
 
 
+# What the raters gave, as the shipped labels; and the labels' texts, found again.
+
+
+def collect(folder: Path) -> None:
+    """Writes the ratings as labels of documents, first and second, behind those that the label files hold of the Python
+    library; prints what the ratings of texts to fool, and of documents that were rated before, come to."""
+    ratings = {}
+    for path in sorted((folder / "ratings").glob("*.tsv")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            number, rating, *_ = [*line.split(), "", ""]
+            if rating in "012345" and rating:
+                ratings[number] = int(rating)
+    key = [row for row in read_lines(folder / "key.jsonl") if row["id"] in ratings]
+    for first, path in (("b", LABELS), ("s", SECOND_LABELS)):
+        kept = [label for label in read_labels(path) if label.domain == PYTHON_LIBRARY]
+        new = [
+            Label(row["package"], row["version"], row["path"], row["kind"], row["characters"], row["sha256"],
+                  ratings[row["id"]], RATER, "", row["domain"], row["start"])
+            for row in key if row["id"].startswith(first) and row["domain"] not in ("fooling", "rated before")
+        ]  # fmt: skip
+        new.sort(key=lambda label: (label.domain, label.distribution, label.path, label.start))
+        rows = [{k: v for k, v in asdict(label).items() if v or k not in ("rationale", "start")} for label in new]
+        old = [line for line in read_lines(path) if line.get("domain", PYTHON_LIBRARY) == PYTHON_LIBRARY]
+        write_lines(path, [*old, *rows])
+        print(f"{path.name}: {len(kept)} of the Python library, {len(new)} others")
+    fooled = Counter(ratings[row["id"]] for row in key if row["domain"] == "fooling" and row["id"].startswith("b"))
+    print(f"texts to fool, by rating: {dict(sorted(fooled.items()))}")
+    before = {(label.distribution, label.path): label.score for label in read_labels()}
+    pairs = [
+        (before[row["package"], row["path"]], ratings[row["id"]])
+        for row in key if row["domain"] == "rated before" and row["id"].startswith("b")
+    ]  # fmt: skip
+    same = sum((a >= GOOD) == (b >= GOOD) for a, b in pairs)
+    print(f"rated before: {len(pairs)}, the same side of {GOOD}: {same}; ratings before and now: {sorted(pairs)}")
+
+
+def find(labels: Sequence[Label], folder: Path) -> tuple[dict[str, Document], dict[str, int]]:
+    """({hash: document}, {why: labels without their text}) of the labels of other domains than the Python library, from
+    what was drawn in `folder` before, or from their packages."""
+    found: dict[str, Document] = {}
+    missing: Counter[str] = Counter()
+    by_package: dict[tuple[str, str], list[Label]] = defaultdict(list)
+    drawn = {row["sha256"]: row for path in folder.glob("documents-*.jsonl") for row in read_lines(path)}
+    for label in labels:
+        if row := drawn.get(label.sha256):
+            found[label.sha256] = Document(
+                text=row["text"], id=label.path, metadata={"path": label.path, "kind": label.kind}
+            )
+        elif label.domain != PYTHON_LIBRARY:
+            by_package[label.distribution, label.version].append(label)
+    texts = {row["path"]: row["text"] for row in _exercises()}
+    for (package, version), own in sorted(by_package.items()):
+        wanted = {label.path for label in own}
+        if not package.startswith("exercise:"):
+            try:
+                archive, _ = fetch(package, version, folder)
+                texts = {path: text_of(path, data)[0] for path, data in files(archive, wanted.__contains__)}
+            except (subprocess.SubprocessError, StopIteration, OSError, tarfile.TarError, Unreadable) as error:
+                print(f"{package} {version} cannot be had: {error}", file=sys.stderr, flush=True)
+                missing["package_not_found"] += len(own)
+                continue
+        for label in own:
+            text = texts.get(label.path, "")[label.start : label.start + CHARACTERS]
+            if content_hash(text) == label.sha256:
+                metadata = {"path": label.path, "kind": label.kind}
+                found[label.sha256] = Document(text=text, id=label.path, metadata=metadata)
+            else:
+                missing["other_content"] += 1
+    return found, dict(missing)
+
+
+# The table of known phrases.
+
+_CODE_OR_TEXT = re.compile(r"\.(txt|md|rst|texi|html?|c|h|cc|py|js|ts|mjs|go|rs|java|sh|sql|pl|pm|rb|vim|gz|awk|xml)$")
+_MARKUP = re.compile(r"(?is)<(script|style|head).*?</\1>|<[^>]*>")
+
+
+def write_phrases(folder: Path) -> None:
+    """Finds the runs of words that occur in several packages of the background; as many as fill the table to 12%."""
+    by_length: dict[int, list[np.ndarray]] = {n: [] for n in PHRASE_WORDS}
+    for package in _PLAN["background"]:
+        texts = _background(folder, package)
+        found: dict[int, list[np.ndarray]] = {n: [] for n in PHRASE_WORDS}
+        for first in range(0, len(texts), 32):
+            words, _ = split_words([text.encode("utf-8", "replace") for text in texts[first : first + 32]])
+            for n, runs in phrases(words).items():
+                found[n].append(runs.hashes >> np.uint64(24))
+        for n, parts in found.items():
+            by_length[n].append(np.unique(np.concatenate(parts)))
+    tables = {}
+    for n, parts in by_length.items():
+        hashes, packages = np.unique(np.concatenate(parts), return_counts=True)
+        least = next(k for k in range(2, 99) if (packages >= k).sum() <= 0.12 * (1 << PHRASE_BITS))
+        places = (hashes[packages >= least] >> np.uint64(40 - PHRASE_BITS)).astype(np.int64)
+        bits = np.zeros(1 << (PHRASE_BITS - 3), np.uint8)
+        np.bitwise_or.at(bits, places >> 3, (1 << (places & 7)).astype(np.uint8))
+        tables[f"words_{n}"] = bits
+        print(f"{n} words: {len(places)} of {len(hashes)} runs are in {least} packages or more")
+    np.savez_compressed(PHRASES, **tables)  # type: ignore[arg-type]
+
+
+def _background(folder: Path, package: str) -> list[str]:
+    """Up to 1.2 MB of a package's text and code, in an order that a hash of the path gives."""
+    archive, _ = fetch(package, None, folder)
+    wanted = [(path, data) for path, data in files(archive, lambda path: bool(_CODE_OR_TEXT.search(path)))]
+    texts: list[str] = []
+    for path, data in sorted(wanted, key=lambda item: hashlib.sha256(item[0].encode()).digest()):
+        if sum(map(len, texts)) > 1_200_000:
+            break
+        try:
+            text = (gzip.decompress(data) if path.endswith(".gz") else data).decode()
+        except (UnicodeDecodeError, OSError, EOFError):
+            continue
+        if re.search(r"/man\d\w*/", path):
+            text = without_marks(text)
+        elif re.search(r"\.html?(\.gz)?$", path):
+            text = html.unescape(_MARKUP.sub("", text))
+        texts.append(text[:20_000])
+    return texts
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("action", choices=["draw", "batches"])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("action", choices=["draw", "batches", "collect", "find", "phrases"])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--domains", nargs="*", default=list(PLAN))
+    parser.add_argument("--domains", nargs="*", default=[*PLAN, "exercise"])
     chosen = parser.parse_args()
     if chosen.action == "draw":
         for name in chosen.domains:
             write_lines(chosen.folder / f"documents-{name}.jsonl", draw(chosen.folder, [name]))
+    elif chosen.action == "find":
+        found, missing = find(read_labels(), chosen.folder)
+        print(f"{len(found)} texts found; not found: {missing}")
     else:
-        write_batches(chosen.folder)
+        {"batches": write_batches, "collect": collect, "phrases": write_phrases}[chosen.action](chosen.folder)

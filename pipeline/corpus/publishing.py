@@ -7,6 +7,7 @@ Publish: token sets per source, the tokenizer, the scorer, samples of what was k
 all (account.py): read = kept + dropped + unreadable, to the document.
 """
 
+import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -39,6 +40,7 @@ from pipeline.corpus.text.documents import (
 from pipeline.corpus.text.shards import HEAD_TOKENS, TEXTBOOK, TOKENS_FOLDER, head_bytes, write_token_set
 from pipeline.corpus.text.tokenizer import load_tokenizer, tokenizer_files
 from pipeline.corpus.tokenizing import empty_corpus, open_ids, read_index, token_dtype
+from pipeline.storage.files import write_json
 from pipeline.storage.steps import Folder, read_manifest
 
 SCORES = np.dtype("<f4")
@@ -54,6 +56,7 @@ def score_documents(
     (folder.path / "scores").mkdir(exist_ok=True)
     if scorer is not None and chosen:
         save_scorer(scorer, options or {}, folder.path / "scorer")
+        (folder.path / "abstained").mkdir(exist_ok=True)
         scoring = ShardStep("score", partial(_score_shard, folder.path, tuple(chosen)))
         logs = Folder(folder.path / "logs" / "scores")
         executor.run(logs, [DocumentReader(repaired, filtered(folder)), scoring], description="score")
@@ -62,8 +65,9 @@ def score_documents(
             ones = np.ones(len(read_index(encoded, shard)), dtype=SCORES)
             (folder.path / "scores" / f"{shard:05d}.bin").write_bytes(ones.tobytes())
     histogram = sum(np.histogram(read_scores(folder.path, s), bins=10, range=(0, 1))[0] for s in range(table.tasks))
+    abstained = sum(json.loads(path.read_bytes()) for path in (folder.path / "abstained").glob("*.json"))
     return {
-        "classifier": _scorer_facts(scorer, options, chosen, table.sources),
+        "classifier": _scorer_facts(scorer, options, chosen, table.sources, abstained),
         "score_histogram": np.asarray(histogram, dtype=np.int64).tolist(),
     }
 
@@ -74,24 +78,32 @@ def read_scores(scored: Path, shard: int) -> np.ndarray:
 
 
 def _score_shard(folder: Path, chosen: tuple[str, ...], documents: Iterable[Document], shard: int) -> None:
-    """One score a document, by the scorer that lies in the step's folder; 1 for exercises, and for sources that are not
-    `chosen`."""
-    scorer, left = stored_scorer(folder / "scorer"), iter(documents)
+    """One score a document, by the scorer that lies in the step's folder; 1 for exercises, for sources that are not
+    `chosen`, and where the scorer has no opinion: how many these are is stored beside."""
+    scorer, left, abstained = stored_scorer(folder / "scorer"), iter(documents), 0
     with RowWriter(folder / "scores" / f"{shard:05d}.bin", SCORES) as out:
         while batch := list(islice(left, BATCH_DOCUMENTS)):
             about = [doc.metadata for doc in batch]
             suited = [i for i, of in enumerate(about) if of["source"] in chosen and of["kind"] != EXERCISE]
             scores = np.ones(len(batch), dtype=SCORES)
             scores[suited] = scorer.scores([batch[i] for i in suited])
-            for score in scores:
+            abstained += int(np.isnan(scores).sum())
+            for score in np.where(np.isnan(scores), np.float32(1), scores):
                 out.add(score)
+    write_json(folder / "abstained" / f"{shard:05d}.json", abstained)
 
 
 def _scorer_facts(
-    scorer: DocumentScorer | None, options: Mapping[str, Any] | None, chosen: Sequence[str], sources: Sequence[str]
+    scorer: DocumentScorer | None,
+    options: Mapping[str, Any] | None,
+    chosen: Sequence[str],
+    sources: Sequence[str],
+    abstained: int,
 ) -> dict[str, Any]:
     left = [name for name in sources if name not in chosen]
-    facts = {"type": (options or {}).get("type"), "sources": sorted(chosen), "not_scored": left}
+    facts = {
+        "type": (options or {}).get("type"), "sources": sorted(chosen), "not_scored": left, "abstained": abstained
+    }  # fmt: skip
     if scorer is None:
         return {**facts, "auc": None, "note": f"{KEY} is null: every score is 1"}
     if not chosen:

@@ -42,7 +42,7 @@ from pipeline.system.errors import UserError
 
 VERSIONS = {
     "read": 5, "repair": 5, "rules": 3, "exact_dedup": 2, "split": 3, "near_dedup": 4, "contamination": 4,
-    "tokenizer": 4, "encode": 2, "score": 4, "cut": 3, "data": 5,
+    "tokenizer": 4, "encode": 2, "score": 5, "cut": 3, "data": 5,
 }  # fmt: skip
 Inputs = Mapping[str, Step | str]
 

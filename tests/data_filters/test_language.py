@@ -35,7 +35,9 @@ def test_only_the_head_is_read_and_an_unsure_guess_is_dropped():
     assert (drop.reason, drop.threshold) == ("unsure_language", 1)
 
 
-@pytest.mark.parametrize("heading", ["Installation Guide", "Data model", "Jawa", "Menu", "API", "Java tutorial", "Lambda"])
+@pytest.mark.parametrize(
+    "heading", ["Installation Guide", "Data model", "Jawa", "Menu", "API", "Java tutorial", "Lambda"]
+)
 def test_a_short_heading_is_no_foreign_language_but_a_short_text_in_another_script_is(heading):
     assert Language().decide(doc(heading, "prose")) is None
     assert Language().decide(doc("これは日本語の文章です。", "prose")) is not None

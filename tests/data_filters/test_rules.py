@@ -156,18 +156,23 @@ def test_addresses_of_people_are_masked_and_programs_are_not():
 MANUAL = (
     "Open a connection before anything else, because every call needs one:\n\n"
     + "".join(f"    client_{i} = connect(host_{i}, port={i})\n    client_{i}.send(payload[{i}]);\n" for i in range(40))
-    + "\n\nThe call returns when the server has answered, and it raises an error if the server does not answer in time. "
+    + "\n\nThe call returns when the server has answered, and raises an error if the server does not answer in time. "
     "With a timeout of zero it returns at once, and the answer is read later by the caller that has time for it.\n"
 )
 
 
 def test_rules_for_sentences_leave_code_in_a_manual_alone():
-    GopherQuality, GopherRepetition, FineWebQuality = (FILTERS[n] for n in ("gopher_quality", "gopher_repetition", "fineweb"))
+    GopherQuality, GopherRepetition, FineWebQuality = (
+        FILTERS[n] for n in ("gopher_quality", "gopher_repetition", "fineweb")
+    )
     table = "\n".join(f"| {i} | {i * 7} | {i * 13} |" for i in range(60))
     for rule in (GopherQuality(), GopherRepetition(), FineWebQuality()):
         assert rule.filter(doc(MANUAL, "prose")) is not True or rule.decide(doc(MANUAL, "prose")) is None
         assert rule.decide(doc(MANUAL, "prose")) is None, type(rule).__name__
         assert rule.decide(doc("x = compute(1);\n" + "call(a, b);\n" * 50, "prose")) is None  # code is for other rules
-    assert GopherQuality().filter(doc(MANUAL, "prose")) is not True or FineWebQuality().filter(doc(MANUAL, "prose")) is not True
+    assert (
+        GopherQuality().filter(doc(MANUAL, "prose")) is not True
+        or FineWebQuality().filter(doc(MANUAL, "prose")) is not True
+    )
     assert GopherQuality().decide(doc(table, "prose")) is not None
     assert GopherQuality().decide(doc("word " * 20, "prose")) is not None

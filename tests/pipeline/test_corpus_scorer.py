@@ -1,6 +1,8 @@
 """Features that no machine and no tokenizer changes, a scorer that learns, the shipped one, and the rated documents."""
 
 import json
+import random
+from collections import Counter
 from importlib import metadata
 from types import SimpleNamespace
 
@@ -12,14 +14,17 @@ from safetensors.numpy import save
 
 from pipeline import stages
 from pipeline.corpus.publishing import arrange
+from pipeline.corpus.scorers import fooling
 from pipeline.corpus.scorers.document_scorers import SHIPPED, Linear, Shipped, make_scorer
 from pipeline.corpus.scorers.features import (
     BUCKETS,
     HEAD_CHARACTERS,
+    PHRASES,
     STRUCTURE,
     Sparse,
-    docstring_share,
+    documentation_share,
     features,
+    in_english,
     split_words,
 )
 from pipeline.corpus.scorers.labels import (
@@ -27,11 +32,19 @@ from pipeline.corpus.scorers.labels import (
     Label,
     find_documents,
     learn,
-    learn_shipped,
     read_labels,
     rows_of,
 )
-from pipeline.corpus.scorers.linear import GOOD, auc, auc_interval, calibrate, fold_by_group, load_scorer, train
+from pipeline.corpus.scorers.linear import (
+    GOOD,
+    auc,
+    auc_interval,
+    calibrate,
+    fold_by_group,
+    load_scorer,
+    train,
+    unseen_logits,
+)
 from pipeline.run_stage import run_stage
 from pipeline.system.errors import UserError
 
@@ -59,26 +72,23 @@ def made_up(n: int, seed: int = 0) -> tuple[list[Document], np.ndarray, list[str
 
 
 def test_words_are_hashed_the_same_in_any_company_and_place():
-    alone = split_words([b"return 42 Returns"], [np.zeros(17, dtype=bool)])
-    texts = [b"x" * 1000, b"return 42 Returns", "héé ≥ ".encode()]
-    among = split_words(texts, [np.zeros(len(t), dtype=bool) for t in texts])
+    alone, _ = split_words([b"return 42 Returns"])
+    among, _ = split_words([b"x" * 1000, b"return 42 Returns", "héé ≥ ".encode()])
     assert np.array_equal(among.hashes[among.text == 1], alone.hashes)
     assert len(set(alone.hashes.tolist())) == len(alone.hashes) == 4  # three words and the end of the line
-    same = split_words([b"RETURN", b"return", b"1", b"234"], [np.zeros(n, dtype=bool) for n in (6, 6, 1, 3)])
+    same, _ = split_words([b"RETURN", b"return", b"1", b"234"])
     first = [same.hashes[same.text == i][0] for i in range(4)]
     assert first[0] == first[1]
     assert first[2] == first[3] != first[0]
 
 
 def test_a_word_of_documentation_is_another_feature_than_the_same_word_of_code():
-    told = features([document('"""return"""'), document("return")])
-    ids = [set(told.ids[told.starts[i] : told.starts[i + 1]].tolist()) for i in range(2)]
-    code, words = (
-        split_words([b"return"], [np.zeros(6, dtype=bool)]),
-        split_words([b"return"], [np.ones(6, dtype=bool)]),
-    )
-    assert set(code.counts()[0]) <= ids[1]
-    assert len(set(words.counts()[0]) - ids[1]) >= 1
+    code = "x = WORD;\n" * 9
+    texts = [f"/* {word} */\n" + code.replace("WORD", other) for word, other in (("abc", "de"), ("de", "abc"))]
+    told = features([document(text) for text in texts])
+    first, second = (set(told.ids[told.starts[i] : told.starts[i + 1]].tolist()) for i in range(2))
+    assert first - second
+    assert second - first
 
 
 def test_features_of_a_document_do_not_depend_on_its_batch_and_end_with_the_head():
@@ -93,26 +103,56 @@ def test_features_of_a_document_do_not_depend_on_its_batch_and_end_with_the_head
     long = DOCUMENTED * 200
     head, whole = features([document(long[:HEAD_CHARACTERS])]), features([document(long)])
     assert np.array_equal(head.ids, whole.ids)
-    differing = np.flatnonzero(head.structure[0] != whole.structure[0])
-    assert [STRUCTURE[i] for i in differing] == ["size"]
+    assert np.array_equal(head.structure, whole.structure)
+
+
+def test_only_the_text_counts_and_not_what_it_is_called():
+    one, other = features([document(TEACHING)]), features([document(TEACHING, "tests/_vendor/test_x.txt", "prose")])
+    assert np.array_equal(one.structure, other.structure)
+    assert np.array_equal(one.ids, other.ids)
 
 
 def test_golden_features_that_the_version_guards():
     """If this fails because features changed on purpose: raise `features.VERSION`, run scripts/train_scorer.py, raise
     `steps.VERSIONS["score"]`."""
     rows = features([document(DOCUMENTED, "site/p/tests/_a.py")])
-    assert (len(rows.ids), int(rows.ids.sum())) == (GOLDEN_IDS)
+    assert (len(rows.ids), int(rows.ids.sum())) == GOLDEN_IDS
     assert dict(zip(STRUCTURE, rows.structure[0].round(4).tolist(), strict=True)).items() >= GOLDEN_STRUCTURE.items()
 
 
-GOLDEN_IDS = (48, 430863)
-GOLDEN_STRUCTURE = {"is_test": 1.0, "is_private": 1.0, "is_prose": 0.0, "docstring_share": 0.4583, "comment_share": 0.0}
+GOLDEN_IDS = (46, 0)
+GOLDEN_STRUCTURE = {"is_short": 1.0, "quoted_share": 0.5098, "comment_share": 0.0}
+
+C_CODE = "/* Adds two numbers,\n   slowly. */\nint add(int a, int b)\n{\n    return a + b;  // the sum\n}\n" * 3
+MANUAL = (
+    "To open a file, call the function with its name.\n\n    file = open(name);\n    read(file, 10);\n\n"
+    "The call returns when ten bytes were read, or earlier at the end of the file.\n"
+) * 3
 
 
-def test_docstring_share_is_that_of_the_head_and_prose_is_all_explanation():
-    assert docstring_share(document(DOCUMENTED)) == pytest.approx(46 / 102, abs=0.03)
-    assert docstring_share(document("x = 1\n" * 30)) == 0
-    assert docstring_share(document("Anything.", kind="prose")) == 1
+@pytest.mark.parametrize(
+    ("text", "least", "most"),
+    [
+        ("Anything that one can read is an explanation, with or without a heading.\n" * 5, 0.9, 1),
+        ("x = [1];\n" * 30, 0, 0.01), (DOCUMENTED, 0.4, 0.85), (C_CODE, 0.3, 0.6), (MANUAL, 0.6, 0.9),
+        ("-- the names of all users\nSELECT name FROM users WHERE (id > 3);\n" * 9, 0.3, 0.5),
+    ],
+)  # fmt: skip
+def test_prose_and_code_are_told_apart_within_a_text_in_any_language(text, least, most):
+    assert least <= documentation_share(document(text)) <= most
+
+
+def test_order_repetition_and_names_show_in_the_structure():
+    plain = prose(7) * 2
+    words = plain.split()
+    np.random.default_rng(0).shuffle(words)
+    text = "This is the first sentence of a text in which there is nothing to see. It is not the only one.\n"
+    rows = features([document(text + plain), document(text * 20), document(" ".join(words))])
+    column = dict(zip(STRUCTURE, rows.structure.T, strict=True))
+    assert column["repeated_passages"][1] > 0.5
+    told = features([document(text), document(" ".join(sorted(text.split())))])
+    known = told.structure[:, STRUCTURE.index("known_3_documentation")]
+    assert known[0] > known[1]
 
 
 def test_a_scorer_learns_ratings_twice_the_same_and_is_calibrated(tmp_path):
@@ -147,14 +187,14 @@ def test_a_file_that_is_no_scorer_or_an_old_one_is_refused(tmp_path, monkeypatch
     (tmp_path / "bad").write_bytes(b"nothing")
     with pytest.raises(UserError, match="is no scorer"):
         load_scorer(tmp_path / "bad")
-    head = {"features": 1, "structure": list(STRUCTURE), "slope": 1.0, "offset": 0.0, "facts": {}}
+    head = {"features": 2, "structure": list(STRUCTURE), "slope": 1.0, "offset": 0.0, "facts": {}}
     for odd in ("12", "[]", "[" * 100_000, json.dumps({**head, "structure": 5}), json.dumps({**head, "slope": [1]}),
                 json.dumps({**head, "facts": None}), json.dumps(head)):  # fmt: skip
         (tmp_path / "odd").write_bytes(save({"weights": np.zeros(9, np.float32)}, metadata={"scorer": odd}))
         with pytest.raises(UserError, match="is no scorer"):
             load_scorer(tmp_path / "odd")
     monkeypatch.setattr("pipeline.corpus.scorers.linear.VERSION", 99)
-    with pytest.raises(UserError, match=r"version 1 of the features, this is version 99.*hornbook label"):
+    with pytest.raises(UserError, match=r"version 2 of the features, this is version 99.*hornbook label"):
         load_scorer(SHIPPED)
 
 
@@ -175,12 +215,16 @@ def test_a_group_is_in_one_fold_and_the_folds_are_of_like_size():
 
 def test_the_shipped_labels_are_whole_and_name_their_rater():
     labels = read_labels()
-    assert len(labels) >= 600
-    assert len({label.path for label in labels}) == len({label.sha256 for label in labels}) == len(labels)
-    assert {label.rater for label in labels} == {"a language model with this rubric"}
+    assert len(labels) >= 2_240
+    assert len({label.sha256 for label in labels}) == len(labels)
+    assert all(label.rater.startswith("a language model with this rubric") for label in labels)
+    domains = Counter(label.domain for label in labels)
+    assert len(domains) >= 20
+    packages = {domain: len({x.distribution for x in labels if x.domain == domain}) for domain in domains}
+    assert min(packages.values()) >= 8
     assert {label.score for label in labels} == set(range(6))
     assert len({label.group for label in labels}) >= 30
-    assert {label.kind for label in labels} == {"code", "prose"}
+    assert {label.kind for label in labels} == {"code", "prose", "exercise"}
 
 
 def test_a_broken_label_is_named_by_its_line(tmp_path):
@@ -208,35 +252,65 @@ def test_texts_are_found_again_by_content_and_what_is_missing_is_counted(tmp_pat
     assert missing == {"distribution_not_installed": 1, "no_such_document": 1, "other_content": 1}
 
 
-def test_the_shipped_scorer_is_what_its_labels_give_and_ranks_what_it_never_saw():
-    """Trained again here, if the pinned versions are installed: the same scores, to the rounding of float32."""
+def test_the_shipped_scorer_was_judged_on_packages_it_never_saw_and_is_small():
     shipped = load_scorer(SHIPPED)
-    assert shipped.facts["auc"] >= 0.90
-    assert shipped.facts["auc"] >= shipped.facts["auc_docstring_share"] + 0.03
-    assert shipped.facts["documents"] == len(read_labels())
+    assert shipped.facts["auc"] >= 0.87
+    assert shipped.facts["auc"] >= shipped.facts["auc_documentation_share"] + 0.2
+    assert len(read_labels()) - shipped.facts["documents"] <= 20  # whose package has another version here
     scores = Shipped().scores([document(TEACHING), document("x = [1, 2, 3]\n" * 40, "site/p/tests/test_x.py")])
     assert scores[0] > 5 * scores[1]
-    _, missing = find_documents(read_labels())
-    if missing:
-        pytest.skip(f"other versions are installed: {missing}")
-    trained, _ = learn_shipped()
-    assert trained.facts == json.loads(json.dumps(shipped.facts)) | {"auc_interval": trained.facts["auc_interval"]}
-    assert np.abs(trained.weights - shipped.weights).max() < 1e-4
+    assert SHIPPED.stat().st_size + PHRASES.stat().st_size < 5_000_000
 
 
-def test_only_sources_that_the_scorer_suits_are_scored_and_others_on_request(root, capsys):
+def shipped_scores(texts):
+    return Shipped().scores([document(text) for text in texts])
+
+
+def test_texts_made_to_fool_do_not_pass_the_cut():
+    texts = [MANUAL * 3, C_CODE * 4, TEACHING * 3, DOCUMENTED * 9, *(prose(i) * 3 for i in range(8))]
+    made = {kind: [fooling.make(kind, texts, seed) for seed in range(6)] for kind in fooling.KINDS}
+    assert made == {kind: [fooling.make(kind, texts, seed) for seed in range(6)] for kind in fooling.KINDS}
+    passed = {kind: float((shipped_scores(found) >= 0.5).mean()) for kind, found in made.items()}
+    assert sum(passed.values()) / len(passed) <= 0.05, passed
+
+
+def test_an_adversary_that_changes_what_can_be_seen_lifts_no_nonsense_over_the_cut():
+    texts = [MANUAL * 3, C_CODE * 4, TEACHING * 3, *(prose(i) * 3 for i in range(8))]
+    reached = [
+        fooling.attack(shipped_scores, fooling.make(kind, texts, 3), 25, random.Random(kind))[1]
+        for kind in ("shuffled_words", "stuffed_keywords", "repeated_phrase", "word_salad_with_doctests", "garbled")
+    ]
+    assert max(reached) < 0.5
+
+
+def test_text_in_another_language_gets_no_opinion():
+    german = "Der Hund läuft schnell über die Straße und bellt die Katze an, und dann ist er nicht mehr da. " * 9
+    scores = shipped_scores([german, "これは日本語の文章です。" * 30, TEACHING, C_CODE])
+    assert np.isnan(scores).tolist() == [True, True, False, False]
+    assert in_english(features([document(prose(2))])).all()
+
+
+def test_a_few_ratings_change_the_scorer_that_they_start_from():
+    documents, ratings, groups = made_up(60)
+    rows, shipped = rows_of(documents), load_scorer(SHIPPED)
+    changed = train(rows, ratings, shipped)
+    assert np.array_equal(changed.mean, shipped.mean)
+    assert auc(changed.logits(rows), ratings >= GOOD) > auc(shipped.logits(rows), ratings >= GOOD)
+    assert 0 < np.abs(changed.weights - shipped.weights).max() < np.abs(train(rows, ratings).weights).max() + 9
+    assert unseen_logits(rows, ratings, groups, shipped).shape == (60,)
+
+
+def test_all_sources_are_scored_by_default_and_only_some_on_request(root, capsys):
     corpus = write_corpus(root / "in")
     library = {"type": "python_library", "distributions": ["idna", "humanize"], "standard_library": False}
     sources = {"web": make_config(corpus).data.sources["web"], "lib": library}
-    config = make_config(corpus, data__sources=sources)
+    classifier = made(make_config(corpus, data__sources=sources))["classifier"]
+    assert (classifier["sources"], classifier["not_scored"]) == (["lib", "web"], [])
+    assert classifier["auc"] >= 0.85
+    config = make_config(corpus, data__sources=sources, data__scorer={"sources": ["lib"]})
     run_stage("data", config, "test.yaml")
-    said = capsys.readouterr().out
-    assert "data.filters.quality cut nothing of web, which the scorer does not suit" in said
-    classifier = made(config)["classifier"]
-    assert (classifier["sources"], classifier["not_scored"]) == (["lib"], ["web"])
-    assert classifier["auc"] >= 0.9
-    forced = make_config(corpus, data__sources=sources, data__scorer={"sources": ["web", "lib"]})
-    assert made(forced)["classifier"]["not_scored"] == []
+    assert "data.filters.quality cut nothing of web, which the scorer does not suit" in capsys.readouterr().out
+    assert made(config)["classifier"]["not_scored"] == ["web"]
     with pytest.raises(UserError, match=r"data.scorer.sources names 'wbe'; expected some of lib, web"):
         stages.data_step(make_config(corpus, data__sources=sources, data__scorer={"sources": ["wbe"]}))
     assert make_config(corpus, data__scorer=None).data.scorer is None

@@ -1,7 +1,7 @@
 """Quality scorers: documents in, numbers from 0 to 1 out. Linear ones of our own, and models that others have trained.
 
-A scorer knows what it was trained on. The shipped one scores Python library text and leaves other sources alone, as
-its number would mean nothing there; `sources` names those that are scored all the same. A fastText classifier (DCLM)
+A scorer knows what it was trained on. The shipped one scores English prose and code and has no opinion of text in
+another language, as its number would mean nothing there; `sources` names what is scored. A fastText classifier (DCLM)
 and a Hugging Face sequence classifier (FineWeb-Edu) score any source; how well they suit its text only labels can
 tell, and `hornbook label` makes some.
 
@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 from datatrove.data import Document
 
-from pipeline.corpus.scorers.features import features
+from pipeline.corpus.scorers.features import features, in_english
 from pipeline.corpus.scorers.linear import Scorer, load_scorer
 from pipeline.corpus.text.source import look_up, make
 from pipeline.corpus.text.tokenizer import clear_state
@@ -82,7 +82,7 @@ class DocumentScorer(ABC):
 
     @abstractmethod
     def scores(self, documents: Sequence[Document]) -> np.ndarray:
-        """float32, 0 to 1, for each document."""
+        """float32, 0 to 1, for each document; NaN where the scorer has no opinion."""
 
     def store(self, folder: Path) -> None:  # noqa: B027 - nothing to put is the rule
         """Puts what `hornbook score` will need beside `scorer.json`; a large model stays where it lies."""
@@ -115,18 +115,17 @@ class Linear(DocumentScorer):
 
 
 class Shipped(Linear):
-    """The scorer of this package, trained on rated documents of the Python library corpus (docs/data/labels.md). Scores
-    sources of the type python_library, unless `sources` names others.
-    """
-
-    source_types = ("python_library",)
-    unlike = (
-        "the shipped scorer was trained on Python library code and manuals; `hornbook label <config>` trains one for "
-        f"other text, {KEY}.sources=[...] names sources to score with it all the same"
-    )
+    """The scorer of this package, trained on rated English prose and code in many languages (docs/data/labels.md).
+    Scores every source, or those that `sources` names; has no opinion of text in another language than English."""
 
     def __init__(self, sources: Sequence[str] | None = None):
         super().__init__(SHIPPED, sources)
+
+    def scores(self, documents: Sequence[Document]) -> np.ndarray:
+        if not documents:
+            return np.zeros(0, dtype=np.float32)
+        rows = features(documents)
+        return np.where(in_english(rows), self.scorer.scores(rows), np.float32(np.nan))
 
 
 class Trained(Linear):

@@ -1,24 +1,27 @@
-"""What a linear scorer sees of a document: hashed words and pairs of words, and some thirty cheap columns of structure.
+"""What the quality scorer sees of a text: hashed words and pairs of words, and some sixty columns of structure.
 
-In: text, path and kind of each document. Out: `Sparse` rows. Only the first 8,000 characters are looked at: a longer
-head made the scorer 0.002 better on the gold labels and costs in proportion. Nothing here depends on a run's tokenizer.
-Whether the code parses is not a column: it costs 5 MB/s, and nearly all library code does; the rule `parses` drops
-what does not.
+In: documents, of which the text alone counts: a path or an ending says little and is easily made up. Out: `Sparse`
+rows. Only the first 6,000 characters are looked at. Nothing here depends on a run's tokenizer or on the machine.
 
-Words are hashed with numpy alone (some 30 MB/s, the same on every machine). A word in documentation and the same word
-in code are different features: "return" explains nothing in code. Runs of letters are words (case does not count), a
-run of digits is one word, as is a line's end; spaces are none.
+Code and prose are told apart line by line, in any language: comments by their marks, docstrings and block comments by
+where they begin and end, prose by its words and signs. A word in documentation and the same word in code are different
+features: "return" explains nothing in code.
+
+Words alone cannot tell a text from its words in another order, so columns see order, repetition and information: how
+many runs of two, three and four words are known (`phrases.npz`: those that occur in several packages of a background of
+prose and code in ten languages, none of them rated), how many occur twice in the text itself (which is what compression
+measures), how long sentences, lines and names are and how much they vary. Everything is arrays over a batch of texts.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from datatrove.data import Document
 
-from data_filters.rule import PROSE
 from pipeline.corpus.text.documents import mix_bits
 
 BUCKETS = 1 << 14
@@ -36,83 +39,114 @@ _LOWER = np.arange(1, 257, dtype=np.uint64)  # from 1: a zero would not change t
 _LOWER[ord("A") : ord("Z") + 1] += np.uint64(32)
 
 _PRIME = 0x100000001B3  # FNV's; odd, so it has an inverse modulo 2^64
+_PHRASE = np.uint64(0xD6E8FEB86659FD93)
 _DOCUMENTATION = np.uint64(0x9E3779B97F4A7C15)
 
-VERSION = 1  # raised when the same text gets other features: scorers that were trained before are then refused
-HEAD_CHARACTERS = 8_000
+VERSION = 2  # raised when the same text gets other features: scorers that were trained before are then refused
+HEAD_CHARACTERS = 6_000
 BATCH_DOCUMENTS = 64  # whose features are made in one call: 130 kB of memory each
-LONG_LINE_BYTES, SHORT_TEXT_BYTES, TITLE_BYTES = 100, 300, 600
+LONG_LINE_BYTES, SHORT_TEXT_BYTES = 100, 300
 
-_IMPORT = re.compile(
-    rb"^(?:from[ \t]+[\w.]+[ \t]+import[ \t]*\([^)]*\)|from[ \t][^\n]*|import[ \t][^\n]*"
-    rb"|__all__[ \t]*=[ \t]*[\[(][^\])]*[\])])",
-    re.MULTILINE,
-)
-_MADE_BY_A_PROGRAM = re.compile(rb"generated|do not edit")
-_TEST = re.compile(r"(^|/)(tests?|testing|_testing|benchmarks?)(/|$)|(^|/)(test_[^/]*|[^/]*_test|conftest)\.py")
-_VENDORED = re.compile(r"(^|/)(_?vendor(ed)?|extern(als?)?|_vendored_[^/]*|third_party)/")
-_PRIVATE = re.compile(r"/_[^/_][^/]*\.py$")
+PHRASES = Path(__file__).with_name("gold") / "phrases.npz"
+PHRASE_WORDS = (2, 3, 4)
+PHRASE_BITS = 22  # of each table of known phrases: 512 kB
+_REPEAT_BITS = 12  # of the table in which a text's own runs of four words are counted
 
 _COMMON_WORDS = (
     b"the a an of to in is are that this for and or be by with as it if not from on which can will when at have has "
     b"but so because then than there these such may must only how what where what you we"
 )
+# Frequent in German, French, Spanish, Italian, Portuguese, Dutch, Polish, Swedish, and no English words.
+_FOREIGN_WORDS = (
+    "der und das nicht ein ist mit von den auf für dem sich eine werden les des et est une dans pour qui que du pas "
+    "sur au avec cette el los las por con para del como más un di che per non sono della nel il uma com não em os het "
+    "een van dat niet zijn voor aan nie się jest na przez och som att det för är på av"
+).encode()
 # Words and signs that are counted per 1,000 bytes, as log(1 + n); in documentation and in code alike.
 _MARKS = {
-    "definitions": b"def class",
-    "doctest": b">>>",
+    "definitions": b"def class func fn function struct impl interface enum",
+    "controls": b"if else elif for while switch case match return try catch except raise throw throws break continue",
+    "modifiers": b"public private protected static const let var mut final void int string unsigned char bool",
+    "imports": b"import from include require use package using namespace export",
+    "queries": b"select insert create table update where values alter drop grant",
+    "asserts": b"assert assertEqual assertTrue assertRaises assert_equal expect it describe test tests",
+    "doctest": b">>> $",
     "code_blocks": b"``` ::",
-    "formulas": b"math",
-    "parameters": b"param Args Parameters Returns",
-    "badges": b"shields badge",
-    "links": b"http https",
-    "asserts": b"assert assertEqual assertTrue assertRaises assert_equal assert_",
-    "self": b"self",
-    "deprecated": b"deprecated versionadded versionchanged",
-    "errors": b"raise except",
-    "returns": b"return",
-    "versions": b"version",
+    "parameters": b"param Args Parameters Returns returns",
+    "links": b"http https www",
+    "licence": b"copyright licence license licensed warranty liability permission redistribution licensor notices",
+    "versions": b"version release released fixed bug changes added removed upstream changelog debian",
+    "selling": b"free start today sign pricing enterprise team teams users powerful fast easy support community",
+    "mail": b"wrote subject cc re sent message mailing thread patch",
+    "teaching": b"example examples because therefore consider suppose note means following instance first next finally",
+    "self": b"self this",
+    "errors": b"error errors warning fail failed",
+    "generated": b"generated autogenerated codegen",
 }
-_SIGNS = {"commas": b",", "full_stops": b".", "quotes": b"'\"", "underscores": b"_", "backticks": b"`", "rules": b"-=*",
-          "brackets": b"([{", "dollars": b"$"}  # fmt: skip
+_SIGNS = {"commas": b",", "full_stops": b".", "quotes": b"'\"", "underscores": b"_", "backticks": b"`",
+          "rules": b"-=*#", "brackets": b"([{", "braces": b"{}", "semicolons": b";", "pipes": b"|",
+          "angles": b"<>", "dollars": b"$", "questions": b"?!", "capitals": b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"}  # fmt: skip
 
 STRUCTURE = (
-    "is_prose", "is_test", "is_vendored", "is_init", "is_private", "size", "is_short",
-    "docstring_share", "comment_share", "documentation_size", "import_share", "made_by_a_program",
-    "letter_share", "digit_share", "line_length", "long_lines", *_SIGNS,
-    "common_words", "explaining_words", "documentation_words", *_MARKS,
+    "size", "is_short", "documentation_share", "comment_share", "quoted_share", "code_lines",
+    "letter_share", "digit_share", "space_share", "line_length", "line_variation", "long_lines", "blank_lines",
+    "indented_lines", "depth", "repeated_lines", "same_beginnings",
+    "documentation_words", "sentence_words", "sentence_capitals", "word_length", "long_words", "name_length",
+    "short_names", "distinct_words", "distinct_names", "repeated_phrases", "repeated_passages",
+    *(f"known_{n}_{where}" for n in PHRASE_WORDS for where in ("documentation", "code")), "known_4_of_2",
+    "common_words", "foreign_words", "foreign_letters", *_SIGNS, *_MARKS,
 )  # fmt: skip
+
+_FIRST_COMMENT = re.compile(rb"(?s)\s*(?:/\*.*?\*/|(?:(?:#|//|--|;)[^\n]*\n\s*)+)\s*")
+_LICENCE = re.compile(rb"(?i)copyright|licen[sc]e|all rights reserved")
+
+_OF_LANGUAGE = ("common_words", "foreign_words", "foreign_letters")
+_CODE_SIGN = np.zeros(256, dtype=bool)
+_CODE_SIGN[list(b"{}[]()=<>;&|$@\\+*/^~%_!")] = True
+_ENDS_CODE = np.zeros(256, dtype=bool)
+_ENDS_CODE[list(b";{}=[(\\")] = True
+_OF_SPACE = np.zeros(256, dtype=bool)
+_OF_SPACE[list(b" \n\t\r")] = True
+_DIRECTIVES = np.zeros(256, dtype=bool)  # what follows `#` where it begins no comment
+_DIRECTIVES[list(b"idepul[!")] = True
 
 
 @dataclass(frozen=True)
 class Words:
-    """The words of a batch in order: hash, number of its text, whether it stands in documentation, and whether it
-    is made of letters."""
+    """The words of a batch in order: hash, kind, number of its text, where it begins and ends in the joined texts, and
+    where each text's words begin."""
 
     hashes: np.ndarray
+    kind: np.ndarray
     text: np.ndarray
-    documentation: np.ndarray
-    letters: np.ndarray
-    texts: int
+    starts: np.ndarray
+    stops: np.ndarray
+    first: np.ndarray
 
-    def counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(bucket, count, number of texts + 1 starts) of single words and pairs, as the rows of a CSR matrix."""
-        hashes = self.hashes ^ np.where(self.documentation, _DOCUMENTATION, np.uint64(0))
-        together = np.flatnonzero(self.text[1:] == self.text[:-1])
-        pairs = hashes[together] * np.uint64(31) + hashes[together + 1]
-        cells = np.concatenate([_place(self.text, hashes), _place(self.text[together], pairs)])
+    @property
+    def texts(self) -> int:
+        return len(self.first)
+
+    def counts(self, documentation: np.ndarray, pairs: "Phrases") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(bucket, count, number of texts + 1 starts) of single words and pairs, as the rows of a CSR matrix.
+        `documentation`: which words stand in it."""
+        salt = np.where(documentation, _DOCUMENTATION, np.uint64(0))
+        cells = np.concatenate(
+            [_place(self.text, self.hashes ^ salt), _place(self.text[pairs.places], pairs.hashes ^ salt[pairs.places])]
+        )
         counts = np.bincount(cells, minlength=self.texts * BUCKETS)
-        filled = np.flatnonzero(counts)
+        filled = np.flatnonzero(counts > 0)
         starts = np.searchsorted(filled, np.arange(self.texts + 1) * BUCKETS)
         return filled & (BUCKETS - 1), counts[filled], starts
 
-    def per_text(self, chosen: np.ndarray) -> np.ndarray:
-        """How many of the chosen words each text has."""
-        return np.bincount(self.text[chosen], minlength=self.texts)
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Sum over each text's words."""
+        return np.add.reduceat(values, self.first, dtype=np.int64)
 
 
-def split_words(texts: Sequence[bytes], documentation: Sequence[np.ndarray]) -> Words:
-    """All words of the texts. `documentation`: a bool for every byte of each text."""
+def split_words(texts: Sequence[bytes]) -> tuple[Words, np.ndarray]:
+    """(all words of the texts, their bytes in one piece, a line end after each). Runs of letters are words (case does
+    not count), a run of digits is one word, as are a run of signs and line ends; spaces are none."""
     lengths = np.array([len(text) + 1 for text in texts], dtype=np.int64)
     joined = np.frombuffer(b"".join(text + b"\n" for text in texts), dtype=np.uint8)
     kinds = KIND_OF_BYTE[joined]
@@ -134,47 +168,43 @@ def split_words(texts: Sequence[bytes], documentation: Sequence[np.ndarray]) -> 
     np.cumsum(_LOWER[joined] * powers[: len(joined)], out=prefixes[1:])
     hashes = (prefixes[stops] - prefixes[starts]) * inverse[starts]
     hashes[kind == DIGITS], hashes[kind == LINE_END] = DIGITS, LINE_END
-
-    flags = np.concatenate([np.append(flags, False) for flags in documentation])
-    text = np.searchsorted(ends_of_text, starts, side="right")
-    return Words(mix_bits(hashes), text, flags[starts], kind == LETTERS, len(texts))
-
-
-class WordTable:
-    """Finds words of some lists by one look-up each. A word of another list with the same 14 bits is taken for one:
-    one in some hundred."""
-
-    def __init__(self, lists: Sequence[Sequence[bytes]]):
-        self.lists = len(lists)
-        self._list_of = np.zeros(BUCKETS, dtype=np.int64)
-        for number, words in enumerate(lists, 1):
-            made = split_words(words, [np.zeros(len(word), dtype=bool) for word in words])
-            ends_line = made.hashes == made.hashes[-1]
-            self._list_of[(made.hashes[~ends_line] >> _SHIFT).astype(np.int64)] = number
-
-    def counts(self, words: Words) -> np.ndarray:
-        """(texts, lists, 2): how often the words of each list stand in each text, outside documentation and in it."""
-        found = self._list_of[(words.hashes >> _SHIFT).astype(np.int64)]
-        cells = (words.text * (self.lists + 1) + found) * 2 + words.documentation
-        counts = np.bincount(cells, minlength=words.texts * (self.lists + 1) * 2)
-        return counts.reshape(words.texts, self.lists + 1, 2)[:, 1:]
+    first = np.searchsorted(starts, ends_of_text - lengths)  # a text has one word at least: its end
+    text = np.repeat(np.arange(len(texts)), np.diff(np.append(first, len(starts))))
+    return Words(mix_bits(hashes), kind, text, starts, stops, first), joined
 
 
-def _place(text: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-    return text * BUCKETS + (mix_bits(hashes) >> _SHIFT).astype(np.int64)
+@dataclass(frozen=True)
+class Phrases:
+    """Runs of words within a text, line ends left out: hash, and place of the first word."""
+
+    hashes: np.ndarray
+    places: np.ndarray
 
 
-@lru_cache(maxsize=4)
-def _powers(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Powers of the prime and of its inverse, modulo 2^64."""
-    factors = np.full((2, n), (_PRIME,), dtype=np.uint64)
-    factors[1] = pow(_PRIME, -1, 1 << 64)
-    factors[:, 0] = 1
-    powers, inverse = np.cumprod(factors, axis=1)
-    return powers, inverse
+def phrases(words: Words) -> dict[int, Phrases]:
+    """The phrases of each of `PHRASE_WORDS`. Words' hashes are mixed, so the upper bits of a sum of them are, too."""
+    places = np.flatnonzero(words.kind != LINE_END)
+    hashes, text = words.hashes[places], words.text[places]
+    joined, found = hashes, {}
+    for n in range(2, max(PHRASE_WORDS) + 1):
+        joined = joined[:-1] * _PHRASE + hashes[n - 1 :] if len(joined) else joined
+        within = text[: len(joined)] == text[n - 1 :]
+        if n in PHRASE_WORDS:
+            found[n] = Phrases(joined[within], places[: len(joined)][within])
+    return found
 
 
-_TABLE = WordTable([_COMMON_WORDS.split(), *(words.split() for words in _MARKS.values())])
+@lru_cache(maxsize=1)
+def known_phrases() -> dict[int, np.ndarray]:
+    """For each length of phrase, the bits of those that are known."""
+    with np.load(PHRASES) as stored:
+        return {n: stored[f"words_{n}"] for n in PHRASE_WORDS}
+
+
+def is_known(hashes: np.ndarray, bits: np.ndarray) -> np.ndarray:
+    """Which phrases are known. Of phrases that are not, as many are taken for known as bits are set: one in ten."""
+    places = hashes >> np.uint64(64 - PHRASE_BITS)
+    return (bits[(places >> np.uint64(3)).astype(np.intp)] >> (places & np.uint64(7)).astype(np.uint8)) & 1
 
 
 @dataclass(frozen=True)
@@ -208,85 +238,292 @@ class Sparse:
 
 def features(documents: Sequence[Document]) -> Sparse:
     """The rows of some documents, `BATCH_DOCUMENTS` or so. Values are log counts, of length 1 in a row."""
-    heads = [doc.text[:HEAD_CHARACTERS].encode("utf-8", "replace") for doc in documents]
-    shares = [_documentation(head, doc.metadata["kind"] != PROSE) for doc, head in zip(documents, heads, strict=True)]
-    words = split_words(heads, [flags for flags, _, _ in shares])
-    ids, counts, starts = words.counts()
+    heads = [_head(document) for document in documents]
+    words, joined = split_words(heads)
+    lines = _lines(heads, words, joined)
+    documentation = np.repeat(lines.documentation, lines.words)
+    found = phrases(words)
+    ids, counts, starts = words.counts(documentation, found[2])
     values = np.log1p(counts)
     lengths = np.sqrt(np.add.reduceat(values * values, starts[:-1]))  # no row is empty: every text ends a line
     values /= np.repeat(lengths, np.diff(starts))
-    of_document = np.array([_of_document(*of) for of in zip(documents, heads, shares, strict=True)], dtype=np.float64)
-    return Sparse(ids, values, starts, np.column_stack([of_document, _of_bytes(heads), _of_words(words, heads)]))
+    columns = [_of_lines(lines, heads), _of_words(words, joined, documentation, heads),
+               _of_phrases(words, found, documentation), _of_bytes(heads)]  # fmt: skip
+    named = {name: column for part in columns for name, column in part.items()}
+    return Sparse(ids, values, starts, np.column_stack([named[name] for name in STRUCTURE]).astype(np.float64))
 
 
-def docstring_share(document: Document) -> float:
-    """Share of the looked-at text that stands in triple quotes; 1 for prose, which is nothing but explanation."""
-    if document.metadata["kind"] == PROSE:
-        return 1.0
+def _head(document: Document) -> bytes:
+    """What is looked at: the beginning, after a licence that stands as a comment before code."""
     head = document.text[:HEAD_CHARACTERS].encode("utf-8", "replace")
-    return _documentation(head, True)[1] / max(1, len(head))
+    comment = _FIRST_COMMENT.match(head)
+    if comment and _LICENCE.search(comment.group()) and len(head) > comment.end():
+        return head[comment.end() :]
+    return head
 
 
-def _documentation(head: bytes, is_code: bool) -> tuple[np.ndarray, int, int]:
-    """(which bytes are documentation, bytes in triple quotes, bytes in comments); of prose every byte is."""
-    if not is_code:
-        return np.ones(len(head), dtype=bool), 0, 0
-    flags = np.zeros(len(head), dtype=bool)
-    at, quoted = 0, 0
-    while (found := min((i for i in (head.find(b'"""', at), head.find(b"'''", at)) if i >= 0), default=-1)) >= 0:
-        end = head.find(head[found : found + 3], found + 3)
-        end = end if end >= 0 else len(head)  # the head may end inside
-        flags[found + 3 : end] = True
-        quoted += end - found - 3
-        at = end + 3
-    at, commented = head.find(b"#"), 0
-    while at >= 0:
-        end = head.find(b"\n", at)
-        end = end if end >= 0 else len(head)
-        if not head[head.rfind(b"\n", 0, at) + 1 : at].strip():  # a comment line, not one after code
-            flags[at:end] = True
-            commented += end - at
-        at = head.find(b"#", end)
-    return flags, quoted, commented
+def in_english(rows: Sparse) -> np.ndarray:
+    """Which texts are in English, or code: not those with more frequent words of other languages, or mostly letters
+    beyond ASCII."""
+    common, words, letters = (rows.structure[:, STRUCTURE.index(n)] for n in _OF_LANGUAGE)
+    return ((words < 0.04) | (words < 1.5 * common)) & (letters < 0.25)
 
 
-def _of_document(doc: Document, head: bytes, share: tuple[np.ndarray, int, int]) -> list[float]:
-    path, is_code = doc.metadata["path"], doc.metadata["kind"] != PROSE
-    n, (_, quoted, commented) = max(1, len(head)), share
-    imported = sum(map(len, _IMPORT.findall(head))) if is_code else 0
-    return [
-        not is_code, bool(_TEST.search(path)), bool(_VENDORED.search(path)), path.endswith("__init__.py"),
-        bool(_PRIVATE.search(path)), np.log1p(len(doc.text)) / 12, len(head) < SHORT_TEXT_BYTES,
-        quoted / n, commented / n, np.log1p(quoted if is_code else n) / 10, imported / n,
-        bool(_MADE_BY_A_PROGRAM.search(head[:TITLE_BYTES].lower())),
-    ]  # fmt: skip
+def documentation_share(document: Document) -> float:
+    """Share of the looked-at text that explains: prose, comments and docstrings."""
+    heads = [_head(document)]
+    return float(_of_lines(_lines(heads, *split_words(heads)), heads)["documentation_share"][0])
 
 
-def _of_bytes(heads: Sequence[bytes]) -> np.ndarray:
-    """Letters, digits, lines and signs of each text, from how often it has each byte."""
+@dataclass(frozen=True)
+class _Lines:
+    """The lines of a batch: their text, length in bytes, words, indentation, and what they are."""
+
+    text: np.ndarray
+    first: np.ndarray  # of each text
+    bytes: np.ndarray
+    words: np.ndarray
+    indent: np.ndarray
+    beginning: np.ndarray  # hash of the first word
+    whole: np.ndarray  # hash of all of it
+    blank: np.ndarray
+    code: np.ndarray
+    comment: np.ndarray
+    quoted: np.ndarray
+    documentation: np.ndarray
+
+
+def _lines(heads: Sequence[bytes], words: Words, joined: np.ndarray) -> _Lines:
+    ends = np.flatnonzero(joined == ord("\n"))
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    offsets = np.concatenate([[0], np.cumsum([len(head) + 1 for head in heads])])
+    first = np.searchsorted(starts, offsets[:-1])
+    text = np.repeat(np.arange(len(heads)), np.diff(np.append(first, len(starts))))
+    at = np.append(np.searchsorted(words.starts, starts), len(words.starts))
+    n_words, begin = np.diff(at), np.minimum(at[:-1], len(words.starts) - 1)
+    length = ends - starts
+    where = np.append(words.starts, len(joined))[at[:-1]]  # of an empty last line: beyond everything
+    blank = where >= ends
+    padded = np.concatenate([joined, np.full(4, ord("\n"), np.uint8)])
+    b0, b1, b2 = padded[where], padded[where + 1], padded[where + 2]
+
+    sizes = words.stops - words.starts
+    signs = _CODE_SIGN[joined[words.starts]] & (words.kind == OTHER)
+    letters = words.kind == LETTERS
+    totals = np.zeros((3, len(sizes) + 1), dtype=np.int64)
+    np.cumsum(sizes * signs, out=totals[0, 1:])
+    np.cumsum(sizes * letters, out=totals[1, 1:])
+    np.cumsum(letters, out=totals[2, 1:])
+    of_signs, of_letters, n_letters = totals[:, at[1:]] - totals[:, at[:-1]]
+    hashes = np.zeros(len(sizes) + 1, dtype=np.uint64)
+    np.cumsum(words.hashes, out=hashes[1:])
+
+    visible = np.maximum(1, length - (where - starts) - n_words)
+    before = np.maximum(starts, ends - 1)
+    ends_code = _ENDS_CODE[joined[before]]
+    comment = (
+        ((b0 == ord("/")) & ((b1 == ord("/")) | (b1 == ord("*"))))
+        | ((b0 == ord("#")) & ~_DIRECTIVES[b1])
+        | ((b0 == ord("-")) & (b1 == ord("-")) & _OF_SPACE[b2])
+        | ((b0 == ord("*")) & (_OF_SPACE[b1] | (b1 == ord("/"))))
+        | ((b0 == ord(";")) & (b1 == ord(";")))
+    ) & ~blank
+    code = (ends_code | (of_signs > 0.1 * visible) | ((b0 == ord(">")) & (b1 == ord(">")))) & ~blank & ~comment
+    prose = (n_letters >= 4) & (of_letters >= 0.75 * visible) & (of_signs <= 0.05 * visible) & ~ends_code
+    quoted = _quoted(heads, starts, offsets)
+    shown = np.maximum(1, np.add.reduceat(~blank, first, dtype=np.int64))
+    is_code = (np.add.reduceat(code & ~quoted, first, dtype=np.int64) >= 0.3 * shown)[text]
+    documentation = ~blank & (comment | quoted | (~code & (prose | ~is_code)))
+    return _Lines(
+        text, first, length, n_words, where - starts, words.hashes[begin], hashes[at[1:]] - hashes[at[:-1]],
+        blank, code, comment, quoted, documentation,
+    )  # fmt: skip
+
+
+def _quoted(heads: Sequence[bytes], starts: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Which lines lie in block comments and docstrings; the head may end inside one."""
+    spans = []
+    for head, offset in zip(heads, offsets.tolist(), strict=False):
+        for opening, closing in ((b"/*", b"*/"), (b'"""', b'"""'), (b"'''", b"'''")):
+            at = head.find(opening)
+            while at >= 0:
+                end = head.find(closing, at + len(opening))
+                end = end if end >= 0 else len(head)
+                spans.append((offset + at, offset + end))
+                at = head.find(opening, end + len(closing))
+    if not spans:
+        return np.zeros(len(starts), dtype=bool)
+    inside = np.searchsorted(starts, np.array(spans), side="right")
+    depth = np.zeros(len(starts) + 2, dtype=np.int64)
+    np.add.at(depth, inside[:, 0] - 1, 1)
+    np.add.at(depth, inside[:, 1], -1)
+    return np.cumsum(depth)[: len(starts)] > 0
+
+
+def _of_lines(lines: _Lines, heads: Sequence[bytes]) -> dict[str, np.ndarray]:
+    n = np.maximum(1, [len(head) for head in heads])
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(values, lines.first, dtype=np.float64)
+
+    count, blank = total(np.ones(len(lines.bytes))), total(lines.blank)
+    shown = np.maximum(1, count - blank)
+    mean = total(lines.bytes) / shown
+    indented = lines.indent * ~lines.blank
+    depth = total(indented) / shown
+    variation = np.sqrt(np.maximum(0, total(lines.bytes.astype(np.float64) ** 2) / shown - mean**2))
+    size_of = lines.bytes * ~lines.blank
+    return {
+        "size": np.log1p(n) / 9,
+        "is_short": n < SHORT_TEXT_BYTES,
+        "documentation_share": total(lines.bytes * lines.documentation) / n,
+        "comment_share": total(lines.bytes * lines.comment) / n,
+        "quoted_share": total(lines.bytes * lines.quoted) / n,
+        "code_lines": total(lines.code) / shown,
+        "line_length": np.minimum(3, mean / 50),
+        "line_variation": np.minimum(3, variation / 30),
+        "long_lines": total(lines.bytes > LONG_LINE_BYTES) / shown,
+        "blank_lines": blank / count,
+        "indented_lines": total(indented > 0) / shown,
+        "depth": np.minimum(3, depth / 8),
+        "repeated_lines": _repeated(lines.whole, size_of > 20, lines),
+        "same_beginnings": _repeated(lines.beginning, ~lines.blank, lines),
+    }
+
+
+def _repeated(hashes: np.ndarray, chosen: np.ndarray, lines: _Lines) -> np.ndarray:
+    """Share of the chosen lines whose hash another one of the same text has."""
+    text = lines.text[chosen]
+    cells = (text << 10) + ((hashes[chosen] * _PHRASE) >> np.uint64(54)).astype(np.int64)
+    counts = np.bincount(cells, minlength=len(lines.first) << 10).reshape(len(lines.first), -1)
+    total = counts.sum(axis=1)
+    return 1 - np.minimum(1, (counts > 0).sum(axis=1) / np.maximum(1, _expected(total, 1 << 10)))
+
+
+def _expected(n: np.ndarray, cells: int) -> np.ndarray:
+    """How many of some cells `n` different things fill."""
+    return cells * -np.expm1(-n / cells)
+
+
+def _of_bytes(heads: Sequence[bytes]) -> dict[str, np.ndarray]:
+    """Letters, digits, signs, and how far each text shrinks."""
     per_byte = np.array([np.bincount(np.frombuffer(head, dtype=np.uint8), minlength=256) for head in heads])
     n = np.maximum(1, per_byte.sum(axis=1))
-    letters, digits, other = (per_byte[:, kind == KIND_OF_BYTE].sum(axis=1) for kind in (LETTERS, DIGITS, OTHER))
-
-    joined = np.frombuffer(b"".join(head + b"\n" for head in heads), dtype=np.uint8)
-    line_ends = np.flatnonzero(joined == ord("\n"))
-    text = np.searchsorted(np.cumsum([len(head) + 1 for head in heads]), line_ends, side="right")
-    is_long = np.diff(line_ends, prepend=-1) - 1 > LONG_LINE_BYTES
-    lines = np.bincount(text, minlength=len(heads))
-    long_lines = np.bincount(text[is_long], minlength=len(heads))
-
-    signs = [np.log1p(1_000 / n * per_byte[:, list(signs)].sum(axis=1)) for signs in _SIGNS.values()]
-    visible = np.maximum(1, letters + digits + other)
-    return np.column_stack([letters / visible, digits / n, np.minimum(2.0, n / lines / 50), long_lines / lines, *signs])
+    letters, digits, space, other = (
+        per_byte[:, kind == KIND_OF_BYTE].sum(axis=1) for kind in (LETTERS, DIGITS, SPACE, OTHER)
+    )
+    return {
+        "letter_share": letters / np.maximum(1, letters + digits + other),
+        "digit_share": digits / n,
+        "space_share": space / n,
+        "foreign_letters": per_byte[:, 128:].sum(axis=1) / n,
+        **{name: np.log1p(1_000 / n * per_byte[:, list(signs)].sum(axis=1)) for name, signs in _SIGNS.items()},
+    }
 
 
-def _of_words(words: Words, heads: Sequence[bytes]) -> np.ndarray:
-    """Common words' share of the words of documentation and of all, how many words document, and the marks."""
+def _of_words(
+    words: Words, joined: np.ndarray, documentation: np.ndarray, heads: Sequence[bytes]
+) -> dict[str, np.ndarray]:
+    letters = words.kind == LETTERS
+    spoken, names = letters & documentation, letters & ~documentation
+    sizes = words.stops - words.starts
+    n_spoken, n_names = words.sums(spoken), words.sums(names)
+    some_spoken, some_names = np.maximum(1, n_spoken), np.maximum(1, n_names)
+    ends = (
+        (words.kind == OTHER)
+        & documentation
+        & (joined[words.starts] == ord("."))
+        & _OF_SPACE[np.append(joined, 32)[words.stops]]
+    )
+    capital = np.zeros(len(ends), dtype=bool)
+    after = joined[words.starts]
+    capital[1:] = ends[:-1] & (after[1:] >= ord("A")) & (after[1:] <= ord("Z"))
+    capital[2:] |= ends[:-2] & (words.kind[1:-1] == LINE_END) & (after[2:] >= ord("A")) & (after[2:] <= ord("Z"))
+    n_ends = words.sums(ends)
     found = _TABLE.counts(words)
-    spoken, all_words = words.per_text(words.letters & words.documentation), words.per_text(words.letters)
-    common = found[:, 0, 1]
     per_thousand = 1_000 / np.maximum(1, [len(head) for head in heads])
-    return np.column_stack([
-        common / np.maximum(1, spoken), common / np.maximum(1, all_words), np.log1p(spoken) / 10,
-        np.log1p(found[:, 1:].sum(axis=2) * per_thousand[:, None]),
-    ])  # fmt: skip
+    return {
+        "documentation_words": np.log1p(n_spoken) / 7,
+        "sentence_words": np.minimum(3, n_spoken / np.maximum(1, n_ends) / 20),
+        "sentence_capitals": words.sums(capital) / np.maximum(1, n_ends),
+        "word_length": words.sums(sizes * spoken) / some_spoken / 5,
+        "long_words": words.sums(spoken & (sizes > 9)) / some_spoken,
+        "name_length": np.minimum(4, words.sums(sizes * names) / some_names / 5),
+        "short_names": words.sums(names & (sizes < 3)) / some_names,
+        "distinct_words": _distinct(words, np.flatnonzero(spoken)),
+        "distinct_names": _distinct(words, np.flatnonzero(names)),
+        "common_words": found[:, 0] / np.maximum(1, n_spoken + n_names),
+        "foreign_words": found[:, 1] / np.maximum(1, n_spoken + n_names),
+        **dict(zip(_MARKS, np.log1p(found[:, 2:] * per_thousand[:, None]).T, strict=True)),
+    }
+
+
+def _distinct(words: Words, places: np.ndarray) -> np.ndarray:
+    """Different words among the chosen ones, beside what the square root of their number would be."""
+    cells = (words.text[places] << 11) + (words.hashes[places] >> np.uint64(53)).astype(np.int64)
+    counts = np.bincount(cells, minlength=words.texts << 11).reshape(words.texts, -1)
+    return (counts > 0).sum(axis=1) / np.maximum(1, counts.sum(axis=1)) ** 0.75
+
+
+def _of_phrases(words: Words, found: dict[int, Phrases], documentation: np.ndarray) -> dict[str, np.ndarray]:
+    named: dict[str, np.ndarray] = {}
+    shares = {}
+    for n in PHRASE_WORDS:
+        hashes, places = found[n].hashes, found[n].places
+        known = is_known(hashes, known_phrases()[n])
+        cells = words.text[places] * 4 + documentation[places] * 2 + known
+        counts = np.bincount(cells, minlength=words.texts * 4).reshape(words.texts, 2, 2)
+        share = (counts[:, :, 1] + 0.3) / (counts.sum(axis=2) + 1)
+        named[f"known_{n}_code"], named[f"known_{n}_documentation"] = share[:, 0], share[:, 1]
+        shares[n] = counts[:, :, 1].sum(axis=1) + 1
+    named["known_4_of_2"] = shares[4] / shares[2]
+    named["repeated_phrases"] = _seen_twice(hashes, words.text[places], words.texts)
+    passages = hashes[:-4] * np.uint64(_PRIME) + hashes[4:]  # eight words; the few over the end of a text do not matter
+    named["repeated_passages"] = _seen_twice(passages, words.text[places[:-4]], words.texts)
+    return named
+
+
+def _seen_twice(hashes: np.ndarray, text: np.ndarray, texts: int) -> np.ndarray:
+    """Share of the hashes that their text has more than once: what a compressor would find, without one, whose sizes
+    depend on its version."""
+    cells = (text << _REPEAT_BITS) + (hashes >> np.uint64(64 - _REPEAT_BITS)).astype(np.int64)
+    filled = np.zeros(texts << _REPEAT_BITS, dtype=bool)
+    filled[cells] = True
+    different = filled.reshape(texts, -1).sum(axis=1)
+    expected = _expected(np.bincount(text, minlength=texts), 1 << _REPEAT_BITS)
+    return 1 - np.minimum(1, different / np.maximum(1, expected))
+
+
+class WordTable:
+    """Finds words of some lists by one look-up each. A word of another list with the same 14 bits is taken for one:
+    one in some hundred."""
+
+    def __init__(self, lists: Sequence[Sequence[bytes]]):
+        self.lists = len(lists)
+        self._list_of = np.zeros(BUCKETS, dtype=np.int64)
+        for number, listed in enumerate(lists, 1):
+            made, _ = split_words(listed)
+            self._list_of[(made.hashes[made.kind != LINE_END] >> _SHIFT).astype(np.int64)] = number
+
+    def counts(self, words: Words) -> np.ndarray:
+        """(texts, lists): how often the words of each list stand in each text."""
+        found = self._list_of[(words.hashes >> _SHIFT).astype(np.int64)]
+        counts = np.bincount(words.text * (self.lists + 1) + found, minlength=words.texts * (self.lists + 1))
+        return counts.reshape(words.texts, self.lists + 1)[:, 1:]
+
+
+def _place(text: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    return text * BUCKETS + (hashes >> _SHIFT).astype(np.int64)
+
+
+@lru_cache(maxsize=4)
+def _powers(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Powers of the prime and of its inverse, modulo 2^64."""
+    factors = np.full((2, n), (_PRIME,), dtype=np.uint64)
+    factors[1] = pow(_PRIME, -1, 1 << 64)
+    factors[:, 0] = 1
+    powers, inverse = np.cumprod(factors, axis=1)
+    return powers, inverse
+
+
+_TABLE = WordTable([_COMMON_WORDS.split(), _FOREIGN_WORDS.split(), *(words.split() for words in _MARKS.values())])

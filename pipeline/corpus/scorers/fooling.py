@@ -14,12 +14,47 @@ CHARACTERS = 4_000  # of one, about
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _WORD = re.compile(r"[A-Za-z][A-Za-z']+")
-_TEACHING = (
-    "for example, note that, because, therefore, in other words, step by step, algorithm, tutorial, introduction, "
-    "chapter, exercise, theorem, definition, proof, complexity, let us consider, we can see, the idea is, suppose, "
-    "first, next, finally, explanation, lesson, beginners, learn, understand, concept, function, returns, parameters, "
-    "examples, best practices, guide, overview, summary, why, how it works"
-).split(", ")
+_TEACHING = [
+    "for example",
+    "note that",
+    "because",
+    "therefore",
+    "in other words",
+    "step by step",
+    "algorithm",
+    "tutorial",
+    "introduction",
+    "chapter",
+    "exercise",
+    "theorem",
+    "definition",
+    "proof",
+    "complexity",
+    "let us consider",
+    "we can see",
+    "the idea is",
+    "suppose",
+    "first",
+    "next",
+    "finally",
+    "explanation",
+    "lesson",
+    "beginners",
+    "learn",
+    "understand",
+    "concept",
+    "function",
+    "returns",
+    "parameters",
+    "examples",
+    "best practices",
+    "guide",
+    "overview",
+    "summary",
+    "why",
+    "how it works",
+]
+_COMMON = ("the", "of", "is", "a", "to", "in", "that", "when")
 _MARKS = (">>> ", "## ", "Args:", "Returns:", "```python", "```", "Example::", "$$ x^2 $$", "* ", "1. ", "Note: ")
 
 
@@ -102,7 +137,7 @@ def boilerplate(texts: Sequence[str], draws: random.Random) -> str:
         "All rights reserved. No part of this {0} may be reproduced without written permission of {1}.",
         "For more information about {0}, please visit our {1} page or contact the {2} team.",
         "# The {0}.\n{0} = {0}",
-        "def get_{0}(self):\n    \"\"\"Gets the {0}.\n\n    Returns:\n        The {0}.\n    \"\"\"\n    return self.{0}",
+        'def get_{0}(self):\n    """Gets the {0}.\n\n    Returns:\n        The {0}.\n    """\n    return self.{0}',
         "/** Sets the {0}. @param {0} the {0} to set */\npublic void set{0}(String {0}) {{ this.{0} = {0}; }}",
         "Click here to subscribe to {0}. Share this {1} on social media. Leave a comment below.",
         "THE {0} IS PROVIDED AS IS, WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING {1} AND {2}.",
@@ -126,11 +161,14 @@ def table_or_log(texts: Sequence[str], draws: random.Random) -> str:
         elif form == 1:
             level = draws.choice(["INFO", "DEBUG", "WARN", "ERROR"])
             rows.append(f"2024-03-{i % 28 + 1:02} 12:{i % 60:02}:07,{draws.randint(0, 999):03} {level} "
-                        f"[{draws.choice(words)}] {draws.choice(words)} {draws.choice(words)} id={draws.randint(1, 9999)}")  # fmt: skip
+                        f"[{draws.choice(words)}] {draws.choice(words)} {draws.choice(words)} "
+                        f"id={draws.randint(1, 9999)}")  # fmt: skip
         elif form == 2:
             rows.append(f"| {draws.choice(words)} | {draws.randint(0, 9999)} | {draws.choice(words)} | yes |")
         else:
-            rows.append(f"    {draws.randint(0, 65535):#06x}, {draws.randint(0, 65535):#06x}, /* {draws.choice(words)} */")
+            rows.append(
+                f"    {draws.randint(0, 65535):#06x}, {draws.randint(0, 65535):#06x}, /* {draws.choice(words)} */"
+            )
     return "\n".join(rows)
 
 
@@ -148,15 +186,18 @@ def generated_code(texts: Sequence[str], draws: random.Random) -> str:
     """One template of code for a list of names, in one of several languages."""
     names = sorted({w for w in _WORD.findall(_piece(texts, draws)) if len(w) > 3}) or ["Field"]
     templates = (
-        "class {1}Request(Message):\n    __slots__ = ('{0}', '{2}')\n    {0} = Field({3}, 'string')\n    {2} = Field({4}, 'int64')\n",
-        "  public static final int {1}_FIELD = {3};\n  public {1} get{1}() {{ return {0}_; }}\n  public boolean has{1}() {{ return {0}_ != null; }}\n",
-        "func (x *{1}) Get{2}() string {{\n\tif x != nil {{\n\t\treturn x.{2}\n\t}}\n\treturn \"\"\n}}\n",
-        "static const struct entry {0}_{3} = {{ .name = \"{0}\", .code = {3}, .flags = {4} }};\n",
+        "class {1}Request(Message):\n    __slots__ = ('{0}', '{2}')\n    {0} = Field({3}, 'string')\n"
+        "    {2} = Field({4}, 'int64')\n",
+        "  public static final int {1}_FIELD = {3};\n  public {1} get{1}() {{ return {0}_; }}\n"
+        "  public boolean has{1}() {{ return {0}_ != null; }}\n",
+        'func (x *{1}) Get{2}() string {{\n\tif x != nil {{\n\t\treturn x.{2}\n\t}}\n\treturn ""\n}}\n',
+        'static const struct entry {0}_{3} = {{ .name = "{0}", .code = {3}, .flags = {4} }};\n',
         "INSERT INTO {0} (id, name, {2}) VALUES ({3}, '{1}', {4});",
-        "export const {0}Schema = {{ type: 'object', properties: {{ {2}: {{ type: 'string' }}, id: {{ type: 'number', maximum: {3} }} }} }};",
+        "export const {0}Schema = {{ type: 'object', properties: {{ {2}: {{ type: 'string' }}, "
+        "id: {{ type: 'number', maximum: {3} }} }} }};",
         "impl From<{1}> for u32 {{ fn from(v: {1}) -> u32 {{ v.{0} as u32 + {3} }} }}",
         "# {1}: returns the {0}\ndef test_{0}_{3}():\n    assert {0}({3}) == {4}\n",
-    )  # fmt: skip
+    )
     template = draws.choice(templates)
     rows = []
     while sum(map(len, rows)) < draws.randint(1_500, CHARACTERS):
@@ -238,6 +279,94 @@ KINDS: dict[str, Callable[[Sequence[str], random.Random], str]] = {
 def make(kind: str, texts: Sequence[str], seed: int) -> str:
     """A text of `kind` made from real `texts`; the same for the same arguments."""
     return KINDS[kind](texts, random.Random(f"{kind} {seed}"))[:CHARACTERS]
+
+
+def dress(text: str, seed: int) -> str:
+    """Nonsense after up to sixty of an adversary's changes, taken at random."""
+    draws = random.Random(f"dress {seed}")
+    for _ in range(draws.choice((0, 5, 20, 60))):
+        text = draws.choice(_CHANGES)(text, draws)[: 2 * CHARACTERS]
+    return text
+
+
+def attack(
+    score: Callable[[Sequence[str]], Sequence[float]], text: str, tries: int, draws: random.Random
+) -> tuple[str, float]:
+    """(text, score) that an adversary reaches from nonsense in `tries` scored changes of what a scorer may look at:
+    words and marks of teaching, sentences' beginnings and ends, lines, order. It writes no sentence of sense."""
+    best, most = text, float(score([text])[0])
+    for _ in range(tries):
+        changed = draws.choice(_CHANGES)(best, draws)[: 2 * CHARACTERS]
+        reached = float(score([changed])[0])
+        if reached > most:
+            best, most = changed, reached
+    return best, most
+
+
+def _with_teaching(text: str, draws: random.Random) -> str:
+    words = text.split(" ")
+    for _ in range(draws.randint(1, 12)):
+        words.insert(draws.randrange(len(words) + 1), draws.choice(_TEACHING))
+    return " ".join(words)
+
+
+def _with_common_words(text: str, draws: random.Random) -> str:
+    words = text.split(" ")
+    for _ in range(draws.randint(1, 30)):
+        words.insert(
+            draws.randrange(len(words) + 1), draws.choice(("the", "of", "is", "a", "to", "in", "that", "when"))
+        )
+    return " ".join(words)
+
+
+def _with_mark(text: str, draws: random.Random) -> str:
+    lines = text.split("\n")
+    at = draws.randrange(len(lines))
+    lines[at] = draws.choice(_MARKS) + lines[at]
+    return "\n".join(lines)
+
+
+def _as_sentences(text: str, draws: random.Random) -> str:
+    words, length = text.split(), draws.randint(8, 22)
+    parts = [" ".join(words[i : i + length]) for i in range(0, len(words), length)]
+    return draws.choice([" ", "\n", "\n\n"]).join(part[:1].upper() + part[1:] + "." for part in parts)
+
+
+def _in_lines(text: str, draws: random.Random) -> str:
+    words, length = text.split(" "), draws.randint(6, 16)
+    return "\n".join(" ".join(words[i : i + length]) for i in range(0, len(words), length))
+
+
+def _without_lines(text: str, draws: random.Random) -> str:
+    lines = text.split("\n")
+    kept = [line for line in lines if draws.random() > 0.15]
+    return "\n".join(kept or lines)
+
+
+def _as_documentation(text: str, draws: random.Random) -> str:
+    forms = ('"""{}"""', "/*\n{}\n*/", "# Introduction\n\n{}", 'def example():\n    """{}"""\n    return 1\n')
+    form = draws.choice(forms)
+    return form.replace("{}", text)
+
+
+def _with_code(text: str, draws: random.Random) -> str:
+    codes = (">>> f(1)\n2", "```python\nx = f(1)\n```", "    return a + b", "for (i = 0; i < n; i++)", "Example::")
+    code = draws.choice(codes)
+    paragraphs = text.split("\n")
+    paragraphs.insert(draws.randrange(len(paragraphs) + 1), code)
+    return "\n".join(paragraphs)
+
+
+def _reordered(text: str, draws: random.Random) -> str:
+    lines = text.split("\n")
+    draws.shuffle(lines)
+    return "\n".join(lines)
+
+
+_CHANGES = (
+    _with_teaching, _with_common_words, _with_mark, _as_sentences, _in_lines, _without_lines, _as_documentation,
+    _with_code, _reordered,
+)  # fmt: skip
 
 
 def _some(texts: Sequence[str], draws: random.Random, n: int) -> list[str]:

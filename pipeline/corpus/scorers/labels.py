@@ -1,14 +1,17 @@
 """Documents rated for educational value: how they are rated, the shipped labels, and what is learned.
 
-A document is rated 0 to 5 with one line of rationale, by a person at a terminal or by a model. A shipped label names a
-document of the Python library corpus by distribution, version, path and content hash; its text is found again in the
-installed distributions (pinned in constraints.txt), so none is stored here. Rubric, labels and a second rating lie in
-`gold/`. `learn` trains a scorer whose `facts` hold the AUC on documents of groups that it did not see, its interval,
-and the AUC of plain docstring share, which a scorer has to beat. It takes seconds for 1,000 documents.
+A document is rated 0 to 5 with a line of rationale, by a person at a terminal or by a model. A shipped label names a
+document by package, version, path, first character and content hash; no text is stored here, as not every licence
+allows it. Those of the Python library corpus are found again in the installed distributions (pinned in
+constraints.txt), the others by `scripts/rated_texts.py`, which fetches their packages. Rubric, labels and a second
+rating lie in `gold/`. `learn` trains a scorer whose `facts` hold the AUC on documents of groups that it did not see,
+its interval, and the AUC of the share of documentation, which a scorer has to beat. Texts made to fool (`fooling.py`)
+are learned as 0, beside the rated ones. It takes seconds for 1,000 documents.
 """
 
 import hashlib
 import json
+import random
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,8 +25,20 @@ from datatrove.data import Document
 
 from data_filters.repair import mend_surrogates, repair
 from data_filters.rule import EXERCISE, KINDS, PROSE
-from pipeline.corpus.scorers.features import BATCH_DOCUMENTS, Sparse, docstring_share, features
-from pipeline.corpus.scorers.linear import FOLDS, GOOD, MOST, Scorer, auc, auc_interval, fit, roc_curve
+from pipeline.corpus.scorers import fooling
+from pipeline.corpus.scorers.features import BATCH_DOCUMENTS, Sparse, documentation_share, features
+from pipeline.corpus.scorers.linear import (
+    FOLDS,
+    GOOD,
+    MOST,
+    Scorer,
+    auc,
+    auc_interval,
+    calibrate,
+    roc_curve,
+    train,
+    unseen_logits,
+)
 from pipeline.corpus.sources.python_library import STANDARD_LIBRARY, PythonLibrary
 from pipeline.system.errors import UserError
 
@@ -31,14 +46,18 @@ if TYPE_CHECKING:
     from pipeline.corpus.synthetic.endpoint import ChatEndpoint
 
 FOLDER = Path(__file__).with_name("gold")
-RUBRIC, LABELS = FOLDER / "rubric.md", FOLDER / "labels.jsonl"
+RUBRIC = FOLDER / "rubric.md"
+LABELS, SECOND_LABELS = FOLDER / "labels.jsonl", FOLDER / "second_labels.jsonl"
 
+PYTHON_LIBRARY = "python library"  # the domain of the labels that the installed distributions hold
 # Distributions that copy each other's text are one group, so that no document is on both sides of a fold.
 SAME_TEXT = {"pytorch-lightning": "lightning", "lightning-utilities": "lightning", "multiprocess": STANDARD_LIBRARY}
 
 LEAST_OF_EACH = 10  # documents rated good, and documents rated below: with fewer nothing can be said of the scorer
 
-EXCERPT_HEAD, EXCERPT_MIDDLE = 1_000, 450  # what the rubric says
+ATTACKED, ATTACKED_TEXTS, ATTACK_TRIES = "attacked", 60, 150
+
+EXCERPT_HEAD, EXCERPT_MIDDLE = 1_600, 800  # what the rubric says
 LICENCE_CHARACTERS = 150
 MAX_ANSWER_TOKENS = 200
 
@@ -49,8 +68,8 @@ _ANSWER = re.compile(r"\{.*\}", re.DOTALL)
 
 @dataclass(frozen=True)
 class Label:
-    """A rating. `sha256`: of the text as the source gives it, UTF-8; `score`: 0 to 5 by the rubric; `rater`: what
-    rated it."""
+    """A rating. `sha256`: of the text as the source gives it, UTF-8; `start`: where in it the document begins; `score`:
+    0 to 5 by the rubric; `rater`: what rated it; `domain`: what kind of text it is."""
 
     distribution: str
     version: str
@@ -59,8 +78,10 @@ class Label:
     characters: int
     sha256: str
     score: int
-    rationale: str
     rater: str
+    rationale: str = ""
+    domain: str = PYTHON_LIBRARY
+    start: int = 0
 
     @property
     def group(self) -> str:
@@ -76,8 +97,8 @@ def read_labels(path: Path = LABELS) -> list[Label]:
             label = Label(**json.loads(line))
         except (ValueError, TypeError) as error:
             raise UserError(f"{path}:{number} is no label: {error}") from None
-        if label.score not in range(MOST + 1) or label.kind not in KINDS or not label.rationale:
-            raise UserError(f"{path}:{number}: expected a score of 0 to {MOST}, a kind and a rationale, got {line}")
+        if label.score not in range(MOST + 1) or label.kind not in KINDS:
+            raise UserError(f"{path}:{number}: expected a score of 0 to {MOST} and a kind, got {line}")
         labels.append(label)
     return labels
 
@@ -87,6 +108,7 @@ def find_documents(labels: Sequence[Label]) -> tuple[dict[str, Document], dict[s
 
     Another version may hold the very same text; only the content decides.
     """
+    labels = [label for label in labels if label.domain == PYTHON_LIBRARY]
     installed, missing = set(), Counter()
     for name in {label.distribution for label in labels} - {STANDARD_LIBRARY}:
         try:
@@ -113,9 +135,16 @@ def content_hash(text: str) -> str:
 
 
 def learn(
-    documents: Sequence[Document], ratings: Sequence[int] | np.ndarray, groups: Sequence[str], raters: str
+    documents: Sequence[Document],
+    ratings: Sequence[int] | np.ndarray,
+    groups: Sequence[str],
+    raters: str,
+    prior: Scorer | None = None,
+    attacks: int = 0,
 ) -> Scorer:
-    """Trained and calibrated on all of them. `documents`: repaired, as the data stage has them; `raters`: who rated.
+    """Trained and calibrated on all of them and on texts made from them to fool; `attacks` times an adversary then
+    changes such texts to score high, and what it reaches is learned, too. `documents`: repaired, as the data
+    stage has them; `raters`: who rated; `prior`: the scorer that is changed by what is learned.
 
     Raises `ValueError` where too few are good or too few are not.
     """
@@ -126,14 +155,22 @@ def learn(
             f"{good.sum()} documents are rated {GOOD} or more and {(~good).sum()} below; expected at least "
             f"{LEAST_OF_EACH} of each"
         )
-    rows = rows_of(documents)
-    scorer, unseen = fit(rows, scores, groups)
-    docstrings = np.array([docstring_share(document) for document in documents])
+    texts = [document.text for document in documents]
+    fooled, kinds = fooling_rows(texts, len(documents) // 2)
+    rows = Sparse.stack([rows_of(documents), fooled])
+    scorer = train(rows, _with_zeros(scores, len(rows)), prior)
+    for attack in range(attacks):
+        rows = Sparse.stack([rows, _attacked(scorer, texts, attack)])
+        scorer = train(rows, _with_zeros(scores, len(rows)), prior)
+    names_of_all = [*groups, *kinds, *(ATTACKED,) * (len(rows) - len(documents) - len(kinds))]
+    unseen = unseen_logits(rows, _with_zeros(scores, len(rows)), names_of_all, prior)[: len(documents)]
+    scorer = calibrate(scorer, unseen, good)
+    documented = np.array([documentation_share(document) for document in documents])
     names = len(set(groups))
     facts = {
         "auc": round(auc(unseen, good), 4),
         "auc_interval": auc_interval(unseen, good, groups),
-        "auc_docstring_share": round(auc(docstrings, good), 4),
+        "auc_documentation_share": round(auc(documented, good), 4),
         "documents": len(documents),
         "good": int(good.sum()),
         "groups": names,
@@ -144,13 +181,33 @@ def learn(
     return replace(scorer, facts=facts, roc=roc_curve(scorer.calibrated(unseen), good))
 
 
-def learn_shipped() -> tuple[Scorer, dict[str, int]]:
-    """The scorer of the shipped labels, from their texts as installed here, and the labels whose text was not found."""
-    documents, missing = find_documents(read_labels())
-    labels = [label for label in read_labels() if label.path in documents]
-    found = [repaired(documents[label.path]) for label in labels]
-    raters = ", ".join(sorted({label.rater for label in labels}))
-    return learn(found, [label.score for label in labels], [label.group for label in labels], raters), missing
+def _with_zeros(ratings: np.ndarray, n: int) -> np.ndarray:
+    """The ratings of rows of which those behind the rated ones are nonsense."""
+    return np.concatenate([ratings, np.zeros(n - len(ratings), dtype=ratings.dtype)])
+
+
+def _attacked(scorer: Scorer, texts: Sequence[str], attack: int) -> Sparse:
+    """Nonsense as an adversary changes it to fool `scorer`."""
+
+    def score(given: Sequence[str]) -> Sequence[float]:
+        return scorer.logits(features([Document(text=text, id="") for text in given])).tolist()
+
+    kinds, reached = list(fooling.KINDS), []
+    for i in range(ATTACKED_TEXTS):
+        text = fooling.make(kinds[i % len(kinds)], texts, 50_000 + 1_000 * attack + i)
+        reached.append(fooling.attack(score, text, ATTACK_TRIES, random.Random(i))[0])
+    return rows_of([Document(text=text, id="") for text in reached])
+
+
+def fooling_rows(texts: Sequence[str], n: int) -> tuple[Sparse, list[str]]:
+    """(rows, kind) of `n` texts or a few more that are made of `texts` to fool a scorer, as many of each kind; most of
+    them as an adversary would dress them."""
+    made = [(kind, seed) for seed in range(-(-n // len(fooling.KINDS))) for kind in fooling.KINDS]
+    found = [
+        Document(text=fooling.dress(fooling.make(kind, texts, seed), i), id=f"{kind}-{seed}")
+        for i, (kind, seed) in enumerate(made)
+    ]
+    return rows_of(found), [kind for kind, _ in made]
 
 
 def rows_of(documents: Sequence[Document]) -> Sparse:

@@ -1,9 +1,12 @@
-"""A linear quality scorer: one weight for each hash bucket and structure column, learned from ratings of 0 to 5.
+"""A quality scorer: one weight for each hash bucket and four for each structure column, learned from ratings of 0 to 5.
 
-In: `Sparse` rows and the ratings of their documents. Out: a `Scorer`, a small file. Trained on all thresholds between
-ratings at once, with shared weights (cumulative logits, McCullagh 1980), because a 5 says more than that it is above 2;
-L-BFGS (Liu and Nocedal 1989). Calibrated with Platt's method (1999) on documents of groups that were not seen, so that
-a score is the probability of a rating of at least `GOOD`.
+In: `Sparse` rows and the ratings of their documents. Out: a `Scorer`, a small file. A structure column counts by a line
+that may bend at either end, and by one that counts as far as the text is documentation: too little of a thing and too
+much of it differ, in code and in prose. Trained on all thresholds between ratings at once, with shared weights
+(cumulative logits, McCullagh 1980), because a 5 says more than that it is above 2; L-BFGS (Liu and Nocedal 1989). From
+few ratings a scorer is learned as a change of another one, which costs the more the fewer they are. Calibrated with
+Platt's method (1999) on documents of groups that were not seen: a score is the probability of a rating of at least
+`GOOD`.
 
 Own code, because it is small and the result must be the same to the byte: fastText trains differently from run to
 run. Sums are numpy's pairwise ones; no BLAS, whose order of additions depends on threads.
@@ -24,26 +27,36 @@ from pipeline.system.errors import UserError
 
 MOST, GOOD = 5, 3  # the highest rating, and the lowest that counts as good
 # Penalties on the mean loss; chosen once, on package-disjoint folds of the gold labels (docs/data/labels.md).
-L2_WORDS, L2_STRUCTURE = 1e-4, 4e-2
-ITERATIONS, MEMORY = 60, 8
+L2_WORDS, L2_STRUCTURE = 1e-4, 1e-2
+ITERATIONS, MEMORY = 80, 8
 FOLDS = 10
+FORMS = 4  # columns that one of structure becomes
+_FARTHEST, _BEND = 3.0, 0.8  # in standard deviations
+_OF_DOCUMENTATION = STRUCTURE.index("documentation_share")
+WEIGHTS = BUCKETS + FORMS * len(STRUCTURE) + 1
+
+
+TENSORS = ("weights", "mean", "spread")
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """`weights`: one per bucket, then one per structure column, then the bias; `slope`, `offset`: calibration.
-    `facts`: what it was trained on and how good it is. `roc`: (false positive rate, true positive rate, score) on rated
-    documents of groups that it did not see, from the highest score down; it lies in a file beside, as no score depends
-    on it."""
+    """`weights`: one per bucket, then `FORMS` per structure column, then the bias; `mean` and `spread` of each
+    structure column where it was trained; `slope`, `offset`: calibration. `facts`: what it was trained on and how good
+    it is. `roc`: (false positive rate, true positive rate, score) on rated documents of groups that it did not see,
+    from the highest score down; it lies in a file beside, as no score depends on it."""
 
     weights: np.ndarray
+    mean: np.ndarray
+    spread: np.ndarray
     slope: float = 1.0
     offset: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
     roc: list[list[float]] = field(default_factory=list)
 
     def logits(self, rows: Sparse) -> np.ndarray:
-        return _dot(rows, self.weights[:-1]) + self.weights[-1]
+        forms = bend(rows.structure, self.mean, self.spread)
+        return _dot(rows, self.weights) + (forms * self.weights[BUCKETS:-1]).sum(axis=1) + self.weights[-1]
 
     def scores(self, rows: Sparse) -> np.ndarray:
         """0 to 1, rounded to 1e-4 so that the last bits of a processor's `exp` do not decide who is cut."""
@@ -58,7 +71,8 @@ class Scorer:
 
         head = {"features": VERSION, "structure": list(STRUCTURE), "slope": self.slope, "offset": self.offset}
         metadata = {"scorer": json.dumps({**head, "facts": self.facts})}
-        path.write_bytes(save({"weights": self.weights.astype(np.float32)}, metadata=metadata))
+        tensors = {name: getattr(self, name).astype(np.float32) for name in TENSORS}
+        path.write_bytes(save(tensors, metadata=metadata))
         if self.roc:
             report_beside(path).write_text(json.dumps({"roc": self.roc}) + "\n", encoding="utf-8")
 
@@ -85,7 +99,7 @@ def load_scorer(path: Path) -> Scorer:
     try:
         with safe_open(path, framework="numpy") as file:
             head = json.loads((file.metadata() or {})["scorer"])
-            weights = file.get_tensor("weights").astype(np.float64)
+            stored = {name: file.get_tensor(name).astype(np.float64) for name in file.keys()}  # noqa: SIM118 - no dict
         version, structure = head["features"], tuple(head["structure"])
         slope, offset, facts = float(head["slope"]), float(head["offset"]), dict(head["facts"])
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -95,27 +109,20 @@ def load_scorer(path: Path) -> Scorer:
             f"{path} was trained on version {version} of the features, this is version {VERSION}; "
             "train it again from its labels: hornbook label <config>"
         )
-    if weights.shape != (BUCKETS + len(STRUCTURE) + 1,) or not np.isfinite(weights.sum() + slope + offset):
+    shapes = [stored[name].shape if name in stored else None for name in TENSORS]
+    whole = shapes == [(WEIGHTS,), (len(STRUCTURE),), (len(STRUCTURE),)]
+    if not whole or not np.isfinite(sum(tensor.sum() for tensor in stored.values()) + slope + offset):
         raise UserError(f"{path} is no scorer: its weights are damaged; expected what `hornbook label` has written")
-    return Scorer(weights, slope, offset, facts, read_roc(path))
+    return Scorer(stored["weights"], stored["mean"], stored["spread"], slope, offset, facts, read_roc(path))
 
 
-def fit(rows: Sparse, ratings: Sequence[int] | np.ndarray, groups: Sequence[str]) -> tuple[Scorer, np.ndarray]:
-    """(scorer trained on all rows and calibrated, logits of each row by a scorer that saw none of its group)."""
-    scores = np.asarray(ratings)
-    scorer, unseen = train(rows, scores), unseen_logits(rows, scores, groups)
-    return calibrate(scorer, unseen, scores >= GOOD), unseen
-
-
-def unseen_logits(rows: Sparse, scores: np.ndarray, groups: Sequence[str]) -> np.ndarray:
+def unseen_logits(rows: Sparse, scores: np.ndarray, groups: Sequence[str], prior: Scorer | None = None) -> np.ndarray:
     """The logits of each row by a scorer that was trained on the groups of other folds."""
     folds = fold_by_group(groups, min(FOLDS, len(set(groups))))
     logits = np.zeros(len(rows))
     for fold in np.unique(folds):
-        unseen = np.flatnonzero(folds == fold)
-        logits[unseen] = train(rows.take(np.flatnonzero(folds != fold)), scores[folds != fold]).logits(
-            rows.take(unseen)
-        )
+        unseen, seen = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+        logits[unseen] = train(rows.take(seen), scores[seen], prior).logits(rows.take(unseen))
     return logits
 
 
@@ -130,35 +137,47 @@ def fold_by_group(groups: Sequence[str], folds: int, seed: int = 0) -> np.ndarra
     return np.array([chosen[group] for group in groups])
 
 
-def train(rows: Sparse, scores: np.ndarray) -> Scorer:
-    """Fits the weights to ratings; deterministic; seconds for 1,000 documents. The bias is that of `GOOD`."""
+def bend(structure: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """The columns that count: each of structure as it is, what it has above and below a bend, and as far as the text is
+    documentation; in standard deviations, none of which counts beyond the third."""
+    z = np.clip((structure - mean) / spread, -_FARTHEST, _FARTHEST)
+    share = structure[:, _OF_DOCUMENTATION, None]
+    return np.concatenate([z, np.maximum(z - _BEND, 0), np.maximum(-z - _BEND, 0), z * share], axis=1)
+
+
+def train(rows: Sparse, scores: np.ndarray, prior: Scorer | None = None) -> Scorer:
+    """Fits the weights to ratings; deterministic; seconds for 1,000 documents. The bias is that of `GOOD`. `prior`: the
+    weights are learned as a change of that scorer's."""
+    mean = rows.structure.mean(axis=0) if prior is None else prior.mean
+    spread = rows.structure.std(axis=0) if prior is None else prior.spread
+    mean, spread = mean.astype(np.float32).astype(np.float64), spread.astype(np.float32).astype(np.float64)
+    spread = np.where(spread > 1e-6, spread, 1.0)  # a column that never changes gets no weight
     thresholds = [k for k in range(1, int(scores.max()) + 1) if 0 < (scores >= k).sum() < len(scores)]
     if not thresholds:
-        return Scorer(np.zeros(BUCKETS + len(STRUCTURE) + 1))
+        return prior or Scorer(np.zeros(WEIGHTS), mean, spread)
     targets = np.array([scores >= k for k in thresholds], dtype=np.float64)
-    mean, spread = rows.structure.mean(axis=0), rows.structure.std(axis=0)
-    spread = np.where(spread > 1e-6, spread, 1.0)  # a column that never changes gets no weight
-    rows = replace(rows, structure=(rows.structure - mean) / spread)
+    forms = bend(rows.structure, mean, spread)
     row_of = np.repeat(np.arange(len(rows)), np.diff(rows.starts))
-    n = BUCKETS + len(STRUCTURE)
-    penalty = np.concatenate([np.full(BUCKETS, L2_WORDS), np.full(len(STRUCTURE), L2_STRUCTURE)])
+    n = WEIGHTS - 1
+    first = np.zeros(n) if prior is None else prior.weights[:n]
+    penalty = np.concatenate([np.full(BUCKETS, L2_WORDS), np.full(n - BUCKETS, L2_STRUCTURE)])
+    if prior is not None:
+        penalty = penalty * max(1.0, prior.facts.get("documents", 0) / len(rows))
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         weights, biases = parameters[:n], parameters[n:]
-        logits = _dot(rows, weights)[None, :] + biases[:, None]
+        logits = (_dot(rows, weights) + (forms * weights[BUCKETS:]).sum(axis=1))[None, :] + biases[:, None]
         errors = (_sigmoid(logits) - targets) / len(rows)
-        error = errors.sum(axis=0)
+        error, change = errors.sum(axis=0), weights - first
         words = np.bincount(rows.ids, weights=rows.values * error[row_of], minlength=BUCKETS)
-        gradient = np.concatenate([words, (rows.structure * error[:, None]).sum(axis=0)]) + penalty * weights
-        value = (np.logaddexp(0.0, logits) - targets * logits).sum() / len(rows) + (penalty * weights**2).sum() / 2
+        gradient = np.concatenate([words, (forms * error[:, None]).sum(axis=0)]) + penalty * change
+        value = (np.logaddexp(0.0, logits) - targets * logits).sum() / len(rows) + (penalty * change**2).sum() / 2
         return float(value), np.concatenate([gradient, errors.sum(axis=1)])
 
-    fitted = _lbfgs(loss, np.zeros(n + len(thresholds)))
-    weights = fitted[:n].copy()
-    weights[BUCKETS:] /= spread  # rows come as they are: the standardization moves into the weights
+    fitted = _lbfgs(loss, np.concatenate([first, np.zeros(len(thresholds))]))
     nearest = min(range(len(thresholds)), key=lambda i: abs(thresholds[i] - GOOD))
-    bias = fitted[n + nearest] - (weights[BUCKETS:] * mean).sum()
-    return Scorer(np.concatenate([weights, [bias]]).astype(np.float32).astype(np.float64))  # as it will be stored
+    weights = np.append(fitted[:n], fitted[n + nearest]).astype(np.float32).astype(np.float64)  # as it will be stored
+    return Scorer(weights, mean, spread)
 
 
 def calibrate(scorer: Scorer, logits: np.ndarray, good: np.ndarray) -> Scorer:
@@ -211,10 +230,10 @@ def auc_interval(scores: np.ndarray, labels: np.ndarray, groups: Sequence[str]) 
 
 
 def _dot(rows: Sparse, weights: np.ndarray) -> np.ndarray:
+    """What each row's words weigh."""
     products = np.concatenate([rows.values * weights[rows.ids], [0.0]])  # one more: reduceat needs a valid last start
     sums = np.add.reduceat(products, np.minimum(rows.starts[:-1], len(products) - 1)) if len(rows) else np.zeros(0)
-    sums = np.where(np.diff(rows.starts) > 0, sums, 0.0)
-    return sums + (rows.structure * weights[BUCKETS : BUCKETS + len(STRUCTURE)]).sum(axis=1)
+    return np.where(np.diff(rows.starts) > 0, sums, 0.0)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
