@@ -271,7 +271,6 @@ def test_lengths_and_scores_fall_into_the_bins_that_hold_them():
 
 
 def test_the_tenths_hold_every_scored_document_once_and_show_two_of_each(root, capsys):
-    """With the shipped scorer on text that it was not made for, as the option allows."""
     config = make_config(write_corpus(root / "in"), data__scorer={"type": "shipped", "sources": ["web"]})
     run_stage("data", config, "x.yaml")
     capsys.readouterr()
@@ -282,4 +281,4 @@ def test_the_tenths_hold_every_scored_document_once_and_show_two_of_each(root, c
     assert sum(t["documents"] for t in tenths) == sum(map(sum, histogram.values()))
     assert all(len(t["examples"]) == 2 for t in tenths)
     assert sum(t["kept"] for t in tenths) == sum(histogram["train"]) + sum(histogram["validation"])
-    assert "AUC 0.9" in html.render("data.html", **data_view(account))
+    assert "AUC 0.8" in html.render("data.html", **data_view(account))

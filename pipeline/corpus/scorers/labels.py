@@ -170,7 +170,7 @@ def learn(
     facts = {
         "auc": round(auc(unseen, good), 4),
         "auc_interval": auc_interval(unseen, good, groups),
-        "auc_documentation_share": round(auc(documented, good), 4),
+        "auc_docstring_share": round(auc(documented, good), 4),
         "documents": len(documents),
         "good": int(good.sum()),
         "groups": names,
