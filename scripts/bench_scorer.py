@@ -103,7 +103,7 @@ def _of_domain(
     draws, examples = random.Random(0), []
     for wanted in EXAMPLES_AT:
         near = [i for i in own if abs(probability[i] - wanted) <= 0.1] or list(own)
-        label = labels[i := draws.choice(near)]
+        label = labels[i := int(draws.choice(near))]
         examples.append({"score": round(float(probability[i]), 2), "rating": label.score,
                          "document": f"{label.distribution} {label.path}"})  # fmt: skip
     return {
