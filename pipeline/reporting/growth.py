@@ -56,7 +56,7 @@ def growth_view(facts: Mapping[str, Any] | None, init: Mapping[str, Any], metric
     """`{charts, sentences, scratch_name, block_map}`; None where nothing grew, no charts before pretraining."""
     if facts is None:
         return None
-    view: dict[str, Any] = {"charts": {}, "sentences": [], "scratch_name": None, "without": ""}
+    view: dict[str, Any] = {"charts": {}, "sentences": [], "scratch_name": None}
     if metrics and facts["source"]:
         view = _curves(facts, metrics)
     view["without"] = _without(facts, init, metrics) if metrics else None

@@ -65,7 +65,6 @@ def test_both_accountings_are_drawn_and_said_with_and_without_a_run_from_fresh_w
     alone = words(_pictures(config, grown))
     assert "name=big-scratch init.method=random init.source=null" in alone
     assert "no re-warm bump" in alone
-    assert growth.NOT_MEASURED in alone
     monkeypatch.setattr(growth_report, "_rows", lambda config: _rows(falling, 0.5))
     beside = _pictures(config, grown)
     # scratch ends at the loss that the grown model begins with: nothing but the source's half of the hours is needed
