@@ -84,7 +84,7 @@ def answer(parameters: int, tokens: Sequence[float], source_parameters: int | No
         "scratch": 0.0,
         **{arm: _mean(ladder, f"{arm} over scratch", tokens) for arm in ("small", "grown")},
     }
-    choice = "continue" if is_free else max(leads, key=leads.__getitem__)
+    choice = "continue" if is_free else _choice(ladder, leads, tokens)
     basis = (
         f"measured at {format_count(ladder['target_parameters'])} parameters, {low:.1f} to {high:.1f} tokens per "
         f"parameter, source counted (docs/growth)"
@@ -102,6 +102,13 @@ def answer(parameters: int, tokens: Sequence[float], source_parameters: int | No
         "leads_nats": {arm: round(lead, 4) for arm, lead in leads.items()},
         "sentence": f"{ANSWERS[choice]}: {why}, {basis}{beyond}",
     }
+
+
+def _choice(ladder: Ladder, leads: Mapping[str, float], tokens: Sequence[float]) -> str:
+    """The arm with the highest mean; growth, which is more to do, only where its lead over the other is clear."""
+    plain = max(("scratch", "small"), key=leads.__getitem__)
+    interval = gain(ladder, f"grown over {plain}", _middle(tokens))["interval"]
+    return "grown" if leads["grown"] > leads[plain] and interval is not None and interval[0] > 0 else plain
 
 
 def without_growth(parameters: int, tokens: float, source_parameters: int) -> str:
@@ -132,11 +139,10 @@ def _pairs(choice: str) -> list[tuple[str, str]]:
 
 def _lead(ladder: Ladder, pair: tuple[str, str], tokens: Sequence[float]) -> str:
     arm, other = pair
-    middle = math.sqrt(tokens[0] * tokens[-1])
     name, sign = f"{arm} over {other}", 1
     if name not in ladder["points"][0]["gains"]:
         name, sign = f"{other} over {arm}", -1
-    found = _signed(gain(ladder, name, middle), sign)
+    found = _signed(gain(ladder, name, _middle(tokens)), sign)
     interval = found["interval"]
     clear = interval is not None and (interval[0] > 0 or interval[1] < 0)
     names = {"scratch": "fresh weights", "small": "the smaller shape", "grown": "growth"}
@@ -151,7 +157,11 @@ def _signed(found: Mapping[str, Any], sign: int) -> dict[str, Any]:
 
 
 def _mean(ladder: Ladder, name: str, tokens: Sequence[float]) -> float:
-    return gain(ladder, name, math.sqrt(tokens[0] * tokens[-1]))["mean"]
+    return gain(ladder, name, _middle(tokens))["mean"]
+
+
+def _middle(tokens: Sequence[float]) -> float:
+    return math.sqrt(tokens[0] * tokens[-1])
 
 
 def _interval(found: Mapping[str, Any]) -> str:

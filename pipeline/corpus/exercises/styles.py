@@ -5,6 +5,7 @@ In: an exercise, a random source, a confined runner. Out: the text. What is run 
 `program_of(text)`. Styles in Markdown show code that is only looked at in blocks marked `text`.
 """
 
+import ast
 import io
 import re
 import sys
@@ -227,8 +228,12 @@ def plant_bug(exercise: Exercise, draw: Random, runner: ConfinedRunner) -> Bug |
 
 def _places(body: str) -> list[tuple[int, int, str, str]]:
     """(line, column, token, what it becomes) of all tokens that can be changed."""
-    found = []
+    found, inside = [], 0
     for token in tokenize.generate_tokens(io.StringIO(body).readline):
+        # Since Python 3.12 (PEP 701) the parts of an f-string are tokens; before, and here, it is one that stays as it is.
+        inside += {"FSTRING_START": 1, "FSTRING_END": -1}.get(tokenize.tok_name[token.type], 0)
+        if inside:
+            continue
         changed = _CHANGES.get(token.string)
         if token.type == tokenize.NUMBER and token.string.isdigit() and len(token.string) < 5:
             changed = str(int(token.string) + 1)
@@ -249,6 +254,7 @@ def trace(exercise: Exercise, call: str) -> tuple[list[tuple[str, str]], str] | 
         return None
     code = exercise.code(docstring=False)
     lines = code.split("\n")
+    comprehensions = _comprehensions(code)
     name, steps = exercise.name, []
     line = 0  # that runs
     held: dict[str, str] = {}  # what was visible before it
@@ -259,6 +265,9 @@ def trace(exercise: Exercise, call: str) -> tuple[list[tuple[str, str]], str] | 
             return None
         if event == "call" and line:
             return None  # of a recursive one only the outermost call
+        # Since Python 3.12 (PEP 709) each turn of a comprehension is an event of this frame, and shows its variables.
+        if event == "line" and any({line, frame.f_lineno} <= set(span) for span in comprehensions):
+            return follow
         now = _visible(frame.f_locals)
         if event in ("line", "return") and line:
             changed = [f"`{k} = {v}`" for k, v in now.items() if held.get(k) != v]
@@ -277,6 +286,13 @@ def trace(exercise: Exercise, call: str) -> tuple[list[tuple[str, str]], str] | 
     finally:
         sys.settrace(before)
     return (steps, repr(result)) if len(steps) > 1 else None
+
+
+def _comprehensions(code: str) -> list[range]:
+    """The lines of each, but for generators, which are frames of their own."""
+    kinds = (ast.ListComp, ast.SetComp, ast.DictComp)
+    found = [node for node in ast.walk(ast.parse(code)) if isinstance(node, kinds)]
+    return [range(node.lineno, (node.end_lineno or node.lineno) + 1) for node in found]
 
 
 def _visible(values: dict[str, Any]) -> dict[str, str]:
