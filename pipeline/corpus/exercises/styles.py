@@ -230,7 +230,7 @@ def _places(body: str) -> list[tuple[int, int, str, str]]:
     """(line, column, token, what it becomes) of all tokens that can be changed."""
     found, inside = [], 0
     for token in tokenize.generate_tokens(io.StringIO(body).readline):
-        # Since Python 3.12 (PEP 701) the parts of an f-string are tokens; before, and here, it is one that stays as it is.
+        # Since Python 3.12 (PEP 701) an f-string is several tokens; before, it was one, which stays as it is.
         inside += {"FSTRING_START": 1, "FSTRING_END": -1}.get(tokenize.tok_name[token.type], 0)
         if inside:
             continue
