@@ -11,9 +11,10 @@ import os
 import re
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -27,6 +28,7 @@ from pipeline.system.processes import process_lives
 
 REMOTE = "HORNBOOK_REMOTE"
 CHUNK_BYTES = 8 << 20
+AGAIN_SECONDS = 60.0  # after a wait in vain, so that a stage of many steps does not wait at each
 OWNER = "owner.json"
 OWNER_SECONDS = 60.0  # an owner that has not signed for that long is gone
 
@@ -37,12 +39,22 @@ class Unreachable(Failure):
     """The remote does not answer, or answers with an error."""
 
 
+class _Kept(threading.local):
+    """The file systems of a thread: many a connection serves one thread only. A fork leaves its parent's as they are,
+    since to close one would end it for the parent."""
+
+    def __init__(self) -> None:
+        self.opened: dict[int, tuple[Any, str]] = {}  # process -> file system, path in it
+        self.asked_again_at = float("-inf")
+
+
 class Place:
     """A folder at a URL. Every method raises `Unreachable` with a reason that holds no credentials, and `UserError`
     where fsspec knows no such URL or lacks the library for it. `name`: the URL as messages may show it."""
 
     def __init__(self, url: str):
         self.url, self.name = url, shown(url)
+        self._kept = _Kept()
 
     def open(self) -> None:
         """Loads the library behind the URL, which may already connect."""
@@ -110,29 +122,51 @@ class Place:
         try:
             return act()
         except FileNotFoundError:  # object stores have no folders; disks do
-            self._opened[0].makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+            self._opened()[0].makedirs(target.rsplit("/", 1)[0], exist_ok=True)
             return act()
 
     @contextlib.contextmanager
     def _reach(self) -> Iterator[tuple[Any, str]]:
+        if time.monotonic() < self._kept.asked_again_at:
+            raise Unreachable("it did not answer before")
         try:
-            yield self._opened
+            yield self._opened()
         except (Failure, UserError):
             raise
         except Exception as error:  # every library behind fsspec has errors of its own
-            reason = (str(error).strip().splitlines() or [""])[0]
+            self._close()
+            if isinstance(error, TimeoutError):
+                self._kept.asked_again_at = time.monotonic() + AGAIN_SECONDS
+            reason = (str(error).strip().splitlines() or ["no answer"])[0]
             # What asks for no content gets no reason either: of an expired token S3 says "Bad Request" alone.
             refused = isinstance(error, PermissionError) or reason.endswith(("Bad Request", "Forbidden"))
             hint = "; its credentials may be wrong or expired" if refused else ""
             raise Unreachable(f"{type(error).__name__}: {self.hide(reason)}{hint}") from None
 
-    @cached_property
     def _opened(self) -> tuple[Any, str]:
-        """The file system and the path of the URL in it."""
+        """The file system of this thread, connected, and the path of the URL in it."""
+        if getattr(self._kept.opened.get(os.getpid(), (None, ""))[0], "closed", False):
+            self._close()
+        if os.getpid() not in self._kept.opened:
+            self._kept.opened[os.getpid()] = self._connect()
+        return self._kept.opened[os.getpid()]
+
+    def _close(self) -> None:
+        """What failed is opened again by the next call: its connection may be dead, its credentials old."""
+        fs, _ = self._kept.opened.pop(os.getpid(), (None, ""))
+        if hasattr(fs, "close"):
+            fs.close()
+
+    def _connect(self) -> tuple[Any, str]:
         from fsspec.core import url_to_fs
 
         try:
-            fs, base = url_to_fs(self.url)
+            if urlsplit(self.url).scheme in ("sftp", "ssh"):
+                from pipeline.remote.sftp import Sftp
+
+                fs, base = Sftp(**Sftp._get_kwargs_from_urls(self.url)), Sftp._strip_protocol(self.url)
+            else:
+                fs, base = url_to_fs(self.url, skip_instance_cache=True)
         except (ImportError, ValueError) as error:
             raise UserError(
                 f"{REMOTE}={self.name} cannot be used ({self.hide(str(error))}); expected a URL that fsspec knows "

@@ -42,6 +42,7 @@ class RemoteStore(Store):
     def __init__(self, place: Place):
         self.place, self.name = place, place.name
         self._uploader: Uploader | None = None
+        self._unread = False  # whether the last try to fetch a folder failed
 
     @property
     def uploader(self) -> Uploader:
@@ -54,13 +55,16 @@ class RemoteStore(Store):
             return True
         try:
             manifest = manifest_of(self.place, path_of(step.path))
+            self._unread = False
             if manifest is None:
                 return False
             step.path.mkdir(parents=True, exist_ok=True)
             with FolderLock(step.path, wait=True):
                 return step.finished or download.fetch_outputs(self.place, step, manifest)
         except Unreachable as error:
-            say(f"{self.name} cannot be read ({error}): continuing with what is here")
+            if not self._unread:  # once, not at each step
+                say(f"{self.name} cannot be read ({error}): continuing with what is here")
+            self._unread = True
             return False
 
     def fetch_file(self, path: Path) -> None:

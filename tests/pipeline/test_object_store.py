@@ -4,6 +4,7 @@ The S3 server is moto's (extra `dev`), behind a front of this test that fails, w
 to; the client is s3fs (extra `s3`). The SFTP server is Debian's sshd, where it is installed.
 """
 
+import contextlib
 import getpass
 import http.client
 import os
@@ -21,13 +22,13 @@ from pathlib import Path
 import pytest
 from making import build
 from test_pretrain import Small, small_inputs  # noqa: F401 - a fixture
-from test_remote import EXACT, OFTEN, RUN, STEPS, connected, end, machine, made, often  # noqa: F401 - fixtures
+from test_remote import EXACT, OFTEN, RUN, STEPS, _until, connected, end, machine, made, often  # noqa: F401 - fixtures
 
-from pipeline.remote import place
+from pipeline.remote import place, upload
 from pipeline.remote import store as remote_store
 from pipeline.remote.place import Place
 from pipeline.stages import pretrain_step
-from pipeline.system.errors import Busy
+from pipeline.system.errors import Busy, UserError
 
 BUCKET = "models"
 
@@ -163,9 +164,12 @@ def there() -> Place:
     return found
 
 
-def test_a_run_that_loses_its_machine_resumes_from_the_bucket(
-    bucket: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+@pytest.mark.parametrize("remote", ["bucket", "sftp"])
+def test_a_run_that_loses_its_machine_resumes_on_another(
+    remote: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    request.getfixturevalue(remote)
     monkeypatch.setenv("REMOTE_LOOK_SECONDS", "0.02")
     a = machine(tmp_path, monkeypatch, "a")
     process = a.start(STEPS, *EXACT, OFTEN)
@@ -285,9 +289,40 @@ def test_two_machines_never_train_one_run_of_a_bucket(
 # ---- SFTP
 
 
+class SshServer:
+    """sshd with the settings in `home`, and the processes that it starts for each connection."""
+
+    def __init__(self, home: Path, port: int, folder: Path):
+        self.home, self.port, self.folder = home, port, folder
+        self.start()
+
+    def start(self) -> None:
+        words = ["/usr/sbin/sshd", "-D", "-E", str(self.home / "log"), "-f", str(self.home / "config")]
+        self.process = subprocess.Popen(words)
+        wait_for_port(self.port, self.process)
+
+    def sessions(self) -> list[int]:
+        """The processes of its connections, parents first."""
+        found = [self.process.pid]
+        for pid in found:
+            with contextlib.suppress(FileNotFoundError):
+                found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        return found[1:]
+
+    def signal(self, number: int, sessions_only: bool = False) -> None:
+        for pid in [*([] if sessions_only else [self.process.pid]), *self.sessions()]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.signal(signal.SIGKILL)
+            self.process.wait()
+
+
 @pytest.fixture
-def sftp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, subprocess.Popen]]:
-    """A folder behind an SSH server of this test's own: its port, keys and settings; (the folder, the server)."""
+def sftp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SshServer]:
+    """A folder behind an SSH server of this test's own: its port, keys and settings."""
     server, sftp_server = "/usr/sbin/sshd", Path("/usr/lib/openssh/sftp-server")
     if not (os.access(server, os.X_OK) and sftp_server.exists()):
         pytest.skip("needs OpenSSH's server: apt install openssh-server")
@@ -306,36 +341,117 @@ def sftp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path
     (home / "config").write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
-    process = subprocess.Popen([server, "-D", "-E", str(home / "log"), "-f", str(home / "config")])
+    running = SshServer(home, port, tmp_path / "there")
     try:
-        wait_for_port(port, process)
         # paramiko takes keys from ~/.ssh or an agent, and a URL has no place for one
         (home / ".ssh").mkdir()
         shutil.copy(home / "user", home / ".ssh" / "id_ed25519")
         monkeypatch.setenv("HOME", str(home))
         monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-        url = f"sftp://{getpass.getuser()}@127.0.0.1:{port}{tmp_path / 'there'}"
-        monkeypatch.setenv(place.REMOTE, url)
-        yield tmp_path / "there", process
+        monkeypatch.setenv(place.REMOTE, f"sftp://{getpass.getuser()}@127.0.0.1:{port}{running.folder}")
+        yield running
     finally:
-        process.terminate()
-        process.wait()
+        running.stop()
         place._place.cache_clear()
 
 
 def test_a_folder_goes_to_an_ssh_server_and_comes_back(
-    sftp: tuple[Path, subprocess.Popen], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sftp: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, _ = sftp
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "a"))
     count: list[int] = []
     store, step = connected(), made(tmp_path, count)
     first = build(step, store=store)
     end(store, 60.0)
-    assert (folder / place.path_of(step.path) / "manifest.json").is_file()
+    assert (sftp.folder / place.path_of(step.path) / "manifest.json").is_file()
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "b"))
     store = connected()
     assert build(step, store=store) == first
     end(store)
     assert count == [1]
     assert (step.path / "part" / "tokens.bin").read_bytes() == b"tokens" * 1000
+
+
+def test_a_connection_that_ends_is_opened_again_without_a_word(
+    sftp: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "a"))
+    store, step = connected(), made(tmp_path, [])
+    there().write("any", b"content")
+    fs, _ = there()._opened()
+    sftp.signal(signal.SIGKILL, sessions_only=True)
+    _until(lambda: fs.closed)
+    assert there().read("any") == b"content"
+    build(step, store=store)
+    end(store, 60.0)
+    assert (sftp.folder / place.path_of(step.path) / "manifest.json").is_file()
+    said = capsys.readouterr().out
+    assert "cannot be read" not in said
+    assert "fails" not in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_an_ssh_server_that_goes_away_in_the_middle_of_a_file_is_waited_for_no_longer_than_the_limit(
+    sftp: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, number: int
+) -> None:
+    from pipeline.remote import sftp as sftp_system
+
+    monkeypatch.setattr(sftp_system, "SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(place, "CHUNK_BYTES", 1000)  # the file has 6,000
+    monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "a"))
+    store, count = connected(), list[int]()
+    step = made(tmp_path, count)
+    part = sftp.folder / place.path_of(step.path) / "part" / "tokens.bin"
+    beat, gone = upload.Uploader._beat, threading.Event()
+
+    def leave(self: upload.Uploader) -> None:
+        if not gone.is_set() and part.is_file() and 0 < part.stat().st_size < 6000:
+            sftp.signal(number)
+            gone.set()
+        beat(self)
+
+    monkeypatch.setattr(upload.Uploader, "_beat", leave)
+    build(step, store=store)
+    assert gone.wait(60.0)
+    _until(lambda: store.uploader.failing)
+    uploader = store.uploader
+    with pytest.raises(place.Unreachable):
+        there().read("any")
+    end(store, 60.0)
+    uploader._thread.join(60.0)
+    assert not uploader.working
+    said = capsys.readouterr().out
+    assert said.count(" fails (") == 1
+    assert "has not everything yet" in said
+    assert step.finished
+    assert not (part.parents[1] / "manifest.json").exists()
+
+    sftp.stop()
+    sftp.start()
+    store = connected()
+    build(step, store=store)
+    end(store, 60.0)
+    assert count == [1]
+    assert part.read_bytes() == b"tokens" * 1000
+    assert (part.parents[1] / "manifest.json").is_file()
+
+
+def test_a_silent_ssh_server_costs_a_command_one_wait_and_one_message(
+    sftp: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from pipeline.remote import sftp as sftp_system
+
+    monkeypatch.setattr(sftp_system, "SILENT_SECONDS", 0.5)
+    monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "a"))
+    store, step, opened = connected(), made(tmp_path, []), []
+    connect = sftp_system.Sftp._connect
+    monkeypatch.setattr(sftp_system.Sftp, "_connect", lambda self: (opened.append(1), connect(self)))
+    sftp.signal(signal.SIGSTOP)
+    for _ in range(3):
+        assert not store.fetch(step)
+    assert len(opened) == 1
+    assert capsys.readouterr().out.count("cannot be read (TimeoutError: no answer") == 1
+    config = machine(tmp_path, monkeypatch, "b").config(STEPS)
+    with pytest.raises(UserError, match="nothing of this run is here"):
+        store.fetch_run(pretrain_step(config), config)
+    end(store)
