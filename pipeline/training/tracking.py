@@ -4,9 +4,10 @@ In: one row of named numbers per logged step. Out: a line in `metrics.jsonl` wit
 row in the mirror that `tracking.to` names: Weights & Biases or TensorBoard. After a kill the file is cut back to the
 checkpoint from which training resumes, so that there is one row per step, none missing and none double.
 
-A mirror works in its own thread, so that a slow or hanging server cannot delay a step. Its failure is reported once and
-ends the mirror only. It sees an allow-list: rows of metrics, samples, and the config's keys that `logged_config` names.
-Paths, addresses, prompts, the environment and the command line are never handed over.
+A mirror works in its own thread, so that a slow or hanging server cannot delay a step. Its failure is reported once, in
+one line with what may be missing there, and ends the mirror only. It sees an allow-list: rows of metrics, samples, and
+the config's keys that `logged_config` names. Paths, addresses, prompts, the environment and the command line are never
+handed over.
 """
 
 import contextlib
@@ -35,6 +36,7 @@ WANDB_ID_FILE = "wandb-id"
 ONLINE_FINISH_SECONDS, ONLINE_FINISH_SHARE = 10.0, 0.02  # of the cap: an upload's time; `hornbook sync` does the rest
 OFFLINE_FINISH_SECONDS = 1.5  # measured 0.2 s on an idle machine
 START_SECONDS = 15  # a server that does not answer within this is treated as absent
+UPLOAD_ENDED = "filestream: fatal error"  # `run.finish` of W&B says nothing of an upload that the server refused
 
 LOGGED_SECTIONS = ("model", "train")  # numbers and choices of a schema: no free text
 LOGGED_KEYS = {
@@ -164,11 +166,13 @@ class Mirror:
 
     def __init__(self, say: Callable[[str], None]):
         self.say = say
+        self.rows, self.failure = 0, ""  # rows handed over; what went wrong first
         self._work: SimpleQueue[Callable[[Any], None] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True, name=self.tool)
         self._thread.start()
 
     def log(self, row: Mapping[str, Any]) -> None:
+        self.rows += 1
         self._work.put(lambda run: self._log(run, row))
 
     def samples(self, step: int, samples: Sequence[Mapping[str, str]]) -> None:
@@ -191,19 +195,33 @@ class Mirror:
         self._work.put(None)
         self._thread.join(self.finish_seconds)
         if self._thread.is_alive():
-            self.say(f"{self.tool} did not finish in time; `hornbook sync` writes it all later")
+            self._report(f"did not finish within {self.finish_seconds:.3g} s")
 
     def _run(self) -> None:
         try:
             run = self._start()
+        except Exception as error:  # no failure of a mirror, whatever it is, may cost the run
+            self._report(f"did not start ({_reason(error)})")
+            return
+        try:
             while (item := self._work.get()) is not None:
                 item(run)
-            self._finish(run)
-        except Exception as error:  # no failure of a mirror, whatever it is, may cost the run
-            reason = str(error).strip().splitlines()[:1]
-            self.say(
-                f"{self.tool} is off for this run ({type(error).__name__}: {reason}); metrics.jsonl has everything"
-            )
+        except Exception as error:
+            self._report(f"is off for the rest of this run ({_reason(error)})")
+        try:
+            self._finish(run)  # after a failure too: it uploads the rows that the tool still holds
+        except Exception as error:
+            self._report(f"did not take everything ({_reason(error)})")
+
+    def _report(self, what: str) -> None:
+        """Says once, in one line, what is missing in the tool and how to get it there."""
+        if self.failure:
+            return
+        self.failure = f"{self.tool} {what}"
+        self.say(
+            f"{self.failure}: some of its {self.rows:,} rows may be missing there, and the end of the run. "
+            f"metrics.jsonl has every row; `hornbook sync <run>` writes them all to {self.tool} again"
+        )
 
     def _start(self) -> Any:
         raise NotImplementedError
@@ -282,6 +300,9 @@ class WandbMirror(Mirror):
 
     def _finish(self, run: Any) -> None:
         run.finish()
+        log = Path(run.settings.log_internal)
+        if self.online and log.is_file() and UPLOAD_ENDED in log.read_text(encoding="utf-8", errors="replace"):
+            raise RuntimeError(f"the server refused rows: see {log}")
 
     def _samples(self, run: Any, step: int, samples: Sequence[Mapping[str, str]]) -> None:
         import wandb
@@ -374,6 +395,10 @@ def mirror_of(config: Config, step: Step, folder: Path, say: Callable[[str], Non
         config=logged_config(config, fingerprints),
         say=say,
     )
+
+
+def _reason(error: Exception) -> str:
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
 def wandb_mode() -> str:

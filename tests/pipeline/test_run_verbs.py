@@ -208,7 +208,11 @@ def test_doctor_says_whether_the_remote_answers(root, tmp_path, monkeypatch):
 def test_sync_writes_the_mirror_anew_from_the_record(trained: Small, to):
     before = (trained.folder / "metrics.jsonl").read_bytes()
     config = trained.config(*SHORT, f"tracking.to={to}")
-    assert re.search(r"sync: \d+ rows of small", retrack.run(config))
+    said = retrack.run(config)
+    assert re.search(r"sync: \d+ rows of small", said)
+    if to == "wandb":
+        [upload] = re.findall(r"wandb sync (\S+)\)", said)
+        assert list(Path("/").glob(upload[1:])), "the folder that it names is there"
     assert any((trained.root / "runs" / "small" / to).iterdir())
     assert (trained.folder / "metrics.jsonl").read_bytes() == before
     config.tracking.to = "none"
