@@ -69,9 +69,8 @@ def run(config: Config) -> str:
 
 
 def _forget(config: Config) -> None:
-    """Deletes the run from trackio's local store, which would hold its rows twice; the mirror reports a missing
-    trackio."""
-    with contextlib.suppress(ImportError):
+    """Deletes the run from trackio's local store, which would hold its rows twice."""
+    with contextlib.suppress(ImportError, ValueError):  # the mirror reports a missing trackio; no project yet
         import trackio
 
         for run in trackio.Api().runs(config.tracking.project):
