@@ -14,10 +14,13 @@ import yaml
 from data_corpus import MODEL, prose
 from public_model import write_public_model
 
+from pipeline import study
 from pipeline.corpus.sources.records import HuggingFace
 from pipeline.corpus.steps import make_source
 from pipeline.storage.hub import MODEL_FILES, Unavailable, commit_of, local_folder
 from pipeline.storage.steps import read_manifest
+from pipeline.studies.file import read as read_study
+from pipeline.studies.members import members, trainings
 from pipeline.system.errors import Failure, UserError
 
 README = b"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/*.parquet\n---\n"
@@ -298,3 +301,24 @@ def test_after_fetch_the_stages_run_without_a_network(
     assert read_manifest(runs / "data")["sources"]["web"]["revision"] == text
     assert read_manifest(runs / "init")["source"] == f"people/small@{model}"
     assert f"people/small@{model}" in read_manifest(runs / "init")["inputs"]["source"]["fingerprint"]
+
+
+@pytest.mark.usefixtures("root")
+def test_all_members_of_a_study_are_of_the_commit_that_main_was_when_it_began(
+    hub: hub_server.Hub, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    first = hub.commit("datasets", "people/texts", texts())
+    write_config(tmp_path)
+    axes = {"rate": {"low": {"train.learning_rate": 1e-3}, "high": {"train.learning_rate": 2e-3}}}
+    values = {"name": "pair", "base": "hubby.yaml", "equal": {"flops": 1e9}, "seeds": [1], "axes": axes}
+    path = tmp_path / "pair.yaml"
+    path.write_text(yaml.safe_dump(values))
+    study.run(str(path), dry_run=True)
+    assert not hub.requests
+    for _ in range(2):  # the second time from the record: main has moved
+        study.run(str(path), only_report=True)
+        found = [one.config for one in trainings(members(read_study(str(path))))]
+        assert [config.data.sources["web"]["revision"] for config in found] == [first, first]
+        hub.commit("datasets", "people/texts", texts("New. "))
+    assert len(hub.asked("/revision/main")) == 1
+    assert capsys.readouterr().out.count(f"people/texts@main is commit {first[:12]}") == 1

@@ -19,8 +19,10 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
+import hub_server
 import pytest
 from data_corpus import made, make_config, write_corpus
+from test_hub_reading import SOURCE, hub, texts  # noqa: F401 - a fixture
 
 from pipeline import config as configs
 from pipeline import submit
@@ -88,10 +90,11 @@ class Cluster:
     def config(self, name: str, **changes) -> Path:
         """A small experiment on the module's corpus."""
         web = {"type": "jsonl", "path": str(self.root / "in" / "texts.jsonl"), "group_key": "domain", "license": "MIT"}
-        values: dict = {"data__sources": {"web": web}, "data__tasks": 2, "data__workers": 1}
+        values: dict = {"data__tasks": 2, "data__workers": 1}
         values |= {"train": dict(TRAIN), "tracking": {"to": "none"}, "model__max_position_embeddings": 64}
         values["sample"] = {"prompts": ["The "], "max_new_tokens": 4}
-        config = make_config(self.root / "in" / "texts.jsonl", name=name, **values, **changes)
+        values |= {"data__sources": {"web": web}, **changes}
+        config = make_config(self.root / "in" / "texts.jsonl", name=name, **values)
         path = self.root / f"{name}.yaml"
         path.write_text(configs.to_yaml(config), encoding="utf-8")
         return path
@@ -395,3 +398,22 @@ def _hours_agree(cluster: Cluster, name: str, *job_ids: str) -> None:
     slurms = cluster.lives_seconds(*job_ids)
     assert len(lives) == len(slurms)
     assert all(abs(a - b) <= max(10, 0.02 * b) for a, b in zip(lives.values(), slurms, strict=True)), (lives, slurms)
+
+
+def test_jobs_read_the_commit_that_main_was_when_they_were_sent(
+    cluster: Cluster,
+    hub: hub_server.Hub,  # noqa: F811
+) -> None:
+    first = hub.commit("datasets", "people/texts", texts())
+    source = {**SOURCE, "group_key": "site", "license": "own"}
+    filters = {"gopher_quality": None, "quality": None}
+    path = cluster.config("hubby", data__sources={"web": source}, data__filters=filters)
+    assert f"people/texts@main is commit {first[:12]}" in cluster.submit(path, TOKENS, "--sbatch=--hold")
+    hub.commit("datasets", "people/texts", texts("New. "))
+    jobs = cluster.ids("hubby")
+    cluster.ask("scontrol", "release", jobs["data"])
+    try:
+        assert cluster.end(jobs["data"]) == ("COMPLETED", "0:0"), cluster.logs(jobs["data"])
+    finally:
+        cluster.ask("scancel", *jobs.values())
+    assert read_manifest(cluster.root / "runs" / "hubby" / "data")["sources"]["web"]["revision"] == first
