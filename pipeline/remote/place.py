@@ -166,7 +166,7 @@ class Place:
 
                 fs, base = Sftp(**Sftp._get_kwargs_from_urls(self.url)), Sftp._strip_protocol(self.url)
             else:
-                fs, base = url_to_fs(self.url, skip_instance_cache=True)
+                fs, base = url_to_fs(self.url, skip_instance_cache=True, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise UserError(
                 f"{REMOTE}={self.name} cannot be used ({self.hide(str(error))}); expected a URL that fsspec knows "

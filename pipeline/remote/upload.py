@@ -27,6 +27,7 @@ from pipeline.storage.run_files import (
     index_in,
 )
 from pipeline.storage.steps import MANIFEST, read_manifest
+from pipeline.system.errors import Failure
 from pipeline.training.decisions import Decisions
 from pipeline.training.tracking import WANDB_ID_FILE
 
@@ -38,7 +39,7 @@ PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 2.0, 300.0  # after the first failure, af
 NICENESS = 5  # higher, and the thread could hold Python's lock while others keep it from running
 
 
-class TakenOver(Exception):
+class TakenOver(Failure):
     """Another machine signed for this run: nothing from here may overwrite what it makes."""
 
 

@@ -172,11 +172,13 @@ def test_a_run_that_loses_its_machine_resumes_on_another(
     request.getfixturevalue(remote)
     monkeypatch.setenv("REMOTE_LOOK_SECONDS", "0.02")
     a = machine(tmp_path, monkeypatch, "a")
-    process = a.start(STEPS, *EXACT, OFTEN)
+    steps = "budget.max_tokens=102_400"  # more than a slow copy of two checkpoints leaves time for
+    process = a.start(steps, *EXACT, OFTEN)
     run = f"{RUN}/{a.folder.name}"
     a.wait_for(lambda: len(place.indexes_of(there(), run)) >= 2, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    assert place.manifest_of(there(), run) is None
     kept = max(place.indexes_of(there(), run))
     shutil.rmtree(a.root)
 
@@ -184,7 +186,7 @@ def test_a_run_that_loses_its_machine_resumes_on_another(
     monkeypatch.setenv("HORNBOOK_ROOT", str(tmp_path / "b"))
     capsys.readouterr()
     b = Small(tmp_path / "b")
-    moved = b.run_here(STEPS, *EXACT)
+    moved = b.run_here(steps, *EXACT)
     said = capsys.readouterr().out
     assert f"is ahead (step {kept}, here 0)" in said
     assert moved["lives"] == 2
@@ -370,6 +372,20 @@ def test_a_folder_goes_to_an_ssh_server_and_comes_back(
     end(store)
     assert count == [1]
     assert (step.path / "part" / "tokens.bin").read_bytes() == b"tokens" * 1000
+
+
+def test_two_threads_never_wait_for_each_others_answers(sftp: SshServer) -> None:
+    there().write("any", b"content")
+    read: list[bytes | None] = []
+    threads = [
+        threading.Thread(target=lambda: read.extend(there().read("any") for _ in range(100)), daemon=True)
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60.0)
+    assert read == [b"content"] * 300
 
 
 def test_a_connection_that_ends_is_opened_again_without_a_word(

@@ -1,5 +1,6 @@
 """Copies at HORNBOOK_REMOTE: a run that loses its machine goes on elsewhere; a slow or broken remote costs nothing."""
 
+import io
 import json
 import os
 import shutil
@@ -354,6 +355,14 @@ def test_a_stage_that_ends_leaves_the_signature_of_a_machine_that_took_over(
     end(store, 30.0)
     assert not uploader.taken_over
     assert json.loads(signed.read_text())["token"] == "other"
+
+
+def test_a_run_that_is_taken_over_in_the_middle_of_a_file_is_no_fault_of_the_remote(there: Path) -> None:
+    def between() -> None:
+        raise upload.TakenOver("process 7 on elsewhere has taken this run over")
+
+    with pytest.raises(upload.TakenOver):
+        place.Place(f"file://{there}").send(io.BytesIO(b"content"), "run/file", between)
 
 
 def test_messages_hold_no_credentials_and_an_unknown_url_is_said_at_once(
