@@ -76,7 +76,13 @@ def make_config(corpus: Path, **changes):
                 "web": {"type": "jsonl", "path": str(corpus), "group_key": "domain", "license": "MIT"},
                 "exercises": {"type": "exercises", "count": 24},
             },
-            "filters": {"licence": {}, "length": {"min_characters": 50}, "gopher_quality": {}, "quality": {}},
+            # Made-up sentences are no textbook: they are scored, and kept.
+            "filters": {
+                "licence": {},
+                "length": {"min_characters": 50},
+                "gopher_quality": {},
+                "quality": {"min_score": 0.0},
+            },
             "tasks": 3,
             "workers": 2,
             "tokenizer_train_bytes": 20_000,

@@ -271,7 +271,8 @@ def test_lengths_and_scores_fall_into_the_bins_that_hold_them():
 
 
 def test_the_tenths_hold_every_scored_document_once_and_show_two_of_each(root, capsys):
-    config = make_config(write_corpus(root / "in"), data__scorer={"type": "shipped", "sources": ["web"]})
+    scorer = {"type": "shipped", "sources": ["web"]}
+    config = make_config(write_corpus(root / "in"), data__scorer=scorer, data__filters__quality={})
     run_stage("data", config, "x.yaml")
     capsys.readouterr()
     account = json.loads((stages.data_step(config).path / REPORT).read_text())
