@@ -35,7 +35,7 @@ def test_every_shipped_config_is_parsed(path):
         ("model.num_key_value_heads=4", ["num_key_value_heads"]),
         ("budget.max_gpu_hours=24h", ["budget.max_gpu_hours", "24h"]),
         ("data.tasks=", ["'data.tasks' is null; expected a whole number"]),
-        ("tracking.to=maybe", ["tracking.to is 'maybe'; expected one of wandb, tensorboard, none"]),
+        ("tracking.to=maybe", ["tracking.to is 'maybe'; expected one of wandb, tensorboard, trackio, none"]),
         ("data.decontamination.files=a.json", ["is 'a.json'; expected a list such as [a, b]"]),
         ("train.mix=7", ["'train.mix' is 7; expected a section of named things or null"]),
         ("budget.max_gpu_hours=0", ["budget.max_gpu_hours", "more than 0"]),
