@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline import config as configs
 from pipeline import stages
-from pipeline.config import PRETRAINING, Config
+from pipeline.config import PRETRAINING, BudgetConfig, Config
 from pipeline.config.schema import AFTER
 from pipeline.pages import html
 from pipeline.stages import check_source, is_trained, pretrain_step, source_config, source_is_experiment
@@ -231,12 +231,11 @@ def describe(config: Config, stage: str, command: str = "<config>") -> dict[str,
         from pipeline.init import tensor_map
 
         tensors = tensor_map(config)  # raises for a growth that is impossible
-    model, train, budget = config.model, config.train, config.budget
+    model, train, budget = config.model, config.train, _budget(config, stage)
     if stage in PRETRAINING:
         needed: tuple[str, ...] = PRETRAINING[: PRETRAINING.index(stage) + 1]
     else:
         needed = (stage,) if getattr(config, stage).model else (*PRETRAINING, stage)
-    budget = config.finetune.budget if stage == "finetune" else budget
     hours, price = budget.max_gpu_hours, budget.gpu_hour_price
     return {
         "name": config.name,
@@ -254,6 +253,10 @@ def describe(config: Config, stage: str, command: str = "<config>") -> dict[str,
         "stages": [_state(config, name, command) for name in needed],
         "tensors": tensors if stage == "init" else [],
     }
+
+
+def _budget(config: Config, stage: str) -> BudgetConfig:
+    return config.finetune.budget if stage == "finetune" else config.budget
 
 
 def _check_model(config: Config, stage: str, command: str) -> None:
@@ -285,8 +288,7 @@ def _state(config: Config, stage: str, command: str) -> dict[str, Any]:
     own = step.chain() if stage == "data" else [step]
     done = step.finished
     if stage in ("pretrain", "finetune"):
-        budget = config.budget if stage == "pretrain" else config.finetune.budget
-        done = finished_manifest(step, budget) is not None  # a raised cap reopens a finished run
+        done = finished_manifest(step, _budget(config, stage)) is not None  # a raised cap reopens a finished run
     steps = [{"step": _name(s), "fingerprint": s.fingerprint, "done": s.finished} for s in own]
     return {"stage": stage, "folder": str(step.path), "done": done, "steps": steps, "why": None}
 

@@ -54,7 +54,6 @@ SHARES = (0.2, 0.35, 0.5)
 TUNING_BUDGET = 400
 TUNING_SHARE = 0.35
 FREE_BUDGET, FREE_BUDGETS = 4_000, (200, 800)  # of a source that costs nothing, and of what is trained from it
-TREATMENT_BUDGETS = (400, 1_600)
 PACKAGES = ("torch", "sympy", "numpy", "networkx", "pydantic", "datasets", "huggingface_hub", "aiohttp",
             "lightning", "mpmath", "pyarrow", "datatrove")  # fmt: skip
 TUNING_FILES = 8  # one file of so many, by the hash of its path, is for tuning alone

@@ -266,7 +266,7 @@ def trace(exercise: Exercise, call: str) -> tuple[list[tuple[str, str]], str] | 
         if event == "call" and line:
             return None  # of a recursive one only the outermost call
         # Since Python 3.12 (PEP 709) each turn of a comprehension is an event of this frame, and shows its variables.
-        if event == "line" and any({line, frame.f_lineno} <= set(span) for span in comprehensions):
+        if event == "line" and any(line in span and frame.f_lineno in span for span in comprehensions):
             return follow
         now = _visible(frame.f_locals)
         if event in ("line", "return") and line:

@@ -54,7 +54,6 @@ _TEACHING = [
     "why",
     "how it works",
 ]
-_COMMON = ("the", "of", "is", "a", "to", "in", "that", "when")
 _MARKS = (">>> ", "## ", "Args:", "Returns:", "```python", "```", "Example::", "$$ x^2 $$", "* ", "1. ", "Note: ")
 
 
