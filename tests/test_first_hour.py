@@ -5,12 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 import yaml
+from loopback import serve
 
 from pipeline import __main__ as command
 from pipeline.system import signals
@@ -210,8 +210,7 @@ class _Refusing(BaseHTTPRequestHandler):
     ],
 )
 def test_what_keeps_the_hub_from_giving_a_model_is_named(tmp_path, name, reach, expected):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Refusing)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server = serve(_Refusing)
     try:
         address = f"http://127.0.0.1:{server.server_port if reach == 'answers' else 9}"
         offline = {"HF_HUB_OFFLINE": "1" if reach == "offline" else "0", "HF_HOME": str(tmp_path / "hf")}

@@ -16,10 +16,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from loopback import serve
 from making import build
 from test_pretrain import Small, small_inputs  # noqa: F401 - a fixture
 from test_remote import EXACT, OFTEN, RUN, STEPS, _until, connected, end, machine, made, often  # noqa: F401 - fixtures
@@ -40,11 +41,8 @@ class Front:
     def __init__(self, server_port: int):
         self.server_port = server_port
         self.clear()
-        handler = type("Handler", (_Handler,), {"front": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
+        self._server = serve(type("Handler", (_Handler,), {"front": self}))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def clear(self) -> None:
         self.error: tuple[int, str] | None = None

@@ -7,12 +7,12 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from loopback import serve
 
 from pipeline.run_stage import run_stage
 from pipeline.storage.files import SEAL, seal_of
@@ -59,9 +59,8 @@ class Hub:
 
             do_POST = do_PUT = do_GET = handle_any
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = serve(Handler)
         self.address = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def reply(self, path: str, body: bytes) -> object:
         if path == "/api/repos/create":
