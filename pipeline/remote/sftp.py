@@ -34,7 +34,13 @@ class Sftp(SFTPFileSystem):
         waits = dict.fromkeys(("timeout", "banner_timeout", "auth_timeout", "channel_timeout"), SILENT_SECONDS)
         self.client = paramiko.SSHClient()
         self.client.set_missing_host_key_policy(self.host_key_policy)
-        watch = threading.Timer(SILENT_SECONDS, self.client.close)  # paramiko has no limit for some of the steps below
+        given_up = threading.Event()
+
+        def give_up() -> None:
+            given_up.set()  # first: the close below ends the connecting at once, with an error of its own
+            self.client.close()
+
+        watch = threading.Timer(SILENT_SECONDS, give_up)  # paramiko has no limit for some of the steps below
         watch.daemon = True
         watch.start()
         try:
@@ -49,7 +55,7 @@ class Sftp(SFTPFileSystem):
                 self._transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         except Exception as error:
             self.client.close()
-            if watch.finished.is_set():
+            if given_up.is_set():
                 raise TimeoutError(f"no answer within {SILENT_SECONDS:.0f} s") from error
             raise
         finally:
